@@ -1,0 +1,10 @@
+"""covjax: lung-cancer CT turned into synthetic COVID-19 CT, and what classifiers learn from it, in JAX."""
+
+__version__ = '0.1.0'
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message is one line that names the file or key and the remedy.
+
+    `launch.py` prints it without a traceback and exits with code 2; every other exception is a bug and exits with 1.
+    """

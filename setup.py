@@ -1,0 +1,36 @@
+"""Installs covjax, its TFDS builders and its configs. Floors are the oldest versions the tests were run with."""
+from setuptools import find_packages, setup
+
+setup(
+    name='covjax',
+    version='0.1.0',
+    description='CycleGAN-synthesised COVID-19 CT and the classifiers trained on it, in JAX',
+    long_description=open('README.md', encoding='utf-8').read(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=find_packages(include=['covjax*', 'configs*', 'tfds_builders*']),
+    package_data={'': ['*.md', '*.bib', '*.txt']},
+    install_requires=[
+        'jax>=0.10.2',
+        'flax>=0.12.8',
+        'optax>=0.2.5',
+        'orbax-checkpoint>=0.12.8',
+        'tensorflow-datasets>=4.9.10,<5',
+        'importlib_resources',          # used by tensorflow-datasets 4.9.10, not declared by it
+        'array_record',                 # the record format that TFDS reads and writes without TensorFlow
+        'ml_collections>=1.1.0',
+        'SimpleITK>=2.4',
+        'numpy',
+        'scipy',
+        'scikit-learn',
+        'pillow',
+        'matplotlib',
+        'tensorboardX>=2.6.5',
+    ],
+    extras_require={
+        'cuda13': ['jax[cuda13]'],
+        'tf': ['tensorflow-cpu'],       # only for tfds.load
+        'test': ['pytest', 'keras>=3.10'],
+    },
+)
