@@ -1,0 +1,35 @@
+"""Defaults that stages share, once. Configs differ from these only in what differs."""
+from ml_collections import ConfigDict
+
+from covjax import InputError
+
+
+def stage(run, **fields):
+    """A config that launch.py dispatches to covjax.<run>."""
+    return ConfigDict({
+        'run': run,
+        'data_dir': '',                   # prepared data sets; '' is TFDS's own ~/tensorflow_datasets; several separated by commas
+        **fields})
+
+
+def training(task, **fields):
+    """A config of covjax.train."""
+    return stage('train', **{
+        'task': task,
+        'seed': 0,
+        'steps': 1000,
+        'batch_size': 16,                 # over all devices
+        'image_size': 224,                # what the network sees
+        'load_size': 224,                 # what is kept in memory and augmented from
+        'log_every': 20,
+        'eval_every': 500,                # evaluate and save
+        'best': '',                       # the scalar whose highest value marks the best checkpoint; '' keeps the latest only
+        'augment': {'scale': 0.1, 'flip': True, 'rotate': 10., 'crop': 0.1},
+        **fields})
+
+
+def variant(name, choices):
+    """choices[name], for configs with variants; '' is the first."""
+    if name and name not in choices:
+        raise InputError(f'no such variant; choose one of {", ".join(choices)}')
+    return choices[name or next(iter(choices))]

@@ -1,0 +1,13 @@
+"""Translates every slice of a data set into synthetic COVID-19 CT and builds synthetic_covid_ct in <workdir>/data.
+
+python launch.py --config=configs/synthesize.py --workdir=runs/synthesize --config.generator=runs/cyclegan
+"""
+from configs import base
+
+
+def get_config():
+    return base.stage(
+        'synthesize',
+        generator='',                     # workdir of a cyclegan run
+        cancer='luna16_patches/nodules',  # every split of it, unless one is named
+        batch_size=16)

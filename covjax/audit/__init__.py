@@ -1,0 +1,1 @@
+"""Checks of what a score may rest on besides disease."""

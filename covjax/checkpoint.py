@@ -1,0 +1,54 @@
+"""Orbax checkpoints of a run: `model` is what apply needs, `rest` what only training needs. NumPy on disk, so any device count can read them."""
+import os
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as cm
+
+from covjax import InputError
+from covjax.task import join_state, split_state
+from covjax.workdir import read_config
+
+
+def manager(workdir, best=''):
+    """Keeps the latest checkpoint, and with `best` (a scalar's name, higher is better) also the one where it was highest."""
+    policies = [cm.LatestN(1)] + ([cm.BestN(get_metric_fn=lambda m: m['best'], n=1)] if best else [])
+    options = ocp.CheckpointManagerOptions(preservation_policy=cm.AnyPreservationPolicy(policies), best_fn=(lambda m: m['best']) if best else None,
+                                           cleanup_tmp_directories=True)
+    return ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, 'checkpoints')), options=options)
+
+
+def save(manager, step, state, best=None):
+    """Writes a state of host arrays. `best` is the value that competes; None loses to any other."""
+    model, rest = split_state(state)
+    if step in manager.all_steps():
+        return
+    manager.save(step, args=ocp.args.Composite(model=ocp.args.StandardSave(model), rest=ocp.args.StandardSave(rest)),
+                 metrics={'best': float('-inf') if best is None else float(best)})
+
+
+def restore_latest(manager, state):
+    """The newest readable checkpoint as a state like `state`, or None when there is none. A damaged one is passed over with a line."""
+    like = jax.tree.map(np.asarray, split_state(state))
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            items = manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(like[0]), rest=ocp.args.StandardRestore(like[1])))
+            return join_state(state, items.model, items.rest)
+        except Exception as error:                          # orbax raises whatever its storage layer raises
+            print(f'checkpoint {step} can not be restored ({type(error).__name__}); trying an older one')
+    return None
+
+
+def load_model(workdir, task, key):
+    """(config, model, step) of a trained run: its best checkpoint by config.best, else its latest. `key` named the workdir, for messages."""
+    config = read_config(workdir, task, key)
+    if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
+        raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
+    with manager(workdir, config.best) as checkpoints:
+        step = checkpoints.best_step() if config.best else checkpoints.latest_step()
+        if step is None:
+            raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
+        model = checkpoints.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore())).model
+    return config, model, step

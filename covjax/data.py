@@ -1,0 +1,145 @@
+"""Prepared TFDS data -> uint8 arrays in RAM -> batches that are a pure function of the step.
+
+A data set is named 'name/config:split', for example 'luna16_patches/nodules:train', 'covid_ct:train[:80%]' or 'covid_ct:test@noncovid' (one class
+only). '+' mixes several: 'synthetic_covid_ct:train+covid_ct:train@noncovid'. A comma separates data sets that stay apart. `data_dir` is TFDS's own
+folder by default; several folders, separated by commas, are searched in turn.
+"""
+import io
+import itertools
+import json
+import pathlib
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from covjax import InputError
+
+DEFAULT_DIR = '~/tensorflow_datasets'
+PART = re.compile(r'(?:(?P<dataset>[a-z]\w*(?:/\w+)?):)?(?P<split>[a-z]\w*(?:\[[^\]]*\])?)(?:@(?P<label>\w+))?')
+VERSION = re.compile(r'\d+\.\d+\.\d+')
+
+
+class Examples(NamedTuple):
+    """One or several splits in RAM. `rows` holds every other feature of each example (id, group, sha256, boxes, ...); no model ever sees it."""
+    images: np.ndarray                    # uint8 [N, size, size, 1]
+    labels: np.ndarray                    # int32 [N], 1 = covid, 0 = noncovid, -1 where the data set has no label
+    rows: list[dict]
+
+
+def read(spec, data_dir, size):
+    """The examples of a data set, decoded once, resized to [size, size] (bilinear, antialiased, aspect not kept)."""
+    records = list(_records(spec, data_dir))
+    images = np.empty((len(records), size, size, 1), np.uint8)
+    for i, (_, png) in enumerate(records):
+        images[i, :, :, 0] = Image.open(io.BytesIO(png)).resize((size, size), Image.Resampling.BILINEAR)
+    rows = [row for row, _ in records]
+    return Examples(images, np.array([row.get('label', -1) for row in rows], np.int32), rows)
+
+
+def read_native(spec, data_dir, limit=None):
+    """[(uint8 [H, W] at stored size, row)] of the first `limit` examples, for baselines, audits and people."""
+    return [(np.asarray(Image.open(io.BytesIO(png))), row) for row, png in itertools.islice(_records(spec, data_dir), limit)]
+
+
+def read_rows(spec, data_dir):
+    """The rows alone; no image is decoded."""
+    return [row for row, _ in _records(spec, data_dir)]
+
+
+def parse(spec):
+    """'a/b:train+test@covid' -> [('a/b', 'train', None), ('a/b', 'test', 'covid')]."""
+    parts, dataset = [], None
+    for text in spec.split('+'):
+        match = PART.fullmatch(text.strip())
+        dataset = (match and match['dataset']) or dataset
+        if not match or not dataset:
+            raise InputError(f"'{spec}' is not a data set; write name/config:split, for example covid_ct:train or luna16_patches/nodules:test")
+        parts.append((dataset, match['split'], match['label']))
+    return parts
+
+
+def locate(dataset, data_dir):
+    """The folder of a prepared data set: <data_dir>/<name>[/<config>]/<version>, the newest version."""
+    folders = [pathlib.Path(folder).expanduser() for folder in (data_dir or DEFAULT_DIR).split(',')]
+    found = [versions[-1] for folder in folders if (versions := _versions(folder / dataset))]
+    if len(found) > 1:
+        raise InputError(f'{dataset} is in {found[0]} and in {found[1]}; leave one of the two out of config.data_dir')
+    if not found:
+        configs = sorted(f'{dataset}/{child.name}' for folder in folders if (folder / dataset).is_dir() for child in (folder / dataset).iterdir() if _versions(child))
+        remedy = (f'name one of {", ".join(configs)}' if configs else
+                  'add the data folder of the synthesize run to config.data_dir' if dataset == 'synthetic_covid_ct' else
+                  f'run launch.py --config=configs/prepare.py --config.dataset={dataset} --config.source=RAW_FOLDER')
+        raise InputError(f'{dataset}: no such data set in {", ".join(map(str, folders))}; {remedy}')
+    return found[0]
+
+
+def _versions(folder):
+    if not folder.is_dir():
+        return []
+    prepared = [path for path in folder.iterdir() if VERSION.fullmatch(path.name) and (path / 'dataset_info.json').is_file()]
+    return sorted(prepared, key=lambda path: tuple(map(int, path.name.split('.'))))
+
+
+def _records(spec, data_dir):
+    """Yields (row, PNG bytes)."""
+    import tensorflow_datasets as tfds                     # 0.7 s, and only this room reads TFDS
+    for dataset, split, label in parse(spec):
+        builder = tfds.builder_from_directory(str(locate(dataset, data_dir)))
+        if split.split('[')[0] not in builder.info.splits:
+            raise InputError(f'{dataset}:{split}: no such split; it has {", ".join(builder.info.splits)}')
+        names = builder.info.features['label'].names if 'label' in builder.info.features else []
+        if label and label not in names:
+            raise InputError(f"{dataset}:{split}@{label}: no such label; it has {', '.join(names) or 'none'}")
+        try:
+            source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+        except (ValueError, AssertionError) as error:
+            raise InputError(f'{dataset}:{split}: not a split that TFDS understands ({str(error).splitlines()[0]})') from None
+        chosen = [example for example in source if not label or names[example['label']] == label]
+        if not chosen:
+            raise InputError(f'{dataset}:{split}{"@" + label if label else ""} is empty; choose another split')
+        for example in chosen:
+            png = example.pop('image')
+            yield _plain(example), png
+
+
+def _plain(value):
+    """What TFDS reads back, as plain Python: text as str, numbers as numbers, arrays as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def read_lineage(spec, data_dir):
+    """The lineage records stored beside the data sets of a spec: what trained the generator that made them."""
+    files = [locate(dataset, data_dir) / 'lineage.json' for dataset, _, _ in parse(spec)]
+    return [record for file in dict.fromkeys(files) if file.is_file() for record in json.loads(file.read_text())]
+
+
+def batch_indices(step, n, batch_size, seed):
+    """Which of n examples form the batch of a step: int [batch_size]. Every epoch is a new permutation; batches run on across epochs."""
+    position = step * batch_size + np.arange(batch_size)
+    epochs = position // n
+    return np.concatenate([np.random.default_rng([seed, epoch]).permutation(n)[position[epochs == epoch] % n] for epoch in np.unique(epochs)])
+
+
+def padded_batches(arrays, batch_size):
+    """{name: [N, ...]} -> batches of exactly batch_size with a bool 'mask'; the last is filled up with copies of its first example."""
+    n = len(next(iter(arrays.values())))
+    for start in range(0, n, batch_size):
+        index = np.arange(start, start + batch_size)
+        mask = index < n
+        yield {name: array[np.where(mask, index, start)] for name, array in arrays.items()} | {'mask': mask}
+
+
+def predict(apply, images, batch_size):
+    """The one forward pass over a data set: apply (uint8 [B, H, W, C] -> array [B, ...], jittable) on every image once -> array [N, ...]."""
+    apply = jax.jit(apply)
+    outputs = [np.asarray(apply(batch['images']))[batch['mask']] for batch in padded_batches({'images': images}, batch_size)]
+    return np.concatenate(outputs)

@@ -1,0 +1,47 @@
+"""A trained classifier on test sets it was not trained on -> results.json: per image id, label, score; per test set counts and metrics."""
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from covjax import InputError, checkpoint, classification, data, lineage
+from covjax.audit import metadata_baseline
+from covjax.metrics.rates import rates
+from covjax.workdir import write_json
+
+
+def run(config, workdir):
+    """Every test set of config.tests, with the file-metadata baseline beside it where the file facts are known."""
+    trained, model, step = checkpoint.load_model(config.classifier, 'classification', 'classifier')
+    records = json.loads((pathlib.Path(config.classifier) / 'lineage.json').read_text())
+    data_dir = config.data_dir or trained.data_dir
+    tests = {spec.strip(): data.read(spec.strip(), data_dir, trained.image_size) for spec in config.tests.split(',')}
+    overlaps = {}
+    for spec, test in tests.items():                        # all of them before the first number
+        if (test.labels < 0).any():
+            raise InputError(f'config.tests: {spec} has images without a label; name data sets with one')
+        overlaps[spec] = lineage.check(records, test.rows, spec, config.protocol)
+    apply = classification.score(trained, model)
+    results = []
+    for spec, test in tests.items():
+        scores = data.predict(apply, test.images, config.batch_size)
+        about = {'model': trained.model, 'train_set': trained.train, 'test_set': spec, 'seed': trained.seed, 'overlap': overlaps[spec]}
+        results.append(_result(about, test.rows, test.labels, scores))
+        if config.baseline and all('file' in row for row in test.rows):
+            scores = metadata_baseline.scores(data.read_native(config.baseline, data_dir), data.read_native(spec, data_dir))
+            train_rows = data.read_rows(config.baseline, data_dir)
+            overlap, _ = lineage.overlap(lineage.record({'train': config.baseline}, data_dir, {'train': train_rows}), test.rows)
+            about = {'model': metadata_baseline.NAME, 'train_set': config.baseline, 'test_set': spec, 'seed': None, 'overlap': overlap}
+            results.append(_result(about, test.rows, test.labels, scores))
+    write_json(workdir / 'lineage.json', records)
+    write_json(workdir / 'results.json', {'classifier': str(config.classifier), 'step': step, 'protocol': config.protocol, 'labels': ['noncovid', 'covid'],
+                                          'results': results})
+
+
+def _result(about, rows, labels, scores):
+    metrics = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in rates(labels, scores).items()}
+    print(f'{about["model"]} on {about["test_set"]}: ' + ', '.join(f'{name} {value:.3f}' if isinstance(value, float) else f'{name} {value}'
+                                                               for name, value in metrics.items()), flush=True)
+    images = [{'id': row['id'], 'label': int(label), 'score': float(np.float32(score))} for row, label, score in zip(rows, labels, scores)]
+    return {**about, 'metrics': metrics, 'images': images}

@@ -1,0 +1,49 @@
+"""What every run was trained on, directly and through a generator, and the refusal to evaluate on it.
+
+lineage.json is a list of records {role, dataset, through, images: [[sha256, group, id], ...]}: role is the config key (cancer, covid, train, val),
+through is 'generator' for the images that trained the generator of a synthetic data set, else ''. It lies in every workdir and beside every
+synthetic data set.
+"""
+from covjax import InputError, data
+
+TRAINED = ('cancer', 'covid', 'train')         # val only picks checkpoints; it is recorded, not counted as overlap
+PROTOCOLS = ('clean', 'official', 'paper')
+
+
+def record(specs, data_dir, sources):
+    """The lineage of a training run: `sources` is {role: rows}, what its task draws from, `specs` the data sets these are from, by role.
+
+    Records of upstream runs come from beside the data sets.
+    """
+    records = []
+    for role, rows in sources.items():
+        records.append({'role': role, 'dataset': specs[role], 'through': '', 'images': [[row['sha256'], row['group'], row['id']] for row in rows]})
+        if role in TRAINED:
+            records += [dict(upstream, through='generator') for upstream in data.read_lineage(specs[role], data_dir)]
+    return records
+
+
+def overlap(records, rows):
+    """How a test set overlaps with what trained a model: the number of its images whose picture, group or source document was trained on."""
+    trained = [image for record in records if record['role'] in TRAINED for image in record['images']]
+    known = {'images': {sha for sha, _, _ in trained}, 'groups': {group for _, group, _ in trained}, 'documents': {document(group) for _, group, _ in trained}}
+    hits = {'images': [row['sha256'] in known['images'] or row.get('source_sha256') in known['images'] for row in rows],
+            'groups': [row['group'] in known['groups'] for row in rows],
+            'documents': [document(row['group']) in known['documents'] for row in rows]}
+    return {kind: sum(hit) for kind, hit in hits.items()}, [row['id'] for row, *hit in zip(rows, *hits.values()) if any(hit)]
+
+
+def document(group):
+    """The coarsest unit of a group: the source document of 'document/patient', or the series."""
+    return group.partition('/')[0]
+
+
+def check(records, rows, test_set, protocol):
+    """The overlap counts of a test set; under the clean protocol any overlap is an error."""
+    if protocol not in PROTOCOLS:
+        raise InputError(f'config.protocol={protocol}: no such protocol; choose one of {", ".join(PROTOCOLS)}')
+    counts, ids = overlap(records, rows)
+    if ids and protocol == 'clean':
+        raise InputError(f'{test_set}: {len(ids)} of {len(rows)} images share a picture, patient, document or series with what trained the model '
+                         f"(first: {ids[0]}); choose another test set, or set config.protocol='official' to print the overlap beside the numbers")
+    return counts

@@ -1,0 +1,53 @@
+"""What a training run tells while it runs: a progress line, metrics.jsonl, TensorBoard files (without TensorFlow), image grids."""
+import json
+import pathlib
+import time
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+
+
+class Log:
+    """Use as a context manager. Taking a run up again at `start` drops the lines that were written after it."""
+
+    def __init__(self, workdir, start, steps):
+        self.folder, self.steps = pathlib.Path(workdir), steps
+        self.began = (time.monotonic(), start)
+        path = self.folder / 'metrics.jsonl'
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        path.write_text(''.join(line for line in lines if json.loads(line)['step'] <= start))
+        self.file = path.open('a')
+        self.board = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=start)
+        (self.folder / 'images').mkdir(exist_ok=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.board.close()
+
+    def scalars(self, step, values):
+        """Writes {name: number} and prints them with the rate and the time left."""
+        self.file.write(json.dumps({'step': step, **values}) + '\n')
+        self.file.flush()
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        began, start = self.began
+        rate = (step - start) / max(time.monotonic() - began, 1e-9)
+        left = f'{rate:.2g} steps/s, {duration((self.steps - step) / rate)} left' if rate else ''
+        print(f'step {step}/{self.steps}  ' + '  '.join(f'{name} {value:.4g}' for name, value in values.items()) + f'  {left}', flush=True)
+
+    def images(self, step, name, images):
+        """Writes uint8 [N, H, W, C] one above the other as images/<name>_<step>.png."""
+        grid = np.concatenate(list(images))
+        self.board.add_image(name, grid, step, dataformats='HWC')
+        Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(self.folder / 'images' / f'{name.replace("/", "_")}_{step:06d}.png')
+
+
+def duration(seconds):
+    """'12s', '3m05s', '2h10m'."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'

@@ -1,0 +1,117 @@
+"""Evaluations -> one self-contained page, table.csv, roc.png and panels.png."""
+import base64
+import csv
+import html
+import json
+import pathlib
+import string
+
+import matplotlib
+import numpy as np
+
+from covjax import InputError, __version__, pictures
+from covjax.lineage import TRAINED
+from covjax.metrics.roc import curve
+from covjax.workdir import read_config
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs no screen
+
+METRICS = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
+COLUMNS = ('model', 'train_set', 'test_set', 'positive_class', 'n_positive', 'n_negative', *METRICS,
+           'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents')
+PAGE = pathlib.Path(__file__).with_name('report.html.txt')
+
+
+def run(config, workdir):
+    """Writes the report of config.evaluations, with panels of config.synthetic."""
+    evaluations = [_read_evaluation(folder.strip()) for folder in config.evaluations.split(',')]
+    rows = unique([_table_row(result, evaluation['protocol']) for evaluation in evaluations for result in evaluation['results']])
+    panels = None
+    if config.synthetic:
+        read_config(config.synthetic, 'synthesize', 'synthetic')
+        panels = draw_panels(pathlib.Path(config.synthetic) / 'synthetic')
+        pictures.save(workdir / 'panels.png', panels)
+    with (workdir / 'table.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    draw_roc([result for evaluation in evaluations for result in evaluation['results']]).savefig(workdir / 'roc.png', dpi=110)
+    plt.close('all')
+    (workdir / 'report.html').write_text(_page(config, workdir, evaluations, rows))
+    print(f'report of {len(rows)} results in {workdir / "report.html"}')
+
+
+def _read_evaluation(folder):
+    read_config(folder, 'evaluate', 'evaluations')
+    file = pathlib.Path(folder) / 'results.json'
+    if not file.is_file():
+        raise InputError(f'config.evaluations: {folder} has no results.json; run that evaluation first')
+    return json.loads(file.read_text()) | {'lineage': json.loads((file.parent / 'lineage.json').read_text())}
+
+
+def _table_row(result, protocol):
+    overlap = {f'overlap_{kind}': count for kind, count in result['overlap'].items()}
+    return {key: result[key] for key in ('model', 'train_set', 'test_set', 'seed')} | result['metrics'] | {'protocol': protocol} | overlap
+
+
+def unique(rows):
+    """Rows without repetitions: several evaluations bring the same baseline."""
+    return [row for i, row in enumerate(rows) if row not in rows[:i]]
+
+
+def draw_roc(results):
+    """One panel a test set, one curve a result that has both classes; the legend gives the area."""
+    names = list(dict.fromkeys(result['test_set'] for result in results))
+    figure, axes = plt.subplots(1, len(names), figsize=(5.2 * len(names), 5.4), squeeze=False, layout='constrained')
+    for name, ax in zip(names, axes[0]):
+        drawn = set()
+        for result in results:
+            about = (result['model'], result['train_set'], result['seed'])
+            if result['test_set'] != name or result['metrics']['auc'] is None or about in drawn:
+                continue
+            drawn.add(about)
+            labels, scores = zip(*((image['label'], image['score']) for image in result['images']))
+            seed = '' if result['seed'] is None else f', seed {result["seed"]}'
+            ax.plot(*curve(np.array(labels), np.array(scores)), lw=1.5, ls='--' if result['seed'] is None else '-',
+                    label=f'{result["model"]}\n  trained on {_wrapped(result["train_set"])}{seed}: AUC {result["metrics"]["auc"]:.3f}')
+        ax.plot([0, 1], [0, 1], color='grey', lw=.8, ls=':')
+        ax.set(title=_wrapped(name), xlabel='1 - specificity', ylabel='recall of COVID', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
+        ax.title.set_fontsize(9)
+        ax.legend(fontsize=6.5, loc='lower right')
+    return figure
+
+
+def _wrapped(spec):
+    return spec.replace('+', '\n  + ')
+
+
+def draw_panels(folder, count=5, size=256):
+    """Columns input, synthetic, and close-ups of the first nodule in both; one row an example of the test split -> uint8 RGB."""
+    rows = [json.loads(line) for line in (folder / 'manifest.jsonl').read_text().splitlines()]
+    rows = [row for row in rows if row['split'] == 'test'] or rows
+    rows = sorted(rows, key=lambda row: -len(row['nodules']))[:count]
+    tiles = []
+    for row in rows:
+        boxes = [nodule['box'] for nodule in row['nodules']]
+        pair = [pictures.read(folder / row[key]) for key in ('input', 'file')]
+        tiles += [pictures.draw_boxes(grey, boxes, size) for grey in pair]
+        tiles += [np.repeat(pictures.zoom(grey, boxes[0], size)[..., None], 3, -1) for grey in pair if boxes]
+    return pictures.contact_sheet(tiles, 4 if any(row['nodules'] for row in rows) else 2)
+
+
+def _page(config, workdir, evaluations, rows):
+    """The HTML page; pictures are embedded, nothing is loaded from elsewhere."""
+    embed = lambda name: 'data:image/png;base64,' + base64.b64encode((workdir / name).read_bytes()).decode()
+    cell = lambda value: '' if value is None else f'{value:.3f}' if isinstance(value, float) else html.escape(str(value))
+    head = ''.join(f'<th scope="col">{column.replace("_", " ")}</th>' for column in COLUMNS)
+    body = ''.join('<tr>' + ''.join(f'<td>{cell(row.get(column))}</td>' for column in COLUMNS) + '</tr>' for row in rows)
+    trained = unique([(record['role'], record['dataset'], 'through the generator' if record['through'] else 'directly', len(record['images']))
+                      for evaluation in evaluations for record in evaluation['lineage']])
+    lineage = ''.join(f'<tr><td>{html.escape(dataset)}</td><td>{role}</td><td>{how if role in TRAINED else "picked the checkpoint"}</td><td>{n}</td></tr>'
+                      for role, dataset, how, n in trained)
+    panels = (f'<img src="{embed("panels.png")}" alt="Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules">'
+              if (workdir / 'panels.png').is_file() else '<p>No synthesize run was given (config.synthetic), so there are no panels.</p>')
+    protocols = ', '.join(sorted({evaluation['protocol'] for evaluation in evaluations}))
+    return string.Template(PAGE.read_text()).substitute(
+        title=html.escape(config.title), version=__version__, head=head, body=body, roc=embed('roc.png'), panels=panels, lineage=lineage, protocols=protocols)

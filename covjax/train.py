@@ -1,0 +1,115 @@
+"""The only training loop: init or restore, step, log, evaluate, save. It knows no loss."""
+import signal
+import sys
+
+import jax
+import numpy as np
+from flax import jax_utils
+
+from covjax import InputError, checkpoint, classification, cyclegan, lineage
+from covjax.log import Log
+from covjax.task import AXIS, count_params, split_state
+from covjax.workdir import write_json
+
+MAKE = {'cyclegan': cyclegan.make, 'classification': classification.make}
+BLOCK_EVERY = 10                 # steps in flight at most: virtual CPU devices can deadlock on long queues, and NaN is seen soon
+PICTURES = 8                     # examples of which evaluation keeps images
+
+
+def run(config, workdir):
+    """Trains what config.task names, or goes on with the checkpoint in the workdir."""
+    task = MAKE[config.task](config)
+    write_json(workdir / 'lineage.json', lineage.record(config, config.data_dir, task.sources))
+    fit(task, config, workdir)
+
+
+def fit(task, config, workdir):
+    """Runs a Task to config.steps and returns its final state (host arrays). Reads steps, batch_size, log_every, eval_every, best, seed."""
+    # Devices: state on every one, batches split over them.
+    n = jax.local_device_count()
+    if config.batch_size % n:
+        raise InputError(f'config.batch_size={config.batch_size} can not be split over {n} devices; choose a multiple of {n}')
+    shard = lambda batch: {name: array.reshape(n, -1, *array.shape[1:]) for name, array in batch.items()}
+    step_fn = lambda state, batch, rng: task.train_step(state, batch, jax.random.fold_in(rng, state.step))
+    train_step = jax.pmap(step_fn, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)
+    eval_step = jax.pmap(task.eval_step, axis_name=AXIS)
+    host = lambda state: jax.device_get(jax_utils.unreplicate(state))
+
+    # Init or restore.
+    init_rng, run_rng = jax.random.split(jax.random.key(config.seed))
+    state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
+    print(f'{count_params(split_state(state)[0]):,} parameters, {n} x {jax.devices()[0].device_kind}, batch {config.batch_size}', flush=True)
+    with checkpoint.manager(workdir, config.best) as checkpoints, Stop() as stop:
+        restored = checkpoint.restore_latest(checkpoints, state)
+        state = state if restored is None else restored
+        start = int(state.step)
+        if start:
+            print(f'going on after step {start}')
+        state = jax_utils.replicate(state)
+
+        # Step, log, evaluate, save.
+        with Log(workdir, start, config.steps) as log:
+            for step in range(start + 1, config.steps + 1):
+                state, scalars = train_step(state, shard(task.train_batch(step - 1)), run_rng)
+                last = step == config.steps
+                if step % BLOCK_EVERY == 0 or step % config.log_every == 0 or last:
+                    scalars = check_finite(step, scalars)
+                if step % config.log_every == 0 or last:
+                    log.scalars(step, {f'train/{name}': value for name, value in scalars.items()})
+                if step % config.eval_every == 0 or last:
+                    values = evaluate(task, eval_step, state, shard, step, log)
+                    checkpoint.save(checkpoints, step, host(state), values[config.best] if config.best else None)
+                elif stop.asked:
+                    checkpoint.save(checkpoints, step, host(state))
+                if stop.asked and not last:
+                    checkpoints.wait_until_finished()
+                    print(f'stopped after step {step}; the same command goes on from there', flush=True)
+                    sys.exit(128 + stop.asked)
+    return host(state)
+
+
+def evaluate(task, eval_step, state, shard, step, log):
+    """Every example of every split once -> {'val/<split>/<name>': value}, logged with the images."""
+    values = {}
+    for split, batches in task.eval_batches().items():
+        parts = []
+        for batch in batches:
+            mask = batch.pop('mask')
+            outputs = jax.device_get(eval_step(state, shard(batch)))
+            outputs = {name: array.reshape(-1, *array.shape[2:])[mask] for name, array in outputs.items()}
+            # Arrays of rank 4 are images: a few are looked at, more would only fill memory.
+            parts.append({name: array for name, array in outputs.items() if array.ndim < 4 or not parts})
+        outputs = {name: np.concatenate([part[name] for part in parts if name in part]) for name in parts[0]}
+        outputs = {name: array[:PICTURES] if array.ndim == 4 else array for name, array in outputs.items()}
+        scalars, images = task.summarize(outputs)
+        prefix = f'val/{split}/' if split else 'val/'
+        values |= {f'{prefix}{name}': float(value) for name, value in scalars.items()}
+        for name, pictures in images.items():
+            log.images(step, f'{prefix}{name}', pictures)
+    log.scalars(step, values)
+    return values
+
+
+def check_finite(step, scalars):
+    """Scalars of one device as floats (every device has the same); the first that is not finite stops the run."""
+    values = {name: float(value) for name, value in jax_utils.unreplicate(scalars).items()}
+    for name, value in values.items():
+        if not np.isfinite(value):
+            raise FloatingPointError(f'{name} is {value} at step {step}; lower config.learning_rate or look at the data')
+    return values
+
+
+class Stop:
+    """While active, the first SIGTERM or Ctrl-C asks the loop to save and leave instead of killing it."""
+
+    def __enter__(self):
+        self.asked = 0
+        self.old = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def ask(self, number, _):
+        self.asked = number
+
+    def __exit__(self, *_):
+        for number, handler in self.old.items():
+            signal.signal(number, handler)

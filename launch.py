@@ -1,0 +1,83 @@
+"""Runs one stage: python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]."""
+import importlib
+import pathlib
+import runpy
+import sys
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from covjax import InputError
+from covjax.workdir import claimed
+
+ROOT = pathlib.Path(__file__).resolve().parent
+RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'quickstart')}
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.')
+
+
+def main(_):
+    config = CONFIG.value
+    workdir = pathlib.Path(WORKDIR.value or ROOT / 'runs' / default_name(sys.argv))
+    run = importlib.import_module(RUN[config.run]).run
+    try:
+        with claimed(config, workdir):
+            print(f'{config.run}: writing to {workdir}', flush=True)
+            run(config, workdir)
+    except InputError as error:
+        fail(error)
+
+
+def parse(argv):
+    """Flags of absl and ml_collections, but every mistake is told in plain lines, with what would be valid, and exits with code 2."""
+    name, variant = config_argument(argv)
+    if name is None:
+        fail(f'--config is missing; choose one of {", ".join(configs())}')
+    path = pathlib.Path(name)
+    if not path.is_file():
+        fail(f'--config={name}: no such config; choose one of {", ".join(configs())}')
+    try:
+        config = runpy.run_path(str(path))['get_config'](*([variant] if variant else []))
+    except InputError as error:
+        fail(f'--config={name}:{variant}: {error}')
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  ' + '\n  '.join(f'config.{key}' for key in keys(config)))
+
+
+def config_argument(argv):
+    """('configs/x.py', 'variant') of --config=..., or (None, '')."""
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition('=')
+        if flag in ('--config', '-config'):
+            name, _, variant = (value if equals else ''.join(argv[i + 1:i + 2])).partition(':')
+            return name, variant
+    return None, ''
+
+
+def default_name(argv):
+    name, variant = config_argument(argv)
+    return '-'.join(filter(None, (pathlib.Path(name).stem, variant.replace(',', '-'))))
+
+
+def configs():
+    return sorted(f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
+
+
+def keys(config, prefix=''):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from keys(value, f'{prefix}{key}.')
+        else:
+            yield prefix + key
+
+
+def fail(message):
+    print(f'covjax: {message}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+    app.run(main, flags_parser=parse)

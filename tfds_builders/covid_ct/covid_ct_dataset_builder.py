@@ -1,0 +1,102 @@
+"""COVID-CT (Zhao et al., arXiv 2003.13865): 746 CT pictures clipped from papers and case collections, with the published splits."""
+import csv
+import pathlib
+import re
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from covjax import InputError
+from tfds_builders import _base
+
+SPLITS = {'train': 'train', 'validation': 'val', 'test': 'test'}              # TFDS name -> prefix of the published split file
+CLASSES = {'noncovid': 'NonCOVID', 'covid': 'COVID'}
+
+
+class Builder(_base.ArrayRecordBuilder):
+    """One example a picture. `file` holds facts of the original file for audits only: they give the class away and must never reach a model."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    RELEASE_NOTES = {'1.0.0': 'The published pictures and splits.'}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = ('Get https://github.com/UCSD-AI4H/COVID-CT, unzip Images-processed/CT_COVID.zip and CT_NonCOVID.zip, and give the folder '
+                                    'that holds CT_COVID/, CT_NonCOVID/ and Data-split/ (and, if you like, the meta tables in meta/ or beside them).')
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({
+                **_base.COMMON,
+                'label': tfds.features.ClassLabel(names=_base.LABELS),
+                'document': tfds.features.Text(),
+                'patient': tfds.features.Text(),
+                'file': {'container': tfds.features.Text(), 'mode': tfds.features.Text(), 'width': np.int32, 'height': np.int32},
+            }),
+            supervised_keys=('image', 'label'),
+            homepage='https://github.com/UCSD-AI4H/COVID-CT')
+
+    def source_files(self, folder):
+        splits = _read_splits(folder)
+        pictures = [path for rows in splits.values() for path, _ in rows]
+        lists = list((pathlib.Path(folder) / 'Data-split').rglob('*.txt'))
+        return pictures + lists + _meta_tables(folder)
+
+    def _split_generators(self, dl_manager):
+        patients = _read_patients(dl_manager.manual_dir)
+        return {split: self._generate_examples(rows, patients) for split, rows in _read_splits(dl_manager.manual_dir).items() if rows}
+
+    def _generate_examples(self, rows, patients):
+        for path, label in rows:
+            grey, facts = _base.read_grey(path)
+            document = document_of(path.name)
+            patient = patients.get(path.name, path.name.split('%')[0].rsplit('.', 1)[0])
+            key = f'{label}/{path.name}'
+            yield key, {**_base.encode_grey(grey), 'id': key, 'group': f'{document}/{patient}', 'label': label,
+                        'document': document, 'patient': patient, 'file': facts}
+
+
+def document_of(name):
+    """The source document of a picture, from its file name: what stands before page and figure numbers.
+
+    '2020.03.22.20040782-p25-1542.png' -> '2020.03.22.20040782'; NonCOVID pictures are numbered, '71%0.jpg' -> '71'.
+    """
+    return re.sub(r'(-p\d+.*|[_-]\d+(%\d+)?|%\d+)?\.\w+$', '', name)
+
+
+def _read_splits(folder):
+    """{split: [(picture path, label)]} as published; a listed picture that does not exist, or is in two splits, is an error."""
+    folder, seen, splits = pathlib.Path(folder), {}, {}
+    for split, prefix in SPLITS.items():
+        splits[split] = []
+        for label, part in CLASSES.items():
+            file = folder / 'Data-split' / part / f'{prefix}CT_{part}.txt'
+            if not file.is_file():
+                raise InputError(f'{file}: no such split file; config.source must hold CT_COVID/, CT_NonCOVID/ and Data-split/')
+            for name in file.read_text(encoding='utf-8-sig').splitlines():
+                path = folder / f'CT_{part}' / name.strip()
+                if not name.strip():
+                    continue
+                if not path.is_file():
+                    raise InputError(f'{file}: names {name.strip()}, which is not in {path.parent}; complete the folder or correct the list')
+                if path in seen:
+                    raise InputError(f'{file}: {name.strip()} is already in {seen[path]}; a picture belongs to one split')
+                seen[path] = file.name
+                splits[split].append((path, label))
+    if not seen:
+        raise InputError(f'{folder / "Data-split"}: every split is empty; list the pictures of each split')
+    return splits
+
+
+def _meta_tables(folder):
+    return sorted({*pathlib.Path(folder).glob('*MetaInfo.csv'), *pathlib.Path(folder).glob('meta/*MetaInfo.csv')})
+
+
+def _read_patients(folder):
+    """{file name: patient id} from the meta tables where they exist."""
+    patients = {}
+    for table in _meta_tables(folder):
+        with table.open(newline='', encoding='utf-8-sig') as file:
+            for row in csv.DictReader(file):
+                row = {(key or '').strip().lower(): value for key, value in row.items()}
+                name, patient = row.get('file name') or row.get('image name'), row.get('patient id')
+                if name and patient:
+                    patients[name.strip()] = patient.strip()
+    return patients

@@ -1,0 +1,58 @@
+"""Synthetic COVID-19 CT: what `synthesize` wrote, LUNA16 slices translated by a CycleGAN, with the nodule boxes of their sources."""
+import json
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from covjax import InputError
+from tfds_builders import _base
+
+
+class Builder(_base.ArrayRecordBuilder):
+    """One example a translated slice; split, series and boxes are those of the source slice."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    RELEASE_NOTES = {'1.0.0': 'Translated slices with boxes and the checkpoint that made them.'}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = 'Run launch.py with configs/synthesize.py; the source folder is the `synthetic` folder of its workdir.'
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({
+                **_base.COMMON,
+                'label': tfds.features.ClassLabel(names=_base.LABELS),
+                'source_id': tfds.features.Text(),
+                'source_sha256': tfds.features.Text(),
+                'source_dataset': tfds.features.Text(),
+                'series': tfds.features.Text(),
+                'z': np.int32,
+                'generator': tfds.features.Text(),                    # hash of the run's config
+                'generator_step': np.int32,
+                'nodules': tfds.features.Sequence({'box': tfds.features.BBoxFeature(), 'diameter': np.float32, 'chord': np.float32, 'row': np.int32}),
+            }),
+            supervised_keys=('image', 'label'))
+
+    def source_files(self, folder):
+        return [pathlib.Path(folder) / 'manifest.jsonl', *(path for path, _ in _read_manifest(folder))]
+
+    def _split_generators(self, dl_manager):
+        rows = _read_manifest(dl_manager.manual_dir)
+        splits = sorted({row['split'] for _, row in rows})
+        return {split: self._generate_examples([pair for pair in rows if pair[1]['split'] == split]) for split in splits}
+
+    def _generate_examples(self, rows):
+        for path, row in rows:
+            nodules = [{**nodule, 'box': tfds.features.BBox(*nodule['box'])} for nodule in row['nodules']]
+            wanted = {key: row[key] for key in ('id', 'group', 'source_id', 'source_sha256', 'source_dataset', 'series', 'z', 'generator', 'generator_step')}
+            yield row['id'], {**_base.encode_grey(_base.read_grey(path)[0]), **wanted, 'label': 'covid', 'nodules': nodules}
+
+
+def _read_manifest(folder):
+    folder = pathlib.Path(folder)
+    manifest = folder / 'manifest.jsonl'
+    if not manifest.is_file():
+        raise InputError(f'{manifest}: no such file; config.source must be the `synthetic` folder that configs/synthesize.py wrote')
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    if not rows:
+        raise InputError(f'{manifest}: is empty; run configs/synthesize.py again')
+    return [(folder / row['file'], row) for row in rows]
