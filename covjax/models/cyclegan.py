@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from covjax.models.layers import instance_norm, reflect_pad
+from covjax.models.layers import UpConv, instance_norm, reflect_pad
 
 normal_init = nn.initializers.normal(0.02)
 
@@ -40,10 +40,7 @@ class Generator(nn.Module):
         for i in range(self.blocks):
             x = ResidualBlock(self.dtype, name=f'block{i + 1}')(x)
         for i in (1, 2):
-            # Padding (1, 2) of the input dilated by 2 is PyTorch's padding=1, output_padding=1: twice the size, exactly.
-            up = nn.ConvTranspose(f * 2 ** (2 - i), (3, 3), (2, 2), padding=((1, 2), (1, 2)), transpose_kernel=True,
-                                  kernel_init=normal_init, dtype=self.dtype, name=f'up{i}')
-            x = nn.relu(instance_norm(up(x)))
+            x = nn.relu(instance_norm(UpConv(f * 2 ** (2 - i), self.dtype, normal_init, name=f'up{i}')(x)))
         x = conv(channels, (7, 7), padding='VALID', name='out')(reflect_pad(x, 3))
         return jnp.tanh(x.astype(jnp.float32))
 
