@@ -32,6 +32,9 @@ def main(_):
 def parse(argv):
     """Flags of absl and ml_collections, but every mistake is told in plain lines, with what would be valid, and exits with code 2."""
     name, variant = config_argument(argv)
+    if {'--help', '-h'} & set(argv):
+        print(f'{__doc__}\n\nconfigs, each with its own explanation at the top:\n  ' + '\n  '.join(configs()))
+        sys.exit(0)
     if name is None:
         fail(f'--config is missing; choose one of {", ".join(configs())}')
     path = pathlib.Path(name)

@@ -10,7 +10,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['covjax*', 'configs*', 'tfds_builders*']),
-    package_data={'': ['*.md', '*.bib', '*.txt']},
+    package_data={'': ['*.md', '*.bib', '*.txt', '*.html']},
     install_requires=[
         'jax>=0.10.2',
         'flax>=0.12.8',

@@ -67,7 +67,8 @@ def warp(image, matrix, size):
     y, x = jnp.meshgrid(axis, axis, indexing='ij')
     y, x, _ = jnp.tensordot(matrix, jnp.stack([y, x, jnp.ones_like(y)]), 1)
     positions = [(y + 1) * height / 2 - .5, (x + 1) * width / 2 - .5]
-    sample = lambda channel: map_coordinates(channel, positions, order=1, mode='constant', cval=-1.)
+    inside = (abs(y) <= 1) & (abs(x) <= 1)
+    sample = lambda channel: jnp.where(inside, map_coordinates(channel, positions, order=1, mode='nearest'), -1.)
     return jnp.stack([sample(image[..., c]) for c in range(image.shape[-1])], -1)
 
 

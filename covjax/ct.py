@@ -6,11 +6,13 @@ SimpleITK and NumPy only, no JAX. Conventions:
   picture   an axial slice turned so that columns run to the patient's left and rows to the back, whatever way it is stored
   box       (ymin, xmin, ymax, xmax) in 0..1 of the picture, the order of TFDS BBox
 """
+import contextlib
 import csv
 import hashlib
 import math
 import os
 import pathlib
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -105,6 +107,18 @@ def _nodule(path, i, row):
     return Nodule(i, row['seriesuid'], world, diameter)
 
 
+@contextlib.contextmanager
+def without_percent(folder):
+    """A path to a folder that has no '%' in it: ITK's MetaImage code takes '%' for a printf pattern and reads or writes the wrong bytes."""
+    if '%' not in str(folder):
+        yield pathlib.Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as shelter:
+        link = pathlib.Path(shelter) / 'folder'
+        link.symlink_to(pathlib.Path(folder).resolve(), target_is_directory=True)
+        yield link
+
+
 def open_volume(path):
     """Reads the header of a .mhd and checks that its data file is whole. No voxel is read."""
     path = pathlib.Path(path)
@@ -158,11 +172,12 @@ def world_to_voxel(volume, world):
 def read_slice(volume, z):
     """HU [H, W] float32 of stored slice z as a picture. From an uncompressed .raw only this slice is read."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(volume.path))
     reader.SetExtractIndex([0, 0, int(z)])
     reader.SetExtractSize([*volume.size[:2], 0])
     try:
-        hu = sitk.GetArrayFromImage(reader.Execute()).astype(np.float32)
+        with without_percent(volume.path.parent) as folder:
+            reader.SetFileName(str(folder / volume.path.name))
+            hu = sitk.GetArrayFromImage(reader.Execute()).astype(np.float32)
     except RuntimeError:
         raise InputError(f'{volume.path}: slice {z} can not be read, its data are damaged; copy the volume again') from None
     flip_x, flip_y, _ = volume.flips

@@ -291,7 +291,8 @@ def _write_volume(path, hu, spacing, origin, turned, compressed):
     image.SetSpacing([spacing[0], spacing[0], spacing[1]])
     image.SetOrigin([sign * origin[0], sign * origin[1], origin[2]])
     image.SetDirection([sign, 0, 0, 0, sign, 0, 0, 0, 1])
-    sitk.WriteImage(image, str(path), useCompression=bool(compressed))
+    with ct.without_percent(path.parent) as folder:
+        sitk.WriteImage(image, str(folder / path.name), useCompression=bool(compressed))
 
 
 def write_covid_ct(folder, seed=0, train=40, validation=10, test=16):
@@ -333,7 +334,7 @@ def _write_picture(path, chest, rng):
     """One slice as a figure would show it: cropped by hand, windowed by taste, saved by whatever tool was there."""
     size = int(rng.integers(220, 420))
     hu = render(chest, rng.uniform(-25, 25), size, 345 / size)
-    top, bottom, left, right = (int(size * share) for share in rng.uniform([.1, .1, .02, .02], [.17, .17, .07, .07]))
+    top, bottom, left, right = (int(size * share) for share in rng.uniform([.02, .02, 0, 0], [.14, .14, .05, .05]))
     grey = ct.to_grey(hu[top:size - bottom, left:size - right], ct.Window(rng.uniform(-1350, -950), rng.uniform(150, 400)))
     image = Image.fromarray(grey).convert(str(rng.choice(['L', 'RGB', 'RGBA'])))
     if path.suffix == '.jpg' or rng.random() < .1:                                                   # some .png files are JPEG inside

@@ -1,6 +1,6 @@
 """Pictures for people: nodule boxes drawn in, close-ups, contact sheets."""
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 YELLOW = (255, 210, 60)
 
@@ -21,13 +21,23 @@ def contact_sheet(tiles, columns):
     return np.vstack([np.hstack(tiles[i:i + columns]) for i in range(0, len(tiles), columns)])
 
 
-def zoom(grey, box, size, margin=2.5):
-    """The square around a box, `margin` times its side, from uint8 [H, W] -> uint8 [size, size]."""
+def close_up(grey, box, size, margin=2.5):
+    """The square around a box, `margin` times its side, with the box drawn: uint8 [H, W] -> uint8 RGB [size, size, 3]; black beyond the edge."""
     (height, width), (ymin, xmin, ymax, xmax) = grey.shape, box
-    half = max((ymax - ymin) * height, (xmax - xmin) * width, 8) / 2 * margin
-    cy, cx = (ymin + ymax) / 2 * height, (xmin + xmax) / 2 * width
-    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC, box=(
-        max(cx - half, 0), max(cy - half, 0), min(cx + half, width), min(cy + half, height))))
+    half = max(ymax - ymin, xmax - xmin, 8 / height) / 2 * margin
+    top, left = (ymin + ymax) / 2 - half, (xmin + xmax) / 2 - half
+    part = Image.fromarray(grey).transform((size, size), Image.Transform.EXTENT, (
+        left * width, top * height, (left + 2 * half) * width, (top + 2 * half) * height), Image.Resampling.BICUBIC)
+    inner = [(ymin - top) / 2 / half, (xmin - left) / 2 / half, (ymax - top) / 2 / half, (xmax - left) / 2 / half]
+    return draw_boxes(np.asarray(part), [inner], size)
+
+
+def header(texts, size):
+    """A strip of captions, one above each column of a contact sheet with tiles of `size` -> uint8 RGB [24, size * len(texts), 3]."""
+    image = Image.new('RGB', (size * len(texts), 24))
+    for i, text in enumerate(texts):
+        ImageDraw.Draw(image).text((size * i + 6, 4), text, fill=(255, 255, 255), font=ImageFont.load_default(13))
+    return np.asarray(image)
 
 
 def save(path, pixels):

@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs
 METRICS = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 COLUMNS = ('model', 'train_set', 'test_set', 'positive_class', 'n_positive', 'n_negative', *METRICS,
            'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents')
-PAGE = pathlib.Path(__file__).with_name('report.html.txt')
+PAGE = pathlib.Path(__file__).with_name('report_template.html')
 
 
 def run(config, workdir):
@@ -91,13 +91,17 @@ def draw_panels(folder, count=5, size=256):
     rows = [json.loads(line) for line in (folder / 'manifest.jsonl').read_text().splitlines()]
     rows = [row for row in rows if row['split'] == 'test'] or rows
     rows = sorted(rows, key=lambda row: -len(row['nodules']))[:count]
+    captions = ['input', 'synthetic']
+    if any(row['nodules'] for row in rows):
+        captions += ['nodule in the input', 'the same place, synthetic']
+        rows = [row for row in rows if row['nodules']]
     tiles = []
     for row in rows:
         boxes = [nodule['box'] for nodule in row['nodules']]
         pair = [pictures.read(folder / row[key]) for key in ('input', 'file')]
         tiles += [pictures.draw_boxes(grey, boxes, size) for grey in pair]
-        tiles += [np.repeat(pictures.zoom(grey, boxes[0], size)[..., None], 3, -1) for grey in pair if boxes]
-    return pictures.contact_sheet(tiles, 4 if any(row['nodules'] for row in rows) else 2)
+        tiles += [pictures.close_up(grey, boxes[0], size) for grey in pair if boxes]
+    return np.vstack([pictures.header(captions, size), pictures.contact_sheet(tiles, len(captions))])
 
 
 def _page(config, workdir, evaluations, rows):

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from covjax import InputError
 
-MAY_CHANGE = {'steps', 'log_every', 'eval_every', 'data_dir', 'batch_size_eval'}          # of a run that is taken up again
+MAY_CHANGE = {'steps', 'log_every', 'eval_every', 'data_dir'}          # of a run that is taken up again
 
 
 @contextlib.contextmanager

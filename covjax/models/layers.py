@@ -50,4 +50,4 @@ class UpConv(nn.Module):
         phases = phases.transpose(0, 1, 4, 2, 3, 5).reshape(2, 2, x.shape[-1], 4 * self.features)                            # [tap, tap, C, 4F]
         y = lax.conv_general_dilated(x, phases, (1, 1), ((0, 1), (0, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
         y = y.reshape(batch, height, width, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
-        return y.reshape(batch, 2 * height, 2 * width, self.features) + bias
+        return y.reshape(batch, 2 * height, 2 * width, self.features) + bias.reshape(1, 1, 1, -1)

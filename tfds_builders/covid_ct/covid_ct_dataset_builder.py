@@ -41,7 +41,7 @@ class Builder(_base.ArrayRecordBuilder):
 
     def _split_generators(self, dl_manager):
         patients = _read_patients(dl_manager.manual_dir)
-        return {split: self._generate_examples(rows, patients) for split, rows in _read_splits(dl_manager.manual_dir).items() if rows}
+        return {split: self._generate_examples(rows, patients) for split, rows in _read_splits(dl_manager.manual_dir).items()}
 
     def _generate_examples(self, rows, patients):
         for path, label in rows:
@@ -70,18 +70,17 @@ def _read_splits(folder):
             file = folder / 'Data-split' / part / f'{prefix}CT_{part}.txt'
             if not file.is_file():
                 raise InputError(f'{file}: no such split file; config.source must hold CT_COVID/, CT_NonCOVID/ and Data-split/')
-            for name in file.read_text(encoding='utf-8-sig').splitlines():
-                path = folder / f'CT_{part}' / name.strip()
-                if not name.strip():
-                    continue
+            names = [line.strip() for line in file.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+            if not names:
+                raise InputError(f'{file}: this split is empty; list its pictures, one name a line')
+            for name in names:
+                path = folder / f'CT_{part}' / name
                 if not path.is_file():
-                    raise InputError(f'{file}: names {name.strip()}, which is not in {path.parent}; complete the folder or correct the list')
+                    raise InputError(f'{file}: names {name}, which is not in {path.parent}; complete the folder or correct the list')
                 if path in seen:
-                    raise InputError(f'{file}: {name.strip()} is already in {seen[path]}; a picture belongs to one split')
+                    raise InputError(f'{file}: {name} is already in {seen[path]}; a picture belongs to one split')
                 seen[path] = file.name
                 splits[split].append((path, label))
-    if not seen:
-        raise InputError(f'{folder / "Data-split"}: every split is empty; list the pictures of each split')
     return splits
 
 

@@ -1,0 +1,50 @@
+"""Phantoms and prepared data that tests share. Real files are used only where COVJAX_DATA points at them."""
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from covjax import phantom, prepare
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+REAL = os.environ.get('COVJAX_DATA')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session')
+def raw(tmp_path_factory):
+    """Phantom raw folders luna16/ and covid_ct/, small."""
+    folder = tmp_path_factory.mktemp('raw files % ü')
+    phantom.write_luna16(folder / 'luna16', seed=1, series=10, slices=4, size=128)
+    phantom.write_covid_ct(folder / 'covid_ct', seed=1, train=8, validation=4, test=6)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def data_dir(raw, tmp_path_factory):
+    """Prepared luna16_patches/nodules and covid_ct."""
+    folder = str(tmp_path_factory.mktemp('data'))
+    prepare.build('luna16_patches/nodules', str(raw / 'luna16'), folder)
+    prepare.build('covid_ct', str(raw / 'covid_ct'), folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def real():
+    """The folder of real files, or a skip."""
+    if not REAL:
+        pytest.skip('COVJAX_DATA does not point at real files')
+    return pathlib.Path(REAL)
+
+
+@pytest.fixture(scope='session')
+def launch():
+    """launch(*arguments, devices=1) -> CompletedProcess of launch.py in a process of its own."""
+    def run(*arguments, devices=1, **kwargs):
+        environment = os.environ | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+        return subprocess.run([sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+                              capture_output=True, **kwargs)
+    return run

@@ -1,0 +1,106 @@
+"""Geometry of CT against SimpleITK and against phantoms whose nodules are known."""
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from covjax import InputError, ct
+
+
+def nodule_volumes(folder):
+    nodules = ct.read_annotations(folder / 'annotations.csv')
+    paths = ct.find_volumes(folder)
+    return [(ct.open_volume(paths[nodule.series]), nodule) for nodule in nodules]
+
+
+def read_whole(path):
+    with ct.without_percent(path.parent) as folder:
+        return sitk.ReadImage(str(folder / path.name))
+
+
+def test_world_to_voxel_equals_simpleitk(raw):
+    for path in ct.find_volumes(raw / 'luna16').values():
+        image, volume = read_whole(path), ct.open_volume(path)
+        for world in np.random.default_rng(0).uniform(-100, 100, (5, 3)):
+            np.testing.assert_allclose(ct.world_to_voxel(volume, world), image.TransformPhysicalPointToContinuousIndex(world.tolist()), atol=1e-6)
+
+
+def test_slice_equals_whole_volume(raw):
+    for path in ct.find_volumes(raw / 'luna16').values():
+        whole, volume = sitk.GetArrayFromImage(read_whole(path)), ct.open_volume(path)
+        flip_x, flip_y, _ = volume.flips
+        np.testing.assert_array_equal(ct.read_slice(volume, 1), whole[1, ::-1 if flip_y else 1, ::-1 if flip_x else 1])
+
+
+def test_boxes_lie_on_nodules_whatever_way_the_volume_is_stored(raw):
+    pairs = nodule_volumes(raw / 'luna16')
+    assert {volume.flips[0] for volume, _ in pairs} == {True, False}
+    for volume, nodule in pairs:
+        z = ct.nodule_slice(volume, nodule)
+        hu = ct.read_slice(volume, z)
+        ymin, xmin, ymax, xmax = np.array(ct.nodule_box(volume, nodule, z)) * len(hu)
+        cy, cx = (ymin + ymax) / 2 - .5, (xmin + xmax) / 2 - .5
+        assert (ymax - ymin) * volume.spacing[1] == pytest.approx(ct.chord(volume, nodule, z), rel=1e-5)
+        middle = hu[round(cy) - (cy < round(cy)):round(cy) + 1, round(cx):round(cx) + 1].mean()
+        assert middle > -400, f'{volume.path.stem} row {nodule.row}: {middle} HU in the middle of the box'
+
+
+def test_orientation_is_the_same_for_turned_series(raw):
+    """The couch is below the patient in every picture."""
+    for path in ct.find_volumes(raw / 'luna16').values():
+        hu = ct.read_slice(ct.open_volume(path), 0)
+        rows = np.flatnonzero((hu > -600).any(1))
+        middle = hu[:, len(hu) // 2 - 4:len(hu) // 2 + 4]
+        assert (middle[:rows[0]] > -600).sum() == 0 and rows[-1] > len(hu) * .7
+
+
+def test_grey_levels():
+    hu = np.arange(-3024, 3000)
+    expected = np.minimum(np.floor(256 * (np.clip(hu, -1000, 400) + 1000) / 1400), 255)
+    np.testing.assert_array_equal(ct.to_grey(hu), expected)
+
+
+def test_split_is_stable_and_near_80_10_10():
+    splits = [ct.series_split(f'1.2.{i}') for i in range(5000)]
+    assert ct.series_split('1.2.3') == ct.series_split('1.2.3')
+    for name, share in {'train': .8, 'validation': .1, 'test': .1}.items():
+        assert splits.count(name) / 5000 == pytest.approx(share, abs=.02)
+
+
+def test_chord_of_a_sphere(raw):
+    volume, nodule = nodule_volumes(raw / 'luna16')[0]
+    z = ct.nodule_slice(volume, nodule)
+    assert ct.chord(volume, nodule, z) <= nodule.diameter
+    assert ct.chord(volume, nodule, z + 100) == 0 and ct.nodule_box(volume, nodule, z + 100) is None
+
+
+def test_annotation_outside_the_volume(raw):
+    volume, nodule = nodule_volumes(raw / 'luna16')[0]
+    with pytest.raises(InputError, match='outside the volume'):
+        ct.nodule_slice(volume, nodule._replace(world=(1e4, 0, 0)))
+
+
+def test_real_nodule_lies_in_its_box(real):
+    """LIDC-IDRI-0001: soft tissue inside 0.8 r, air around 1.3 to 2 r."""
+    series = '1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192'
+    volume = ct.open_volume(real / 'volumes' / f'{series}.mhd')
+    nodule, = (n for n in ct.read_annotations(real / 'luna16_csv' / 'annotations.csv') if n.series == series)
+    z = ct.nodule_slice(volume, nodule)
+    hu = ct.read_slice(volume, z)
+    ymin, xmin, ymax, xmax = np.array(ct.nodule_box(volume, nodule, z)) * 512
+    y, x = np.mgrid[:512, :512] + .5
+    distance = np.hypot(y - (ymin + ymax) / 2, x - (xmin + xmax) / 2) / ((ymax - ymin) / 2)
+    assert hu[distance < .8].mean() > -300
+    assert np.median(hu[(distance > 1.3) & (distance < 2)]) < -600
+
+
+def test_real_slices_equal_the_published_pictures(real):
+    from covjax.pictures import read
+    for series, first, ks in (('1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192', 40, (46, 66)),
+                              ('1.3.6.1.4.1.14519.5.2.1.6279.6001.619372068417051974713149104919', 142, (152, 172))):
+        volume = ct.open_volume(real / 'volumes' / f'{series}.mhd')
+        for k in ks:
+            candidates = [real / 'luna16_slices_512' / f'{series}.mhd_{k}.png']
+            for path in candidates:
+                ours = [ct.to_grey(ct.read_slice(volume, z)).astype(int) for z in range(volume.size[2])]
+                errors = [np.abs(grey - read(path)).max() for grey in ours]
+                assert min(errors) <= 2

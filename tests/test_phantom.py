@@ -1,0 +1,56 @@
+"""The phantoms have the layouts and the anatomy they claim."""
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+
+from covjax import ct, phantom
+
+
+def test_luna16_layout(raw):
+    folder = raw / 'luna16'
+    volumes = ct.find_volumes(folder)
+    assert len(volumes) == 10 and {path.parent.name for path in volumes.values()} == {'subset0', 'subset1'}
+    assert list(folder.rglob('*.zraw')) and list(folder.rglob('*.raw'))
+    assert {ct.series_split(series) for series in volumes} == {'train', 'validation', 'test'}
+    outside = set()
+    for path in volumes.values():
+        with ct.without_percent(path.parent) as plain:
+            hu = sitk.GetArrayFromImage(sitk.ReadImage(str(plain / path.name)))
+        assert hu.dtype == np.int16
+        outside.add(int(hu.min()))
+        assert (hu == hu.min()).mean() > .1                                    # the corners
+    assert outside == {-2048, -3024}
+
+
+def test_covid_ct_layout(raw):
+    folder = raw / 'covid_ct'
+    files = [path for part in ('CT_COVID', 'CT_NonCOVID') for path in (folder / part).iterdir()]
+    listed = [name for path in (folder / 'Data-split').rglob('*.txt') for name in path.read_text().split()]
+    assert sorted(path.name for path in files) == sorted(listed) and len(listed) == 2 * (8 + 4 + 6)
+    images = [Image.open(path) for path in files]
+    assert len({image.size for image in images}) > 10 and len({image.mode for image in images}) >= 2 and {image.format for image in images} == {'PNG', 'JPEG'}
+    assert any('%' in name for name in listed)
+
+
+def test_same_seed_same_files(raw, tmp_path):
+    phantom.write_covid_ct(tmp_path, seed=1, train=8, validation=4, test=6)
+    for path in tmp_path.rglob('*.png'):
+        assert path.read_bytes() == (raw / 'covid_ct' / path.relative_to(tmp_path)).read_bytes()
+
+
+def test_anatomy():
+    rng = np.random.default_rng(0)
+    healthy = phantom.draw_chest(rng)
+    sick = phantom.draw_chest(np.random.default_rng(0), opacities=6)._replace(vessels=healthy.vessels, body=healthy.body, lungs=healthy.lungs,
+                                                                              heart=healthy.heart, seed=healthy.seed, noise=healthy.noise)
+    hu = phantom.render(healthy, 0., size=256, pixel=1.4)
+    inside = np.hypot(*np.mgrid[-128:128, -128:128]) < 128
+    lung = (hu > -980) & (hu < -650) & inside
+    left, right = lung[:, :128].sum(), lung[:, 128:].sum()
+    assert .5 < left / right < 2 and .08 < lung.mean() < .35
+    assert (hu > 300).mean() > .005                                            # ribs, spine, sternum
+    vessels = lung.sum() and ((hu > -500) & (hu < 150))
+    assert vessels.any()
+    more = phantom.render(sick, 0., size=256, pixel=1.4)
+    ground_glass = lambda a: ((a > -700) & (a < -250) & inside).sum()
+    assert ground_glass(more) > 1.3 * ground_glass(hu)
