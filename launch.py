@@ -1,10 +1,11 @@
 """Runs one stage: python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]."""
 import importlib
+import inspect
 import pathlib
 import runpy
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from covjax import InputError
@@ -18,6 +19,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run wr
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)                 # orbax tells every step of a save
     config = CONFIG.value
     workdir = pathlib.Path(WORKDIR.value or ROOT / 'runs' / default_name(sys.argv))
     run = importlib.import_module(RUN[config.run]).run
@@ -40,8 +42,11 @@ def parse(argv):
     path = pathlib.Path(name)
     if not path.is_file():
         fail(f'--config={name}: no such config; choose one of {", ".join(configs())}')
+    get_config = runpy.run_path(str(path))['get_config']
+    if variant and not inspect.signature(get_config).parameters:
+        fail(f'--config={name}:{variant}: this config has no variants; leave out :{variant}')
     try:
-        config = runpy.run_path(str(path))['get_config'](*([variant] if variant else []))
+        config = get_config(*([variant] if variant else []))
     except InputError as error:
         fail(f'--config={name}:{variant}: {error}')
     try:

@@ -10,7 +10,7 @@ def get_config():
     config = base.stage(
         'quickstart',
         seed=0,
-        phantom={'luna16': dict(series=24, slices=6), 'covid_ct': dict(train=40, validation=12, test=20)},
+        phantom={'luna16': dict(series=24, slices=6, size=512), 'covid_ct': dict(train=40, validation=12, test=20)},
         prepare_luna16=prepare.get_config(),
         prepare_covid_ct=prepare.get_config(),
         cyclegan=cyclegan.get_config('small'),

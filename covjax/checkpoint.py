@@ -1,4 +1,5 @@
 """Orbax checkpoints of a run: `model` is what apply needs, `rest` what only training needs. NumPy on disk, so any device count can read them."""
+import json
 import os
 import pathlib
 
@@ -13,11 +14,23 @@ from covjax.workdir import read_config
 
 
 def manager(workdir, best=''):
-    """Keeps the latest checkpoint, and with `best` (a scalar's name, higher is better) also the one where it was highest."""
-    policies = [cm.LatestN(1)] + ([cm.BestN(get_metric_fn=lambda m: m['best'], n=1)] if best else [])
+    """Keeps the two latest checkpoints (one may be damaged), and with `best` (a scalar's name, higher is better) also the one where it was highest."""
+    folder = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
+    for path in folder.glob('*/metrics/metrics'):           # orbax reads these before anything else, and fails on a broken one
+        try:
+            json.loads(path.read_text())
+        except ValueError as error:
+            _set_aside(path.parents[1], error)
+    policies = [cm.LatestN(2)] + ([cm.BestN(get_metric_fn=lambda m: m['best'], n=1)] if best else [])
     options = ocp.CheckpointManagerOptions(preservation_policy=cm.AnyPreservationPolicy(policies), best_fn=(lambda m: m['best']) if best else None,
                                            cleanup_tmp_directories=True)
-    return ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, 'checkpoints')), options=options)
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _set_aside(folder, error):
+    """Renames a checkpoint that can not be read, so that its step can be saved again."""
+    print(f'{folder}: can not be restored ({type(error).__name__}); set aside, an older one is tried')
+    folder.rename(folder.with_name(f'damaged_{folder.name}'))
 
 
 def save(manager, step, state, best=None):
@@ -30,14 +43,15 @@ def save(manager, step, state, best=None):
 
 
 def restore_latest(manager, state):
-    """The newest readable checkpoint as a state like `state`, or None when there is none. A damaged one is passed over with a line."""
+    """The newest readable checkpoint as a state like `state`, or None when there is none. A damaged one is set aside with a line."""
     like = jax.tree.map(np.asarray, split_state(state))
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             items = manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(like[0]), rest=ocp.args.StandardRestore(like[1])))
             return join_state(state, items.model, items.rest)
         except Exception as error:                          # orbax raises whatever its storage layer raises
-            print(f'checkpoint {step} can not be restored ({type(error).__name__}); trying an older one')
+            _set_aside(pathlib.Path(manager.directory) / str(step), error)
+            manager.reload()
     return None
 
 
@@ -50,5 +64,8 @@ def load_model(workdir, task, key):
         step = checkpoints.best_step() if config.best else checkpoints.latest_step()
         if step is None:
             raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
-        model = checkpoints.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore())).model
+        try:
+            model = checkpoints.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore())).model
+        except Exception as error:                          # as above
+            raise InputError(f'config.{key}={workdir}: checkpoint {step} is damaged ({type(error).__name__}); run that training again') from None
     return config, model, step

@@ -96,7 +96,7 @@ def _records(spec, data_dir):
         try:
             source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
         except (ValueError, AssertionError) as error:
-            raise InputError(f'{dataset}:{split}: not a split that TFDS understands ({str(error).splitlines()[0]})') from None
+            raise InputError(f'{dataset}:{split}: TFDS finds nothing to read there ({str(error).splitlines()[0]})') from None
         chosen = [example for example in source if not label or names[example['label']] == label]
         if not chosen:
             raise InputError(f'{dataset}:{split}{"@" + label if label else ""} is empty; choose another split')

@@ -2,6 +2,7 @@
 import json
 import pathlib
 import shutil
+import sys
 
 from absl import logging
 
@@ -50,6 +51,8 @@ def _builder(dataset, data_dir, options):
     import tensorflow_datasets as tfds
     import tfds_builders
     logging.set_verbosity(logging.ERROR)                   # TFDS warns of every folder that is not prepared yet
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()                        # its bars are for a screen, in a file they are noise
     names = {f'{name}/{config.name}' for name, builder in tfds_builders.BUILDERS.items() for config in builder.BUILDER_CONFIGS}
     names |= {name for name, builder in tfds_builders.BUILDERS.items() if not builder.BUILDER_CONFIGS}
     if dataset not in names:

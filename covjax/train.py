@@ -86,7 +86,8 @@ def evaluate(task, eval_step, state, shard, step, log):
         values |= {f'{prefix}{name}': float(value) for name, value in scalars.items()}
         for name, pictures in images.items():
             log.images(step, f'{prefix}{name}', pictures)
-    log.scalars(step, values)
+    if values:
+        log.scalars(step, values)
     return values
 
 

@@ -12,6 +12,7 @@ from covjax import phantom, prepare
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REAL = os.environ.get('COVJAX_DATA')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+os.environ['KERAS_BACKEND'] = 'jax'          # read when keras is imported
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,4 @@
 """Networks against Keras and PyTorch with the same weights, and against the parameter counts of their papers."""
-import os
-
 import flax
 import jax
 import jax.numpy as jnp
@@ -69,7 +67,6 @@ def keras_resnet50(keras_model):
 
 @pytest.mark.parametrize('size', [64, 97])
 def test_resnet50_equals_keras(size):
-    os.environ['KERAS_BACKEND'] = 'jax'
     keras = pytest.importorskip('keras')
     keras.utils.set_random_seed(0)
     reference = keras.applications.ResNet50(weights=None, include_top=True, classes=10, input_shape=(size, size, 3), classifier_activation=None)

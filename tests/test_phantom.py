@@ -4,6 +4,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from covjax import ct, phantom
+from covjax.chest import draw_chest, render
 
 
 def test_luna16_layout(raw):
@@ -40,10 +41,10 @@ def test_same_seed_same_files(raw, tmp_path):
 
 def test_anatomy():
     rng = np.random.default_rng(0)
-    healthy = phantom.draw_chest(rng)
-    sick = phantom.draw_chest(np.random.default_rng(0), opacities=6)._replace(vessels=healthy.vessels, body=healthy.body, lungs=healthy.lungs,
+    healthy = draw_chest(rng)
+    sick = draw_chest(np.random.default_rng(0), opacities=6)._replace(vessels=healthy.vessels, body=healthy.body, lungs=healthy.lungs,
                                                                               heart=healthy.heart, seed=healthy.seed, noise=healthy.noise)
-    hu = phantom.render(healthy, 0., size=256, pixel=1.4)
+    hu = render(healthy, 0., size=256, pixel=1.4)
     inside = np.hypot(*np.mgrid[-128:128, -128:128]) < 128
     lung = (hu > -980) & (hu < -650) & inside
     left, right = lung[:, :128].sum(), lung[:, 128:].sum()
@@ -51,6 +52,6 @@ def test_anatomy():
     assert (hu > 300).mean() > .005                                            # ribs, spine, sternum
     vessels = lung.sum() and ((hu > -500) & (hu < 150))
     assert vessels.any()
-    more = phantom.render(sick, 0., size=256, pixel=1.4)
+    more = render(sick, 0., size=256, pixel=1.4)
     ground_glass = lambda a: ((a > -700) & (a < -250) & inside).sum()
     assert ground_glass(more) > 1.3 * ground_glass(hu)

@@ -1,0 +1,158 @@
+"""Every data set, by iteration: built on phantoms without TensorFlow, read back by plain TFDS."""
+import hashlib
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+import tfds_builders
+from covjax import InputError, ct, data, phantom, pictures, prepare
+from tfds_builders._base import encode_grey
+from tfds_builders.covid_ct.covid_ct_dataset_builder import document_of
+
+NAMES = [f'{name}/{config.name}' for name, builder in tfds_builders.BUILDERS.items() for config in builder.BUILDER_CONFIGS]
+NAMES += [name for name, builder in tfds_builders.BUILDERS.items() if not builder.BUILDER_CONFIGS]
+CARDS = pathlib.Path(tfds_builders.__file__).parent
+
+
+@pytest.fixture(scope='module')
+def sources(raw, data_dir, tmp_path_factory):
+    """A raw folder for every data set."""
+    slices, synthetic = tmp_path_factory.mktemp('slices'), tmp_path_factory.mktemp('synthetic')
+    rows = []
+    for series, path in ct.find_volumes(raw / 'luna16').items():
+        volume = ct.open_volume(path)
+        for z in (0, volume.size[2] - 1):
+            pictures.save(slices / f'{series}.mhd_{z}.png', ct.to_grey(ct.read_slice(volume, z)))
+    for split in ('train', 'test'):
+        for grey, row in data.read_native(f'luna16_patches/nodules:{split}', data_dir):
+            pictures.save(synthetic / 'images' / f'{row["id"]}.png', 255 - grey)
+            nodules = [dict(zip(row['nodules'], values)) for values in zip(*row['nodules'].values())]
+            rows.append({'id': row['id'], 'file': f'images/{row["id"]}.png', 'split': split, 'group': row['group'], 'series': row['series'], 'z': row['z'],
+                         'source_id': row['id'], 'source_sha256': row['sha256'], 'source_dataset': f'luna16_patches/nodules:{split}', 'nodules': nodules,
+                         'generator': 'none', 'generator_step': 0})
+    (synthetic / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return {'luna16_patches/nodules': raw / 'luna16', 'luna16_patches/slices': slices, 'covid_ct': raw / 'covid_ct', 'synthetic_covid_ct': synthetic}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_builds_and_reads(name, sources, tmp_path):
+    builder = prepare.build(name, sources[name], str(tmp_path))
+    groups = {}
+    for split in builder.info.splits:
+        examples = list(tfds.data_source(name, split=split, data_dir=str(tmp_path), download=False))
+        assert len(examples) == builder.info.splits[split].num_examples
+        for example in examples:
+            image = example['image']
+            assert image.dtype == np.uint8 and image.shape[2] == 1
+            assert example['sha256'].decode() == hashlib.sha256(repr(image.shape[:2]).encode() + image.tobytes()).hexdigest()
+        assert len({example['id'] for example in examples}) == len(examples)
+        groups[split] = {example['group'] for example in examples}
+        if name != 'covid_ct':                                                 # its splits are as published
+            assert all(ct.series_split(group.decode()) == split for group in groups[split])
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values()))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_has_a_card(name):
+    folder = CARDS / name.partition('/')[0]
+    assert all((folder / card).read_text().strip() for card in ('README.md', 'CITATIONS.bib', 'TAGS.txt'))
+
+
+def test_box_lies_on_the_nodule(data_dir):
+    """In every orientation and compression: bright inside, lung around."""
+    checked = 0
+    for split in ('train', 'validation', 'test'):
+        for grey, row in data.read_native(f'luna16_patches/nodules:{split}', data_dir):
+            assert grey.shape == (512, 512) and row['row'] in row['nodules']['row']
+            for box, chord in zip(row['nodules']['box'], row['nodules']['chord']):
+                ymin, xmin, ymax, xmax = np.array(box) * 512
+                y, x = np.mgrid[:512, :512] + .5
+                distance = np.hypot((y - (ymin + ymax) / 2) / (ymax - ymin), (x - (xmin + xmax) / 2) / (xmax - xmin)) * 2
+                if ymax - ymin < 12:                                           # small discs blur into the lung
+                    continue
+                assert grey[distance < .8].mean() > np.median(grey[(distance > 1.4) & (distance < 2)]) + 40
+                assert chord == pytest.approx((ymax - ymin) * row['spacing'][1] * 128 / 512, rel=1e-3)
+                checked += 1
+    assert checked >= 5
+
+
+def test_pixels_are_those_of_the_file(raw, data_dir):
+    for grey, row in data.read_native('covid_ct:test', data_dir):
+        label, name = row['id'].split('/')
+        image = Image.open(raw / 'covid_ct' / {'covid': 'CT_COVID', 'noncovid': 'CT_NonCOVID'}[label] / name)
+        np.testing.assert_array_equal(grey, np.asarray(image.convert('L')))
+        assert (row['file']['container'], row['file']['mode']) == (image.format, image.mode)
+
+
+def test_another_source_is_refused_until_overwrite(raw, tmp_path):
+    prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path / 'data'))
+    folder = data.locate('covid_ct', str(tmp_path / 'data'))
+    before = sorted(path.stat().st_mtime_ns for path in folder.iterdir())
+    prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path / 'data'))
+    assert sorted(path.stat().st_mtime_ns for path in folder.iterdir()) == before
+    other = tmp_path / 'other'
+    phantom.write_covid_ct(other, seed=2, train=2, validation=2, test=2)
+    with pytest.raises(InputError, match='overwrite'):
+        prepare.build('covid_ct', other, str(tmp_path / 'data'))
+    prepare.build('covid_ct', other, str(tmp_path / 'data'), overwrite=True)
+    assert len(data.read_rows('covid_ct:train', str(tmp_path / 'data'))) == 4
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_failed_overwrite_keeps_the_old_data(raw, tmp_path):
+    source, data_dir = tmp_path / 'source', str(tmp_path / 'data')
+    phantom.write_covid_ct(source, seed=2, train=2, validation=2, test=2)
+    prepare.build('covid_ct', source, data_dir)
+    picture = next((source / 'CT_COVID').iterdir())
+    picture.write_bytes(b'not a picture')
+    with pytest.raises(InputError, match=picture.name.replace('%', '.')):
+        prepare.build('covid_ct', source, data_dir, overwrite=True)
+    assert len(data.read_rows('covid_ct:train', data_dir)) == 4
+
+
+def test_missing_volumes(raw, tmp_path):
+    source = tmp_path / 'flat'
+    source.mkdir()
+    nodules = ct.read_annotations(raw / 'luna16' / 'annotations.csv')
+    series = nodules[0].series
+    for path in (raw / 'luna16').rglob(f'{series}.*'):
+        (source / path.name).write_bytes(path.read_bytes())
+    kwargs = dict(annotations=str(raw / 'luna16' / 'annotations.csv'))
+    with pytest.raises(InputError, match='allow_missing'):
+        prepare.build('luna16_patches/nodules', source, str(tmp_path / 'data'), **kwargs)
+    assert not (tmp_path / 'data').exists()
+    builder = prepare.build('luna16_patches/nodules', source, str(tmp_path / 'data'), allow_missing=True, **kwargs)
+    assert builder.info.splits.total_num_examples == sum(nodule.series == series for nodule in nodules)
+    assert set(builder.skipped) == {nodule.series for nodule in nodules} - {series}
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('2020.03.22.20040782-p25-1542.png', '2020.03.22.20040782'), ('71%0.jpg', '71'), ('71.jpg', '71')])
+def test_source_document(name, expected):
+    assert document_of(name) == expected
+
+
+def test_tfds_load_shows_the_same_pixels(data_dir):
+    pytest.importorskip('tensorflow')
+    dataset = tfds.load('covid_ct', split='train[:50%]', data_dir=data_dir, download=False, as_supervised=True)
+    plain = data.read_native('covid_ct:train[:50%]', data_dir)
+    for (image, label), (grey, row) in zip(tfds.as_numpy(dataset), plain, strict=True):
+        np.testing.assert_array_equal(image[..., 0], grey)
+        assert label == row['label']
+
+
+def test_real_covid_ct_counts(real, tmp_path):
+    prepare.build('covid_ct', real / 'covid_ct', str(tmp_path))
+    counts = {split: np.bincount([row['label'] for row in data.read_rows(f'covid_ct:{split}', str(tmp_path))]).tolist()
+              for split in ('train', 'validation', 'test')}
+    assert counts == {'train': [234, 191], 'validation': [58, 60], 'test': [105, 98]}
+
+
+def test_a_png_survives_the_builder():
+    grey = np.random.default_rng(0).integers(0, 256, (7, 9), np.uint8)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode_grey(grey)['image']))), grey)

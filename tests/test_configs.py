@@ -1,0 +1,63 @@
+"""Every config by iteration, and how launch.py answers to wrong words."""
+import importlib
+import pathlib
+import re
+
+import pytest
+from ml_collections import ConfigDict
+
+import launch as launcher
+from configs import base
+from covjax import InputError, models, train
+
+NAMES = [pathlib.Path(path).stem for path in launcher.configs()]
+STAGES = {'prepare', 'cyclegan', 'synthesize', 'classifier', 'evaluate', 'report', 'quickstart'}
+VARIANTS = {'cyclegan': ('default', 'small'), 'classifier': tuple(models.MODELS)}
+
+
+def test_every_stage_has_a_config():
+    assert STAGES <= set(NAMES)
+
+
+@pytest.mark.parametrize('name, variant', [(name, variant) for name in NAMES for variant in ('', *VARIANTS.get(name, ()))])
+def test_config_loads_and_is_documented(name, variant):
+    module = importlib.import_module(f'configs.{name}')
+    config = module.get_config(*([variant] if variant else []))
+    assert isinstance(config, ConfigDict) and config.run in launcher.RUN and f'--config=configs/{name}.py' in module.__doc__
+    importlib.import_module(launcher.RUN[config.run])
+    if config.run == 'train':
+        assert config.task in train.MAKE
+    ConfigDict(__import__('json').loads(config.to_json()))                     # what a workdir keeps
+
+
+def test_training_configs_have_the_same_shared_keys():
+    shared = set(base.training('x').keys())
+    for name in ('cyclegan', 'classifier'):
+        assert shared <= set(importlib.import_module(f'configs.{name}').get_config().keys())
+
+
+@pytest.mark.parametrize('arguments, named', [
+    ([], 'configs/quickstart.py'),
+    (['--config=configs/nonsense.py'], 'configs/quickstart.py'),
+    (['--config=configs/classifier.py:resnet51'], 'resnet50'),
+    (['--config=configs/cyclegan.py:huge'], 'small'),
+    (['--config=configs/evaluate.py:variant'], 'evaluate'),
+    (['--config=configs/evaluate.py', '--config.classifer=x'], 'config.classifier'),
+    (['--config=configs/quickstart.py', '--config.cyclegan.stepz=1'], 'config.cyclegan.steps'),
+    (['--config=configs/cyclegan.py', '--config.steps=many'], 'config.steps'),
+    (['--config=configs/cyclegan.py', '--wokdir=x'], 'wokdir')])
+def test_wrong_words_print_the_valid_ones(launch, tmp_path, arguments, named):
+    result = launch(*arguments, f'--workdir={tmp_path / "run"}')
+    assert result.returncode == 2 and 'Traceback' not in result.stderr, result.stderr
+    assert re.search(re.escape(named), result.stderr) and not (tmp_path / 'run').exists()
+
+
+def test_help(launch):
+    result = launch('--help')
+    assert result.returncode == 0 and all(f'configs/{name}.py' in result.stdout for name in STAGES)
+
+
+def test_unknown_variant_is_an_input_error():
+    with pytest.raises(InputError, match='a, b'):
+        base.variant('c', {'a': 1, 'b': 2})
+    assert base.variant('', {'a': 1, 'b': 2}) == 1
