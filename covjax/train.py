@@ -72,15 +72,15 @@ def evaluate(task, eval_step, state, shard, step, log):
     """Every example of every split once -> {'val/<split>/<name>': value}, logged with the images."""
     values = {}
     for split, batches in task.eval_batches().items():
-        parts = []
+        parts, seen = [], 0
         for batch in batches:
             mask = batch.pop('mask')
             outputs = jax.device_get(eval_step(state, shard(batch)))
             outputs = {name: array.reshape(-1, *array.shape[2:])[mask] for name, array in outputs.items()}
             # Arrays of rank 4 are images: a few are looked at, more would only fill memory.
-            parts.append({name: array for name, array in outputs.items() if array.ndim < 4 or not parts})
-        outputs = {name: np.concatenate([part[name] for part in parts if name in part]) for name in parts[0]}
-        outputs = {name: array[:PICTURES] if array.ndim == 4 else array for name, array in outputs.items()}
+            parts.append({name: array if array.ndim < 4 else array[:max(PICTURES - seen, 0)] for name, array in outputs.items()})
+            seen += mask.sum()
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         scalars, images = task.summarize(outputs)
         prefix = f'val/{split}/' if split else 'val/'
         values |= {f'{prefix}{name}': float(value) for name, value in scalars.items()}
