@@ -47,8 +47,9 @@ def draw_chest(rng, nodules=0, opacities=0, bullae=0, z_range=(-20., 20.)):
 
 def _in_lung(rng, lungs, heart, z_range, inner, outer, back=0., depth=6.):
     """A point at least `depth` mm inside either lung, at a share inner..outer of the way to its outer wall; `back`: chance of being pushed to the back."""
+    side = rng.choice([-1, 1])                             # once: the heart leaves less room on the left, which is not to mean fewer findings
     while True:
-        side, z = rng.choice([-1, 1]), rng.uniform(*z_range)
+        z = rng.uniform(*z_range)
         angle = rng.uniform(-.35, 1.35) if rng.random() < back else rng.uniform(-1.25, 1.25)
         share = rng.uniform(inner, outer)
         x, y = side * (_lung_centre(lungs) + share * lungs[0] * .92 * np.cos(angle)), share * lungs[1] * .92 * np.sin(angle)
