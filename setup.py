@@ -27,6 +27,7 @@ setup(
         'pillow',
         'matplotlib',
         'tensorboardX>=2.6.5',
+        'tqdm',
     ],
     extras_require={
         'cuda13': ['jax[cuda13]'],

@@ -35,7 +35,7 @@ def draw_chest(rng, nodules=0, opacities=0, bullae=0, z_range=(-20., 20.)):
     fat = rng.uniform(8, 22)
     lungs = (rng.uniform(52, 60), rng.uniform(76, 88))
     body = (2 * lungs[0] + 30 + fat + rng.uniform(0, 6), lungs[1] + 22 + fat + rng.uniform(0, 6))
-    heart, rib_phase, vessels = rng.uniform(40, 48), rng.uniform(0, 28), _vessels(rng, lungs)
+    heart, rib_phase, vessels = rng.uniform(40, 48), rng.uniform(0, 26), _vessels(rng, lungs)
     place = partial(_in_lung, rng, lungs, heart, z_range)
     return Chest(body, fat, lungs, heart, rib_phase, vessels,
                  np.array([[*place(.25, .8), rng.uniform(3, 11), rng.uniform(-40, 70)] for _ in range(nodules)]).reshape(-1, 5),
@@ -132,7 +132,7 @@ def _wall(hu, chest, x, y, z, pixel):
     a, b = 2 * chest.lungs[0] + 20, chest.lungs[1] + 10
     angle = np.arctan2(np.abs(x) / a, y / b)                                                         # 0 at the back, pi at the front
     across = _ellipse(x, y, 0, 0, a, b, 2.2)
-    along = (z + chest.rib_phase + 110 * angle / np.pi) % 28 - 14
+    along = (z + chest.rib_phase + 150 * angle / np.pi) % 26 - 13
     shape = (np.hypot(across / 4.5, along / 7.) - 1) * 4.5
     shape = np.where(angle > 2.7, 9., shape)                                                         # in front, cartilage and sternum
     _paint(hu, shape, CORTEX, pixel)
@@ -230,10 +230,9 @@ def _mediastinum(hu, chest, x, y, z, pixel, lung):
     _paint(hu, np.hypot(x - 16, y - 42) - 12, BLOOD + 10, pixel)                                     # descending aorta
     _paint(hu, np.hypot(x - 1, y - 36) - 6, MUSCLE - 15, pixel)                                      # oesophagus
     spread = np.clip((14 - z) * .9, 0, 26)                                                           # one trachea above, two bronchi below
-    for side in (-1, 1):
-        tube = np.hypot(x - side * spread, y - 16) - (8.5 if spread < 4 else 6.)
-        _paint(hu, tube - 1.6, MUSCLE - 20, pixel)
-        _paint(hu, tube, -990., pixel)
+    tubes = np.minimum(*(np.hypot(x - side * spread, y - 16) for side in (-1, 1))) - (8.5 if spread < 4 else 6.)
+    _paint(hu, tubes - 1.6, MUSCLE - 20, pixel)
+    _paint(hu, tubes, -990., pixel)
 
 
 def _spine(hu, chest, x, y, z, pixel):

@@ -14,8 +14,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from covjax import InputError
+from covjax.workdir import read_json
 
 DEFAULT_DIR = '~/tensorflow_datasets'
 PART = re.compile(r'(?:(?P<dataset>[a-z]\w*(?:/\w+)?):)?(?P<split>[a-z]\w*(?:\[[^\]]*\])?)(?:@(?P<label>\w+))?')
@@ -119,7 +121,7 @@ def _plain(value):
 def read_lineage(spec, data_dir):
     """The lineage records stored beside the data sets of a spec: what trained the generator that made them."""
     files = [locate(dataset, data_dir) / 'lineage.json' for dataset, _, _ in parse(spec)]
-    return [record for file in dict.fromkeys(files) if file.is_file() for record in json.loads(file.read_text())]
+    return [record for file in dict.fromkeys(files) if file.is_file() for record in read_json(file)]
 
 
 def batch_indices(step, n, batch_size, seed):
@@ -138,8 +140,14 @@ def padded_batches(arrays, batch_size):
         yield {name: array[np.where(mask, index, start)] for name, array in arrays.items()} | {'mask': mask}
 
 
-def predict(apply, images, batch_size):
-    """The one forward pass over a data set: apply (uint8 [B, H, W, C] -> array [B, ...], jittable) on every image once -> array [N, ...]."""
-    apply = jax.jit(apply)
-    outputs = [np.asarray(apply(batch['images']))[batch['mask']] for batch in padded_batches({'images': images}, batch_size)]
+def predict(apply, images, batch_size, progress=''):
+    """The one forward pass over a data set: apply (uint8 [B, H, W, C] -> array [B, ...], jittable) on every image once -> array [N, ...].
+
+    `progress` captions a bar with rate and time left, on a screen only.
+    """
+    apply, outputs = jax.jit(apply), []
+    with tqdm(total=len(images), desc=progress, unit='image', disable=None if progress else True) as bar:
+        for batch in padded_batches({'images': images}, batch_size):
+            outputs.append(np.asarray(apply(batch['images']))[batch['mask']])
+            bar.update(len(outputs[-1]))
     return np.concatenate(outputs)

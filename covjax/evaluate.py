@@ -1,5 +1,4 @@
 """A trained classifier on test sets it was not trained on -> results.json: per image id, label, score; per test set counts and metrics."""
-import json
 import math
 import pathlib
 
@@ -8,13 +7,13 @@ import numpy as np
 from covjax import InputError, checkpoint, classification, data, lineage
 from covjax.audit import metadata_baseline
 from covjax.metrics.rates import rates
-from covjax.workdir import write_json
+from covjax.workdir import read_json, write_json
 
 
 def run(config, workdir):
     """Every test set of config.tests, with the file-metadata baseline beside it where the file facts are known."""
     trained, model, step = checkpoint.load_model(config.classifier, 'classification', 'classifier')
-    records = json.loads((pathlib.Path(config.classifier) / 'lineage.json').read_text())
+    records = read_json(pathlib.Path(config.classifier) / 'lineage.json')
     data_dir = config.data_dir or trained.data_dir
     tests = {spec.strip(): data.read(spec.strip(), data_dir, trained.image_size) for spec in config.tests.split(',')}
     overlaps = {}
@@ -25,7 +24,7 @@ def run(config, workdir):
     apply = classification.score(trained, model)
     results = []
     for spec, test in tests.items():
-        scores = data.predict(apply, test.images, config.batch_size)
+        scores = data.predict(apply, test.images, config.batch_size, f'scoring {spec}')
         about = {'model': trained.model, 'train_set': trained.train, 'test_set': spec, 'seed': trained.seed, 'overlap': overlaps[spec]}
         results.append(_result(about, test.rows, test.labels, scores))
         if config.baseline and all('file' in row for row in test.rows):

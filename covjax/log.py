@@ -13,10 +13,10 @@ class Log:
 
     def __init__(self, workdir, start, steps):
         self.folder, self.steps = pathlib.Path(workdir), steps
-        self.began = (time.monotonic(), start)
+        self.began, self.compiled = (time.monotonic(), start), False
         path = self.folder / 'metrics.jsonl'
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        path.write_text(''.join(line for line in lines if json.loads(line)['step'] <= start))
+        path.write_text(''.join(line for line in lines if line.endswith('}\n') and json.loads(line)['step'] <= start))  # a killed run leaves half a line
         self.file = path.open('a')
         self.board = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=start)
         (self.folder / 'images').mkdir(exist_ok=True)
@@ -38,6 +38,8 @@ class Log:
         rate = (step - start) / max(time.monotonic() - began, 1e-9)
         left = f'{rate:.2g} steps/s, {duration((self.steps - step) / rate)} left' if rate else ''
         print(f'step {step}/{self.steps}  ' + '  '.join(f'{name} {value:.4g}' for name, value in values.items()) + f'  {left}', flush=True)
+        if not self.compiled:                              # the first steps waited for the compiler: later lines do not count them
+            self.began, self.compiled = (time.monotonic(), step), True
 
     def images(self, step, name, images):
         """Writes uint8 [N, H, W, C] one above the other as images/<name>_<step>.png."""

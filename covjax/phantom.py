@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import SimpleITK as sitk
 from PIL import Image
+from tqdm import tqdm
 
 from covjax import ct
 from covjax.chest import draw_chest, render
@@ -26,7 +27,7 @@ def write_luna16(folder, seed=0, series=30, slices=8, size=512):
     """
     folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 16])
     rows = []
-    for i, name in enumerate(_series_ids(rng, series)):
+    for i, name in enumerate(tqdm(_series_ids(rng, series), 'drawing volumes', series, disable=None)):
         spacing = (float(rng.choice([.66, .7, .74])) * 512 / size, 2.5)
         depth = (slices - 1) * spacing[1]
         bottom = rng.uniform(-45, 40 - depth)
@@ -76,6 +77,7 @@ def write_covid_ct(folder, seed=0, train=40, validation=10, test=16):
     classes alike, names contain '%', some .png files are JPEG inside, and a patient has one to three pictures, all in one split.
     """
     folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 19])
+    bar = tqdm(desc='drawing pictures', total=2 * (train + validation + test), disable=None)
     for covid, label in ((True, 'COVID'), (False, 'NonCOVID')):
         (folder / f'CT_{label}').mkdir(parents=True, exist_ok=True)
         (folder / 'Data-split' / label).mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,9 @@ def write_covid_ct(folder, seed=0, train=40, validation=10, test=16):
                     extension = '.png' if covid or rng.random() < .6 else '.jpg'
                     _write_picture(folder / f'CT_{label}' / (stem + extension), chest, rng)
                     names.append(stem + extension)
+                    bar.update()
             (folder / 'Data-split' / label / f'{split}CT_{label}.txt').write_text('\n'.join(names) + '\n')
+    bar.close()
     (folder / 'PHANTOM.txt').write_text(NOTE)
     return folder
 

@@ -46,7 +46,6 @@ def save(path, pixels):
     Image.fromarray(pixels).save(path)
 
 
-
 def read(path):
     """A grey PNG -> uint8 [H, W]."""
     return np.asarray(Image.open(path).convert('L'))

@@ -23,8 +23,9 @@ def run(config, workdir):
     for split, info in builder.info.splits.items():
         examples = data.read_native(f'{config.dataset}:{split}', config.data_dir, SHOWN)
         tiles = [pictures.draw_boxes(grey, row.get('nodules', {}).get('box', ()), TILE) for grey, row in examples]
-        pictures.save(workdir / 'images' / f'{split}.png', pictures.contact_sheet(tiles, 6))
-        print(f'{config.dataset}:{split}  {info.num_examples} examples, the first {len(tiles)} in {workdir / "images" / split}.png')
+        sheet = workdir / 'images' / f'{config.dataset.replace("/", "_")}_{split}.png'
+        pictures.save(sheet, pictures.contact_sheet(tiles, min(len(tiles), 6)))
+        print(f'{config.dataset}:{split}  {info.num_examples} examples, the first {len(tiles)} in {sheet}')
 
 
 def build(dataset, source, data_dir, overwrite=False, **options):

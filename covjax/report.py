@@ -9,10 +9,10 @@ import string
 import matplotlib
 import numpy as np
 
-from covjax import InputError, __version__, pictures
+from covjax import __version__, pictures
 from covjax.lineage import TRAINED
 from covjax.metrics.roc import curve
-from covjax.workdir import read_config
+from covjax.workdir import read_config, read_json
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs no screen
@@ -27,11 +27,10 @@ def run(config, workdir):
     """Writes the report of config.evaluations, with panels of config.synthetic."""
     evaluations = [_read_evaluation(folder.strip()) for folder in config.evaluations.split(',')]
     rows = unique([_table_row(result, evaluation['protocol']) for evaluation in evaluations for result in evaluation['results']])
-    panels = None
+    (workdir / 'panels.png').unlink(missing_ok=True)
     if config.synthetic:
         read_config(config.synthetic, 'synthesize', 'synthetic')
-        panels = draw_panels(pathlib.Path(config.synthetic) / 'synthetic')
-        pictures.save(workdir / 'panels.png', panels)
+        pictures.save(workdir / 'panels.png', draw_panels(pathlib.Path(config.synthetic) / 'synthetic'))
     with (workdir / 'table.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -44,10 +43,7 @@ def run(config, workdir):
 
 def _read_evaluation(folder):
     read_config(folder, 'evaluate', 'evaluations')
-    file = pathlib.Path(folder) / 'results.json'
-    if not file.is_file():
-        raise InputError(f'config.evaluations: {folder} has no results.json; run that evaluation first')
-    return json.loads(file.read_text()) | {'lineage': json.loads((file.parent / 'lineage.json').read_text())}
+    return read_json(pathlib.Path(folder) / 'results.json') | {'lineage': read_json(pathlib.Path(folder) / 'lineage.json')}
 
 
 def _table_row(result, protocol):

@@ -11,7 +11,7 @@ import time
 
 from covjax import checkpoint, cyclegan, data, pictures, prepare
 from covjax.log import duration
-from covjax.workdir import write_json
+from covjax.workdir import read_json, write_json
 
 NO_NODULES = {'box': [], 'diameter': [], 'chord': [], 'row': []}
 
@@ -28,7 +28,7 @@ def run(config, workdir):
     for dataset, split in _splits(config.cancer, data_dir):
         began = time.monotonic()
         examples = data.read(f'{dataset}:{split}', data_dir, gan.image_size)
-        fakes = data.predict(apply, examples.images, config.batch_size)
+        fakes = data.predict(apply, examples.images, config.batch_size, f'translating {dataset}:{split}')
         rows = [_row(row, dataset, split, generator) for row in examples.rows]
         for row, real, fake in zip(rows, examples.images, fakes):
             pictures.save(draft / row['input'], real[..., 0])
@@ -40,7 +40,7 @@ def run(config, workdir):
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
     builder = prepare.build('synthetic_covid_ct', final, str(workdir / 'data'), overwrite=True)
-    lineage = json.loads((pathlib.Path(config.generator) / 'lineage.json').read_text())
+    lineage = read_json(pathlib.Path(config.generator) / 'lineage.json')
     for folder in (workdir, pathlib.Path(builder.data_dir)):
         write_json(folder / 'lineage.json', lineage)
     pictures.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, 8))

@@ -9,27 +9,36 @@ from ml_collections import ConfigDict
 
 from covjax import InputError
 
+RESUMES = {'train', 'quickstart'}                                      # the other runs start anew, so another config of theirs does no harm
 MAY_CHANGE = {'steps', 'log_every', 'eval_every', 'data_dir'}          # of a run that is taken up again
 
 
 @contextlib.contextmanager
 def claimed(config, workdir):
-    """Makes the folder of a run and writes its config.json. Wrong input inside leaves nothing behind where there was nothing before."""
-    workdir = pathlib.Path(workdir)
-    existed = workdir.exists()
-    if (workdir / 'config.json').is_file():
-        _refuse_another_run(config, workdir)
+    """Makes the folder of a run and writes its config.json. Wrong input inside leaves everything as it was."""
+    workdir, file = pathlib.Path(workdir), pathlib.Path(workdir) / 'config.json'
+    existed, before = workdir.exists(), read_json(file) if file.is_file() else None
+    if before:
+        _refuse_another_run(before, config, workdir)
     try:
-        write_json(workdir / 'config.json', json.loads(config.to_json()))
+        write_json(file, json.loads(config.to_json()))
         yield workdir
     except InputError:
         if not existed:
             shutil.rmtree(workdir, ignore_errors=True)
+        elif before:
+            write_json(file, before)
+        else:
+            file.unlink()
         raise
 
 
-def _refuse_another_run(config, workdir):
-    old, new = (_leaves(c) for c in (json.loads((workdir / 'config.json').read_text()), json.loads(config.to_json())))
+def _refuse_another_run(before, config, workdir):
+    if before['run'] != config.run:
+        raise InputError(f'{workdir} holds a run of {before["run"]}; choose another --workdir')
+    if config.run not in RESUMES:
+        return
+    old, new = _leaves(before), _leaves(json.loads(config.to_json()))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key.rpartition('.')[2] not in MAY_CHANGE)
     if changed:
         raise InputError(f'{workdir} holds a run with another config.{changed[0]}'
@@ -49,10 +58,20 @@ def read_config(workdir, run, key):
     file = pathlib.Path(workdir) / 'config.json'
     if not file.is_file():
         raise InputError(f'config.{key}={workdir}: no config.json there; give the workdir of a {run} run')
-    config = ConfigDict(json.loads(file.read_text()))
+    config = ConfigDict(read_json(file))
     if run not in (config.run, config.get('task')):
         raise InputError(f'config.{key}={workdir}: is a run of {config.get("task") or config.run}; give the workdir of a {run} run')
     return config
+
+
+def read_json(path):
+    """What write_json wrote."""
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f'{path}: no such file; let that run come to its end first') from None
+    except ValueError:
+        raise InputError(f'{path}: is damaged; run that stage again in another --workdir') from None
 
 
 def write_json(path, value):

@@ -88,6 +88,14 @@ def test_stopping_and_going_on_changes_nothing(tmp_path):
     assert (tmp_path / 'whole' / 'metrics.jsonl').read_text() == (tmp_path / 'parts' / 'metrics.jsonl').read_text()
 
 
+def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
+    train.fit(regression(), settings(steps=10), tmp_path)
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 15, "train/lo')
+    train.fit(regression(), settings(steps=20), tmp_path)
+    assert steps_of(tmp_path) == [5, 10, 10, 15, 20, 20]
+
+
 @pytest.mark.parametrize('part', ['model', 'rest', 'metrics', '.'])
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys, part):
     """The best (10) and the two latest (30, 40) are kept; when the latest is damaged the run goes on from the one before and saves it anew."""

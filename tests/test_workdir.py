@@ -1,0 +1,59 @@
+"""Who may write to a folder, and that wrong input leaves it as it was."""
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from covjax import InputError
+from covjax.workdir import claimed, read_config, read_json
+
+
+def claim(folder, **fields):
+    with claimed(ConfigDict(fields), folder):
+        pass
+
+
+def config_of(folder):
+    return json.loads((folder / 'config.json').read_text())
+
+
+def test_a_run_that_resumes_refuses_another_config(tmp_path):
+    claim(tmp_path / 'a', run='train', seed=0, steps=5)
+    claim(tmp_path / 'a', run='train', seed=0, steps=9)                        # longer is the same run
+    with pytest.raises(InputError, match='config.seed.*--workdir'):
+        claim(tmp_path / 'a', run='train', seed=1, steps=9)
+    assert config_of(tmp_path / 'a') == {'run': 'train', 'seed': 0, 'steps': 9}
+
+
+def test_other_runs_start_anew_but_never_in_the_folder_of_another_stage(tmp_path):
+    claim(tmp_path / 'a', run='evaluate', tests='x')
+    claim(tmp_path / 'a', run='evaluate', tests='y')
+    with pytest.raises(InputError, match='run of evaluate'):
+        claim(tmp_path / 'a', run='train')
+    assert config_of(tmp_path / 'a') == {'run': 'evaluate', 'tests': 'y'}
+
+
+@pytest.mark.parametrize('before', ['nothing', 'a folder', 'a run'])
+def test_wrong_input_leaves_everything_as_it_was(tmp_path, before):
+    folder = tmp_path / 'a'
+    if before != 'nothing':
+        folder.mkdir()
+    if before == 'a run':
+        claim(folder, run='evaluate', tests='x')
+    files = sorted(tmp_path.rglob('*'))
+    with pytest.raises(InputError, match='wrong'), claimed(ConfigDict({'run': 'evaluate', 'tests': 'y'}), folder):
+        raise InputError('wrong')
+    assert sorted(tmp_path.rglob('*')) == files
+    assert before != 'a run' or config_of(folder)['tests'] == 'x'
+
+
+def test_upstream_runs_are_checked(tmp_path):
+    claim(tmp_path / 'a', run='train', task='cyclegan')
+    assert read_config(tmp_path / 'a', 'cyclegan', 'generator').task == 'cyclegan'
+    with pytest.raises(InputError, match='config.classifier.*run of cyclegan'):
+        read_config(tmp_path / 'a', 'classification', 'classifier')
+    (tmp_path / 'a' / 'config.json').write_text('{"run": ')
+    with pytest.raises(InputError, match='config.json: is damaged'):
+        read_config(tmp_path / 'a', 'cyclegan', 'generator')
+    with pytest.raises(InputError, match='results.json: no such file'):
+        read_json(tmp_path / 'results.json')
