@@ -137,13 +137,15 @@ def test_source_document(name, expected):
     assert document_of(name) == expected
 
 
-def test_tfds_load_shows_the_same_pixels(data_dir):
+@pytest.mark.parametrize('name', NAMES)
+def test_tfds_load_reads_the_same_examples(name, sources, tmp_path):
     pytest.importorskip('tensorflow')
-    dataset = tfds.load('covid_ct', split='train[:50%]', data_dir=data_dir, download=False, as_supervised=True)
-    plain = data.read_native('covid_ct:train[:50%]', data_dir)
-    for (image, label), (grey, row) in zip(tfds.as_numpy(dataset), plain, strict=True):
-        np.testing.assert_array_equal(image[..., 0], grey)
-        assert label == row['label']
+    prepare.build(name, sources[name], str(tmp_path))
+    dataset = tfds.load(name, split='train[:50%]', data_dir=str(tmp_path), download=False)
+    plain = data.read_native(f'{name}:train[:50%]', str(tmp_path))
+    for example, (grey, row) in zip(tfds.as_numpy(dataset), plain, strict=True):
+        np.testing.assert_array_equal(example['image'][..., 0], grey)
+        assert example['id'].decode() == row['id'] and example.get('label', -1) == row.get('label', -1)
 
 
 def test_real_covid_ct_counts(real, tmp_path):

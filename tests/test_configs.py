@@ -36,6 +36,20 @@ def test_training_configs_have_the_same_shared_keys():
         assert shared <= set(importlib.import_module(f'configs.{name}').get_config().keys())
 
 
+def commands():
+    """Every launch.py command line that people are shown."""
+    texts = [launcher.ROOT / 'README.md', *(launcher.ROOT / 'configs').glob('*.py')]
+    joined = '\n'.join(path.read_text() for path in texts).replace('\\\n', ' ')
+    return sorted({line[line.index('launch.py'):] for line in joined.splitlines() if 'launch.py --config=configs/' in line and 'NAME' not in line})
+
+
+@pytest.mark.parametrize('command', commands())
+def test_shown_commands_have_valid_keys(command):
+    name, variant = re.search(r'--config=configs/(\w+)\.py(?::(\w+))?', command).groups()
+    config = importlib.import_module(f'configs.{name}').get_config(*([variant] if variant else []))
+    assert set(re.findall(r'--config\.([\w.]+)=', command)) <= set(launcher.keys(config))
+
+
 @pytest.mark.parametrize('arguments, named', [
     ([], 'configs/quickstart.py'),
     (['--config=configs/nonsense.py'], 'configs/quickstart.py'),
