@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 from covjax import InputError
 from covjax.workdir import claimed
 
+COUNTS = {'steps', 'batch_size', 'image_size', 'load_size', 'log_every', 'eval_every', 'gen_filters', 'disc_filters'}     # keys that must be at least 1
 ROOT = pathlib.Path(__file__).resolve().parent
 RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'quickstart')}
 
@@ -50,9 +51,13 @@ def parse(argv):
     except InputError as error:
         fail(f'--config={name}:{variant}: {error}')
     try:
-        return flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  ' + '\n  '.join(f'config.{key}' for key in keys(config)))
+        fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  ' + '\n  '.join(f'config.{key}' for key, _ in leaves(config)))
+    for key, value in leaves(CONFIG.value):
+        if key.rpartition('.')[2] in COUNTS and value < 1:
+            fail(f'--config.{key}={value}: must be at least 1')
+    return arguments
 
 
 def config_argument(argv):
@@ -74,12 +79,12 @@ def configs():
     return sorted(f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
 
 
-def keys(config, prefix=''):
+def leaves(config, prefix=''):
     for key, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from keys(value, f'{prefix}{key}.')
+            yield from leaves(value, f'{prefix}{key}.')
         else:
-            yield prefix + key
+            yield prefix + key, value
 
 
 def fail(message):

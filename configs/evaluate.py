@@ -9,6 +9,7 @@ def get_config():
     return base.stage(
         'evaluate',
         classifier='',                    # workdir of a classification run
+        checkpoint='best',                # by validation; or latest
         tests='synthetic_covid_ct:test+covid_ct:test@noncovid,covid_ct:test',
         protocol='clean',                 # clean refuses overlap with training; official and paper print it
         baseline='covid_ct:train',        # what the file-metadata baseline is fitted on; '' leaves it out

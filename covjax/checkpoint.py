@@ -55,13 +55,18 @@ def restore_latest(manager, state):
     return None
 
 
-def load_model(workdir, task, key):
-    """(config, model, step) of a trained run: its best checkpoint by config.best, else its latest. `key` named the workdir, for messages."""
+def load_model(workdir, task, key, which='best'):
+    """(config, model, step) of a trained run: its best checkpoint by the run's config.best (where that names a scalar), or its latest.
+
+    `which` is 'best' or 'latest'; `key` is the config key that named the workdir, for messages.
+    """
+    if which not in ('best', 'latest'):
+        raise InputError(f'config.checkpoint={which}: no such choice; choose best or latest')
     config = read_config(workdir, task, key)
     if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
         raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
     with manager(workdir, config.best) as checkpoints:
-        step = checkpoints.best_step() if config.best else checkpoints.latest_step()
+        step = checkpoints.best_step() if config.best and which == 'best' else checkpoints.latest_step()
         if step is None:
             raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
         try:

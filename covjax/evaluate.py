@@ -12,7 +12,7 @@ from covjax.workdir import read_json, write_json
 
 def run(config, workdir):
     """Every test set of config.tests, with the file-metadata baseline beside it where the file facts are known."""
-    trained, model, step = checkpoint.load_model(config.classifier, 'classification', 'classifier')
+    trained, model, step = checkpoint.load_model(config.classifier, 'classification', 'classifier', config.checkpoint)
     records = read_json(pathlib.Path(config.classifier) / 'lineage.json')
     data_dir = config.data_dir or trained.data_dir
     tests = {spec.strip(): data.read(spec.strip(), data_dir, trained.image_size) for spec in config.tests.split(',')}
@@ -25,16 +25,18 @@ def run(config, workdir):
     results = []
     for spec, test in tests.items():
         scores = data.predict(apply, test.images, config.batch_size, f'scoring {spec}')
-        about = {'model': trained.model, 'train_set': trained.train, 'test_set': spec, 'seed': trained.seed, 'overlap': overlaps[spec]}
+        about = {'model': trained.model, 'train_set': trained.train, 'test_set': spec, 'seed': trained.seed, 'checkpoint': config.checkpoint, 'step': step,
+                 'overlap': overlaps[spec]}
         results.append(_result(about, test.rows, test.labels, scores))
         if config.baseline and all('file' in row for row in test.rows):
             scores = metadata_baseline.scores(data.read_native(config.baseline, data_dir), data.read_native(spec, data_dir))
             train_rows = data.read_rows(config.baseline, data_dir)
             overlap, _ = lineage.overlap(lineage.record({'train': config.baseline}, data_dir, {'train': train_rows}), test.rows)
-            about = {'model': metadata_baseline.NAME, 'train_set': config.baseline, 'test_set': spec, 'seed': None, 'overlap': overlap}
+            about = {'model': metadata_baseline.NAME, 'train_set': config.baseline, 'test_set': spec, 'seed': None, 'checkpoint': None, 'step': None,
+                     'overlap': overlap}
             results.append(_result(about, test.rows, test.labels, scores))
     write_json(workdir / 'lineage.json', records)
-    write_json(workdir / 'results.json', {'classifier': str(config.classifier), 'step': step, 'protocol': config.protocol, 'labels': ['noncovid', 'covid'],
+    write_json(workdir / 'results.json', {'classifier': str(config.classifier), 'protocol': config.protocol, 'labels': ['noncovid', 'covid'],
                                           'results': results})
 
 

@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs
 
 METRICS = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 COLUMNS = ('model', 'train_set', 'test_set', 'positive_class', 'n_positive', 'n_negative', *METRICS,
-           'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents')
+           'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents', 'checkpoint', 'step')
 PAGE = pathlib.Path(__file__).with_name('report_template.html')
 
 
@@ -48,7 +48,7 @@ def _read_evaluation(folder):
 
 def _table_row(result, protocol):
     overlap = {f'overlap_{kind}': count for kind, count in result['overlap'].items()}
-    return {key: result[key] for key in ('model', 'train_set', 'test_set', 'seed')} | result['metrics'] | {'protocol': protocol} | overlap
+    return {key: result[key] for key in ('model', 'train_set', 'test_set', 'seed', 'checkpoint', 'step')} | result['metrics'] | {'protocol': protocol} | overlap
 
 
 def unique(rows):
@@ -57,24 +57,26 @@ def unique(rows):
 
 
 def draw_roc(results):
-    """One panel a test set, one curve a result that has both classes; the legend gives the area."""
-    names = list(dict.fromkeys(result['test_set'] for result in results))
-    figure, axes = plt.subplots(1, len(names), figsize=(5.2 * len(names), 5.4), squeeze=False, layout='constrained')
-    for name, ax in zip(names, axes[0]):
-        drawn = set()
-        for result in results:
-            about = (result['model'], result['train_set'], result['seed'])
-            if result['test_set'] != name or result['metrics']['auc'] is None or about in drawn:
-                continue
-            drawn.add(about)
-            labels, scores = zip(*((image['label'], image['score']) for image in result['images']))
-            seed = '' if result['seed'] is None else f', seed {result["seed"]}'
-            ax.plot(*curve(np.array(labels), np.array(scores)), lw=1.5, ls='--' if result['seed'] is None else '-',
-                    label=f'{result["model"]}\n  trained on {_wrapped(result["train_set"])}{seed}: AUC {result["metrics"]["auc"]:.3f}')
+    """One panel a test set; one colour a model and training set, with a curve for each seed and the mean area in the legend."""
+    panels = {}
+    for result in results:
+        if result['metrics']['auc'] is not None:                               # both classes are there
+            curves = panels.setdefault(result['test_set'], {}).setdefault((result['model'], result['train_set'], result['checkpoint']), {})
+            curves[result['seed']] = result                                    # several evaluations bring the same baseline
+    figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(5.6 * max(len(panels), 1), 5.8), squeeze=False, layout='constrained')
+    for ax, (test_set, groups) in zip(axes[0], panels.items()):
+        for i, ((model, train_set, which), curves) in enumerate(groups.items()):
+            areas = [result['metrics']['auc'] for result in curves.values()]
+            spread = f' ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} seeds)' if len(areas) > 1 else ''
+            label = f'{model}{f", {which} checkpoint" if which else ""}\n  trained on {_wrapped(train_set)}\n  AUC {np.mean(areas):.3f}{spread}'
+            for result in curves.values():
+                labels, scores = zip(*((image['label'], image['score']) for image in result['images']))
+                ax.plot(*curve(np.array(labels), np.array(scores)), f'C{i}', lw=1.3, ls='-' if which else '--', label=label)
+                label = None                                                   # one entry for all seeds
         ax.plot([0, 1], [0, 1], color='grey', lw=.8, ls=':')
-        ax.set(title=_wrapped(name), xlabel='1 - specificity', ylabel='recall of COVID', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
-        ax.title.set_fontsize(9)
-        ax.legend(fontsize=6.5, loc='lower right')
+        ax.set(xlabel='1 - specificity', ylabel='recall of COVID', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
+        ax.set_title(_wrapped(test_set), fontsize=9)
+        ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(.5, -.12), frameon=False)
     return figure
 
 

@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import time
 
-from covjax import checkpoint, cyclegan, data, pictures, prepare
+from covjax import InputError, checkpoint, cyclegan, data, pictures, prepare
 from covjax.log import duration
 from covjax.workdir import read_json, write_json
 
@@ -28,6 +28,8 @@ def run(config, workdir):
     for dataset, split in _splits(config.cancer, data_dir):
         began = time.monotonic()
         examples = data.read(f'{dataset}:{split}', data_dir, gan.image_size)
+        if 'series' not in examples.rows[0]:
+            raise InputError(f'config.cancer={config.cancer}: {dataset} has no CT series; name a data set of slices, such as luna16_patches/nodules')
         fakes = data.predict(apply, examples.images, config.batch_size, f'translating {dataset}:{split}')
         rows = [_row(row, dataset, split, generator) for row in examples.rows]
         for row, real, fake in zip(rows, examples.images, fakes):

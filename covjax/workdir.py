@@ -54,13 +54,13 @@ def _leaves(tree, prefix=''):
 def read_config(workdir, run, key):
     """The config of an upstream run. `run` is what it must be a run of, `key` the config key that named the folder, for the message."""
     if not workdir:
-        raise InputError(f'config.{key} is empty; give the workdir of a {run} run')
+        raise InputError(f'config.{key} is empty; give the workdir of a run of {run}')
     file = pathlib.Path(workdir) / 'config.json'
     if not file.is_file():
-        raise InputError(f'config.{key}={workdir}: no config.json there; give the workdir of a {run} run')
+        raise InputError(f'config.{key}={workdir}: no config.json there; give the workdir of a run of {run}')
     config = ConfigDict(read_json(file))
     if run not in (config.run, config.get('task')):
-        raise InputError(f'config.{key}={workdir}: is a run of {config.get("task") or config.run}; give the workdir of a {run} run')
+        raise InputError(f'config.{key}={workdir}: is a run of {config.get("task") or config.run}; give the workdir of a run of {run}')
     return config
 
 
