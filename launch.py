@@ -8,10 +8,10 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from configs.base import LEAST
 from covjax import InputError
 from covjax.workdir import claimed
 
-COUNTS = {'steps', 'batch_size', 'image_size', 'load_size', 'log_every', 'eval_every', 'gen_filters', 'disc_filters'}     # keys that must be at least 1
 ROOT = pathlib.Path(__file__).resolve().parent
 RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'quickstart')}
 
@@ -43,7 +43,9 @@ def parse(argv):
     path = pathlib.Path(name)
     if not path.is_file():
         fail(f'--config={name}: no such config; choose one of {", ".join(configs())}')
-    get_config = runpy.run_path(str(path))['get_config']
+    get_config = runpy.run_path(str(path)).get('get_config')
+    if not get_config:
+        fail(f'--config={name}: defines no get_config; choose one of {", ".join(configs())}')
     if variant and not inspect.signature(get_config).parameters:
         fail(f'--config={name}:{variant}: this config has no variants; leave out :{variant}')
     try:
@@ -55,8 +57,11 @@ def parse(argv):
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  ' + '\n  '.join(f'config.{key}' for key, _ in leaves(config)))
     for key, value in leaves(CONFIG.value):
-        if key.rpartition('.')[2] in COUNTS and value < 1:
-            fail(f'--config.{key}={value}: must be at least 1')
+        least = LEAST.get(key.rpartition('.')[2])
+        if least is not None and value < least:
+            fail(f'--config.{key}={value}: must be at least {least}')
+    if len(arguments) > 1:
+        fail(f'{arguments[1]}: not a flag; write keys as --config.key=value')
     return arguments
 
 

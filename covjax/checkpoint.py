@@ -1,4 +1,5 @@
 """Orbax checkpoints of a run: `model` is what apply needs, `rest` what only training needs. NumPy on disk, so any device count can read them."""
+import itertools
 import json
 import os
 import pathlib
@@ -15,22 +16,37 @@ from covjax.workdir import read_config
 
 def manager(workdir, best=''):
     """Keeps the two latest checkpoints (one may be damaged), and with `best` (a scalar's name, higher is better) also the one where it was highest."""
-    folder = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
-    for path in folder.glob('*/metrics/metrics'):           # orbax reads these before anything else, and fails on a broken one
+    folder = _folder(workdir)
+    for step in _steps(folder):                             # orbax reads their metrics before anything else, and fails on broken ones
         try:
-            json.loads(path.read_text())
-        except ValueError as error:
-            _set_aside(path.parents[1], error)
+            json.loads((step / 'metrics' / 'metrics').read_text())
+        except (OSError, ValueError) as error:
+            _set_aside(step, error)
     policies = [cm.LatestN(2)] + ([cm.BestN(get_metric_fn=lambda m: m['best'], n=1)] if best else [])
     options = ocp.CheckpointManagerOptions(preservation_policy=cm.AnyPreservationPolicy(policies), best_fn=(lambda m: m['best']) if best else None,
                                            cleanup_tmp_directories=True)
     return ocp.CheckpointManager(folder, options=options)
 
 
+def _folder(workdir):
+    return pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
+
+
+def _steps(folder):
+    """The folders of whole checkpoints: those being written and those set aside have other names."""
+    return [path for path in folder.glob('[0-9]*') if path.name.isdigit()]
+
+
+def exists(workdir):
+    """Whether a run has a checkpoint."""
+    return bool(_steps(_folder(workdir)))
+
+
 def _set_aside(folder, error):
     """Renames a checkpoint that can not be read, so that its step can be saved again."""
     print(f'{folder}: can not be restored ({type(error).__name__}); set aside, an older one is tried')
-    folder.rename(folder.with_name(f'damaged_{folder.name}'))
+    names = (folder.with_name(f'damaged_{i}_{folder.name}') for i in itertools.count(1))
+    folder.rename(next(name for name in names if not name.exists()))
 
 
 def save(manager, step, state, best=None):
@@ -38,20 +54,24 @@ def save(manager, step, state, best=None):
     model, rest = split_state(state)
     if step in manager.all_steps():
         return
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model)):
+        raise FloatingPointError(f'parameters are not finite after step {step}; lower config.learning_rate or look at the data')
     manager.save(step, args=ocp.args.Composite(model=ocp.args.StandardSave(model), rest=ocp.args.StandardSave(rest)),
                  metrics={'best': float('-inf') if best is None else float(best)})
 
 
 def restore_latest(manager, state):
     """The newest readable checkpoint as a state like `state`, or None when there is none. A damaged one is set aside with a line."""
-    like = jax.tree.map(np.asarray, split_state(state))
-    for step in sorted(manager.all_steps(), reverse=True):
+    like, steps = jax.tree.map(np.asarray, split_state(state)), sorted(manager.all_steps(), reverse=True)
+    for step in steps:
         try:
             items = manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(like[0]), rest=ocp.args.StandardRestore(like[1])))
             return join_state(state, items.model, items.rest)
         except Exception as error:                          # orbax raises whatever its storage layer raises
             _set_aside(pathlib.Path(manager.directory) / str(step), error)
             manager.reload()
+    if steps:
+        raise InputError(f'{manager.directory}: none of the {len(steps)} checkpoints there can be restored; choose another --workdir')
     return None
 
 
@@ -63,12 +83,11 @@ def load_model(workdir, task, key, which='best'):
     if which not in ('best', 'latest'):
         raise InputError(f'config.checkpoint={which}: no such choice; choose best or latest')
     config = read_config(workdir, task, key)
-    if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
+    if not exists(workdir):
         raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
-    with manager(workdir, config.best) as checkpoints:
+    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=(lambda m: m['best']) if config.best else None)     # that run may still be training
+    with ocp.CheckpointManager(_folder(workdir), options=options) as checkpoints:
         step = checkpoints.best_step() if config.best and which == 'best' else checkpoints.latest_step()
-        if step is None:
-            raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
         try:
             model = checkpoints.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore())).model
         except Exception as error:                          # as above

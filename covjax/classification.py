@@ -54,10 +54,8 @@ def make(config):
 
     def train_step(state, batch, rng):
         augment_rng, dropout_rng = jax.random.split(rng)
-        first = first_index(len(batch['label']))
-        images = augment(augment_rng, batch['image'], config.augment, config.image_size, first)
-        grads, (batch_stats, scalars) = jax.grad(loss, has_aux=True)(state.net.params, state.batch_stats, images, batch['label'],
-                                                                     jax.random.fold_in(dropout_rng, first))
+        images = augment(augment_rng, batch['image'], config.augment, config.image_size, first_index(len(batch['label'])))
+        grads, (batch_stats, scalars) = jax.grad(loss, has_aux=True)(state.net.params, state.batch_stats, images, batch['label'], dropout_rng)
         state = State(state.step + 1, state.net.update(grads, tx), lax.pmean(batch_stats, AXIS))
         return state, lax.pmean(scalars, AXIS)
 

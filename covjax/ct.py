@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import tempfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -88,12 +89,14 @@ def read_annotations(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f'{path}: no such annotations file; give its path as config.annotations')
-    with path.open(newline='', encoding='utf-8-sig') as file:
-        rows = csv.DictReader(file)
-        missing = {'seriesuid', 'coordX', 'coordY', 'coordZ', 'diameter_mm'} - set(rows.fieldnames or ())
-        if missing:
-            raise InputError(f'{path}: no column {", ".join(sorted(missing))}; expected the comma-separated header of LUNA16')
-        return [_nodule(path, i, row) for i, row in enumerate(rows)]
+    try:
+        rows = csv.DictReader(path.read_text(encoding='utf-8-sig').splitlines())
+    except UnicodeDecodeError:
+        raise InputError(f'{path}: is not UTF-8 text; save it as UTF-8') from None
+    missing = {'seriesuid', 'coordX', 'coordY', 'coordZ', 'diameter_mm'} - set(rows.fieldnames or ())
+    if missing:
+        raise InputError(f'{path}: no column {", ".join(sorted(missing))}; expected the comma-separated header of LUNA16')
+    return [_nodule(path, i, row) for i, row in enumerate(rows)]
 
 
 def _nodule(path, i, row):
@@ -143,6 +146,8 @@ def open_volume(path):
     direction = reader.GetDirection()
     if any(abs(direction[i]) < 0.99 for i in (0, 4, 8)):
         raise InputError(f'{path}: slices are not axial (TransformMatrix {" ".join(map(str, direction))}); resample the volume to axial slices')
+    if not all(math.isfinite(mm) and mm > 0 for mm in reader.GetSpacing()):
+        raise InputError(f'{path}: ElementSpacing {reader.GetSpacing()} is not positive; copy the volume again')
     image = sitk.Image([1, 1, 1], sitk.sitkUInt8)
     image.SetOrigin(reader.GetOrigin())
     image.SetSpacing(reader.GetSpacing())
@@ -171,6 +176,7 @@ def world_to_voxel(volume, world):
 
 def read_slice(volume, z):
     """HU [H, W] float32 of stored slice z as a picture. From an uncompressed .raw only this slice is read."""
+    _check_compressed(volume.path)
     reader = sitk.ImageFileReader()
     reader.SetExtractIndex([0, 0, int(z)])
     reader.SetExtractSize([*volume.size[:2], 0])
@@ -182,6 +188,22 @@ def read_slice(volume, z):
         raise InputError(f'{volume.path}: slice {z} can not be read, its data are damaged; copy the volume again') from None
     flip_x, flip_y, _ = volume.flips
     return hu[::-1 if flip_y else 1, ::-1 if flip_x else 1]
+
+
+def _check_compressed(path):
+    """Compares the checksum that a .zraw ends with; SimpleITK does not, and reads noise from a damaged file."""
+    fields = _mhd_fields(path)
+    if fields.get('CompressedData', 'False') != 'True':
+        return
+    stream, size = zlib.decompressobj(), 0
+    try:
+        with (path.parent / fields['ElementDataFile']).open('rb') as file:
+            while chunk := file.read(1 << 20):
+                size += len(stream.decompress(chunk))
+    except zlib.error:
+        size = -1
+    if size != math.prod(map(int, fields['DimSize'].split())) * ELEMENT_BYTES[fields['ElementType']] or not stream.eof:
+        raise InputError(f'{path.parent / fields["ElementDataFile"]}: the compressed data are damaged; copy the volume again')
 
 
 def nodule_slice(volume, nodule):

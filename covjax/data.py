@@ -4,9 +4,9 @@ A data set is named 'name/config:split', for example 'luna16_patches/nodules:tra
 only). '+' mixes several: 'synthetic_covid_ct:train+covid_ct:train@noncovid'. A comma separates data sets that stay apart. `data_dir` is TFDS's own
 folder by default; several folders, separated by commas, are searched in turn.
 """
+import contextlib
 import io
 import itertools
-import json
 import pathlib
 import re
 from typing import NamedTuple
@@ -65,7 +65,7 @@ def parse(spec):
 
 def locate(dataset, data_dir):
     """The folder of a prepared data set: <data_dir>/<name>[/<config>]/<version>, the newest version."""
-    folders = [pathlib.Path(folder).expanduser() for folder in (data_dir or DEFAULT_DIR).split(',')]
+    folders = [pathlib.Path(folder.strip()).expanduser() for folder in (data_dir or DEFAULT_DIR).split(',')]
     found = [versions[-1] for folder in folders if (versions := _versions(folder / dataset))]
     if len(found) > 1:
         raise InputError(f'{dataset} is in {found[0]} and in {found[1]}; leave one of the two out of config.data_dir')
@@ -89,7 +89,9 @@ def _records(spec, data_dir):
     """Yields (row, PNG bytes)."""
     import tensorflow_datasets as tfds                     # 0.7 s, and only this room reads TFDS
     for dataset, split, label in parse(spec):
-        builder = tfds.builder_from_directory(str(locate(dataset, data_dir)))
+        folder = locate(dataset, data_dir)
+        with readable(folder, dataset):
+            builder = tfds.builder_from_directory(str(folder))
         if split.split('[')[0] not in builder.info.splits:
             raise InputError(f'{dataset}:{split}: no such split; it has {", ".join(builder.info.splits)}')
         names = builder.info.features['label'].names if 'label' in builder.info.features else []
@@ -99,12 +101,24 @@ def _records(spec, data_dir):
             source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
         except (ValueError, AssertionError) as error:
             raise InputError(f'{dataset}:{split}: TFDS finds nothing to read there ({str(error).splitlines()[0]})') from None
-        chosen = [example for example in source if not label or names[example['label']] == label]
+        with readable(folder, dataset):
+            chosen = [example for example in source if not label or names[example['label']] == label]
         if not chosen:
             raise InputError(f'{dataset}:{split}{"@" + label if label else ""} is empty; choose another split')
         for example in chosen:
             png = example.pop('image')
             yield _plain(example), png
+
+
+@contextlib.contextmanager
+def readable(folder, dataset):
+    """Around what TFDS reads of a prepared data set: whatever it raises at a damaged file becomes one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:                             # TFDS raises whatever its readers raise
+        raise InputError(f'{folder}: is damaged ({type(error).__name__}); remove that folder and prepare {dataset} again') from None
 
 
 def _plain(value):
@@ -120,8 +134,8 @@ def _plain(value):
 
 def read_lineage(spec, data_dir):
     """The lineage records stored beside the data sets of a spec: what trained the generator that made them."""
-    files = [locate(dataset, data_dir) / 'lineage.json' for dataset, _, _ in parse(spec)]
-    return [record for file in dict.fromkeys(files) if file.is_file() for record in read_json(file)]
+    folders = dict.fromkeys(locate(dataset, data_dir) for dataset, _, _ in parse(spec))
+    return [record for folder in folders if (folder / 'lineage.json').is_file() for record in read_json(folder / 'lineage.json')]
 
 
 def batch_indices(step, n, batch_size, seed):

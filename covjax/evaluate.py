@@ -15,6 +15,9 @@ def run(config, workdir):
     trained, model, step = checkpoint.load_model(config.classifier, 'classification', 'classifier', config.checkpoint)
     records = read_json(pathlib.Path(config.classifier) / 'lineage.json')
     data_dir = config.data_dir or trained.data_dir
+    if not config.tests:
+        raise InputError('config.tests is empty; name data sets, for example covid_ct:test')
+    baseline = _read_baseline(config.baseline, data_dir) if config.baseline else None
     tests = {spec.strip(): data.read(spec.strip(), data_dir, trained.image_size) for spec in config.tests.split(',')}
     overlaps = {}
     for spec, test in tests.items():                        # all of them before the first number
@@ -25,19 +28,27 @@ def run(config, workdir):
     results = []
     for spec, test in tests.items():
         scores = data.predict(apply, test.images, config.batch_size, f'scoring {spec}')
-        about = {'model': trained.model, 'train_set': trained.train, 'test_set': spec, 'seed': trained.seed, 'checkpoint': config.checkpoint, 'step': step,
+        about = {'model': trained.model, 'train_set': trained.train, 'test_set': spec, 'seed': trained.seed, 'step': step,
+                 'checkpoint': config.checkpoint if trained.best else 'latest',
                  'overlap': overlaps[spec]}
         results.append(_result(about, test.rows, test.labels, scores))
-        if config.baseline and all('file' in row for row in test.rows):
-            scores = metadata_baseline.scores(data.read_native(config.baseline, data_dir), data.read_native(spec, data_dir))
-            train_rows = data.read_rows(config.baseline, data_dir)
-            overlap, _ = lineage.overlap(lineage.record({'train': config.baseline}, data_dir, {'train': train_rows}), test.rows)
+        if baseline and all('file' in row for row in test.rows):
+            scores = metadata_baseline.scores(baseline, data.read_native(spec, data_dir))
+            overlap, _ = lineage.overlap(lineage.record({'train': config.baseline}, data_dir, {'train': [row for _, row in baseline]}), test.rows)
             about = {'model': metadata_baseline.NAME, 'train_set': config.baseline, 'test_set': spec, 'seed': None, 'checkpoint': None, 'step': None,
                      'overlap': overlap}
             results.append(_result(about, test.rows, test.labels, scores))
     write_json(workdir / 'lineage.json', records)
     write_json(workdir / 'results.json', {'classifier': str(config.classifier), 'protocol': config.protocol, 'labels': ['noncovid', 'covid'],
                                           'results': results})
+
+
+def _read_baseline(spec, data_dir):
+    """What the file-metadata baseline is fitted on, as data.read_native gives it."""
+    examples = data.read_native(spec, data_dir)
+    if any('file' not in row for _, row in examples) or {row['label'] for _, row in examples} != {0, 1}:
+        raise InputError(f'config.baseline={spec}: needs facts of original files and both classes; name a split of covid_ct')
+    return examples
 
 
 def _result(about, rows, labels, scores):

@@ -6,7 +6,7 @@ synthetic data set.
 """
 from covjax import InputError, data
 
-TRAINED = ('cancer', 'covid', 'train')         # val only picks checkpoints; it is recorded, not counted as overlap
+TRAINED = ('cancer', 'covid', 'train')         # val only picks checkpoints
 PROTOCOLS = ('clean', 'official', 'paper')
 
 
@@ -24,12 +24,15 @@ def record(specs, data_dir, sources):
 
 
 def overlap(records, rows):
-    """How a test set overlaps with what trained a model: the number of its images whose picture, group or source document was trained on."""
+    """How a test set overlaps with what trained a model: the number of its images whose picture, group or source document was
+    trained on, or whose picture picked the checkpoint."""
     trained = [image for record in records if record['role'] in TRAINED for image in record['images']]
     known = {'images': {sha for sha, _, _ in trained}, 'groups': {group for _, group, _ in trained}, 'documents': {document(group) for _, group, _ in trained}}
+    validation = {sha for record in records if record['role'] == 'val' and not record['through'] for sha, _, _ in record['images']}
     hits = {'images': [row['sha256'] in known['images'] or row.get('source_sha256') in known['images'] for row in rows],
             'groups': [row['group'] in known['groups'] for row in rows],
-            'documents': [document(row['group']) in known['documents'] for row in rows]}
+            'documents': [document(row['group']) in known['documents'] for row in rows],
+            'validation': [row['sha256'] in validation for row in rows]}
     return {kind: sum(hit) for kind, hit in hits.items()}, [row['id'] for row, *hit in zip(rows, *hits.values()) if any(hit)]
 
 
@@ -44,6 +47,6 @@ def check(records, rows, test_set, protocol):
         raise InputError(f'config.protocol={protocol}: no such protocol; choose one of {", ".join(PROTOCOLS)}')
     counts, ids = overlap(records, rows)
     if ids and protocol == 'clean':
-        raise InputError(f'{test_set}: {len(ids)} of {len(rows)} images share a picture, patient, document or series with what trained the model '
+        raise InputError(f'{test_set}: {len(ids)} of {len(rows)} images share a picture, patient, document or series with what trained the model or picked it '
                          f"(first: {ids[0]}); choose another test set, or set config.protocol='official' to print the overlap beside the numbers")
     return counts

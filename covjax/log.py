@@ -18,7 +18,7 @@ class Log:
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
         path.write_text(''.join(line for line in lines if line.endswith('}\n') and json.loads(line)['step'] <= start))  # a killed run leaves half a line
         self.file = path.open('a')
-        self.board = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=start)
+        self.board = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=start + 1 if start else None)
         (self.folder / 'images').mkdir(exist_ok=True)
 
     def __enter__(self):

@@ -91,7 +91,7 @@ def write_covid_ct(folder, seed=0, train=40, validation=10, test=16):
                 for k in range(pictures):
                     part = f'%{k}' if pictures > 1 else ''
                     stem = f'2020.03.{patient % 28 + 1:02d}.{20030000 + patient}-p{patient % 20 + 2}-{50 + patient}{part}' if covid else f'{patient}{part}'
-                    extension = '.png' if covid or rng.random() < .6 else '.jpg'
+                    extension = '.png' if rng.random() < .7 else '.jpg'
                     _write_picture(folder / f'CT_{label}' / (stem + extension), chest, rng)
                     names.append(stem + extension)
                     bar.update()

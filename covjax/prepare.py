@@ -1,5 +1,4 @@
 """Raw files -> a prepared TFDS data set, with a contact sheet of each split."""
-import json
 import pathlib
 import shutil
 import sys
@@ -7,7 +6,7 @@ import sys
 from absl import logging
 
 from covjax import InputError, data, pictures
-from covjax.workdir import write_json
+from covjax.workdir import read_json, write_json
 
 SHOWN, TILE = 24, 192
 
@@ -40,7 +39,7 @@ def build(dataset, source, data_dir, overwrite=False, **options):
     target = pathlib.Path(builder.data_dir)
     stamp = target / 'source.json'
     if target.exists():
-        if stamp.is_file() and json.loads(stamp.read_text())['fingerprint'] == fingerprint:
+        if stamp.is_file() and read_json(stamp)['fingerprint'] == fingerprint:
             print(f'{dataset} is already prepared in {target}')
             return builder
         if stamp.is_file() and not overwrite:
@@ -60,8 +59,11 @@ def _builder(dataset, data_dir, options):
         raise InputError(f'config.dataset={dataset}: no such data set; choose one of {", ".join(sorted(names))}')
     if dataset.partition('/')[0] != 'luna16_patches' and options:
         raise InputError(f'config.{next(iter(options))} does not apply to {dataset}; leave it out')
-    folder = str(pathlib.Path(data_dir or data.DEFAULT_DIR).expanduser())
-    return tfds.builder(dataset, data_dir=folder, **options)
+    if ',' in data_dir:
+        raise InputError(f'config.data_dir={data_dir}: a data set is built into one folder; name only one')
+    folder = pathlib.Path(data_dir or data.DEFAULT_DIR).expanduser()
+    with data.readable(folder / dataset, dataset):
+        return tfds.builder(dataset, data_dir=str(folder), **options)
 
 
 def _build(dataset, source, data_dir, options, target, fingerprint):
@@ -82,6 +84,8 @@ def _build(dataset, source, data_dir, options, target, fingerprint):
         if made:
             shutil.rmtree(made[-1], ignore_errors=True)
         raise
+    if (source / 'lineage.json').is_file():                # of synthetic images: what trained the generator travels with them
+        shutil.copy(source / 'lineage.json', target)
     write_json(target / 'source.json', {'fingerprint': fingerprint, 'source': str(source)})
     shutil.rmtree(aside, ignore_errors=True)
     return builder

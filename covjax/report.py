@@ -9,7 +9,7 @@ import string
 import matplotlib
 import numpy as np
 
-from covjax import __version__, pictures
+from covjax import InputError, __version__, pictures
 from covjax.lineage import TRAINED
 from covjax.metrics.roc import curve
 from covjax.workdir import read_config, read_json
@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs
 
 METRICS = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 COLUMNS = ('model', 'train_set', 'test_set', 'positive_class', 'n_positive', 'n_negative', *METRICS,
-           'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents', 'checkpoint', 'step')
+           'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents', 'checkpoint', 'step', 'overlap_validation')
 PAGE = pathlib.Path(__file__).with_name('report_template.html')
 
 
@@ -27,10 +27,11 @@ def run(config, workdir):
     """Writes the report of config.evaluations, with panels of config.synthetic."""
     evaluations = [_read_evaluation(folder.strip()) for folder in config.evaluations.split(',')]
     rows = unique([_table_row(result, evaluation['protocol']) for evaluation in evaluations for result in evaluation['results']])
-    (workdir / 'panels.png').unlink(missing_ok=True)
     if config.synthetic:
         read_config(config.synthetic, 'synthesize', 'synthetic')
         pictures.save(workdir / 'panels.png', draw_panels(pathlib.Path(config.synthetic) / 'synthetic'))
+    else:
+        (workdir / 'panels.png').unlink(missing_ok=True)
     with (workdir / 'table.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -61,15 +62,16 @@ def draw_roc(results):
     panels = {}
     for result in results:
         if result['metrics']['auc'] is not None:                               # both classes are there
-            curves = panels.setdefault(result['test_set'], {}).setdefault((result['model'], result['train_set'], result['checkpoint']), {})
-            curves[result['seed']] = result                                    # several evaluations bring the same baseline
+            curves = panels.setdefault(result['test_set'], {}).setdefault((result['model'], result['train_set'], result['checkpoint']), [])
+            if result not in curves:                                           # several evaluations bring the same baseline
+                curves.append(result)
     figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(5.6 * max(len(panels), 1), 5.8), squeeze=False, layout='constrained')
     for ax, (test_set, groups) in zip(axes[0], panels.items()):
         for i, ((model, train_set, which), curves) in enumerate(groups.items()):
-            areas = [result['metrics']['auc'] for result in curves.values()]
-            spread = f' ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} seeds)' if len(areas) > 1 else ''
+            areas = [result['metrics']['auc'] for result in curves]
+            spread = f' ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} runs)' if len(areas) > 1 else ''
             label = f'{model}{f", {which} checkpoint" if which else ""}\n  trained on {_wrapped(train_set)}\n  AUC {np.mean(areas):.3f}{spread}'
-            for result in curves.values():
+            for result in curves:
                 labels, scores = zip(*((image['label'], image['score']) for image in result['images']))
                 ax.plot(*curve(np.array(labels), np.array(scores)), f'C{i}', lw=1.3, ls='-' if which else '--', label=label)
                 label = None                                                   # one entry for all seeds
@@ -86,7 +88,10 @@ def _wrapped(spec):
 
 def draw_panels(folder, count=5, size=256):
     """Columns input, synthetic, and close-ups of the first nodule in both; one row an example of the test split -> uint8 RGB."""
-    rows = [json.loads(line) for line in (folder / 'manifest.jsonl').read_text().splitlines()]
+    manifest = folder / 'manifest.jsonl'
+    if not manifest.is_file():
+        raise InputError(f'{manifest}: no such file; let that synthesize run come to its end first')
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     rows = [row for row in rows if row['split'] == 'test'] or rows
     rows = sorted(rows, key=lambda row: -len(row['nodules']))[:count]
     captions = ['input', 'synthetic']

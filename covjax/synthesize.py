@@ -18,6 +18,8 @@ NO_NODULES = {'box': [], 'diameter': [], 'chord': [], 'row': []}
 
 def run(config, workdir):
     """Every slice of config.cancer through generator to_covid of config.generator."""
+    if not config.cancer:
+        raise InputError('config.cancer is empty; name a data set, for example luna16_patches/nodules')
     gan, model, step = checkpoint.load_model(config.generator, 'cyclegan', 'generator')
     data_dir = config.data_dir or gan.data_dir
     generator = {'generator': hashlib.sha256(gan.to_json(sort_keys=True).encode()).hexdigest()[:12], 'generator_step': step}
@@ -38,13 +40,13 @@ def run(config, workdir):
         manifest += rows
         seconds = time.monotonic() - began
         print(f'{dataset}:{split}  {len(rows)} slices translated, {len(rows) / seconds:.0f}/s, {duration(seconds)}', flush=True)
+    lineage = read_json(pathlib.Path(config.generator) / 'lineage.json')
+    for folder in (workdir, draft):                        # prepare puts it beside the data set
+        write_json(folder / 'lineage.json', lineage)
     (draft / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in manifest))
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
-    builder = prepare.build('synthetic_covid_ct', final, str(workdir / 'data'), overwrite=True)
-    lineage = read_json(pathlib.Path(config.generator) / 'lineage.json')
-    for folder in (workdir, pathlib.Path(builder.data_dir)):
-        write_json(folder / 'lineage.json', lineage)
+    prepare.build('synthetic_covid_ct', final, str(workdir / 'data'), overwrite=True)
     pictures.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, 8))
     print(f'{len(manifest)} synthetic images in {final} and as synthetic_covid_ct in {workdir / "data"}')
 

@@ -9,7 +9,7 @@ from flax import jax_utils
 from covjax import InputError, checkpoint, classification, cyclegan, lineage
 from covjax.log import Log
 from covjax.task import AXIS, count_params, split_state
-from covjax.workdir import write_json
+from covjax.workdir import read_json, write_json
 
 MAKE = {'cyclegan': cyclegan.make, 'classification': classification.make}
 BLOCK_EVERY = 10                 # steps in flight at most: virtual CPU devices can deadlock on long queues, and NaN is seen soon
@@ -18,17 +18,27 @@ PICTURES = 8                     # examples of which evaluation keeps images
 
 def run(config, workdir):
     """Trains what config.task names, or goes on with the checkpoint in the workdir."""
+    local_devices(config.batch_size)                       # before anything is written
     task = MAKE[config.task](config)
-    write_json(workdir / 'lineage.json', lineage.record(config, config.data_dir, task.sources))
+    record, file = lineage.record(config, config.data_dir, task.sources), workdir / 'lineage.json'
+    if checkpoint.exists(workdir) and read_json(file) != record:
+        raise InputError(f'{workdir} was trained on other images than config.data_dir={config.data_dir} now holds; choose another --workdir')
+    write_json(file, record)
     fit(task, config, workdir)
+
+
+def local_devices(batch_size):
+    """The number of devices of this process, which must divide the batch."""
+    n = jax.local_device_count()
+    if batch_size % n:
+        raise InputError(f'config.batch_size={batch_size} can not be split over {n} devices; choose a multiple of {n}')
+    return n
 
 
 def fit(task, config, workdir):
     """Runs a Task to config.steps and returns its final state (host arrays). Reads steps, batch_size, log_every, eval_every, best, seed."""
     # Devices: state on every one, batches split over them.
-    n = jax.local_device_count()
-    if config.batch_size % n:
-        raise InputError(f'config.batch_size={config.batch_size} can not be split over {n} devices; choose a multiple of {n}')
+    n = local_devices(config.batch_size)
     shard = lambda batch: {name: array.reshape(n, -1, *array.shape[1:]) for name, array in batch.items()}
     step_fn = lambda state, batch, rng: task.train_step(state, batch, jax.random.fold_in(rng, state.step))
     train_step = jax.pmap(step_fn, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)
@@ -51,20 +61,21 @@ def fit(task, config, workdir):
         with Log(workdir, start, config.steps) as log:
             for step in range(start + 1, config.steps + 1):
                 state, scalars = train_step(state, shard(task.train_batch(step - 1)), run_rng)
-                last = step == config.steps
-                if step % BLOCK_EVERY == 0 or step % config.log_every == 0 or last:
+                last, stopping = step == config.steps, stop.asked
+                evaluating = step % config.eval_every == 0 or last
+                if step % BLOCK_EVERY == 0 or step % config.log_every == 0 or evaluating or stopping:
                     scalars = check_finite(step, scalars)
                 if step % config.log_every == 0 or last:
                     log.scalars(step, {f'train/{name}': value for name, value in scalars.items()})
-                if step % config.eval_every == 0 or last:
+                if evaluating:
                     values = evaluate(task, eval_step, state, shard, step, log)
-                    checkpoint.save(checkpoints, step, host(state), values[config.best] if config.best else None)
-                elif stop.asked:
+                    checkpoint.save(checkpoints, step, host(state), best_of(values, config.best))
+                elif stopping:
                     checkpoint.save(checkpoints, step, host(state))
-                if stop.asked and not last:
+                if stopping:
                     checkpoints.wait_until_finished()
                     print(f'stopped after step {step}; the same command goes on from there', flush=True)
-                    sys.exit(128 + stop.asked)
+                    sys.exit(128 + stopping)
     return host(state)
 
 
@@ -91,6 +102,13 @@ def evaluate(task, eval_step, state, shard, step, log):
     return values
 
 
+def best_of(values, name):
+    """The value of the scalar that picks the checkpoint; None where the config names none."""
+    if name and name not in values:
+        raise InputError(f'config.best={name}: no such scalar; choose one of {", ".join(values)}')
+    return values[name] if name else None
+
+
 def check_finite(step, scalars):
     """Scalars of one device as floats (every device has the same); the first that is not finite stops the run."""
     values = {name: float(value) for name, value in jax_utils.unreplicate(scalars).items()}
@@ -110,6 +128,7 @@ class Stop:
 
     def ask(self, number, _):
         self.asked = number
+        signal.signal(number, self.old[number])            # a second one does not wait
 
     def __exit__(self, *_):
         for number, handler in self.old.items():

@@ -9,22 +9,24 @@ from ml_collections import ConfigDict
 
 from covjax import InputError
 
-RESUMES = {'train', 'quickstart'}                                      # the other runs start anew, so another config of theirs does no harm
-MAY_CHANGE = {'steps', 'log_every', 'eval_every', 'data_dir'}          # of a run that is taken up again
+RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}    # what a run goes on from, where it has made it; other runs start anew
+MAY_CHANGE = {'log_every', 'eval_every', 'data_dir'}                   # of a run that is taken up again; the schedules depend on `steps`
 
 
 @contextlib.contextmanager
 def claimed(config, workdir):
-    """Makes the folder of a run and writes its config.json. Wrong input inside leaves everything as it was."""
+    """Makes the folder of a run and writes its config.json. Wrong input inside leaves everything as it was, but for finished stages of a quickstart."""
     workdir, file = pathlib.Path(workdir), pathlib.Path(workdir) / 'config.json'
     existed, before = workdir.exists(), read_json(file) if file.is_file() else None
     if before:
         _refuse_another_run(before, config, workdir)
+    if next((path for path in (workdir, *workdir.parents) if path.exists())).is_file():
+        raise InputError(f'--workdir={workdir}: is a file; choose a folder')
     try:
         write_json(file, json.loads(config.to_json()))
         yield workdir
     except InputError:
-        if not existed:
+        if not existed and config.run != 'quickstart':
             shutil.rmtree(workdir, ignore_errors=True)
         elif before:
             write_json(file, before)
@@ -36,7 +38,7 @@ def claimed(config, workdir):
 def _refuse_another_run(before, config, workdir):
     if before['run'] != config.run:
         raise InputError(f'{workdir} holds a run of {before["run"]}; choose another --workdir')
-    if config.run not in RESUMES:
+    if config.run not in RESUMES or not any(workdir.glob(RESUMES[config.run])):
         return
     old, new = _leaves(before), _leaves(json.loads(config.to_json()))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key.rpartition('.')[2] not in MAY_CHANGE)

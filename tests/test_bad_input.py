@@ -26,6 +26,14 @@ def spoil_zraw(folder):
     return path.stem
 
 
+def flip_a_byte(folder):
+    path = first(folder, '*.zraw')
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    return path.stem
+
+
 def cut_raw(folder):
     path = annotated_raw(folder)
     cut(path)
@@ -105,7 +113,7 @@ def no_folder(folder):
     return 'covid_ct: no such folder'
 
 
-LUNA = (cut_raw, drop_raw, drop_volume, spoil_zraw, spoil_header, spoil_annotation, no_column, drop_annotations)
+LUNA = (cut_raw, drop_raw, drop_volume, spoil_zraw, flip_a_byte, spoil_header, spoil_annotation, no_column, drop_annotations)
 COVID = (drop_listed, spoil_picture, empty_split, drop_split, twice, no_folder)
 
 

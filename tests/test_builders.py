@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfds_builders
-from covjax import InputError, ct, data, phantom, pictures, prepare
-from tfds_builders._base import encode_grey
-from tfds_builders.covid_ct.covid_ct_dataset_builder import document_of
+from covjax import InputError, ct, data, lineage, phantom, pictures, prepare
+from tfds_builders._base import encode_grey, read_grey
+from tfds_builders.covid_ct.covid_ct_dataset_builder import document_and_patient
 
 NAMES = [f'{name}/{config.name}' for name, builder in tfds_builders.BUILDERS.items() for config in builder.BUILDER_CONFIGS]
 NAMES += [name for name, builder in tfds_builders.BUILDERS.items() if not builder.BUILDER_CONFIGS]
@@ -35,6 +36,7 @@ def sources(raw, data_dir, tmp_path_factory):
             rows.append({'id': row['id'], 'file': f'images/{row["id"]}.png', 'split': split, 'group': row['group'], 'series': row['series'], 'z': row['z'],
                          'source_id': row['id'], 'source_sha256': row['sha256'], 'source_dataset': f'luna16_patches/nodules:{split}', 'nodules': nodules,
                          'generator': 'none', 'generator_step': 0})
+    (synthetic / 'lineage.json').write_text('[]')
     (synthetic / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     return {'luna16_patches/nodules': raw / 'luna16', 'luna16_patches/slices': slices, 'covid_ct': raw / 'covid_ct', 'synthetic_covid_ct': synthetic}
 
@@ -131,10 +133,37 @@ def test_missing_volumes(raw, tmp_path):
     assert set(builder.skipped) == {nodule.series for nodule in nodules} - {series}
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('2020.03.22.20040782-p25-1542.png', '2020.03.22.20040782'), ('71%0.jpg', '71'), ('71.jpg', '71')])
-def test_source_document(name, expected):
-    assert document_of(name) == expected
+@pytest.mark.parametrize('label, name, expected', [
+    ('covid', '2020.03.22.20040782-p25-1542.png', ('2020.03.22.20040782', '2020.03.22.20040782-p25-1542')),
+    ('covid', '2020.02.10.20021584-p6-52%10.png', ('2020.02.10.20021584', 'Patient 7')),
+    ('noncovid', '71%0.jpg', ('crawled_71', 'crawled_71')), ('noncovid', '71%1.jpg', ('crawled_71', 'crawled_71')),
+    ('noncovid', '71.png', ('71', '71')), ('noncovid', '14.png', ('medpix_patient_38', 'medpix_patient_38'))])
+def test_document_and_patient(label, name, expected):
+    tables = {('covid', '2020.02.10.20021584-p6-52%10.png'): 'Patient 7', ('noncovid', '14.png'): 'medpix_patient_38'}
+    assert document_and_patient(name, label, tables) == expected
+
+
+def test_a_prepared_data_set_that_is_damaged(data_dir, tmp_path):
+    folder = pathlib.Path(shutil.copytree(data_dir, tmp_path / 'data')) / 'covid_ct' / '1.0.0'
+    shard = next(folder.glob('*train.array_record*'))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(InputError, match='covid_ct.*is damaged.*prepare'):
+        data.read_rows('covid_ct:train', str(tmp_path / 'data'))
+    (folder / 'dataset_info.json').write_text('{')
+    for read in (lambda: data.read_rows('covid_ct:train', str(tmp_path / 'data')), lambda: prepare.build('covid_ct', tmp_path, str(tmp_path / 'data'))):
+        with pytest.raises(InputError, match='is damaged'):
+            read()
+
+
+@pytest.mark.parametrize('mode', ['I;16', 'F', 'P', 'LA', 'CMYK'])
+def test_only_eight_bits_are_taken(mode, tmp_path):
+    path = tmp_path / 'picture.tif' if mode != 'LA' else tmp_path / 'picture.png'
+    Image.fromarray(np.full((5, 5), 90, np.uint8)).convert(mode if mode != 'I;16' else 'I').convert(mode).save(path)
+    if mode in ('I;16', 'F'):
+        with pytest.raises(InputError, match='8 bits'):
+            read_grey(path)
+    else:
+        assert abs(int(read_grey(path)[0][0, 0]) - 90) <= 1
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -153,6 +182,12 @@ def test_real_covid_ct_counts(real, tmp_path):
     counts = {split: np.bincount([row['label'] for row in data.read_rows(f'covid_ct:{split}', str(tmp_path))]).tolist()
               for split in ('train', 'validation', 'test')}
     assert counts == {'train': [234, 191], 'validation': [58, 60], 'test': [105, 98]}
+    groups = {row['id']: row['group'] for split in counts for row in data.read_rows(f'covid_ct:{split}', str(tmp_path))}
+    assert groups['noncovid/14.png'] != groups['noncovid/14%0.jpg'] and groups['noncovid/591.png'] == groups['noncovid/592.png']
+    train_rows, test_rows = (data.read_rows(f'covid_ct:{split}', str(tmp_path)) for split in ('train', 'test'))
+    records = lineage.record({'train': 'covid_ct:train'}, str(tmp_path), {'train': train_rows})
+    counts, ids = lineage.overlap(records, test_rows)                          # the published split shares one paper, and no patient
+    assert counts == {'images': 0, 'groups': 0, 'documents': 2, 'validation': 0} and all('2020.03.12.20034686' in name for name in ids)
 
 
 def test_a_png_survives_the_builder():

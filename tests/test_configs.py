@@ -61,6 +61,8 @@ def test_shown_commands_have_valid_keys(command):
     (['--config=configs/cyclegan.py', '--config.steps=many'], 'config.steps'),
     (['--config=configs/cyclegan.py', '--config.batch_size=0'], 'config.batch_size=0'),
     (['--config=configs/quickstart.py', '--config.classifier.steps=-1'], 'config.classifier.steps=-1'),
+    (['--config=configs/cyclegan.py', 'config.steps=1'], '--config.key=value'),
+    (['--config=configs/base.py'], 'configs/quickstart.py'),
     (['--config=configs/cyclegan.py', '--wokdir=x'], 'wokdir')])
 def test_wrong_words_print_the_valid_ones(launch, tmp_path, arguments, named):
     result = launch(*arguments, f'--workdir={tmp_path / "run"}')

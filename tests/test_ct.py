@@ -94,13 +94,15 @@ def test_real_nodule_lies_in_its_box(real):
 
 
 def test_real_slices_equal_the_published_pictures(real):
+    """K in the name of a published picture is the 0-based z index, ascending; the cropped volumes begin at `first`."""
     from covjax.pictures import read
-    for series, first, ks in (('1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192', 40, (46, 66)),
-                              ('1.3.6.1.4.1.14519.5.2.1.6279.6001.619372068417051974713149104919', 142, (152, 172))):
+    compared = 0
+    for series, first in (('1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192', 40),
+                          ('1.3.6.1.4.1.14519.5.2.1.6279.6001.619372068417051974713149104919', 142)):
         volume = ct.open_volume(real / 'volumes' / f'{series}.mhd')
-        for k in ks:
-            candidates = [real / 'luna16_slices_512' / f'{series}.mhd_{k}.png']
-            for path in candidates:
-                ours = [ct.to_grey(ct.read_slice(volume, z)).astype(int) for z in range(volume.size[2])]
-                errors = [np.abs(grey - read(path)).max() for grey in ours]
-                assert min(errors) <= 2
+        for path in (real / 'luna16_slices_512').glob(f'{series}.mhd_*.png'):
+            z = int(path.stem.rpartition('_')[2]) - first
+            if 0 <= z < volume.size[2]:
+                assert np.abs(ct.to_grey(ct.read_slice(volume, z)).astype(int) - read(path)).max() <= 2
+                compared += 1
+    assert compared

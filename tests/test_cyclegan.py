@@ -1,6 +1,5 @@
 """The CycleGAN task: its pool against a plain one, its step on every parameter, its devices against one another."""
 import json
-import random
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +53,6 @@ def test_pool_equals_a_plain_one(size):
 
 
 def test_pool_swaps_half_the_time():
-    random.seed(0)
     pool = Pool(jnp.zeros((50, 1, 1, 1)), jnp.int32(50))
     fakes = jnp.arange(1., 401.).reshape(400, 1, 1, 1)
     _, shown = query_pool(pool, fakes, jax.random.key(0))

@@ -19,12 +19,13 @@ RECORDS = [{'role': 'train', 'dataset': 'a:train', 'through': '', 'images': [['s
     (row('s9', 'doc1/p9', 'x'), 0, 0, 1),                                      # another patient of the same document
     (row('s9', 'series2', 'x'), 0, 1, 1),                                      # a series the generator was trained on
     (row('s9', 'other', 'x', source_sha256='s2'), 1, 0, 0),                    # a translation of a training picture
-    (row('s3', 'doc3/p3', 'x'), 0, 0, 0),                                      # validation picks checkpoints, it does not train
+    (row('s3', 'doc3/p3', 'x'), 0, 0, 0),                                      # validation picks checkpoints
     (row('s9', 'doc9/p1', 'x'), 0, 0, 0)])
 def test_overlap(test_row, images, groups, documents):
     counts, ids = lineage.overlap(RECORDS, [test_row, row('s7', 'doc7/p7', 'y')])
-    assert counts == {'images': images, 'groups': groups, 'documents': documents}
-    assert ids == (['x'] if images + groups + documents else [])
+    validation = int(test_row['sha256'] == 's3')
+    assert counts == {'images': images, 'groups': groups, 'documents': documents, 'validation': validation}
+    assert ids == (['x'] if images + groups + documents + validation else [])
 
 
 def test_protocols():

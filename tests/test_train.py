@@ -96,6 +96,17 @@ def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
     assert steps_of(tmp_path) == [5, 10, 10, 15, 20, 20]
 
 
+def test_a_stop_in_the_last_step_is_a_stop(tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        train.fit(regression(stop_at=29), settings(), tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM and int(train.fit(regression(), settings(), tmp_path).step) == 30
+
+
+def test_unknown_best_is_told(tmp_path):
+    with pytest.raises(InputError, match='config.best=val/auc.*val/score'):
+        train.fit(regression(), settings(best='val/auc'), tmp_path)
+
+
 @pytest.mark.parametrize('part', ['model', 'rest', 'metrics', '.'])
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys, part):
     """The best (10) and the two latest (30, 40) are kept; when the latest is damaged the run goes on from the one before and saves it anew."""
@@ -108,7 +119,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys, part):
             path.write_bytes(b'damaged')
     state = train.fit(regression(), settings(steps=40, best='val/score'), tmp_path)
     assert int(state.step) == 40 and 'can not be restored' in capsys.readouterr().out
-    assert saved() == {'10', '30', '40', 'damaged_40'}
+    assert saved() == {'10', '30', '40', 'damaged_1_40'}
 
 
 def test_nan_stops_with_step_and_term(tmp_path):
@@ -116,7 +127,9 @@ def test_nan_stops_with_step_and_term(tmp_path):
         train.fit(regression(poison=8), settings(log_every=100), tmp_path)
     with pytest.raises(FloatingPointError, match='loss is nan at step 9'):
         train.fit(regression(poison=8), settings(log_every=1), tmp_path)
-    assert not checkpoint.manager(tmp_path).all_steps()
+    with pytest.raises(FloatingPointError):                                    # an evaluation between two looks saves no such state
+        train.fit(regression(poison=4), settings(eval_every=7, log_every=100), tmp_path)
+    assert not checkpoint.exists(tmp_path)
 
 
 def test_batch_that_can_not_be_split(tmp_path, monkeypatch):

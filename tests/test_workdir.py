@@ -18,11 +18,13 @@ def config_of(folder):
 
 
 def test_a_run_that_resumes_refuses_another_config(tmp_path):
-    claim(tmp_path / 'a', run='train', seed=0, steps=5)
-    claim(tmp_path / 'a', run='train', seed=0, steps=9)                        # longer is the same run
+    claim(tmp_path / 'a', run='train', seed=0, log_every=5)
+    claim(tmp_path / 'a', run='train', seed=1, log_every=5)                    # there is nothing yet to go on from
+    (tmp_path / 'a' / 'checkpoints' / '10').mkdir(parents=True)
+    claim(tmp_path / 'a', run='train', seed=1, log_every=9)                    # does not change what is trained
     with pytest.raises(InputError, match='config.seed.*--workdir'):
-        claim(tmp_path / 'a', run='train', seed=1, steps=9)
-    assert config_of(tmp_path / 'a') == {'run': 'train', 'seed': 0, 'steps': 9}
+        claim(tmp_path / 'a', run='train', seed=0, log_every=9)
+    assert config_of(tmp_path / 'a') == {'run': 'train', 'seed': 1, 'log_every': 9}
 
 
 def test_other_runs_start_anew_but_never_in_the_folder_of_another_stage(tmp_path):

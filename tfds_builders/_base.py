@@ -15,6 +15,7 @@ from tensorflow_datasets.core import file_adapters
 from covjax import InputError
 
 LABELS = ['noncovid', 'covid']
+EIGHT_BITS = {'1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
 COMMON = {
     'image': tfds.features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format='png'),
     'id': tfds.features.Text(),
@@ -64,15 +65,26 @@ def _records_as_tf_data(cls, filename, buffer_size=None):
 
 
 def read_grey(path):
-    """An 8-bit picture file of any mode and container -> (uint8 grey [H, W], its file facts). Alpha is ignored, as viewers of CT do."""
+    """An 8-bit picture file of any container -> (uint8 grey [H, W], its file facts). Alpha is ignored, as viewers of CT do."""
     try:
         with Image.open(path) as image:
             facts = {'container': image.format, 'mode': image.mode, 'width': image.width, 'height': image.height}
-            return np.asarray(image.convert('L')), facts
+            grey = np.asarray(image.convert('L'))
     except FileNotFoundError:
-        raise InputError(f'{path}: no such picture') from None
-    except (OSError, SyntaxError, ValueError):
+        raise InputError(f'{path}: no such picture; complete the folder') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise InputError(f'{path}: not a readable picture; copy it again') from None
+    if facts['mode'] not in EIGHT_BITS:                                # Pillow would cut these at 255
+        raise InputError(f'{path}: has pixels of mode {facts["mode"]}; save it with 8 bits a channel')
+    return grey, facts
+
+
+def read_text(path):
+    """A table or list in UTF-8, with or without byte order mark."""
+    try:
+        return pathlib.Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise InputError(f'{path}: is not UTF-8 text; save it as UTF-8') from None
 
 
 def encode_grey(grey):

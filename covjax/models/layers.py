@@ -2,8 +2,10 @@
 
 Where XLA's CPU backend is slow at a convolution, the same sum is written another way, here and nowhere else; parameters and results are the same.
 """
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -26,6 +28,21 @@ def max_pool_3x3(x):
     """3x3 maximum, stride 2, after one pixel of zero padding: the stem of Keras' ResNets, where inputs are >= 0."""
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return nn.max_pool(x, (3, 3), strides=(2, 2))
+
+
+class ExampleDropout(nn.Module):
+    """Dropout of features [B, F] whose mask depends on an example's place in the global batch, so not on the number of devices."""
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, deterministic):
+        if deterministic or not self.rate:
+            return x
+        first = lax.axis_index(self.axis_name) * len(x) if self.axis_name else 0
+        rngs = jax.vmap(partial(jax.random.fold_in, self.make_rng('dropout')))(first + jnp.arange(len(x)))
+        keep = jax.vmap(lambda rng: jax.random.bernoulli(rng, 1 - self.rate, x.shape[1:]))(rngs)
+        return jnp.where(keep, x / (1 - self.rate), 0.)
 
 
 class UpConv(nn.Module):

@@ -44,7 +44,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x, train=False, endpoints=False):
         if min(x.shape[1:3]) < 32:
-            raise InputError(f'config.image_size: ResNet needs images of at least 32x32, got {x.shape[1]}x{x.shape[2]}')
+            raise InputError(f'ResNet needs images of at least 32x32, got {x.shape[1]}x{x.shape[2]}; choose a larger image_size')
         conv = partial(nn.Conv, padding='VALID', dtype=self.dtype, kernel_init=nn.initializers.he_normal())
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=self.bn_momentum, epsilon=1.001e-5, dtype=self.dtype, axis_name=self.axis_name)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (3, 3), (3, 3), (0, 0)))
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
         maps['features'] = x
         x = x.astype(jnp.float32).mean((1, 2))
         if self.num_classes is not None:
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = layers.ExampleDropout(self.dropout, self.axis_name)(x, deterministic=not train)
             x = nn.Dense(self.num_classes, name='head')(x)
         return (x, maps) if endpoints else x
 

@@ -46,19 +46,24 @@ class Builder(_base.ArrayRecordBuilder):
     def _generate_examples(self, rows, patients):
         for path, label in rows:
             grey, facts = _base.read_grey(path)
-            document = document_of(path.name)
-            patient = patients.get(path.name, path.name.split('%')[0].rsplit('.', 1)[0])
+            document, patient = document_and_patient(path.name, label, patients)
             key = f'{label}/{path.name}'
             yield key, {**_base.encode_grey(grey), 'id': key, 'group': f'{document}/{patient}', 'label': label,
                         'document': document, 'patient': patient, 'file': facts}
 
 
-def document_of(name):
-    """The source document of a picture, from its file name: what stands before page and figure numbers.
+def document_and_patient(name, label, patients):
+    """(source document, patient) of a picture; `patients` is {(label, file name): patient} of the meta tables, where they exist.
 
-    '2020.03.22.20040782-p25-1542.png' -> '2020.03.22.20040782'; NonCOVID pictures are numbered, '71%0.jpg' -> '71'.
+    A COVID picture is named by the paper it is from, '2020.03.22.20040782-p25-1542.png', and patients are numbered within one. A non-COVID
+    picture has only a number, and '14.png' is of another patient than '14%0.jpg': its patient stands for its document.
     """
-    return re.sub(r'(-p\d+.*|[_-]\d+(%\d+)?|%\d+)?\.\w+$', '', name)
+    stem = name.split('%')[0].rsplit('.', 1)[0]
+    if label == 'covid':
+        return re.sub(r'(-p\d+.*|[_-]\d+(%\d+)?|%\d+)?\.\w+$', '', name), patients.get((label, name), stem)
+    crawled = '%' in name or name.endswith('.jpg')
+    patient = patients.get((label, name), f'crawled_{stem}' if crawled else stem)
+    return patient, patient
 
 
 def _read_splits(folder):
@@ -70,7 +75,7 @@ def _read_splits(folder):
             file = folder / 'Data-split' / part / f'{prefix}CT_{part}.txt'
             if not file.is_file():
                 raise InputError(f'{file}: no such split file; config.source must hold CT_COVID/, CT_NonCOVID/ and Data-split/')
-            names = [line.strip() for line in file.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+            names = [line.strip() for line in _base.read_text(file).splitlines() if line.strip()]
             if not names:
                 raise InputError(f'{file}: this split is empty; list its pictures, one name a line')
             for name in names:
@@ -89,13 +94,13 @@ def _meta_tables(folder):
 
 
 def _read_patients(folder):
-    """{file name: patient id} from the meta tables where they exist."""
+    """{(label, file name): patient id} from the meta tables where they exist."""
     patients = {}
     for table in _meta_tables(folder):
-        with table.open(newline='', encoding='utf-8-sig') as file:
-            for row in csv.DictReader(file):
-                row = {(key or '').strip().lower(): value for key, value in row.items()}
-                name, patient = row.get('file name') or row.get('image name'), row.get('patient id')
-                if name and patient:
-                    patients[name.strip()] = patient.strip()
+        label = 'noncovid' if table.name.startswith('Non') else 'covid'
+        for row in csv.DictReader(_base.read_text(table).splitlines(keepends=True)):
+            row = {(key or '').strip().lower(): value for key, value in row.items()}
+            name, patient = row.get('file name') or row.get('image name'), row.get('patient id')
+            if name and patient:
+                patients[label, name.strip()] = patient.strip()
     return patients

@@ -124,6 +124,10 @@ def _slice_pictures(folder):
     wrong = [path for path in paths if not SLICE_NAME.fullmatch(path.name)]
     if wrong:
         raise InputError(f'{wrong[0]}: slice pictures must be named SERIESUID.mhd_K.png; rename or remove it')
+    names = {}
+    for path in paths:
+        if names.setdefault(path.name, path) != path:
+            raise InputError(f'{path}: is also at {names[path.name]}; keep one of the two')
     if not paths:
         raise InputError(f'{folder}: no slice pictures named SERIESUID.mhd_K.png')
     return paths

@@ -33,7 +33,12 @@ class Builder(_base.ArrayRecordBuilder):
             supervised_keys=('image', 'label'))
 
     def source_files(self, folder):
-        return [pathlib.Path(folder) / 'manifest.jsonl', *(path for path, _ in _read_manifest(folder))]
+        folder = pathlib.Path(folder)
+        files = [folder / 'manifest.jsonl', folder / 'lineage.json', *(path for path, _ in _read_manifest(folder))]
+        for file in files:
+            if not file.is_file():
+                raise InputError(f'{file}: no such file; run configs/synthesize.py again')
+        return files
 
     def _split_generators(self, dl_manager):
         rows = _read_manifest(dl_manager.manual_dir)
@@ -52,7 +57,10 @@ def _read_manifest(folder):
     manifest = folder / 'manifest.jsonl'
     if not manifest.is_file():
         raise InputError(f'{manifest}: no such file; config.source must be the `synthetic` folder that configs/synthesize.py wrote')
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    try:
+        rows = [json.loads(line) for line in _base.read_text(manifest).splitlines()]
+    except ValueError:
+        raise InputError(f'{manifest}: is damaged; run configs/synthesize.py again') from None
     if not rows:
         raise InputError(f'{manifest}: is empty; run configs/synthesize.py again')
     return [(folder / row['file'], row) for row in rows]
