@@ -20,7 +20,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run wr
 
 
 def main(_):
-    logging.set_verbosity(logging.WARNING)                 # orbax tells every step of a save
+    logging.set_verbosity(logging.ERROR)                   # orbax tells every step of a save, and warns that it opens a finished run to read
     config = CONFIG.value
     workdir = pathlib.Path(WORKDIR.value or ROOT / 'runs' / default_name(sys.argv))
     run = importlib.import_module(RUN[config.run]).run

@@ -1,4 +1,4 @@
-"""Installs covjax, its TFDS builders and its configs. Floors are the oldest versions the tests were run with."""
+"""Installs covjax, its TFDS builders and its configs. Floors stand where older versions are known to lack something."""
 from setuptools import find_packages, setup
 
 setup(

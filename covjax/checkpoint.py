@@ -86,10 +86,9 @@ def load_model(workdir, task, key, which='best'):
     if not exists(workdir):
         raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
     options = ocp.CheckpointManagerOptions(read_only=True, best_fn=(lambda m: m['best']) if config.best else None)     # that run may still be training
-    with ocp.CheckpointManager(_folder(workdir), options=options) as checkpoints:
-        step = checkpoints.best_step() if config.best and which == 'best' else checkpoints.latest_step()
-        try:
-            model = checkpoints.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore())).model
-        except Exception as error:                          # as above
-            raise InputError(f'config.{key}={workdir}: checkpoint {step} is damaged ({type(error).__name__}); run that training again') from None
-    return config, model, step
+    try:
+        with ocp.CheckpointManager(_folder(workdir), options=options) as checkpoints:
+            step = checkpoints.best_step() if config.best and which == 'best' else checkpoints.latest_step()
+            return config, checkpoints.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore())).model, step
+    except Exception as error:                              # as above
+        raise InputError(f'config.{key}={workdir}: a checkpoint there is damaged ({type(error).__name__}); run that training again') from None
