@@ -36,7 +36,7 @@ def run(config, workdir):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    draw_roc([result for evaluation in evaluations for result in evaluation['results']]).savefig(workdir / 'roc.png', dpi=110)
+    draw_roc([result for evaluation in evaluations for result in evaluation['results']]).savefig(workdir / 'roc.png', dpi=110, bbox_inches='tight')
     plt.close('all')
     (workdir / 'report.html').write_text(_page(config, workdir, evaluations, rows))
     print(f'report of {len(rows)} results in {workdir / "report.html"}')
@@ -65,20 +65,21 @@ def draw_roc(results):
             curves = panels.setdefault(result['test_set'], {}).setdefault((result['model'], result['train_set'], result['checkpoint']), [])
             if result not in curves:                                           # several evaluations bring the same baseline
                 curves.append(result)
-    figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(5.6 * max(len(panels), 1), 5.8), squeeze=False, layout='constrained')
+    colours = {group: f'C{i}' for i, group in enumerate(dict.fromkeys(group for groups in panels.values() for group in groups))}
+    figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(4.8 * max(len(panels), 1), 5 + .5 * len(colours)), squeeze=False, layout='constrained')
     for ax, (test_set, groups) in zip(axes[0], panels.items()):
-        for i, ((model, train_set, which), curves) in enumerate(groups.items()):
+        for (model, train_set, which), curves in groups.items():
             areas = [result['metrics']['auc'] for result in curves]
             spread = f' ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} runs)' if len(areas) > 1 else ''
             label = f'{model}{f", {which} checkpoint" if which else ""}\n  trained on {_wrapped(train_set)}\n  AUC {np.mean(areas):.3f}{spread}'
             for result in curves:
                 labels, scores = zip(*((image['label'], image['score']) for image in result['images']))
-                ax.plot(*curve(np.array(labels), np.array(scores)), f'C{i}', lw=1.3, ls='-' if which else '--', label=label)
+                ax.plot(*curve(np.array(labels), np.array(scores)), colours[model, train_set, which], lw=1.3, ls='-' if which else '--', label=label)
                 label = None                                                   # one entry for all seeds
         ax.plot([0, 1], [0, 1], color='grey', lw=.8, ls=':')
         ax.set(xlabel='1 - specificity', ylabel='recall of COVID', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
         ax.set_title(_wrapped(test_set), fontsize=9)
-        ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(.5, -.12), frameon=False)
+        ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(.5, -.15), frameon=False)
     return figure
 
 
