@@ -18,9 +18,10 @@ def manager(workdir, best=''):
     """Keeps the two latest checkpoints (one may be damaged), and with `best` (a scalar's name, higher is better) also the one where it was highest."""
     folder = _folder(workdir)
     for step in _steps(folder):                             # orbax reads their metrics before anything else, and fails on broken ones
+        metrics = step / 'metrics' / 'metrics'              # which only runs with `best` have
         try:
-            json.loads((step / 'metrics' / 'metrics').read_text())
-        except (OSError, ValueError) as error:
+            json.loads(metrics.read_text() if metrics.is_file() else '{}')
+        except ValueError as error:
             _set_aside(step, error)
     policies = [cm.LatestN(2)] + ([cm.BestN(get_metric_fn=lambda m: m['best'], n=1)] if best else [])
     options = ocp.CheckpointManagerOptions(preservation_policy=cm.AnyPreservationPolicy(policies), best_fn=(lambda m: m['best']) if best else None,

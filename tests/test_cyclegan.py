@@ -98,8 +98,9 @@ def test_two_devices_equal_one(data_dir, tmp_path, launch):
         losses.append([list(json.loads(line).values()) for line in (workdir / 'metrics.jsonl').read_text().splitlines()])
         config, model, _ = checkpoint.load_model(workdir, 'cyclegan', 'generator')
         pictures.append(data.predict(cyclegan.translate(config, model, 'to_covid'), images, 4).astype(int))
-    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
-    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+    np.testing.assert_allclose(losses[0][:3], losses[1][:3], rtol=2e-4)        # rounding alone, which the two players then amplify
+    np.testing.assert_allclose(losses[0], losses[1], rtol=3e-2)
+    assert np.abs(pictures[0] - pictures[1]).max() <= 5
 
 
 def test_wrong_domains(data_dir):

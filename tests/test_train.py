@@ -77,13 +77,15 @@ def test_learns_logs_and_draws(tmp_path):
     assert (tmp_path / 'images' / 'val_picture_000200.png').is_file() and list((tmp_path / 'tensorboard').iterdir())
 
 
-def test_stopping_and_going_on_changes_nothing(tmp_path):
+@pytest.mark.parametrize('best', ['', 'val/score'])
+def test_stopping_and_going_on_changes_nothing(tmp_path, capsys, best):
     """SIGTERM in step 13: saved there, exit code 143, and after the second half every number is the same bit by bit."""
-    whole = train.fit(regression(), settings(), tmp_path / 'whole')
+    whole = train.fit(regression(), settings(best=best), tmp_path / 'whole')
     with pytest.raises(SystemExit) as stopped:
-        train.fit(regression(stop_at=12), settings(), tmp_path / 'parts')
+        train.fit(regression(stop_at=12), settings(best=best), tmp_path / 'parts')
     assert stopped.value.code == 128 + signal.SIGTERM
-    parts = train.fit(regression(), settings(), tmp_path / 'parts')
+    parts = train.fit(regression(), settings(best=best), tmp_path / 'parts')
+    assert 'going on after step 13\n' in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     assert (tmp_path / 'whole' / 'metrics.jsonl').read_text() == (tmp_path / 'parts' / 'metrics.jsonl').read_text()
 
