@@ -84,15 +84,20 @@ def find_volumes(folder):
     return volumes
 
 
+def read_text(path):
+    """A table or list in UTF-8, with or without byte order mark."""
+    try:
+        return pathlib.Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise InputError(f'{path}: is not UTF-8 text; save it as UTF-8') from None
+
+
 def read_annotations(path):
     """annotations.csv of LUNA16 (seriesuid, coordX, coordY, coordZ, diameter_mm) -> list of Nodule in file order."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f'{path}: no such annotations file; give its path as config.annotations')
-    try:
-        rows = csv.DictReader(path.read_text(encoding='utf-8-sig').splitlines())
-    except UnicodeDecodeError:
-        raise InputError(f'{path}: is not UTF-8 text; save it as UTF-8') from None
+    rows = csv.DictReader(read_text(path).splitlines())
     missing = {'seriesuid', 'coordX', 'coordY', 'coordZ', 'diameter_mm'} - set(rows.fieldnames or ())
     if missing:
         raise InputError(f'{path}: no column {", ".join(sorted(missing))}; expected the comma-separated header of LUNA16')

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import ct
+from covjax import InputError, ct
 from covjax.chest import draw_chest, render
 
 NOTE = 'Phantoms drawn by covjax.phantom from a seed. Not patients: no result obtained on them says anything about disease.\n'
@@ -25,6 +25,8 @@ def write_luna16(folder, seed=0, series=30, slices=8, size=512):
     Every fifth series is compressed (.zraw) and every seventh is stored turned by 180 degrees (negative direction), as in LUNA16.
     Ids are drawn so that every split of `ct.series_split` gets some series. Returns the folder.
     """
+    if series < 3:
+        raise InputError(f'config.phantom.luna16.series={series}: each of the three splits needs one; choose at least 3')
     folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 16])
     rows = []
     for i, name in enumerate(tqdm(_series_ids(rng, series), 'drawing volumes', series, disable=None)):

@@ -1,10 +1,11 @@
 """The phantoms have the layouts and the anatomy they claim."""
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
-from covjax import ct, phantom
+from covjax import InputError, ct, phantom
 from covjax.chest import draw_chest, render
 
 
@@ -32,6 +33,12 @@ def test_covid_ct_layout(raw):
     images = [Image.open(path) for path in files]
     assert len({image.size for image in images}) > 10 and len({image.mode for image in images}) >= 2 and {image.format for image in images} == {'PNG', 'JPEG'}
     assert any('%' in name for name in listed)
+
+
+def test_too_few_series_for_three_splits(tmp_path):
+    with pytest.raises(InputError, match='at least 3'):
+        phantom.write_luna16(tmp_path / 'few', series=2)
+    assert not (tmp_path / 'few').exists()
 
 
 def test_same_seed_same_files(raw, tmp_path):

@@ -79,14 +79,6 @@ def read_grey(path):
     return grey, facts
 
 
-def read_text(path):
-    """A table or list in UTF-8, with or without byte order mark."""
-    try:
-        return pathlib.Path(path).read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError:
-        raise InputError(f'{path}: is not UTF-8 text; save it as UTF-8') from None
-
-
 def encode_grey(grey):
     """uint8 [H, W] -> the `image` and `sha256` features: PNG bytes, so that no reader and no container can differ, and a hash of the pixels."""
     buffer = io.BytesIO()

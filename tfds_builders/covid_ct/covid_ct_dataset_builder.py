@@ -6,7 +6,7 @@ import re
 import numpy as np
 import tensorflow_datasets as tfds
 
-from covjax import InputError
+from covjax import InputError, ct
 from tfds_builders import _base
 
 SPLITS = {'train': 'train', 'validation': 'val', 'test': 'test'}              # TFDS name -> prefix of the published split file
@@ -75,7 +75,7 @@ def _read_splits(folder):
             file = folder / 'Data-split' / part / f'{prefix}CT_{part}.txt'
             if not file.is_file():
                 raise InputError(f'{file}: no such split file; config.source must hold CT_COVID/, CT_NonCOVID/ and Data-split/')
-            names = [line.strip() for line in _base.read_text(file).splitlines() if line.strip()]
+            names = [line.strip() for line in ct.read_text(file).splitlines() if line.strip()]
             if not names:
                 raise InputError(f'{file}: this split is empty; list its pictures, one name a line')
             for name in names:
@@ -98,7 +98,7 @@ def _read_patients(folder):
     patients = {}
     for table in _meta_tables(folder):
         label = 'noncovid' if table.name.startswith('Non') else 'covid'
-        for row in csv.DictReader(_base.read_text(table).splitlines(keepends=True)):
+        for row in csv.DictReader(ct.read_text(table).splitlines(keepends=True)):
             row = {(key or '').strip().lower(): value for key, value in row.items()}
             name, patient = row.get('file name') or row.get('image name'), row.get('patient id')
             if name and patient:

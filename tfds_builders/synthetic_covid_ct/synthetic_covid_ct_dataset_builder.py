@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from covjax import InputError
+from covjax import InputError, ct
 from tfds_builders import _base
 
 
@@ -58,7 +58,7 @@ def _read_manifest(folder):
     if not manifest.is_file():
         raise InputError(f'{manifest}: no such file; config.source must be the `synthetic` folder that configs/synthesize.py wrote')
     try:
-        rows = [json.loads(line) for line in _base.read_text(manifest).splitlines()]
+        rows = [json.loads(line) for line in ct.read_text(manifest).splitlines()]
     except ValueError:
         raise InputError(f'{manifest}: is damaged; run configs/synthesize.py again') from None
     if not rows:
