@@ -5,13 +5,18 @@
     logits = model.apply(variables, images)                       # images [B, H, W, 1] float in [-1, 1]
 """
 from covjax import InputError
+from covjax.models.densenet import DenseNet169
+from covjax.models.inception import InceptionV3
+from covjax.models.inception_resnet import InceptionResNetV2
 from covjax.models.resnet import ResNet50
+from covjax.models.vgg import VGG16
 
-MODELS = {'resnet50': ResNet50}
+MODELS = {'vgg16': VGG16, 'resnet50': ResNet50, 'inception_v3': InceptionV3, 'inception_resnet_v2': InceptionResNetV2, 'densenet169': DenseNet169}
 
 
 def create(name, num_classes=2, **options):
-    """The linen module of a name in MODELS. num_classes=None gives pooled features; options are the module's own fields (dtype, axis_name, ...)."""
+    """The module of a name in MODELS (models.backbone.Backbone). num_classes=None gives pooled features; options are the module's own fields:
+    dtype, axis_name, bn_momentum, dropout, hidden."""
     if name not in MODELS:
         raise InputError(f'{name}: no such model; choose one of {", ".join(MODELS)}')
     return MODELS[name](num_classes=num_classes, **options)

@@ -24,10 +24,24 @@ def instance_norm(x, eps=1e-5):
     return ((wide - mean) * lax.rsqrt(variance + eps)).astype(x.dtype)
 
 
-def max_pool_3x3(x):
-    """3x3 maximum, stride 2, after one pixel of zero padding: the stem of Keras' ResNets, where inputs are >= 0."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return nn.max_pool(x, (3, 3), strides=(2, 2))
+def conv(dtype):
+    """nn.Conv(features, kernel_size, strides, ...) of the backbones: padding SAME, He initialisation."""
+    return partial(nn.Conv, dtype=dtype, kernel_init=nn.initializers.he_normal())
+
+
+def batch_norm(train, momentum, dtype, axis_name):
+    """nn.BatchNorm(...) of the backbones: batch statistics in training (over all devices of an axis), running ones otherwise."""
+    return partial(nn.BatchNorm, use_running_average=not train, momentum=momentum, dtype=dtype, axis_name=axis_name)
+
+
+def max_pool(x, size, stride):
+    """Maximum of size x size windows without padding."""
+    return nn.max_pool(x, (size, size), strides=(stride, stride))
+
+
+def avg_pool_3x3(x):
+    """Mean of 3x3 windows, stride 1, of the pixels that are inside the image."""
+    return nn.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False)
 
 
 class ExampleDropout(nn.Module):
