@@ -5,6 +5,7 @@ import pathlib
 import runpy
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -12,8 +13,9 @@ from configs.base import LEAST
 from covjax import InputError
 from covjax.workdir import claimed
 
+CACHE = pathlib.Path('~/.cache/covjax').expanduser()        # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 ROOT = pathlib.Path(__file__).resolve().parent
-RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'quickstart')}
+RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart')}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.')
@@ -23,6 +25,8 @@ def main(_):
     logging.set_verbosity(logging.ERROR)                   # orbax tells every step of a save, and warns that it opens a finished run to read
     config = CONFIG.value
     workdir = pathlib.Path(WORKDIR.value or ROOT / 'runs' / default_name(sys.argv))
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update('jax_compilation_cache_dir', str(CACHE))
     run = importlib.import_module(RUN[config.run]).run
     try:
         with claimed(config, workdir):

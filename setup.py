@@ -3,7 +3,7 @@ from setuptools import find_packages, setup
 
 setup(
     name='covjax',
-    version='0.1.0',
+    version='0.2.0',
     description='CycleGAN-synthesised COVID-19 CT and the classifiers trained on it, in JAX',
     long_description=open('README.md', encoding='utf-8').read(),
     long_description_content_type='text/markdown',
@@ -20,6 +20,8 @@ setup(
         'importlib_resources',          # used by tensorflow-datasets 4.9.10, not declared by it
         'array_record',                 # the record format that TFDS reads and writes without TensorFlow
         'ml_collections>=1.1.0',
+        'h5py',                         # weights that Keras wrote
+        'safetensors',                  # weights for other programs
         'SimpleITK>=2.4',
         'numpy',
         'scipy',

@@ -7,11 +7,28 @@ import pathlib
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
+from flax.serialization import from_state_dict, to_state_dict
 from orbax.checkpoint import checkpoint_managers as cm
 
 from covjax import InputError
-from covjax.task import join_state, split_state
 from covjax.workdir import read_config
+
+
+def split_state(state):
+    """A state -> (model, rest): `model` is a nested dict of what `apply` needs (params, batch_stats), `rest` a flat dict of everything else."""
+    flat = traverse_util.flatten_dict(to_state_dict(state))
+    is_model = lambda path: 'opt_state' not in path and not {'params', 'batch_stats'}.isdisjoint(path)
+    model = traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if is_model(path)})
+    rest = {'/'.join(path): leaf for path, leaf in flat.items() if not is_model(path)}
+    return model, rest
+
+
+def join_state(state, model, rest):
+    """The inverse: a state like `state`, with the leaves of (model, rest)."""
+    flat = traverse_util.flatten_dict(model) | {tuple(path.split('/')): leaf for path, leaf in rest.items()}
+    empty = {path: leaf for path, leaf in traverse_util.flatten_dict(to_state_dict(state), keep_empty_nodes=True).items() if path not in flat}
+    return from_state_dict(state, traverse_util.unflatten_dict(flat | empty))
 
 
 def manager(workdir, best=''):

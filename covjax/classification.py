@@ -1,14 +1,19 @@
 """COVID against non-COVID classification of single CT slices, as a Task. Two logits (noncovid, covid); the score is softmax P(covid)."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from covjax import InputError, data, models
+from covjax import InputError, classifier, data
 from covjax.augment import augment, to_float
 from covjax.metrics.rates import rates
+from covjax.models import pretrained
+from covjax.models.layers import ExampleDropout
 from covjax.task import AXIS, Net, Task, first_index
 
 
@@ -20,42 +25,53 @@ class State:
     batch_stats: dict                     # running statistics of BatchNorm, the same on every device
 
 
-def network(config):
-    """The backbone of a config, with two logits and BatchNorm statistics over all devices."""
-    return models.create(config.model, num_classes=2, axis_name=AXIS, bn_momentum=config.bn_momentum, dropout=config.dropout)
-
-
 def score(config, model):
     """uint8 [B, H, W, C] -> P(covid) float32 [B], of a trained `model` (checkpoint.load_model)."""
-    variables = {'params': model['net']['params'], 'batch_stats': model['batch_stats']}
-    return lambda images: jax.nn.softmax(network(config).apply(variables, to_float(images)))[:, 1]
+    network, preprocess, variables = classifier.network(config), classifier.preprocess(config), classifier.variables_of(model)
+    return lambda images: jax.nn.softmax(network.apply(variables, preprocess(to_float(images))))[:, 1]
 
 
 def make(config):
     """The Task of a config (configs/classifier.py). Batches are {'image': uint8 [B, load_size, load_size, 1], 'label': int32 [B]}."""
-    model = network(config)
+    model = classifier.network(config, axis_name=AXIS, bn_momentum=config.bn_momentum, dropout=config.dropout)
+    preprocess = classifier.preprocess(config)
     train = _labelled(config, 'train', config.load_size)
     val = _labelled(config, 'val', config.image_size)
-    schedule = optax.warmup_cosine_decay_schedule(0., config.learning_rate, min(config.warmup_steps, config.steps - 1), max(config.steps, 1))
-    tx = optax.adamw(schedule, weight_decay=config.weight_decay)
+    class_weights, tx = _class_weights(config, train.labels), optimizer(config)
 
     def train_batch(step):
         index = data.batch_indices(step, len(train.labels), config.batch_size, config.seed)
-        return {'image': train.images[index], 'label': train.labels[index]}
+        batch = {'image': train.images[index], 'label': train.labels[index]}
+        # This key tells the two phases apart: pmap compiles a step for each.
+        return batch | ({'frozen': np.ones(len(index), bool)} if step < config.freeze_steps else {})
 
     def init(rng, batch):
-        variables = model.init(rng, jnp.zeros((1, config.image_size, config.image_size, batch['image'].shape[-1])))
-        return State(jnp.zeros((), jnp.int32), Net.create(variables['params'], tx), variables['batch_stats'])
+        if config.pretrained:
+            variables, _ = pretrained.load(model, config.pretrained, channels=1, new_head=True, rng=rng)
+        else:
+            variables = jax.jit(model.init)(rng, jnp.zeros((1, config.image_size, config.image_size, batch['image'].shape[-1])))
+        return State(jnp.zeros((), jnp.int32), Net.create(variables['params'], tx), variables.get('batch_stats', {}))
 
-    def loss(params, batch_stats, images, labels, rng):
+    def whole(params, batch_stats, images, rng):
         logits, updated = model.apply({'params': params, 'batch_stats': batch_stats}, images, train=True, mutable=['batch_stats'], rngs={'dropout': rng})
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return cross_entropy, (updated['batch_stats'], {'loss': cross_entropy, 'accuracy': (logits.argmax(-1) == labels).mean()})
+        return logits, updated.get('batch_stats', {})
+
+    def head_only(params, batch_stats, images, rng):
+        features = model.clone(num_classes=None).apply({'params': params, 'batch_stats': batch_stats}, images)
+        features = ExampleDropout(config.dropout, AXIS).apply({}, lax.stop_gradient(features), deterministic=False, rngs={'dropout': rng})
+        return nn.Dense(len(classifier.LABELS)).apply({'params': params['head']}, features), batch_stats
+
+    def loss(forward, params, batch_stats, images, labels, rng):
+        logits, batch_stats = forward(params, batch_stats, images, rng)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, len(classifier.LABELS)), config.label_smoothing)
+        cross_entropy = (class_weights[labels] * optax.softmax_cross_entropy(logits, targets)).mean()
+        return cross_entropy, (batch_stats, {'loss': cross_entropy, 'accuracy': (logits.argmax(-1) == labels).mean()})
 
     def train_step(state, batch, rng):
         augment_rng, dropout_rng = jax.random.split(rng)
-        images = augment(augment_rng, batch['image'], config.augment, config.image_size, first_index(len(batch['label'])))
-        grads, (batch_stats, scalars) = jax.grad(loss, has_aux=True)(state.net.params, state.batch_stats, images, batch['label'], dropout_rng)
+        images = preprocess(augment(augment_rng, batch['image'], config.augment, config.image_size, first_index(len(batch['label']))))
+        gradient = jax.grad(partial(loss, head_only if 'frozen' in batch else whole), has_aux=True)
+        grads, (batch_stats, scalars) = gradient(state.net.params, state.batch_stats, images, batch['label'], dropout_rng)
         state = State(state.step + 1, state.net.update(grads, tx), lax.pmean(batch_stats, AXIS))
         return state, lax.pmean(scalars, AXIS)
 
@@ -63,7 +79,7 @@ def make(config):
         return {'': data.padded_batches({'image': val.images, 'label': val.labels}, config.batch_size)}
 
     def eval_step(state, batch):
-        logits = model.apply({'params': state.net.params, 'batch_stats': state.batch_stats}, to_float(batch['image']))
+        logits = model.apply({'params': state.net.params, 'batch_stats': state.batch_stats}, preprocess(to_float(batch['image'])))
         return {'loss': optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']),
                 'score': jax.nn.softmax(logits)[:, 1], 'label': batch['label']}
 
@@ -72,6 +88,40 @@ def make(config):
         return {'loss': outputs['loss'].mean(), **{name: values[name] for name in ('accuracy', 'recall', 'specificity', 'auc')}}, {}
 
     return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, {'train': train.rows, 'val': val.rows})
+
+
+def optimizer(config):
+    """AdamW with decay of kernels alone, for the head and, at a rate of its own, for the body."""
+    if config.schedule not in SCHEDULES:
+        raise InputError(f'config.schedule={config.schedule}: no such choice; choose one of {", ".join(SCHEDULES)}')
+    rate = SCHEDULES[config.schedule](config.learning_rate, min(config.warmup_steps, config.steps - 1), config.steps)
+
+    def body_rate(step):
+        thawed = (step + 1 - config.freeze_steps) / max(config.warmup_steps, 1) if config.freeze_steps else 1.
+        return config.body_rate * rate(step) * jnp.clip(thawed, 0., 1.)
+
+    adamw = lambda rate: optax.adamw(rate, weight_decay=config.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params))
+    return optax.partition({'head': adamw(rate), 'body': adamw(body_rate)}, lambda params: {name: 'head' if name == 'head' else 'body' for name in params})
+
+
+def _cosine(rate, warmup, steps):
+    return optax.warmup_cosine_decay_schedule(0., rate, warmup, steps)
+
+
+def _step(rate, warmup, steps):
+    falls = optax.piecewise_constant_schedule(rate, {max(steps // 2 - warmup, 1): .1, max(steps * 3 // 4 - warmup, 2): .1})
+    return optax.join_schedules([optax.linear_schedule(0., rate, warmup), falls], [warmup])
+
+
+SCHEDULES = {'cosine': _cosine, 'step': _step}
+
+
+def _class_weights(config, labels):
+    """Float32 [2]: 1 for both, or what makes both classes count alike; their mean over the training images is 1."""
+    if config.class_weights not in ('', 'balanced'):
+        raise InputError(f"config.class_weights={config.class_weights}: no such choice; choose '' or balanced")
+    counts = np.bincount(labels, minlength=2)
+    return jnp.asarray(len(labels) / (2 * counts) if config.class_weights else np.ones(2), jnp.float32)
 
 
 def _labelled(config, key, size):

@@ -3,8 +3,7 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import optax
-from flax import struct, traverse_util
-from flax.serialization import from_state_dict, to_state_dict
+from flax import struct
 from jax import lax
 
 AXIS = 'devices'                          # the axis that pmap names, and that steps average over
@@ -43,22 +42,6 @@ class Net:
 def first_index(local_batch):
     """The index in the global batch of the first example on this device."""
     return lax.axis_index(AXIS) * local_batch
-
-
-def split_state(state):
-    """A state -> (model, rest): `model` is a nested dict of what `apply` needs (params, batch_stats), `rest` a flat dict of everything else."""
-    flat = traverse_util.flatten_dict(to_state_dict(state))
-    is_model = lambda path: 'opt_state' not in path and not {'params', 'batch_stats'}.isdisjoint(path)
-    model = traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if is_model(path)})
-    rest = {'/'.join(path): leaf for path, leaf in flat.items() if not is_model(path)}
-    return model, rest
-
-
-def join_state(state, model, rest):
-    """The inverse: a state like `state`, with the leaves of (model, rest)."""
-    flat = traverse_util.flatten_dict(model) | {tuple(path.split('/')): leaf for path, leaf in rest.items()}
-    empty = {path: leaf for path, leaf in traverse_util.flatten_dict(to_state_dict(state), keep_empty_nodes=True).items() if path not in flat}
-    return from_state_dict(state, traverse_util.unflatten_dict(flat | empty))
 
 
 def count_params(tree):

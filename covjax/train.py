@@ -8,7 +8,7 @@ from flax import jax_utils
 
 from covjax import InputError, checkpoint, classification, cyclegan, lineage
 from covjax.log import Log
-from covjax.task import AXIS, count_params, split_state
+from covjax.task import AXIS, count_params
 from covjax.workdir import read_json, write_json
 
 MAKE = {'cyclegan': cyclegan.make, 'classification': classification.make}
@@ -48,7 +48,7 @@ def fit(task, config, workdir):
     # Init or restore.
     init_rng, run_rng = jax.random.split(jax.random.key(config.seed))
     state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
-    print(f'{count_params(split_state(state)[0]):,} parameters, {n} x {jax.devices()[0].device_kind}, batch {config.batch_size}', flush=True)
+    print(f'{count_params(checkpoint.split_state(state)[0]):,} parameters, {n} x {jax.devices()[0].device_kind}, batch {config.batch_size}', flush=True)
     with checkpoint.manager(workdir, config.best) as checkpoints, Stop() as stop:
         restored = checkpoint.restore_latest(checkpoints, state)
         state = state if restored is None else restored

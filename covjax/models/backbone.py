@@ -41,17 +41,6 @@ class Backbone(nn.Module):
         else:
             x = x.mean((1, 2))
         if self.num_classes is not None:
-            x = Head(self.num_classes, self.dropout, self.axis_name, name='head')(x, train)
+            x = layers.ExampleDropout(self.dropout, self.axis_name)(x, deterministic=not train)
+            x = nn.Dense(self.num_classes, name='head')(x)
         return (x, maps) if endpoints else x
-
-
-class Head(nn.Module):
-    """Features [B, F] -> logits [B, num_classes]. Of its own, so that a frozen body can be followed by a head that trains."""
-    num_classes: int
-    dropout: float = 0.
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = layers.ExampleDropout(self.dropout, self.axis_name)(x, deterministic=not train)
-        return nn.Dense(self.num_classes, name='logits')(x)

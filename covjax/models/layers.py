@@ -2,7 +2,7 @@
 
 Where XLA's CPU backend is slow at a convolution, the same sum is written another way, here and nowhere else; parameters and results are the same.
 """
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -24,9 +24,22 @@ def instance_norm(x, eps=1e-5):
     return ((wide - mean) * lax.rsqrt(variance + eps)).astype(x.dtype)
 
 
+def on_cpu():
+    """Whether computations are traced for XLA's CPU backend, where some operations are better written another way."""
+    return jax.default_backend() == 'cpu'
+
+
+def convolve(x, kernel, strides, padding, **options):
+    """lax.conv_general_dilated. On CPU a 1x1 convolution is a matrix product: its weight gradient is then two to five times faster."""
+    if not on_cpu() or kernel.shape[:2] != (1, 1) or not isinstance(padding, str):
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    x = x[:, ::strides[0], ::strides[1]]
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+
+
 def conv(dtype):
     """nn.Conv(features, kernel_size, strides, ...) of the backbones: padding SAME, He initialisation."""
-    return partial(nn.Conv, dtype=dtype, kernel_init=nn.initializers.he_normal())
+    return partial(nn.Conv, dtype=dtype, kernel_init=nn.initializers.he_normal(), conv_general_dilated=convolve)
 
 
 def batch_norm(train, momentum, dtype, axis_name):
@@ -35,13 +48,30 @@ def batch_norm(train, momentum, dtype, axis_name):
 
 
 def max_pool(x, size, stride):
-    """Maximum of size x size windows without padding."""
-    return nn.max_pool(x, (size, size), strides=(stride, stride))
+    """Maximum of size x size windows without padding. On CPU the maximum of shifted images, along rows and columns in turn: its gradient is ten times
+    faster. Where several pixels of a window share the maximum, the CPU spreads the gradient over them and other backends give it to one of them.
+    """
+    if not on_cpu():
+        return nn.max_pool(x, (size, size), strides=(stride, stride))
+    for axis in (1, 2):
+        x = reduce(jnp.maximum, _shifted(x, size, stride, axis))
+    return x
 
 
 def avg_pool_3x3(x):
-    """Mean of 3x3 windows, stride 1, of the pixels that are inside the image."""
-    return nn.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False)
+    """Mean of 3x3 windows, stride 1, of the pixels that are inside the image. On CPU from sums of shifted images, as above."""
+    if not on_cpu():
+        return nn.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False)
+    for axis in (1, 2):
+        sums, counts = (sum(_shifted(jnp.pad(a, [(int(at == axis),) * 2 for at in range(4)]), 3, 1, axis)) for a in (x, jnp.ones_like(x[:1, :, :, :1])))
+        x = sums / counts
+    return x
+
+
+def _shifted(x, size, stride, axis):
+    """Every place of a window of `size` along an axis, each as an array of that place in all windows."""
+    end = (x.shape[axis] - size) // stride * stride + 1
+    return [lax.slice_in_dim(x, i, i + end, stride, axis) for i in range(size)]
 
 
 class ExampleDropout(nn.Module):

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
 
 from covjax import InputError
 from covjax.models import densenet, inception, inception_resnet, resnet, vgg
-from covjax.models.backbone import Head
 
 SHOWN = 12                                # wrong weights that a message lists of each kind
 CAFFE_MEAN = (103.939, 116.779, 123.68)   # ImageNet, BGR, 0..255
@@ -50,14 +50,14 @@ def load(model, path, channels=1, new_head=False, image_size=224, rng=None):
         found['conv'][0] = name, [kernel.sum(2, keepdims=True), *bias]
     image = jnp.zeros((1, image_size, image_size, 1 if exact_sum else 3))
     wanted = traverse_util.flatten_dict(jax.eval_shape(model.init, jax.random.key(0), image), sep='/')
-    tops = [f'hidden{i + 1}' for i in range(len(model.hidden))] + (['head/logits'] if model.num_classes is not None and not new_head else [])
+    tops = [f'hidden{i + 1}' for i in range(len(model.hidden))] + (['head'] if model.num_classes is not None and not new_head else [])
     if new_head or model.num_classes is None:
         found['dense'] = found['dense'][:len(model.hidden)]
     values = _match({'conv': family.convs, 'norm': family.norms, 'dense': tops}, found, wanted, path, model.family)
     if new_head and model.num_classes is not None:
-        features = wanted['params/head/logits/kernel'].shape[:1]
-        values |= traverse_util.flatten_dict({'params': {'head': Head(model.num_classes).init(
-            jax.random.key(0) if rng is None else rng, jnp.zeros((1, *features)), False)['params']}}, sep='/')
+        features = wanted['params/head/kernel'].shape[0]
+        head = nn.Dense(model.num_classes).init(jax.random.key(0) if rng is None else rng, jnp.zeros((1, features)))
+        values |= {f'params/head/{name}': value for name, value in head['params'].items()}
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), traverse_util.unflatten_dict(values, sep='/')), preprocess(model.family, channels)
 
 
