@@ -12,5 +12,5 @@ def get_config():
         checkpoint='best',                # by validation; or latest
         tests='synthetic_covid_ct:test+covid_ct:test@noncovid,covid_ct:test',
         protocol='clean',                 # clean refuses overlap with training; official and paper print it
-        baseline='covid_ct:train',        # what the file-metadata baseline is fitted on; '' leaves it out
+        baseline='covid_ct:train',        # what the file-metadata and pixel baselines are fitted on; '' leaves them out
         batch_size=32)

@@ -1,17 +1,18 @@
-"""A trained classifier on test sets it was not trained on -> results.json: per image id, label, score; per test set counts and metrics."""
+"""A trained classifier on test sets it was not trained on -> results.json: per image id, label, score; per test set counts, metrics, intervals."""
 import math
 import pathlib
 
 import numpy as np
 
 from covjax import InputError, checkpoint, classification, data, lineage
-from covjax.audit import metadata_baseline
+from covjax.audit import metadata_baseline, pixel_baseline
+from covjax.metrics.intervals import bootstrap
 from covjax.metrics.rates import rates
 from covjax.workdir import read_json, write_json
 
 
 def run(config, workdir):
-    """Every test set of config.tests, with the file-metadata baseline beside it where the file facts are known."""
+    """Every test set of config.tests, with the two baselines beside it where the file facts are known."""
     trained, model, step = checkpoint.load_model(config.classifier, 'classification', 'classifier', config.checkpoint)
     records = read_json(pathlib.Path(config.classifier) / 'lineage.json')
     data_dir = config.data_dir or trained.data_dir
@@ -33,18 +34,18 @@ def run(config, workdir):
                  'overlap': overlaps[spec]}
         results.append(_result(about, test.rows, test.labels, scores))
         if baseline and all('file' in row for row in test.rows):
-            scores = metadata_baseline.scores(baseline, data.read_native(spec, data_dir))
-            overlap, _ = lineage.overlap(lineage.record({'train': config.baseline}, data_dir, {'train': [row for _, row in baseline]}), test.rows)
-            about = {'model': metadata_baseline.NAME, 'train_set': config.baseline, 'test_set': spec, 'seed': None, 'checkpoint': None, 'step': None,
-                     'overlap': overlap}
-            results.append(_result(about, test.rows, test.labels, scores))
+            examples, fitted_on = data.read_native(spec, data_dir), [row for _, row in baseline]
+            overlap, _ = lineage.overlap(lineage.record({'train': config.baseline}, data_dir, {'train': fitted_on}), test.rows)
+            for kind in (metadata_baseline, pixel_baseline):
+                about = {'model': kind.NAME, 'train_set': config.baseline, 'test_set': spec, 'seed': None, 'checkpoint': None, 'step': None, 'overlap': overlap}
+                results.append(_result(about, test.rows, test.labels, kind.scores(baseline, examples)))
     write_json(workdir / 'lineage.json', records)
     write_json(workdir / 'results.json', {'classifier': str(config.classifier), 'protocol': config.protocol, 'labels': ['noncovid', 'covid'],
                                           'results': results})
 
 
 def _read_baseline(spec, data_dir):
-    """What the file-metadata baseline is fitted on, as data.read_native gives it."""
+    """What the baselines are fitted on, as data.read_native gives it."""
     examples = data.read_native(spec, data_dir)
     if any('file' not in row for _, row in examples) or {row['label'] for _, row in examples} != {0, 1}:
         raise InputError(f'config.baseline={spec}: needs facts of original files and both classes; name a split of covid_ct')
@@ -52,8 +53,14 @@ def _read_baseline(spec, data_dir):
 
 
 def _result(about, rows, labels, scores):
-    metrics = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in rates(labels, scores).items()}
+    metrics = _without_nan(rates(labels, scores))
+    intervals = {name: _without_nan(dict(low=low, high=high)) for name, (low, high) in bootstrap(labels, scores, [row['group'] for row in rows]).items()}
     print(f'{about["model"]} on {about["test_set"]}: ' + ', '.join(f'{name} {value:.3f}' if isinstance(value, float) else f'{name} {value}'
                                                                for name, value in metrics.items()), flush=True)
     images = [{'id': row['id'], 'label': int(label), 'score': float(np.float32(score))} for row, label, score in zip(rows, labels, scores)]
-    return {**about, 'metrics': metrics, 'images': images}
+    return {**about, 'metrics': metrics, 'intervals': intervals, 'images': images}
+
+
+def _without_nan(values):
+    """JSON has no NaN: a rate without a value is null."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

@@ -19,7 +19,9 @@ from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs
 
 METRICS = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 COLUMNS = ('model', 'train_set', 'test_set', 'positive_class', 'n_positive', 'n_negative', *METRICS,
-           'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents', 'checkpoint', 'step', 'overlap_validation')
+           'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents', 'checkpoint', 'step', 'overlap_validation',
+           *(f'{name}_{end}' for name in METRICS for end in ('low', 'high')))
+SHOWN = tuple(column for column in COLUMNS if not column.endswith(('_low', '_high')))      # the page shows intervals beside their metric
 PAGE = pathlib.Path(__file__).with_name('report_template.html')
 
 
@@ -49,7 +51,9 @@ def _read_evaluation(folder):
 
 def _table_row(result, protocol):
     overlap = {f'overlap_{kind}': count for kind, count in result['overlap'].items()}
-    return {key: result[key] for key in ('model', 'train_set', 'test_set', 'seed', 'checkpoint', 'step')} | result['metrics'] | {'protocol': protocol} | overlap
+    intervals = {f'{name}_{end}': value for name, ends in result.get('intervals', {}).items() for end, value in ends.items()}
+    about = {key: result[key] for key in ('model', 'train_set', 'test_set', 'seed', 'checkpoint', 'step')}
+    return about | result['metrics'] | intervals | {'protocol': protocol} | overlap
 
 
 def unique(rows):
@@ -111,9 +115,8 @@ def draw_panels(folder, count=5, size=256):
 def _page(config, workdir, evaluations, rows):
     """The HTML page; pictures are embedded, nothing is loaded from elsewhere."""
     embed = lambda name: 'data:image/png;base64,' + base64.b64encode((workdir / name).read_bytes()).decode()
-    cell = lambda value: '' if value is None else f'{value:.3f}' if isinstance(value, float) else html.escape(str(value))
-    head = ''.join(f'<th scope="col">{column.replace("_", " ")}</th>' for column in COLUMNS)
-    body = ''.join('<tr>' + ''.join(f'<td>{cell(row.get(column))}</td>' for column in COLUMNS) + '</tr>' for row in rows)
+    head = ''.join(f'<th scope="col">{column.replace("_", " ")}</th>' for column in SHOWN)
+    body = ''.join('<tr>' + ''.join(f'<td>{_cell(row, column)}</td>' for column in SHOWN) + '</tr>' for row in rows)
     trained = unique([(record['role'], record['dataset'], 'through the generator' if record['through'] else 'directly', len(record['images']))
                       for evaluation in evaluations for record in evaluation['lineage']])
     lineage = ''.join(f'<tr><td>{html.escape(dataset)}</td><td>{role}</td><td>{how if role in TRAINED else "picked the checkpoint"}</td><td>{n}</td></tr>'
@@ -123,3 +126,10 @@ def _page(config, workdir, evaluations, rows):
     protocols = ', '.join(sorted({evaluation['protocol'] for evaluation in evaluations}))
     return string.Template(PAGE.read_text()).substitute(
         title=html.escape(config.title), version=__version__, head=head, body=body, roc=embed('roc.png'), panels=panels, lineage=lineage, protocols=protocols)
+
+
+def _cell(row, column):
+    value, low, high = (row.get(key) for key in (column, f'{column}_low', f'{column}_high'))
+    if isinstance(value, float):
+        return f'{value:.3f}' + (f' <small>({low:.3f} to {high:.3f})</small>' if low is not None else '')
+    return '' if value is None else html.escape(str(value))

@@ -101,7 +101,7 @@ def test_results_and_report(quickstart):
             scores = np.asarray(classification.score(config, model)(test.images))
             np.testing.assert_allclose([image['score'] for image in result['images']], scores, atol=1e-4)
     rows = list(csv.DictReader((workdir / 'report' / 'table.csv').open()))
-    assert list(rows[0]) == list(COLUMNS) and len(rows) == len(results) == 3
+    assert list(rows[0]) == list(COLUMNS) and len(rows) == len(results) == 4
     for row, result in zip(rows, results):
         assert row['positive_class'] == 'covid' and int(row['n_positive']) + int(row['n_negative']) == len(result['images'])
     page = (workdir / 'report' / 'report.html').read_text()

@@ -13,7 +13,8 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from covjax import InputError, checkpoint, train
-from covjax.task import AXIS, Net, Task, join_state, split_state
+from covjax.checkpoint import join_state, split_state
+from covjax.task import AXIS, Net, Task
 
 TRUTH = np.array([2., -1., .5], np.float32)
 
