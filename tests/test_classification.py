@@ -1,4 +1,4 @@
-"""The classification task: its devices against one another, its wrong data sets."""
+"""The classification task: its devices against one another, its phases and rates, its wrong configs."""
 import json
 
 import jax
@@ -6,9 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax import jax_utils
+from flax.traverse_util import flatten_dict
+from sklearn.utils.class_weight import compute_class_weight
+
 from configs import classifier as config_file
-from covjax import InputError, classification
+from covjax import InputError, classification, data, models
+from covjax.augment import to_float
+from covjax.models import pretrained
 from covjax.models.layers import ExampleDropout
+from covjax.task import AXIS
 
 
 def test_two_devices_equal_one(data_dir, tmp_path, launch):
@@ -33,10 +40,98 @@ def test_dropout_keeps_the_mean_and_differs_between_examples():
     np.testing.assert_array_equal(ExampleDropout(.3).apply({}, x, deterministic=True), x)
 
 
-@pytest.mark.parametrize('fields, message', [
-    (dict(train=''), 'config.train is empty'), (dict(train='covid_ct:train@covid'), 'both classes'), (dict(val='luna16_patches/nodules:test'), 'config.val')])
-def test_wrong_data_sets(data_dir, fields, message):
+def config_of(data_dir, **fields):
     config = config_file.get_config('resnet50')
-    config.update({'data_dir': data_dir, 'train': 'covid_ct:train', 'val': 'covid_ct:validation', 'image_size': 32, 'load_size': 32, **fields})
+    config.update({'data_dir': data_dir, 'train': 'covid_ct:train', 'val': 'covid_ct:validation', 'image_size': 32, 'load_size': 32, 'batch_size': 4,
+                   'steps': 4, 'eval_every': 4, 'log_every': 4, 'warmup_steps': 0, **fields})
+    return config
+
+
+def changed(before, after):
+    """{'head': bool, 'body': bool, 'batch_stats': bool}: whether any of it moved."""
+    moved = lambda a, b: any((np.asarray(x) != np.asarray(y)).any() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    split = lambda state: {'head': state.net.params['head'], 'body': {k: v for k, v in state.net.params.items() if k != 'head'}, 'batch_stats': state.batch_stats}
+    return {name: moved(split(before)[name], split(after)[name]) for name in split(before)}
+
+
+@pytest.fixture(scope='module')
+def stepper():
+    """stepper(config) -> (states before, after 1, after 2, ... steps) of the task, as the loop would take them on one device."""
+    def states(config, steps):
+        task = classification.make(config)
+        state = task.init(jax.random.key(0), {name: array[:1] for name, array in task.train_batch(0).items()})
+        step_fn = jax.pmap(task.train_step, axis_name=AXIS, in_axes=(0, 0, None))
+        found = [state]
+        for step in range(steps):
+            batch = {name: array.reshape(1, *array.shape) for name, array in task.train_batch(step).items()}
+            state, scalars = step_fn(jax_utils.replicate(state), batch, jax.random.fold_in(jax.random.key(1), step))
+            assert np.isfinite(float(scalars['loss'][0]))
+            state = jax_utils.unreplicate(state)
+            found.append(state)
+        return found
+    return states
+
+
+def test_frozen_then_thawed(data_dir, stepper):
+    """While frozen only the head moves, BatchNorm statistics included; afterwards everything does."""
+    before, frozen, thawed = stepper(config_of(data_dir, freeze_steps=1, dropout=.2), 2)
+    assert changed(before, frozen) == {'head': True, 'body': False, 'batch_stats': False}
+    assert changed(frozen, thawed) == {'head': True, 'body': True, 'batch_stats': True}
+
+
+def test_fine_tuning_from_a_keras_file(data_dir, stepper, tmp_path):
+    """Starts at the weights of the file, with a new head, on their input scale; body_rate=0 keeps them."""
+    keras = pytest.importorskip('keras')
+    keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=7).save(tmp_path / 'whole.h5')
+    config = config_of(data_dir, pretrained=str(tmp_path / 'whole.h5'), body_rate=0., weight_decay=.1)
+    before, after = stepper(config, 1)
+    expected, preprocess = pretrained.load(models.create('resnet50', num_classes=None), config.pretrained)
+    for path, value in flatten_dict(expected['params']).items():
+        np.testing.assert_array_equal(flatten_dict(before.net.params)[path], value)
+    assert before.net.params['head']['kernel'].shape == (2048, 2) and before.net.params['stem_conv']['kernel'].shape[2] == 3
+    assert changed(before, after) == {'head': True, 'body': False, 'batch_stats': True}
+    images = data.read('covid_ct:test', data_dir, 32).images
+    state = {'net': {'params': after.net.params}, 'batch_stats': after.batch_stats}
+    logits = models.create('resnet50').apply({'params': after.net.params, 'batch_stats': after.batch_stats}, preprocess(to_float(images)))
+    np.testing.assert_allclose(classification.score(config, state)(images), jax.nn.softmax(logits)[:, 1], atol=1e-5)
+
+
+def test_rates_of_head_and_body(data_dir):
+    """One step of AdamW moves every weight by its rate, but for those that decay: so the rates can be read off."""
+    params = {'head': {'kernel': jnp.ones((3, 2)), 'bias': jnp.zeros(2)}, 'stem': {'kernel': jnp.ones((1, 1, 2, 2)), 'scale': jnp.ones(2)}}
+    for fields, expected in (
+            (dict(), (1., 1.)), (dict(body_rate=.1), (1., .1)), (dict(freeze_steps=2), (1., 0.)), (dict(schedule='step'), (1., 1.))):
+        tx = classification.optimizer(config_of(data_dir, learning_rate=1e-2, weight_decay=0., steps=1000, **fields))
+        updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+        got = [-float(jax.tree.leaves(updates[name])[0].ravel()[0]) / 1e-2 for name in ('head', 'stem')]
+        np.testing.assert_allclose(got, expected, rtol=1e-3)
+    tx = classification.optimizer(config_of(data_dir, learning_rate=1e-2, weight_decay=.5))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert (updates['head']['kernel'] < 0).all() and (updates['stem']['kernel'] < 0).all()
+    assert not updates['head']['bias'].any() and not updates['stem']['scale'].any()
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('cosine', {0: 0., 5: .5, 10: 1., 55: .5, 100: 0.}), ('step', {0: 0., 5: .5, 10: 1., 49: 1., 51: .1, 74: .1, 76: .01, 100: .01})])
+def test_schedules(name, expected):
+    schedule = classification.SCHEDULES[name](1., 10, 100)
+    np.testing.assert_allclose([schedule(step) for step in expected], list(expected.values()), atol=1e-6)
+
+
+def test_class_weights(data_dir):
+    """Against scikit-learn, on labels of which one class has three times as many."""
+    labels = np.array([0, 0, 0, 1] * 5)
+    balanced = classification._class_weights(config_of(data_dir, class_weights='balanced'), labels)
+    np.testing.assert_allclose(balanced, compute_class_weight('balanced', classes=np.array([0, 1]), y=labels), rtol=1e-6)
+    np.testing.assert_allclose(balanced[labels].mean(), 1, rtol=1e-6)
+    np.testing.assert_array_equal(classification._class_weights(config_of(data_dir), labels), 1)
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(schedule='linear'), 'config.schedule=linear.*cosine, step'), (dict(class_weights='equal'), 'config.class_weights=equal'),
+    (dict(dtype='float16'), 'config.dtype=float16.*bfloat16'), (dict(pretrained='none.h5'), 'none.h5: no such file'),
+    (dict(train=''), 'config.train is empty'), (dict(train='covid_ct:train@covid'), 'both classes'), (dict(val='luna16_patches/nodules:test'), 'config.val')])
+def test_wrong_configs(data_dir, fields, message):
     with pytest.raises(InputError, match=message):
-        classification.make(config)
+        task = classification.make(config_of(data_dir, **fields))
+        task.init(jax.random.key(0), task.train_batch(0))

@@ -11,7 +11,7 @@ from configs import base
 from covjax import InputError, models, train
 
 NAMES = [pathlib.Path(path).stem for path in launcher.configs()]
-STAGES = {'prepare', 'cyclegan', 'synthesize', 'classifier', 'evaluate', 'report', 'quickstart'}
+STAGES = {'prepare', 'cyclegan', 'synthesize', 'classifier', 'evaluate', 'report', 'export', 'quickstart'}
 VARIANTS = {'cyclegan': ('default', 'small'), 'classifier': tuple(models.MODELS)}
 
 
