@@ -11,6 +11,8 @@ from covjax import phantom, prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REAL = os.environ.get('COVJAX_DATA')
+# compiler_options of jit for networks that run once: compiling is what takes long.
+FAST = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 os.environ['KERAS_BACKEND'] = 'jax'          # read when keras is imported
 

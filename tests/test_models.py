@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import FAST
 from covjax import InputError, models
 from covjax.models import layers
 from covjax.models.cyclegan import Discriminator, Generator
@@ -15,7 +16,6 @@ COUNTS = {'vgg16': (138_357_544, 14_714_688), 'resnet50': (25_636_712, 23_587_71
           'inception_resnet_v2': (55_873_736, 54_336_736), 'densenet169': (14_307_880, 12_642_880)}
 WIDTHS = {'vgg16': 512, 'resnet50': 2048, 'inception_v3': 2048, 'inception_resnet_v2': 1536, 'densenet169': 1664}
 TOP = {'vgg16': {'hidden': (4096, 4096)}}
-FAST = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}        # compilation is what these tests take long for
 
 
 def abstract(model, size, channels):

@@ -1,10 +1,13 @@
 """Weights through files that Keras itself writes: the same logits, running statistics and input scaling as keras.applications, random weights."""
+import functools
+
 import h5py
 import jax
 import numpy as np
 import pytest
 from flax import traverse_util
 
+from conftest import FAST
 from covjax import InputError, models
 from covjax.models import pretrained
 
@@ -41,9 +44,21 @@ def ours(name, num_classes=CLASSES):
     return models.create(name, num_classes=num_classes, **top)
 
 
-def run(model, images, **kwargs):
+def run(model, images, training=False):
+    """The output of a Keras model, whose running statistics move in training."""
+    values = [[variable.value for variable in variables] for variables in (model.trainable_variables, model.non_trainable_variables)]
     with jax.numpy_rank_promotion('allow'):
-        return np.asarray(model(images, **kwargs))
+        forward = jax.jit(lambda *args: model.stateless_call(*args, training=training), compiler_options=FAST)
+        output, moved = forward(*values, images)
+    for variable, value in zip(model.non_trainable_variables, moved):
+        variable.assign(value)
+    return np.asarray(output)
+
+
+@functools.lru_cache
+def forward(model, **kwargs):
+    """model.apply, compiled once."""
+    return jax.jit(lambda variables, images: model.apply(variables, images, **kwargs), compiler_options=FAST)
 
 
 def scaled_images(name, size, channels=3, batch=2):
@@ -70,14 +85,14 @@ def test_logits(pair):
         expected = run(reference, inputs)
         for layout in LAYOUTS:
             variables, preprocess = pretrained.load(ours(name), write(reference, folder / f'{i}{layout}'), channels=3, image_size=size)
-            close(ours(name).apply(variables, preprocess(images)), expected)
+            close(forward(ours(name))(variables, preprocess(images)), expected)
 
 
 def test_running_statistics(pair):
     name, [_, (size, reference)], folder = pair
     _, inputs = scaled_images(name, size, batch=8)         # two 1x1 maps normalised over each other would only amplify rounding
     before, _ = pretrained.load(ours(name), write(reference, folder / 'before.weights.h5'), channels=3, image_size=size)
-    _, updated = ours(name).apply(before, inputs, train=True, mutable=['batch_stats'])
+    _, updated = forward(ours(name), train=True, mutable='batch_stats')(before, inputs)
     run(reference, inputs, training=True)
     after, _ = pretrained.load(ours(name), write(reference, folder / 'after.weights.h5'), channels=3, image_size=size)
     flat = traverse_util.flatten_dict(after.get('batch_stats', {}), sep='/')
@@ -92,17 +107,19 @@ def test_without_top_and_new_head(pair):
     name, [(size, reference), _], folder = pair
     bottom = keras.Model(reference.inputs, reference.layers[-4 if name == 'vgg16' else -2].output)     # Flatten or pooling, as last layer
     _, inputs = scaled_images(name, size)
-    expected = models.create(name, num_classes=None)
+    features, two = models.create(name, num_classes=None), models.create(name, num_classes=2)
+    found = []
     for layout in LAYOUTS:
         file, whole = write(bottom, folder / f'bottom{layout}'), write(reference, folder / f'whole{layout}')
-        pooled = [expected.apply(pretrained.load(expected, path, channels=3)[0], inputs) for path in (file, whole)]
-        np.testing.assert_array_equal(*pooled)
-        close(pooled[0], run(bottom, inputs).reshape(2, -1, pooled[0].shape[1]).mean(1))
-        model = models.create(name, num_classes=2)
+        found += [pretrained.load(features, path, channels=3)[0] for path in (file, whole)]
         with pytest.raises(InputError, match='head'):
-            pretrained.load(model, file, channels=3)
-        variables, _ = pretrained.load(model, file, channels=3, new_head=True)
-        assert model.apply(variables, inputs).shape == (2, 2) and (np.asarray(variables['params']['head']['kernel']) != 0).all()
+            pretrained.load(two, file, channels=3)
+        variables, _ = pretrained.load(two, file, channels=3, new_head=True)
+        assert jax.eval_shape(two.apply, variables, inputs).shape == (2, 2) and (np.asarray(variables['params']['head']['kernel']) != 0).all()
+    for variables in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, variables, found[0])
+    pooled = forward(features)(found[0], inputs)
+    close(pooled, run(bottom, inputs).reshape(2, -1, pooled.shape[1]).mean(1))
 
 
 def test_grey_equals_three_equal_channels(pair):
@@ -110,7 +127,7 @@ def test_grey_equals_three_equal_channels(pair):
     grey, _ = scaled_images(name, size, channels=1)
     file, model = write(reference, folder / 'grey.h5'), models.create(name, num_classes=None)
     one, three = (pretrained.load(model, file, channels=channels) for channels in (1, 3))
-    close(model.apply(one[0], one[1](grey)), model.apply(three[0], three[1](grey.repeat(3, -1))))
+    close(forward(model)(one[0], one[1](grey)), forward(model)(three[0], three[1](grey.repeat(3, -1))))
 
 
 @pytest.mark.parametrize('name', models.MODELS)
@@ -193,7 +210,7 @@ def test_order_in_the_file_decides_as_in_keras(resnet):
         for key, value in out['g'].attrs.items():
             out.attrs[key] = value
         del out['g']
-    results = [ours('resnet50').apply(pretrained.load(ours('resnet50'), file, channels=3)[0], inputs) for file in (path, folder / 'swapped.h5', folder / 'a.h5')]
+    results = [forward(ours('resnet50'))(pretrained.load(ours('resnet50'), file, channels=3)[0], inputs) for file in (path, folder / 'swapped.h5', folder / 'a.h5')]
     other = keras.models.clone_model(reference)
     other.load_weights(str(folder / 'swapped.h5'))
     expected = run(other, inputs)
