@@ -1,6 +1,7 @@
 """Runs one stage: python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]."""
 import importlib
 import inspect
+import os
 import pathlib
 import runpy
 import sys
@@ -9,11 +10,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from configs.base import LEAST
+from configs.base import BELOW, LEAST
 from covjax import InputError
 from covjax.workdir import claimed
 
-CACHE = pathlib.Path('~/.cache/covjax').expanduser()        # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
+CACHE = '~/.cache/covjax'                  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 ROOT = pathlib.Path(__file__).resolve().parent
 RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart')}
 
@@ -26,7 +27,7 @@ def main(_):
     config = CONFIG.value
     workdir = pathlib.Path(WORKDIR.value or ROOT / 'runs' / default_name(sys.argv))
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update('jax_compilation_cache_dir', str(CACHE))
+        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
     run = importlib.import_module(RUN[config.run]).run
     try:
         with claimed(config, workdir):
@@ -64,6 +65,9 @@ def parse(argv):
         least = LEAST.get(key.rpartition('.')[2])
         if least is not None and value < least:
             fail(f'--config.{key}={value}: must be at least {least}')
+        below = BELOW.get(key.rpartition('.')[2])
+        if below is not None and value >= below:
+            fail(f'--config.{key}={value}: must be below {below}')
     if len(arguments) > 1:
         fail(f'{arguments[1]}: not a flag; write keys as --config.key=value')
     return arguments

@@ -72,7 +72,9 @@ def make(config):
         images = preprocess(augment(augment_rng, batch['image'], config.augment, config.image_size, first_index(len(batch['label']))))
         gradient = jax.grad(partial(loss, head_only if 'frozen' in batch else whole), has_aux=True)
         grads, (batch_stats, scalars) = gradient(state.net.params, state.batch_stats, images, batch['label'], dropout_rng)
-        state = State(state.step + 1, state.net.update(grads, tx), lax.pmean(batch_stats, AXIS))
+        net = state.net.update(grads, tx)
+        net = only_head(state.net, net) if 'frozen' in batch else net
+        state = State(state.step + 1, net, lax.pmean(batch_stats, AXIS))
         return state, lax.pmean(scalars, AXIS)
 
     def eval_batches():
@@ -90,15 +92,25 @@ def make(config):
     return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, {'train': train.rows, 'val': val.rows})
 
 
+def only_head(old, new):
+    """`new` with the body of `old`, its optimizer included, so that Adam's moments of the body start at the first step that moves it."""
+    states = {'head': new.opt_state.inner_states['head'], 'body': old.opt_state.inner_states['body']}
+    return Net({**old.params, 'head': new.params['head']}, new.opt_state._replace(inner_states=states))
+
+
 def optimizer(config):
-    """AdamW with decay of kernels alone, for the head and, at a rate of its own, for the body."""
+    """AdamW with decay of kernels alone, for the head and, at a rate of its own, for the body, whose steps are counted from the first that moves it."""
+    if config.freeze_steps >= config.steps:
+        raise InputError(f'config.freeze_steps={config.freeze_steps}: leaves the body frozen to the end; choose fewer than config.steps={config.steps}')
+    if config.schedule == 'step' and config.warmup_steps >= config.steps // 2:
+        raise InputError(f'config.warmup_steps={config.warmup_steps}: the step schedule falls at half of config.steps={config.steps}; choose fewer')
     if config.schedule not in SCHEDULES:
         raise InputError(f'config.schedule={config.schedule}: no such choice; choose one of {", ".join(SCHEDULES)}')
     rate = SCHEDULES[config.schedule](config.learning_rate, min(config.warmup_steps, config.steps - 1), config.steps)
 
     def body_rate(step):
-        thawed = (step + 1 - config.freeze_steps) / max(config.warmup_steps, 1) if config.freeze_steps else 1.
-        return config.body_rate * rate(step) * jnp.clip(thawed, 0., 1.)
+        warm = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1.) if config.freeze_steps else 1.
+        return config.body_rate * rate(step + config.freeze_steps) * warm
 
     adamw = lambda rate: optax.adamw(rate, weight_decay=config.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params))
     return optax.partition({'head': adamw(rate), 'body': adamw(body_rate)}, lambda params: {name: 'head' if name == 'head' else 'body' for name in params})
@@ -109,7 +121,7 @@ def _cosine(rate, warmup, steps):
 
 
 def _step(rate, warmup, steps):
-    falls = optax.piecewise_constant_schedule(rate, {max(steps // 2 - warmup, 1): .1, max(steps * 3 // 4 - warmup, 2): .1})
+    falls = optax.piecewise_constant_schedule(rate, {steps // 2 - warmup: .1, steps * 3 // 4 - warmup: .1})
     return optax.join_schedules([optax.linear_schedule(0., rate, warmup), falls], [warmup])
 
 

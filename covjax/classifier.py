@@ -74,7 +74,7 @@ def _read_file(path):
             flat = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise InputError(f'{path}: no such file; write it with configs/export.py') from None
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise InputError(f'{path}: is damaged ({type(error).__name__}); write it again with configs/export.py') from None
     if not about:
         raise InputError(f'{path}: was not written by covjax; write it with configs/export.py')

@@ -69,7 +69,7 @@ def draw_roc(results):
             curves = panels.setdefault(result['test_set'], {}).setdefault((result['model'], result['train_set'], result['checkpoint']), [])
             if result not in curves:                                           # several evaluations bring the same baseline
                 curves.append(result)
-    colours = {group: f'C{i}' for i, group in enumerate(dict.fromkeys(group for groups in panels.values() for group in groups))}
+    colours = {group: plt.get_cmap('tab20')(i % 20) for i, group in enumerate(dict.fromkeys(group for groups in panels.values() for group in groups))}
     figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(4.8 * max(len(panels), 1), 5 + .5 * len(colours)), squeeze=False, layout='constrained')
     for ax, (test_set, groups) in zip(axes[0], panels.items()):
         for (model, train_set, which), curves in groups.items():
@@ -78,7 +78,7 @@ def draw_roc(results):
             label = f'{model}{f", {which} checkpoint" if which else ""}\n  trained on {_wrapped(train_set)}\n  AUC {np.mean(areas):.3f}{spread}'
             for result in curves:
                 labels, scores = zip(*((image['label'], image['score']) for image in result['images']))
-                ax.plot(*curve(np.array(labels), np.array(scores)), colours[model, train_set, which], lw=1.3, ls='-' if which else '--', label=label)
+                ax.plot(*curve(np.array(labels), np.array(scores)), color=colours[model, train_set, which], lw=1.3, ls='-' if which else '--', label=label)
                 label = None                                                   # one entry for all seeds
         ax.plot([0, 1], [0, 1], color='grey', lw=.8, ls=':')
         ax.set(xlabel='1 - specificity', ylabel='recall of COVID', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))

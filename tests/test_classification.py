@@ -4,24 +4,24 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-
 from flax import jax_utils
 from flax.traverse_util import flatten_dict
 from sklearn.utils.class_weight import compute_class_weight
 
 from configs import classifier as config_file
-from covjax import InputError, classification, data, models
+from covjax import InputError, checkpoint, classification, data, models
 from covjax.augment import to_float
 from covjax.models import pretrained
 from covjax.models.layers import ExampleDropout
-from covjax.task import AXIS
+from covjax.task import AXIS, Net
 
 
 def test_two_devices_equal_one(data_dir, tmp_path, launch):
     """Same seed and global batch, dropout and synchronised BatchNorm included: the same losses."""
-    keys = {'data_dir': data_dir, 'train': 'covid_ct:train', 'val': 'covid_ct:validation', 'image_size': 32, 'load_size': 36, 'batch_size': 4, 'steps': 2,
-            'log_every': 1, 'eval_every': 2, 'warmup_steps': 1, 'dropout': .5}
+    keys = {'data_dir': data_dir, 'train': 'covid_ct:train', 'val': 'covid_ct:validation', 'image_size': 32, 'load_size': 36, 'batch_size': 4, 'steps': 3,
+            'log_every': 1, 'eval_every': 3, 'warmup_steps': 0, 'freeze_steps': 1, 'dropout': .5, 'learning_rate': 1e-4}
     losses = []
     for devices in (1, 2):
         workdir = tmp_path / f'on_{devices}'
@@ -29,7 +29,7 @@ def test_two_devices_equal_one(data_dir, tmp_path, launch):
                         devices=devices)
         assert result.returncode == 0 and f'{devices} x ' in result.stdout, result.stderr
         losses.append([json.loads(line)['train/loss'] for line in (workdir / 'metrics.jsonl').read_text().splitlines() if 'train/loss' in line])
-    np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)                # Adam makes much of the rounding of small gradients
 
 
 def test_dropout_keeps_the_mean_and_differs_between_examples():
@@ -100,7 +100,7 @@ def test_rates_of_head_and_body(data_dir):
     """One step of AdamW moves every weight by its rate, but for those that decay: so the rates can be read off."""
     params = {'head': {'kernel': jnp.ones((3, 2)), 'bias': jnp.zeros(2)}, 'stem': {'kernel': jnp.ones((1, 1, 2, 2)), 'scale': jnp.ones(2)}}
     for fields, expected in (
-            (dict(), (1., 1.)), (dict(body_rate=.1), (1., .1)), (dict(freeze_steps=2), (1., 0.)), (dict(schedule='step'), (1., 1.))):
+            (dict(), (1., 1.)), (dict(body_rate=.1), (1., .1)), (dict(schedule='step'), (1., 1.))):
         tx = classification.optimizer(config_of(data_dir, learning_rate=1e-2, weight_decay=0., steps=1000, **fields))
         updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
         got = [-float(jax.tree.leaves(updates[name])[0].ravel()[0]) / 1e-2 for name in ('head', 'stem')]
@@ -109,6 +109,33 @@ def test_rates_of_head_and_body(data_dir):
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     assert (updates['head']['kernel'] < 0).all() and (updates['stem']['kernel'] < 0).all()
     assert not updates['head']['bias'].any() and not updates['stem']['scale'].any()
+
+
+@pytest.mark.parametrize('warmup', [0, 10])
+def test_the_thawed_body_never_steps_beyond_its_rate(data_dir, warmup):
+    """Gradients of the frozen phase leave no trace in the body's moments; its rate rises from the first step that moves it."""
+    tx = classification.optimizer(config_of(data_dir, learning_rate=1., weight_decay=0., steps=10_000, body_rate=.1, freeze_steps=40, warmup_steps=warmup))
+    net, sizes = Net.create({'head': jnp.ones(2), 'stem': jnp.ones(2)}, tx), []
+    for step in range(60):
+        frozen = step < 40
+        updates, opt_state = tx.update({'head': jnp.ones(2), 'stem': jnp.full(2, 0. if frozen else 1.)}, net.opt_state, net.params)
+        new = Net(optax.apply_updates(net.params, updates), opt_state)
+        new = classification.only_head(net, new) if frozen else new
+        sizes.append(float(net.params['stem'][0] - new.params['stem'][0]))
+        net = new
+    assert not any(sizes[:40]) and max(sizes) < .1001
+    np.testing.assert_allclose(sizes[50:], .1, rtol=1e-2)
+    np.testing.assert_allclose(sizes[40], .1 / max(warmup, 1), rtol=1e-2)
+
+
+@pytest.mark.parametrize('name', ['vgg16', 'resnet50'])
+def test_a_state_survives_a_checkpoint(data_dir, name):
+    """Two rates, and for VGG no running statistics."""
+    task = classification.make(config_of(data_dir, model=name, freeze_steps=1))
+    state = task.init(jax.random.key(0), task.train_batch(0))
+    back = checkpoint.join_state(jax.tree.map(jnp.zeros_like, state), *checkpoint.split_state(state))
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, back, state)
 
 
 @pytest.mark.parametrize('name, expected', [
@@ -128,6 +155,7 @@ def test_class_weights(data_dir):
 
 
 @pytest.mark.parametrize('fields, message', [
+    (dict(freeze_steps=4), 'config.freeze_steps=4.*config.steps=4'), (dict(schedule='step', warmup_steps=2), 'config.warmup_steps=2'),
     (dict(schedule='linear'), 'config.schedule=linear.*cosine, step'), (dict(class_weights='equal'), 'config.class_weights=equal'),
     (dict(dtype='float16'), 'config.dtype=float16.*bfloat16'), (dict(pretrained='none.h5'), 'none.h5: no such file'),
     (dict(train=''), 'config.train is empty'), (dict(train='covid_ct:train@covid'), 'both classes'), (dict(val='luna16_patches/nodules:test'), 'config.val')])

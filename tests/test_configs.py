@@ -61,6 +61,7 @@ def test_shown_commands_have_valid_keys(command):
     (['--config=configs/cyclegan.py', '--config.steps=many'], 'config.steps'),
     (['--config=configs/cyclegan.py', '--config.batch_size=0'], 'config.batch_size=0'),
     (['--config=configs/quickstart.py', '--config.classifier.steps=-1'], 'config.classifier.steps=-1'),
+    (['--config=configs/classifier.py', '--config.dropout=1'], 'config.dropout=1'),
     (['--config=configs/cyclegan.py', 'config.steps=1'], '--config.key=value'),
     (['--config=configs/base.py'], 'configs/quickstart.py'),
     (['--config=configs/cyclegan.py', '--wokdir=x'], 'wokdir')])

@@ -7,12 +7,14 @@ LEVEL, DRAWS = 0.95, 2000
 def bootstrap(labels, scores, groups, threshold=0.5, seed=0):
     """{name: (low, high)} of the rates of `metrics.rates`: percentile intervals over draws of whole groups with replacement (cluster bootstrap).
 
-    labels int [N] (1 = covid), scores float [N], groups [N] of str. Draws in which a metric has no value (one class only) are left out of it; where
+    labels int [N] (1 = covid), scores float [N], groups [N] of str. A single group has no interval: all are (NaN, NaN). Draws in which a metric has no value (one class only) are left out of it; where
     none is left the interval is (NaN, NaN).
     """
     labels, scores = np.asarray(labels) == 1, np.asarray(scores, float)
     _, group = np.unique(np.asarray(groups, str), return_inverse=True)
     n = group.max() + 1
+    if n < 2:                                               # nothing can be said of how groups differ
+        return dict.fromkeys(('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc'), (float('nan'),) * 2)
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS)[:, group].astype(float)       # [DRAWS, N]: how often an image is drawn
     predicted = scores >= threshold
     count = lambda chosen: times @ chosen.astype(float)

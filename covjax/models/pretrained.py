@@ -120,7 +120,8 @@ def _show(shapes):
 def _read(path):
     """{'conv', 'norm', 'dense', 'other': [(name, [arrays])]} of a file, each in the order of Keras."""
     import h5py                                            # only this function needs it
-    if not pathlib.Path(path).is_file():
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
         raise InputError(f'{path}: no such file; give a .h5 or .weights.h5 that Keras wrote')
     try:
         with h5py.File(path) as file:
@@ -132,7 +133,7 @@ def _read(path):
                 layers = [(name, [stored[name]['vars'][key][()] for key in sorted(stored[name].get('vars', ()), key=int)]) for name in sorted(stored, key=_counted)]
             else:
                 raise InputError(f'{path}: holds no weights in a layout of Keras; write them with model.save_weights')
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:       # whatever h5py finds instead
         if isinstance(error, InputError):
             raise
         raise InputError(f'{path}: is damaged or not an HDF5 file ({type(error).__name__}); give a .h5 or .weights.h5 that Keras wrote') from None
