@@ -34,6 +34,6 @@ setup(
     extras_require={
         'cuda13': ['jax[cuda13]'],
         'tf': ['tensorflow-cpu'],       # only for tfds.load
-        'test': ['pytest', 'keras>=3.10'],
+        'test': ['pytest', 'pytest-xdist', 'keras>=3.10'],
     },
 )
