@@ -20,6 +20,9 @@ RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'ev
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.')
+COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT at process 0 where several processes train one model; auto under Slurm or Open MPI.')
+PROCESSES = flags.DEFINE_integer('processes', None, 'How many they are.')
+PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.')
 
 
 def main(_):
@@ -28,13 +31,26 @@ def main(_):
     workdir = pathlib.Path(WORKDIR.value or ROOT / 'runs' / default_name(sys.argv))
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
+    if COORDINATOR.value:
+        join(config)
     run = importlib.import_module(RUN[config.run]).run
     try:
         with claimed(config, workdir):
             print(f'{config.run}: writing to {workdir}', flush=True)
             run(config, workdir)
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:      # the second: a training that diverged
         fail(error)
+
+
+def join(config):
+    """Makes this one of several processes that train one model."""
+    if config.run != 'train':
+        fail(f'--coordinator={COORDINATOR.value}: a run of {config.run} is one process; leave it out')
+    auto = COORDINATOR.value == 'auto'
+    try:
+        jax.distributed.initialize(None if auto else COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    except (RuntimeError, ValueError) as error:
+        fail(f'--coordinator={COORDINATOR.value}: {str(error).splitlines()[0]}; outside Slurm and Open MPI give HOST:PORT, --processes and --process')
 
 
 def parse(argv):
@@ -62,6 +78,8 @@ def parse(argv):
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  ' + '\n  '.join(f'config.{key}' for key, _ in leaves(config)))
     for key, value in leaves(CONFIG.value):
+        if value is None:
+            continue
         least = LEAST.get(key.rpartition('.')[2])
         if least is not None and value < least:
             fail(f'--config.{key}={value}: must be at least {least}')

@@ -39,14 +39,15 @@ def rotate(rng, degrees):
     return jnp.array([[c, -s, 0.], [s, c, 0.], [0., 0., 1.]])
 
 
-def crop(rng, share):
-    """A random window of 1 - share of each side, brought back to full size."""
-    shift = jax.random.uniform(rng, (2,), minval=-share, maxval=share)
+def crop(rng, share, size):
+    """A random window of 1 - share of each side of a size x size image, at whole pixels, brought back to full size."""
+    room = round(share * size)                              # pixels by which the window can move
+    shift = (2 * jax.random.randint(rng, (2,), 0, room + 1) - room) / size
     return jnp.array([[1 - share, 0., 0.], [0., 1 - share, 0.], [0., 0., 1.]]).at[:2, 2].set(shift)
 
 
-def random_matrix(rng, settings):
-    """The product of the changes that are on. settings: {'scale': limit, 'flip': bool, 'rotate': degrees, 'crop': share}, 0 or False = off."""
+def random_matrix(rng, settings, size):
+    """The product of the changes that are on, for images of size x size. settings: {'scale': limit, 'flip': bool, 'rotate': degrees, 'crop': share}, 0 or False = off."""
     rngs = jax.random.split(rng, 4)
     matrix = jnp.eye(3)
     if settings['scale']:
@@ -56,7 +57,7 @@ def random_matrix(rng, settings):
     if settings['flip']:
         matrix = matrix @ flip(rngs[2])
     if settings['crop']:
-        matrix = matrix @ crop(rngs[3], settings['crop'])
+        matrix = matrix @ crop(rngs[3], settings['crop'], size)
     return matrix
 
 
@@ -78,4 +79,4 @@ def augment(rng, images, settings, size, first=0):
     `first` is the index of the first image in the global batch, so what an image becomes does not depend on the number of devices.
     """
     rngs = jax.vmap(lambda i: jax.random.fold_in(rng, i))(first + jnp.arange(len(images)))
-    return jax.vmap(lambda r, image: warp(image, random_matrix(r, settings), size))(rngs, to_float(images))
+    return jax.vmap(lambda r, image: warp(image, random_matrix(r, settings, images.shape[1]), size))(rngs, to_float(images))

@@ -89,7 +89,7 @@ def make(config):
         values = rates(outputs['label'], outputs['score'])
         return {'loss': outputs['loss'].mean(), **{name: values[name] for name in ('accuracy', 'recall', 'specificity', 'auc')}}, {}
 
-    return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, {'train': train.rows, 'val': val.rows})
+    return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, config.steps, {'train': train.rows, 'val': val.rows})
 
 
 def only_head(old, new):

@@ -3,19 +3,15 @@
     model, variables, preprocess = classifier.load('runs/resnet50')
     logits = model.apply(variables, preprocess(images))           # images [B, H, W, 1] float in [-1, 1]; logits of noncovid, covid
 """
-import json
 import pathlib
 from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
-from ml_collections import ConfigDict
 
-from covjax import InputError, checkpoint, models
+from covjax import checkpoint, models, weights
 
 LABELS = ('noncovid', 'covid')
-DTYPES = ('float32', 'bfloat16')
 
 
 class Classifier(NamedTuple):
@@ -28,8 +24,7 @@ class Classifier(NamedTuple):
 def load(path, which='best'):
     """The Classifier of a workdir of `train` (its best checkpoint by validation, or its latest) or of a .safetensors file of `export`."""
     if pathlib.Path(path).suffix == '.safetensors':
-        config, flat = _read_file(path)
-        variables = traverse_util.unflatten_dict(flat, sep='/')
+        config, variables = weights.read(path, 'classifier')
     else:
         config, state, _ = checkpoint.load_model(path, 'classification', 'classifier', which)
         variables = variables_of(state)
@@ -38,10 +33,7 @@ def load(path, which='best'):
 
 def network(config, **options):
     """The backbone of a config: two logits, and the computation in config.dtype."""
-    dtype = config.get('dtype', 'float32')
-    if dtype not in DTYPES:
-        raise InputError(f'config.dtype={dtype}: no such choice; choose one of {", ".join(DTYPES)}')
-    return models.create(config.model, num_classes=len(LABELS), dtype=jnp.dtype(dtype), **options)
+    return models.create(config.model, num_classes=len(LABELS), dtype=models.compute_dtype(config), **options)
 
 
 def preprocess(config):
@@ -59,23 +51,6 @@ def variables_of(state):
 
 def save(path, config, variables, step):
     """Writes variables as .safetensors: float32, named params/<module>/.../kernel, with what load needs to know in the header."""
-    from safetensors.numpy import save_file
-    flat = {name: jax.device_get(leaf) for name, leaf in traverse_util.flatten_dict(variables, sep='/').items() if hasattr(leaf, 'shape')}
     about = {key: config.get(key, default) for key, default in (('model', ''), ('dtype', 'float32'), ('image_size', 0), ('train', ''), ('seed', 0))}
     about |= {'pretrained': pathlib.Path(config.get('pretrained', '')).name, 'step': step, 'labels': LABELS}
-    save_file(flat, path, metadata={'covjax': json.dumps(about)})
-
-
-def _read_file(path):
-    from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(path, framework='numpy') as file:
-            about = json.loads((file.metadata() or {}).get('covjax', 'null'))
-            flat = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file; write it with configs/export.py') from None
-    except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(f'{path}: is damaged ({type(error).__name__}); write it again with configs/export.py') from None
-    if not about:
-        raise InputError(f'{path}: was not written by covjax; write it with configs/export.py')
-    return ConfigDict(about), flat
+    weights.write(path, variables, {'kind': 'classifier', **about})

@@ -3,6 +3,8 @@
 Networks are named by the domain they produce or judge. In the paper's symbols: to_covid = G_N (N -> C), to_cancer = G_C (C -> N),
 disc.cancer = D_N, disc.covid = D_C.
 """
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from jax import lax
 
 from covjax import InputError, data
 from covjax.augment import augment, to_float, to_uint8
-from covjax.models.cyclegan import Discriminator, Generator
+from covjax.generator import network
+from covjax.models.cyclegan import Discriminator
+from covjax.models.layers import on_cpu
 from covjax.task import AXIS, Net, Task, first_index
 
 DOMAINS = ('cancer', 'covid')
@@ -34,22 +38,17 @@ class State:
     pools: dict                           # {'covid': Pool, 'cancer': Pool}
 
 
-def networks(config):
-    """(generator, discriminator) modules of a config; both directions share one architecture."""
-    if config.image_size % 4 or config.image_size < 32:
-        raise InputError(f'config.image_size={config.image_size}: the generator halves images twice; choose a multiple of 4, at least 32')
-    return Generator(config.gen_filters, config.gen_blocks), Discriminator(config.disc_filters)
+def least_squares(logits, target):
+    """Mean squared distance of the logits to the target (Mao et al. 2017)."""
+    return jnp.mean((logits - target) ** 2)
 
 
-def translate(config, model, direction):
-    """uint8 [B, H, W, C] -> uint8 of the same shape through generator 'to_covid' or 'to_cancer' of a trained `model` (checkpoint.load_model)."""
-    generator, _ = networks(config)
-    return lambda images: to_uint8(generator.apply({'params': model['gen']['params'][direction]}, to_float(images)))
+def cross_entropy(logits, target):
+    """Mean binary cross-entropy of sigmoid(logits) with the target (Goodfellow et al. 2014, as equations 1 and 2 of the paper print it)."""
+    return optax.sigmoid_binary_cross_entropy(logits, target).mean()
 
 
-def adversarial_loss(logits, real):
-    """Least squares (Mao et al. 2017): the mean squared distance of logits to 1 (real) or 0 (fake)."""
-    return jnp.mean((logits - (1. if real else 0.)) ** 2)
+LOSSES = {'lsgan': least_squares, 'bce': cross_entropy}
 
 
 def query_pool(pool, fakes, rng):
@@ -76,15 +75,22 @@ def query_pool(pool, fakes, rng):
 
 def make(config):
     """The Task of a config (configs/cyclegan.py). Batches are {'cancer', 'covid'}: uint8 [B, load_size, load_size, 1]."""
-    generator, discriminator = networks(config)
+    if config.image_size % 4 or config.image_size < 32:
+        raise InputError(f'config.image_size={config.image_size}: the generator halves images twice; choose a multiple of 4, at least 32')
+    if config.loss not in LOSSES:
+        raise InputError(f'config.loss={config.loss}: no such choice; choose one of {", ".join(LOSSES)}')
+    generator = network(config)
+    discriminator = Discriminator(config.disc_filters, generator.norm, config.disc_last_stride, generator.dtype)
+    identity = int(config.lambda_identity > 0)               # whether a network also sees the domain it makes
+    adversarial, real_label = LOSSES[config.loss], config.real_label
     train = {domain: _domain(config, config[domain], domain, config.load_size) for domain in DOMAINS}
     val_specs = config.val.split(',') if config.val else []
     if len(val_specs) not in (0, 2):
         raise InputError(f'config.val={config.val}: give two data sets, cancer and covid, separated by a comma, or none')
     val = {domain: _domain(config, spec, domain, config.image_size) for domain, spec in zip(DOMAINS, val_specs)}
-    constant = int(config.steps * config.constant_share)
+    steps, constant = length(config, [len(examples.rows) for examples in train.values()])
     schedule = optax.join_schedules([optax.constant_schedule(config.learning_rate),
-                                     optax.linear_schedule(config.learning_rate, 0., max(config.steps - constant, 1))], [constant])
+                                     optax.linear_schedule(config.learning_rate, 0., max(steps - constant, 1))], [constant])
     tx = optax.adam(schedule, b1=0.5, b2=0.999)
     gen = lambda params, images: generator.apply({'params': params}, images)
     disc = lambda params, images: discriminator.apply({'params': params}, images)
@@ -102,15 +108,24 @@ def make(config):
         return State(jnp.zeros((), jnp.int32), Net.create(gen_params, tx), Net.create(disc_params, tx), pools)
 
     def generator_loss(gen_params, disc_params, cancer, covid):
-        fakes = {'covid': gen(gen_params['to_covid'], cancer), 'cancer': gen(gen_params['to_cancer'], covid)}
-        terms = {f'adversarial_{domain}': adversarial_loss(disc(disc_params[domain], fakes[domain]), real=True) for domain in DOMAINS}
-        terms['cycle_cancer'] = config.lambda_cancer * jnp.abs(gen(gen_params['to_cancer'], fakes['covid']) - cancer).mean()
-        terms['cycle_covid'] = config.lambda_covid * jnp.abs(gen(gen_params['to_covid'], fakes['cancer']) - covid).mean()
-        return sum(terms.values()), (terms, fakes)
+        to_covid, to_cancer = (partial(each, gen, gen_params[name]) for name in ('to_covid', 'to_cancer'))
+        fake_covid, *same_covid = to_covid(cancer, *[covid] * identity)
+        fake_cancer, *same_cancer = to_cancer(covid, *[cancer] * identity)
+        terms = {f'adversarial_{domain}': adversarial(disc(disc_params[domain], fake), real_label)
+                 for domain, fake in (('cancer', fake_cancer), ('covid', fake_covid))}
+        l1 = lambda domain, image, output: config[f'lambda_{domain}'] * jnp.abs(output - image).mean()
+        terms['cycle_cancer'] = l1('cancer', cancer, *to_cancer(fake_covid))
+        terms['cycle_covid'] = l1('covid', covid, *to_covid(fake_cancer))
+        if identity:
+            terms['identity_cancer'] = config.lambda_identity * l1('cancer', cancer, *same_cancer)
+            terms['identity_covid'] = config.lambda_identity * l1('covid', covid, *same_covid)
+        return sum(terms.values()), (terms, {'cancer': fake_cancer, 'covid': fake_covid})
 
     def discriminator_loss(disc_params, reals, fakes):
-        terms = {f'discriminator_{domain}': 0.5 * (adversarial_loss(disc(disc_params[domain], reals[domain]), real=True) +
-                                                   adversarial_loss(disc(disc_params[domain], fakes[domain]), real=False)) for domain in DOMAINS}
+        terms = {}
+        for domain in DOMAINS:
+            real, fake = each(disc, disc_params[domain], reals[domain], fakes[domain])
+            terms[f'discriminator_{domain}'] = 0.5 * (adversarial(real, real_label) + adversarial(fake, 0.))
         return sum(terms.values()), terms
 
     def train_step(state, batch, rng):
@@ -144,7 +159,27 @@ def make(config):
         return {name: values.mean() for name, values in outputs.items()}, {'input_translated_reconstructed': triptych}
 
     sources = {domain: examples.rows for domain, examples in train.items()} | ({'val': [row for e in val.values() for row in e.rows]} if val else {})
-    return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, sources)
+    return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, steps, sources)
+
+
+def each(apply, params, *images):
+    """[apply(params, batch) for batch in images]: one call on all of them where that is faster. No layer of the networks mixes images."""
+    if on_cpu() or len(images) == 1:
+        return [apply(params, batch) for batch in images]
+    return jnp.split(apply(params, jnp.concatenate(images)), len(images))
+
+
+def length(config, sizes):
+    """(updates in all, updates before the learning rate falls) for domains of these sizes.
+
+    An epoch is as many images as the larger domain has, or config.epoch_images. config.steps, where it is set, replaces the sum and keeps the shares.
+    """
+    epoch = -(-(config.epoch_images or max(sizes)) // config.batch_size)
+    constant, decay = config.constant_epochs * epoch, config.decay_epochs * epoch
+    if not constant + decay:
+        raise InputError('config.constant_epochs and config.decay_epochs are both 0; give one of them')
+    steps = config.steps or constant + decay
+    return steps, round(steps * constant / (constant + decay))
 
 
 def _domain(config, spec, domain, size):

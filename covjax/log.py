@@ -9,11 +9,16 @@ from tensorboardX import SummaryWriter
 
 
 class Log:
-    """Use as a context manager. Taking a run up again at `start` drops the lines that were written after it."""
+    """Use as a context manager. Taking a run up again at `start` drops the lines that were written after it.
 
-    def __init__(self, workdir, start, steps):
-        self.folder, self.steps = pathlib.Path(workdir), steps
+    Of several processes that train together one `writes`; the others keep quiet.
+    """
+
+    def __init__(self, workdir, start, steps, writes=True):
+        self.folder, self.steps, self.writes = pathlib.Path(workdir), steps, writes
         self.began, self.compiled = (time.monotonic(), start), False
+        if not writes:
+            return
         path = self.folder / 'metrics.jsonl'
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
         path.write_text(''.join(line for line in lines if line.endswith('}\n') and json.loads(line)['step'] <= start))  # a killed run leaves half a line
@@ -25,11 +30,14 @@ class Log:
         return self
 
     def __exit__(self, *_):
-        self.file.close()
-        self.board.close()
+        if self.writes:
+            self.file.close()
+            self.board.close()
 
     def scalars(self, step, values):
         """Writes {name: number} and prints them with the rate and the time left."""
+        if not self.writes:
+            return
         self.file.write(json.dumps({'step': step, **values}) + '\n')
         self.file.flush()
         for name, value in values.items():
@@ -43,6 +51,8 @@ class Log:
 
     def images(self, step, name, images):
         """Writes uint8 [N, H, W, C] one above the other as images/<name>_<step>.png."""
+        if not self.writes:
+            return
         grid = np.concatenate(list(images))
         self.board.add_image(name, grid, step, dataformats='HWC')
         Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(self.folder / 'images' / f'{name.replace("/", "_")}_{step:06d}.png')

@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import time
 
-from covjax import InputError, checkpoint, cyclegan, data, pictures, prepare
+from covjax import InputError, checkpoint, data, generator, pictures, prepare
 from covjax.log import duration
 from covjax.workdir import read_json, write_json
 
@@ -22,8 +22,8 @@ def run(config, workdir):
         raise InputError('config.cancer is empty; name a data set, for example luna16_patches/nodules')
     gan, model, step = checkpoint.load_model(config.generator, 'cyclegan', 'generator')
     data_dir = config.data_dir or gan.data_dir
-    generator = {'generator': hashlib.sha256(gan.to_json(sort_keys=True).encode()).hexdigest()[:12], 'generator_step': step}
-    apply = cyclegan.translate(gan, model, 'to_covid')
+    origin = {'generator': hashlib.sha256(gan.to_json(sort_keys=True).encode()).hexdigest()[:12], 'generator_step': step}
+    apply = generator.apply_uint8(generator.of_run(gan, model, 'to_covid'))
     draft, final = workdir / 'synthetic.part', workdir / 'synthetic'
     shutil.rmtree(draft, ignore_errors=True)
     manifest = []
@@ -33,7 +33,7 @@ def run(config, workdir):
         if 'series' not in examples.rows[0]:
             raise InputError(f'config.cancer={config.cancer}: {dataset} has no CT series; name a data set of slices, such as luna16_patches/nodules')
         fakes = data.predict(apply, examples.images, config.batch_size, f'translating {dataset}:{split}')
-        rows = [_row(row, dataset, split, generator) for row in examples.rows]
+        rows = [_row(row, dataset, split, origin) for row in examples.rows]
         for row, real, fake in zip(rows, examples.images, fakes):
             pictures.save(draft / row['input'], real[..., 0])
             pictures.save(draft / row['file'], fake[..., 0])
@@ -59,14 +59,14 @@ def _splits(spec, data_dir):
     return [(spec, split['name']) for split in info['splits']]
 
 
-def _row(row, dataset, split, generator):
+def _row(row, dataset, split, origin):
     """The manifest row of one source row."""
     name = row['id'].replace('/', '_')
     nodules = row.get('nodules') or NO_NODULES
     nodules = [dict(zip(nodules, values)) for values in zip(*nodules.values())]
     return {'id': name, 'file': f'images/{name}.png', 'input': f'inputs/{name}.png', 'split': split.split('[')[0], 'group': row['group'],
             'series': row['series'], 'z': row['z'], 'source_id': row['id'], 'source_sha256': row['sha256'], 'source_dataset': f'{dataset}:{split}',
-            'nodules': nodules, **generator}
+            'nodules': nodules, **origin}
 
 
 def pair_sheet(folder, rows, count):

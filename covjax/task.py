@@ -10,7 +10,7 @@ AXIS = 'devices'                          # the axis that pmap names, and that s
 
 
 class Task(NamedTuple):
-    """Six callables; `train.fit` needs nothing else. State is a flax.struct dataclass of the task's own, of which the loop reads only `step`.
+    """Six callables and a number; `train.fit` needs nothing else. State is a flax.struct dataclass of the task's own, of which the loop reads only `step`.
 
     `sources` is {config key: rows of the examples drawn from}: lineage records what a task uses, not what its config says it should.
     """
@@ -20,6 +20,7 @@ class Task(NamedTuple):
     train_step: Callable     # (state, batch, rng) -> (state, scalars); pure, runs under an axis named AXIS
     eval_step: Callable      # (state, batch) -> {name: per-example array [B, ...]}; pure
     summarize: Callable      # {name: np.ndarray [N, ...]} -> (scalars, {name: uint8 images [N, H, W, C]}); NumPy, once per split
+    steps: int               # updates of the whole training: a task may count them in epochs
     sources: dict
 
 

@@ -5,6 +5,7 @@ import sys
 import jax
 import numpy as np
 from flax import jax_utils
+from jax.experimental import multihost_utils
 
 from covjax import InputError, checkpoint, classification, cyclegan, lineage
 from covjax.log import Log
@@ -18,7 +19,7 @@ PICTURES = 8                     # examples of which evaluation keeps images
 
 def run(config, workdir):
     """Trains what config.task names, or goes on with the checkpoint in the workdir."""
-    local_devices(config.batch_size)                       # before anything is written
+    check_devices(config.batch_size)                       # before anything is written
     task = MAKE[config.task](config)
     record, file = lineage.record(config, config.data_dir, task.sources), workdir / 'lineage.json'
     if checkpoint.exists(workdir) and read_json(file) != record:
@@ -27,48 +28,64 @@ def run(config, workdir):
     fit(task, config, workdir)
 
 
-def local_devices(batch_size):
-    """The number of devices of this process, which must divide the batch."""
-    n = jax.local_device_count()
-    if batch_size % n:
-        raise InputError(f'config.batch_size={batch_size} can not be split over {n} devices; choose a multiple of {n}')
-    return n
+def check_devices(batch_size):
+    """Refuses a batch that the devices of all processes can not share evenly."""
+    if batch_size % jax.device_count():
+        raise InputError(f'config.batch_size={batch_size} can not be split over {jax.device_count()} devices; choose a multiple of {jax.device_count()}')
+
+
+def parallel(task):
+    """(train_step on all devices of all processes, eval_step on the devices of this one): the only use of pmap."""
+    train_step = lambda state, batch, rng: task.train_step(state, batch, jax.random.fold_in(rng, state.step))
+    return (jax.pmap(train_step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0),
+            jax.pmap(task.eval_step, axis_name=AXIS, devices=jax.local_devices()))
+
+
+def on_devices(batch):
+    """A batch with one row a device of this process."""
+    return {name: array.reshape(jax.local_device_count(), -1, *array.shape[1:]) for name, array in batch.items()}
+
+
+def my_share(batch):
+    """What this process computes of a batch that all processes train on."""
+    at, of = jax.process_index(), jax.process_count()
+    return on_devices({name: array[len(array) * at // of:len(array) * (at + 1) // of] for name, array in batch.items()})
 
 
 def fit(task, config, workdir):
-    """Runs a Task to config.steps and returns its final state (host arrays). Reads steps, batch_size, log_every, eval_every, best, seed."""
+    """Runs a Task to its last step and returns its final state (host arrays). Reads batch_size, log_every, eval_every, best, seed."""
     # Devices: state on every one, batches split over them.
-    n = local_devices(config.batch_size)
-    shard = lambda batch: {name: array.reshape(n, -1, *array.shape[1:]) for name, array in batch.items()}
-    step_fn = lambda state, batch, rng: task.train_step(state, batch, jax.random.fold_in(rng, state.step))
-    train_step = jax.pmap(step_fn, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)
-    eval_step = jax.pmap(task.eval_step, axis_name=AXIS)
+    check_devices(config.batch_size)
+    train_step, eval_step = parallel(task)
     host = lambda state: jax.device_get(jax_utils.unreplicate(state))
 
     # Init or restore.
     init_rng, run_rng = jax.random.split(jax.random.key(config.seed))
     state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
-    print(f'{count_params(checkpoint.split_state(state)[0]):,} parameters, {n} x {jax.devices()[0].device_kind}, batch {config.batch_size}', flush=True)
+    print(f'{count_params(checkpoint.split_state(state)[0]):,} parameters, {jax.device_count()} x {jax.devices()[0].device_kind}, batch {config.batch_size}',
+          flush=True)
     with checkpoint.manager(workdir, config.best) as checkpoints, Stop() as stop:
         restored = checkpoint.restore_latest(checkpoints, state)
         state = state if restored is None else restored
         start = int(state.step)
         if start:
             print(f'going on after step {start}')
-        state = jax_utils.replicate(state)
+        state, unseen = jax_utils.replicate(state), []
 
         # Step, log, evaluate, save.
-        with Log(workdir, start, config.steps) as log:
-            for step in range(start + 1, config.steps + 1):
-                state, scalars = train_step(state, shard(task.train_batch(step - 1)), run_rng)
-                last, stopping = step == config.steps, stop.asked
+        with Log(workdir, start, task.steps, writes=jax.process_index() == 0) as log:
+            for step in range(start + 1, task.steps + 1):
+                state, scalars = train_step(state, my_share(task.train_batch(step - 1)), run_rng)
+                unseen.append((step, scalars))
+                last, stopping = step == task.steps, stop.agreed(step)
                 evaluating = step % config.eval_every == 0 or last
                 if step % BLOCK_EVERY == 0 or step % config.log_every == 0 or evaluating or stopping:
-                    scalars = check_finite(step, scalars)
+                    values = [check_finite(*pair) for pair in unseen][-1]
+                    unseen.clear()
                 if step % config.log_every == 0 or last:
-                    log.scalars(step, {f'train/{name}': value for name, value in scalars.items()})
+                    log.scalars(step, {f'train/{name}': value for name, value in values.items()})
                 if evaluating:
-                    values = evaluate(task, eval_step, state, shard, step, log)
+                    values = evaluate(task, eval_step, state, step, log)
                     checkpoint.save(checkpoints, step, host(state), best_of(values, config.best))
                 elif stopping:
                     checkpoint.save(checkpoints, step, host(state))
@@ -79,14 +96,14 @@ def fit(task, config, workdir):
     return host(state)
 
 
-def evaluate(task, eval_step, state, shard, step, log):
-    """Every example of every split once -> {'val/<split>/<name>': value}, logged with the images."""
+def evaluate(task, eval_step, state, step, log):
+    """Every example of every split once -> {'val/<split>/<name>': value}, logged with the images. Each of several processes does it all."""
     values = {}
     for split, batches in task.eval_batches().items():
         parts, seen = [], 0
         for batch in batches:
             mask = batch.pop('mask')
-            outputs = jax.device_get(eval_step(state, shard(batch)))
+            outputs = jax.device_get(eval_step(state, on_devices(batch)))
             outputs = {name: array.reshape(-1, *array.shape[2:])[mask] for name, array in outputs.items()}
             # Arrays of rank 4 are images: a few are looked at, more would only fill memory.
             parts.append({name: array if array.ndim < 4 else array[:max(PICTURES - seen, 0)] for name, array in outputs.items()})
@@ -129,6 +146,12 @@ class Stop:
     def ask(self, number, _):
         self.asked = number
         signal.signal(number, self.old[number])            # a second one does not wait
+
+    def agreed(self, step):
+        """The signal to stop at after this step, 0 for none. Several processes must leave together, so they ask one another now and then."""
+        if jax.process_count() == 1:
+            return self.asked
+        return int(multihost_utils.process_allgather(np.int32(self.asked)).max()) if step % BLOCK_EVERY == 0 else 0
 
     def __exit__(self, *_):
         for number, handler in self.old.items():

@@ -27,7 +27,7 @@ def test_uint8_survives_the_round_trip():
 @pytest.mark.parametrize('seed', range(5))
 def test_warp_equals_scipy(seed):
     """The same matrix in pixel units through scipy.ndimage.affine_transform."""
-    matrix = np.asarray(augment.random_matrix(jax.random.key(seed), ON), float)
+    matrix = np.asarray(augment.random_matrix(jax.random.key(seed), ON, 24), float)
     size = 24
     to_unit = np.array([[2 / size, 0, 1 / size - 1], [0, 2 / size, 1 / size - 1], [0, 0, 1]])       # pixel index -> [-1, 1]
     pixels = np.linalg.inv(to_unit) @ matrix @ to_unit
@@ -51,6 +51,18 @@ def test_flip_mirrors_left_and_right():
 def test_crop_stays_inside_the_image():
     out = augment.augment(jax.random.key(0), np.full((50, 24, 24, 1), 200, np.uint8), augment.OFF | {'crop': .3}, 24)
     np.testing.assert_allclose(out, 200 / 127.5 - 1, atol=1e-5)
+
+
+def test_crop_alone_takes_whole_pixels():
+    """286 to 256 as in the original: every output is a window of the input, not a blend of its pixels, and the windows differ."""
+    image = images(1, 30)
+    windows = {(i, j): augment.to_float(jnp.asarray(image[:, i:i + 24, j:j + 24])) for i in range(7) for j in range(7)}
+    settings = augment.OFF | {'crop': 1 - 24 / 30}
+    found = set()
+    for seed in range(30):
+        out = augment.augment(jax.random.key(seed), image, settings, 24)
+        found.add(next(at for at, window in windows.items() if np.allclose(out, window, atol=1e-4)))
+    assert len(found) > 15 and {i for i, _ in found} == {j for _, j in found} == set(range(7))
 
 
 def test_an_image_becomes_the_same_on_any_number_of_devices():

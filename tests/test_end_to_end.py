@@ -68,7 +68,7 @@ def test_every_workdir_is_complete(quickstart):
 def test_synthetic_data_set_carries_its_sources(quickstart):
     workdir, _, _ = quickstart
     gan, model, step = checkpoint.load_model(workdir / 'cyclegan', 'cyclegan', 'generator')
-    apply = cyclegan.translate(gan, model, 'to_covid')
+    apply = generator.apply_uint8(generator.of_run(gan, model, 'to_covid'))
     for split in ('train', 'validation', 'test'):
         sources = data.read(f'luna16_patches/nodules:{split}', str(workdir / 'data'), 32)
         by_id = {row['id']: (row, image) for row, image in zip(sources.rows, sources.images)}

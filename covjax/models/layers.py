@@ -11,17 +11,32 @@ from flax import linen as nn
 from jax import lax
 
 
+NHWC = ('NHWC', 'HWIO', 'NHWC')           # dimension_numbers of lax convolutions
+
+
 def reflect_pad(x, n):
     """Mirrors n pixels at each edge of [B, H, W, C], the edge itself not repeated."""
     return jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), mode='reflect')
 
 
-def instance_norm(x, eps=1e-5):
-    """Each image and channel to mean 0, variance 1 over H, W: biased variance, float32 statistics, no affine (Ulyanov et al. 2016)."""
-    wide = x.astype(jnp.float32)
-    mean = wide.mean((1, 2), keepdims=True)
-    variance = ((wide - mean) ** 2).mean((1, 2), keepdims=True)
-    return ((wide - mean) * lax.rsqrt(variance + eps)).astype(x.dtype)
+class InstanceNorm(nn.Module):
+    """Each image and channel to mean 0, variance 1 over H, W: biased variance, float32 statistics (Ulyanov et al. 2016).
+
+    With `affine` times a scale, from N(1, 0.02), plus a bias, from 0: float32 [C].
+    """
+    affine: bool = False
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x):
+        wide = x.astype(jnp.float32)
+        mean = wide.mean((1, 2), keepdims=True)
+        variance = ((wide - mean) ** 2).mean((1, 2), keepdims=True)
+        y = (wide - mean) * lax.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = self.param('scale', lambda rng, shape: 1 + 0.02 * jax.random.normal(rng, shape), x.shape[-1:])
+            y = y * scale.reshape(1, 1, 1, -1) + self.param('bias', nn.initializers.zeros_init(), x.shape[-1:]).reshape(1, 1, 1, -1)
+        return y.astype(x.dtype)
 
 
 def on_cpu():
@@ -30,11 +45,18 @@ def on_cpu():
 
 
 def convolve(x, kernel, strides, padding, **options):
-    """lax.conv_general_dilated. On CPU a 1x1 convolution is a matrix product: its weight gradient is then two to five times faster."""
-    if not on_cpu() or kernel.shape[:2] != (1, 1) or not isinstance(padding, str):
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    x = x[:, ::strides[0], ::strides[1]]
-    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+    """lax.conv_general_dilated. On CPU a 1x1 convolution is a matrix product, because its weight gradient is then two to five times faster, and one to a
+    few large kernels are a product and shifted sums, because XLA computes one output channel of a 7x7 kernel sixty times slower.
+    """
+    height, width, channels, features = kernel.shape
+    if on_cpu() and (height, width) == (1, 1) and isinstance(padding, str):
+        x = x[:, ::strides[0], ::strides[1]]
+        return (x.reshape(-1, channels) @ kernel[0, 0]).reshape(*x.shape[:-1], features)
+    if on_cpu() and features <= 4 < channels and padding == 'VALID' and tuple(strides) == (1, 1):
+        planes = (x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)).reshape(*x.shape[:3], height, width, features)
+        down, right = x.shape[1] - height + 1, x.shape[2] - width + 1
+        return sum(planes[:, i:i + down, j:j + right, i, j] for i in range(height) for j in range(width))
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 def conv(dtype):
@@ -92,8 +114,7 @@ class ExampleDropout(nn.Module):
 class UpConv(nn.Module):
     """3x3 transposed convolution with stride 2: [B, H, W, C] -> [B, 2H, 2W, features], PyTorch's padding=1, output_padding=1.
 
-    Parameters: kernel [3, 3, C, features] with y[2i - 1 + k] += x[i] kernel[k], and bias. Written as one 2x2 convolution that makes the four
-    (even or odd row, even or odd column) phases of the output, because the weight gradient of a dilated convolution is about ten times slower on CPU.
+    Parameters: kernel [3, 3, C, features] with y[2i - 1 + k] += x[i] kernel[k], and bias.
     """
     features: int
     dtype: Any = jnp.float32
@@ -104,11 +125,37 @@ class UpConv(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
         bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        batch, height, width, _ = x.shape
-        # Even outputs take tap 1 of x[i]; odd ones tap 2 of x[i] and tap 0 of x[i + 1].
-        phases = jnp.stack([jnp.stack([kernel[1], kernel[2]]), jnp.stack([jnp.zeros_like(kernel[0]), kernel[0]])])           # [tap, phase, 3, C, F]
-        phases = jnp.stack([jnp.stack([phases[:, :, 1], phases[:, :, 2]], 2), jnp.stack([jnp.zeros_like(phases[:, :, 0]), phases[:, :, 0]], 2)], 1)
-        phases = phases.transpose(0, 1, 4, 2, 3, 5).reshape(2, 2, x.shape[-1], 4 * self.features)                            # [tap, tap, C, 4F]
-        y = lax.conv_general_dilated(x, phases, (1, 1), ((0, 1), (0, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-        y = y.reshape(batch, height, width, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
-        return y.reshape(batch, 2 * height, 2 * width, self.features) + bias.reshape(1, 1, 1, -1)
+        return (transposed_by_phases if on_cpu() else transposed)(x, kernel) + bias.reshape(1, 1, 1, -1)
+
+
+def transposed(x, kernel):
+    """The sum of UpConv as a convolution of the image with zeros between its pixels."""
+    return lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), ((1, 2), (1, 2)), lhs_dilation=(2, 2), dimension_numbers=NHWC)
+
+
+def transposed_by_phases(x, kernel):
+    """The same as one 2x2 convolution that makes the four (even or odd row, even or odd column) phases of the output: on CPU the weight gradient of a
+    dilated convolution is about ten times slower.
+    """
+    batch, height, width, channels = x.shape
+    # Even outputs take tap 1 of x[i]; odd ones tap 2 of x[i] and tap 0 of x[i + 1].
+    phases = jnp.stack([jnp.stack([kernel[1], kernel[2]]), jnp.stack([jnp.zeros_like(kernel[0]), kernel[0]])])           # [tap, phase, 3, C, F]
+    phases = jnp.stack([jnp.stack([phases[:, :, 1], phases[:, :, 2]], 2), jnp.stack([jnp.zeros_like(phases[:, :, 0]), phases[:, :, 0]], 2)], 1)
+    phases = phases.transpose(0, 1, 4, 2, 3, 5).reshape(2, 2, channels, -1)                                               # [tap, tap, C, 4F]
+    y = lax.conv_general_dilated(x, phases, (1, 1), ((0, 1), (0, 1)), dimension_numbers=NHWC)
+    return y.reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
+
+
+class ResizeConv(nn.Module):
+    """Every pixel doubled, then a reflect-padded 3x3 convolution: the way up without the checkerboard of UpConv (Odena et al. 2016). Same shapes."""
+    features: int
+    dtype: Any = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = reflect_pad(x.repeat(2, 1).repeat(2, 2), 1)
+        return convolve(x, kernel, (1, 1), 'VALID', dimension_numbers=NHWC) + bias.reshape(1, 1, 1, -1)
