@@ -16,7 +16,7 @@ from covjax.workdir import claimed
 
 CACHE = '~/.cache/covjax'                  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 ROOT = pathlib.Path(__file__).resolve().parent
-RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart')}
+RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart', 'benchmark', 'translate')}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.')
@@ -78,13 +78,11 @@ def parse(argv):
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  ' + '\n  '.join(f'config.{key}' for key, _ in leaves(config)))
     for key, value in leaves(CONFIG.value):
-        if value is None:
-            continue
-        least = LEAST.get(key.rpartition('.')[2])
-        if least is not None and value < least:
+        numbers = [number for number in (value if isinstance(value, tuple) else [value]) if isinstance(number, (int, float))]
+        least, below = (limits.get(key.rpartition('.')[2]) for limits in (LEAST, BELOW))
+        if least is not None and numbers and min(numbers) < least:
             fail(f'--config.{key}={value}: must be at least {least}')
-        below = BELOW.get(key.rpartition('.')[2])
-        if below is not None and value >= below:
+        if below is not None and numbers and max(numbers) >= below:
             fail(f'--config.{key}={value}: must be below {below}')
     if len(arguments) > 1:
         fail(f'{arguments[1]}: not a flag; write keys as --config.key=value')

@@ -74,7 +74,16 @@ def query_pool(pool, fakes, rng):
 
 
 def make(config):
-    """The Task of a config (configs/cyclegan.py). Batches are {'cancer', 'covid'}: uint8 [B, load_size, load_size, 1]."""
+    """The Task of a config (configs/cyclegan.py) on the data sets that it names."""
+    train = {domain: _domain(config, config[domain], domain, config.load_size) for domain in DOMAINS}
+    val_specs = config.val.split(',') if config.val else []
+    if len(val_specs) not in (0, 2):
+        raise InputError(f'config.val={config.val}: give two data sets, cancer and covid, separated by a comma, or none')
+    return task_on(config, train, {domain: _domain(config, spec, domain, config.image_size) for domain, spec in zip(DOMAINS, val_specs)})
+
+
+def task_on(config, train, val):
+    """The Task on examples {domain: data.Examples}. Batches are {'cancer', 'covid'}: uint8 [B, load_size, load_size, 1]."""
     if config.image_size % 4 or config.image_size < 32:
         raise InputError(f'config.image_size={config.image_size}: the generator halves images twice; choose a multiple of 4, at least 32')
     if config.loss not in LOSSES:
@@ -83,11 +92,6 @@ def make(config):
     discriminator = Discriminator(config.disc_filters, generator.norm, config.disc_last_stride, generator.dtype)
     identity = int(config.lambda_identity > 0)               # whether a network also sees the domain it makes
     adversarial, real_label = LOSSES[config.loss], config.real_label
-    train = {domain: _domain(config, config[domain], domain, config.load_size) for domain in DOMAINS}
-    val_specs = config.val.split(',') if config.val else []
-    if len(val_specs) not in (0, 2):
-        raise InputError(f'config.val={config.val}: give two data sets, cancer and covid, separated by a comma, or none')
-    val = {domain: _domain(config, spec, domain, config.image_size) for domain, spec in zip(DOMAINS, val_specs)}
     steps, constant = length(config, [len(examples.rows) for examples in train.values()])
     schedule = optax.join_schedules([optax.constant_schedule(config.learning_rate),
                                      optax.linear_schedule(config.learning_rate, 0., max(steps - constant, 1))], [constant])

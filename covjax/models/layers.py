@@ -45,18 +45,80 @@ def on_cpu():
 
 
 def convolve(x, kernel, strides, padding, **options):
-    """lax.conv_general_dilated. On CPU a 1x1 convolution is a matrix product, because its weight gradient is then two to five times faster, and one to a
-    few large kernels are a product and shifted sums, because XLA computes one output channel of a 7x7 kernel sixty times slower.
-    """
-    height, width, channels, features = kernel.shape
-    if on_cpu() and (height, width) == (1, 1) and isinstance(padding, str):
-        x = x[:, ::strides[0], ::strides[1]]
-        return (x.reshape(-1, channels) @ kernel[0, 0]).reshape(*x.shape[:-1], features)
-    if on_cpu() and features <= 4 < channels and padding == 'VALID' and tuple(strides) == (1, 1):
-        planes = (x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)).reshape(*x.shape[:3], height, width, features)
-        down, right = x.shape[1] - height + 1, x.shape[2] - width + 1
-        return sum(planes[:, i:i + down, j:j + right, i, j] for i in range(height) for j in range(width))
+    """lax.conv_general_dilated; on CPU, where one of the ways below is faster, that way."""
+    if on_cpu():
+        (size, width, channels, features), plain = kernel.shape, padding == 'VALID' and tuple(strides) == (1, 1)
+        if (size, width) == (1, 1) and isinstance(padding, str):
+            return pointwise(x, kernel, strides)
+        if plain and features <= 4 < channels:
+            return by_taps(x, kernel)
+        if plain and (size, width) == (3, 3) and min(channels, features) >= 32 and not (x.shape[1] % 2 or x.shape[2] % 2) and x.dtype == jnp.float32:
+            return winograd(x, kernel)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def pointwise(x, kernel, strides):
+    """A 1x1 convolution as a matrix product: its weight gradient is then two to five times faster."""
+    x = x[:, ::strides[0], ::strides[1]]
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+
+
+def by_taps(x, kernel):
+    """A convolution to few channels as one product and shifted sums: XLA's own takes sixty times longer for one channel of 7x7."""
+    height, width, channels, features = kernel.shape
+    planes = (x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)).reshape(*x.shape[:3], height, width, features)
+    down, right = x.shape[1] - height + 1, x.shape[2] - width + 1
+    return sum(planes[:, i:i + down, j:j + right, i, j] for i in range(height) for j in range(width))
+
+
+@jax.custom_vjp
+def winograd(x, kernel):
+    """A 3x3 convolution, two by two outputs at a time from 16 products instead of 36: F(2x2, 3x3) of Lavin & Gray 2016, arXiv 1509.09308.
+
+    [B, H, W, C], [3, 3, C, F] -> [B, H - 2, W - 2, F] for even H and W. Their matrices are written out as sums, applied along columns and rows in turn.
+    Forward and gradients take half the time of XLA's convolution, with the same rounding error.
+    """
+    products = _tiles(x) @ _stack(_along(lambda k: (k[0], (k[0] + k[1] + k[2]) / 2, (k[0] - k[1] + k[2]) / 2, k[2]), kernel))
+    return _untile(products, len(x), x.shape[1] - 2)
+
+
+def _winograd_gradients(saved, g):
+    """Of the image: the same convolution of g with the kernel turned around. Of the kernel: the products and sums above, transposed."""
+    x, kernel = saved
+    turned = _stack(_along(lambda k: (k[2], (k[0] + k[1] + k[2]) / 2, (k[0] - k[1] + k[2]) / 2, k[0]), kernel))
+    dx = _untile(jnp.einsum('tnf,tcf->tnc', _tiles(jnp.pad(g, ((0, 0), (2, 2), (2, 2), (0, 0)))), turned), len(x), x.shape[1])
+    spread = _along(lambda y: (y[0], y[0] + y[1], y[0] - y[1], -y[1]), [[g[:, i::2, j::2] for j in range(2)] for i in range(2)])
+    taps = jnp.einsum('tnc,tnf->tcf', _tiles(x), _stack(spread)).reshape(4, 4, *kernel.shape[2:])
+    dk = _along(lambda u: (u[0] + (u[1] + u[2]) / 2, (u[1] - u[2]) / 2, (u[1] + u[2]) / 2 + u[3]), taps)
+    return dx, jnp.stack([jnp.stack(row) for row in dk])
+
+
+winograd.defvjp(lambda x, kernel: (winograd(x, kernel), (x, kernel)), _winograd_gradients)
+
+
+def _tiles(x):
+    """[B, H, W, C] -> the transform of every 4x4 tile, one every two pixels: [16, tiles, C]."""
+    x, down, right = lax.optimization_barrier(x), x.shape[1] // 2 - 1, x.shape[2] // 2 - 1                # or padding would be computed sixteen times
+    corners = [[x[:, i:i + 2 * down - 1:2, j:j + 2 * right - 1:2] for j in range(4)] for i in range(4)]
+    return _stack(_along(lambda a: (a[0] - a[2], a[1] + a[2], a[2] - a[1], a[1] - a[3]), corners))
+
+
+def _untile(products, batch, height):
+    """The inverse: [16, tiles, F] -> [B, H, W, F], each tile the 2x2 outputs of its products."""
+    grid = products.reshape(4, 4, batch, height // 2, -1, products.shape[-1])
+    y = _along(lambda p: (p[0] + p[1] + p[2], p[1] - p[2] - p[3]), grid)
+    return jnp.stack([jnp.stack(row, 3) for row in y], 2).reshape(batch, height, -1, products.shape[-1])
+
+
+def _along(transform, grid):
+    """A transform of a few arrays, on the columns of a grid and then on its rows."""
+    columns = [transform(column) for column in zip(*grid)]
+    return [transform(row) for row in zip(*columns)]
+
+
+def _stack(grid):
+    """A grid of arrays [..., N] -> one array [all of the grid, all of ..., N]."""
+    return jnp.stack([part.reshape(-1, part.shape[-1]) for row in grid for part in row])
 
 
 def conv(dtype):

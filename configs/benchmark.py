@@ -1,0 +1,31 @@
+"""How fast a CycleGAN step is on this machine, beside PyTorch where that is installed (pip install torch). Random images, the networks of `original`.
+
+python launch.py --config=configs/benchmark.py
+
+On CPU about 6 minutes; on a GPU about 5:
+
+XLA_PYTHON_CLIENT_PREALLOCATE=false python launch.py --config=configs/benchmark.py:gpu
+
+(so that both frameworks find memory on the card). `gpu` computes in bfloat16 and compares with PyTorch's autocast, channels_last and torch.compile.
+"""
+from configs import base
+
+VARIANTS = {
+    'cpu': {},
+    'gpu': dict(image_size=(256, 256, 256), batch_size=(1, 4, 16), dtype='bfloat16', peer_compile=True, warmup=10, rounds=5, steps=20, peak_tflops=790.),
+}
+
+
+def get_config(variant=''):
+    return base.stage('benchmark', **{
+        'image_size': (128, 64),          # one row of the table for each pair of these two
+        'batch_size': (1, 4),
+        'dtype': 'float32',
+        'lambda_identity': 0.5,           # 0: without the identity term
+        'warmup': 2,                      # steps before the clock starts
+        'rounds': 5,                      # covjax and its peer take turns
+        'steps': 3,                       # of each in a round
+        'peak_tflops': 0.,                # what the device can do at most, for the share of it; 790 was measured for bfloat16 on an H200; 0: not known
+        'peer': 'tests/benchmarks/torch_cyclegan.py',
+        'peer_compile': False,
+        **base.variant(variant, VARIANTS)})

@@ -1,0 +1,145 @@
+"""How long a CycleGAN step takes on this machine, beside the same step in PyTorch where that is installed: the two alternate, medians are compared."""
+import contextlib
+import csv
+import importlib.util
+import json
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+from flax import jax_utils
+
+from configs import cyclegan as cyclegan_config
+from covjax import cyclegan, data, train
+from covjax.workdir import write_json
+
+IMAGES = 500                              # random ones of each domain
+COLUMNS = {                               # name: how people read it
+    'image_size': 'image', 'batch_size': 'batch', 'dtype': 'dtype', 'seconds': 's/step', 'pairs_per_second': 'pairs/s', 'tflops': 'TFLOP/s', 'of_peak': 'of peak',
+    'waiting': 'waiting for input', 'peak_gib': 'peak GiB', 'peer_seconds': 'PyTorch s/step', 'peer_peak_gib': 'PyTorch peak GiB', 'ratio': 'PyTorch / covjax'}
+
+
+def run(config, workdir):
+    """Measures every pair of config.image_size and config.batch_size -> <workdir>/benchmark.{json,csv,md}."""
+    rows = []
+    for image_size, batch_size in zip(config.image_size, config.batch_size, strict=True):
+        train.check_devices(batch_size)
+        with peer(config, image_size, batch_size) as ask:
+            rows.append(measure(config, image_size, batch_size, ask))
+        print(f'{image_size}x{image_size}, batch {batch_size}: ' + ', '.join(f'{COLUMNS[key]} {shown(key, rows[-1][key])}' for key in COLUMNS if rows[-1][key] is not None),
+              flush=True)
+    machine = {'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cpu': platform.processor() or platform.machine(), 'jax': jax.__version__,
+               'torch': importlib.metadata.version('torch') if has_torch() else None}
+    write_json(workdir / 'benchmark.json', {'machine': machine, 'rows': rows})
+    with (workdir / 'benchmark.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows([{key: row[key] for key in COLUMNS} for row in rows])
+    lines = [' | '.join(COLUMNS.values()), ' | '.join('---' for _ in COLUMNS), *(' | '.join(shown(key, row[key]) for key in COLUMNS) for row in rows)]
+    table = '\n'.join(f'| {line} |' for line in lines)
+    (workdir / 'benchmark.md').write_text(f'{json.dumps(machine)}\n\n{table}\n')
+    print(f'\n{table}\n\n{workdir / "benchmark.md"}')
+
+
+def measure(config, image_size, batch_size, ask):
+    """One row. `ask(n)` is the peer's answer for n steps, or None without a peer."""
+    gan = cyclegan_config.get_config()
+    gan.update({'image_size': image_size, 'load_size': image_size * 286 // 256, 'batch_size': batch_size, 'dtype': config.dtype, 'lambda_identity': config.lambda_identity})
+    rng = np.random.default_rng(0)
+    examples = {domain: data.Examples(rng.integers(0, 256, (IMAGES, gan.load_size, gan.load_size, 1), np.uint8), np.zeros(IMAGES, np.int32), [{}] * IMAGES)
+                for domain in cyclegan.DOMAINS}
+    task = cyclegan.task_on(gan, examples, {})
+    step_fn, _ = train.parallel(task)
+    state = jax_utils.replicate(task.init(jax.random.key(0), task.train_batch(0)))
+    clock = Clock(task, step_fn, state)
+    clock.steps(config.warmup)
+    ask(config.warmup)
+    clock.waited, ours, theirs, peer_peak = 0., [], [], None
+    for _ in range(config.rounds):
+        ours.append(clock.steps(config.steps))
+        if answer := ask(config.steps):
+            theirs += answer['seconds']
+            peer_peak = answer['peak_bytes'] / 2 ** 30
+    seconds, flops = float(np.median(ours)), step_flops(gan)
+    peer_seconds = float(np.median(theirs)) if theirs else None
+    return {'image_size': image_size, 'batch_size': batch_size, 'dtype': config.dtype, 'seconds': seconds, 'pairs_per_second': batch_size / seconds,
+            'tflops': flops / seconds / 1e12, 'of_peak': flops / seconds / 1e12 / config.peak_tflops / jax.device_count() if config.peak_tflops else None,
+            'waiting': clock.waited / (sum(ours) * config.steps), 'peak_gib': peak_bytes() / 2 ** 30, 'peer_seconds': peer_seconds, 'peer_peak_gib': peer_peak,
+            'ratio': peer_seconds / seconds if peer_seconds else None, 'all_seconds': ours, 'all_peer_seconds': theirs}
+
+
+class Clock:
+    """Runs training steps as the loop does, batches made while the devices compute, and times them."""
+
+    def __init__(self, task, step_fn, state):
+        self.task, self.step_fn, self.state, self.scalars, self.at, self.waited = task, step_fn, state, None, 0, 0.
+
+    def steps(self, n):
+        """Seconds a step, over n of them. `waited` grows by the time of those batches at whose end the devices had nothing left to do."""
+        began = time.perf_counter()
+        for _ in range(n):
+            asked = time.perf_counter()
+            batch = train.my_share(self.task.train_batch(self.at))
+            if self.scalars and self.scalars['cycle_covid'].is_ready():
+                self.waited += time.perf_counter() - asked
+            self.state, self.scalars = self.step_fn(self.state, batch, jax.random.key(1))
+            self.at += 1
+        jax.block_until_ready((self.state, self.scalars))
+        return (time.perf_counter() - began) / n
+
+
+def step_flops(config):
+    """Floating-point operations of one step, counted from the convolutions (a multiply and an add are two).
+
+    The generators run four times for translation and reconstruction, twice more for identity, forward and twice backward; each discriminator judges one batch for
+    the generators, forward and once backward, and two for itself, forward and twice backward.
+    """
+    square = lambda fraction: (config.image_size * fraction) ** 2
+    patch = config.image_size // 8
+    f, d = config.gen_filters, config.disc_filters
+    gen = (square(1) * 49 * f + square(1 / 2) * 9 * f * 2 * f + square(1 / 4) * 9 * 2 * f * 4 * f + square(1 / 4) * config.gen_blocks * 2 * 9 * (4 * f) ** 2
+           + square(1 / 4) * 9 * 4 * f * 2 * f + square(1 / 2) * 9 * 2 * f * f + square(1) * 49 * f)
+    disc = 16 * (square(1 / 2) * d + square(1 / 4) * d * 2 * d + square(1 / 8) * 2 * d * 4 * d + (patch - 1) ** 2 * 4 * d * 8 * d + (patch - 2) ** 2 * 8 * d)
+    return 2 * config.batch_size * (gen * 3 * (6 if config.lambda_identity else 4) + disc * 2 * (2 + 2 * 3))
+
+
+def peak_bytes():
+    """The most memory in use so far: of the first device, or of this process where the device does not say."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get('peak_bytes_in_use') or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextlib.contextmanager
+def peer(config, image_size, batch_size):
+    """ask(n) -> {'seconds': [n floats], 'peak_bytes'} of n steps of the program config.peer; None where there is no such program or no PyTorch."""
+    if not (config.peer and pathlib.Path(config.peer).is_file() and has_torch()):
+        yield lambda n: None
+        return
+    command = [sys.executable, config.peer, f'--size={image_size}', f'--batch={batch_size}', f'--identity={config.lambda_identity}',
+               *['--bfloat16'] * (config.dtype == 'bfloat16'), *['--compile'] * config.peer_compile]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        print(f'beside {process.stdout.readline().strip()}', flush=True)
+
+        def ask(n):
+            process.stdin.write(f'{n}\n')
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+
+
+def has_torch():
+    return importlib.util.find_spec('torch') is not None
+
+
+def shown(key, value):
+    """A number as people read it."""
+    if value is None:
+        return ''
+    return f'{value:.0%}' if key == 'of_peak' else f'{value:.2%}' if key == 'waiting' else f'{value:.3g}' if isinstance(value, float) else str(value)
