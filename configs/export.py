@@ -1,4 +1,4 @@
-"""The weights of a trained classifier as one .safetensors file.
+"""The weights of a trained classifier as one .safetensors file, or of the two generators of a CycleGAN as two.
 
 python launch.py --config=configs/export.py --workdir=runs/export --config.classifier=runs/resnet50
 """
@@ -9,4 +9,5 @@ def get_config():
     return base.stage(
         'export',
         classifier='',                    # workdir of a classification run
+        generator='',                     # or workdir of a CycleGAN
         checkpoint='best')                # by validation; or latest

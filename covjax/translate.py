@@ -1,1 +1,97 @@
-def run(config, workdir): pass
+"""Pictures or a CT volume through a trained generator: files of the same names in <workdir>/translated."""
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from covjax import InputError, ct, data, generator, pictures, volume
+
+PICTURES = ('.png', '.jpg', '.jpeg')
+SHOWN = 8                                 # columns of the side-by-side picture
+
+
+def run(config, workdir):
+    """config.input through config.generator in config.direction."""
+    if not config.generator or not config.input:
+        key = 'input' if config.generator else 'generator'
+        raise InputError(f'config.{key} is empty; ' + ('give a folder of pictures or a CT volume' if key == 'input' else 'give a CycleGAN workdir, or a .safetensors or .pth file'))
+    source = pathlib.Path(config.input)
+    if not source.exists():
+        raise InputError(f'config.input={source}: no such file or folder')
+    if config.window not in ct.WINDOWS:
+        raise InputError(f'config.window={config.window}: no such window; choose one of {", ".join(ct.WINDOWS)}')
+    translator = generator.load(config.generator, config.direction)
+    draft, final = workdir / 'translated.part', workdir / 'translated'
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    files = sorted(path for path in source.rglob('*') if path.suffix.lower() in PICTURES) if source.is_dir() else [source] * (source.suffix.lower() in PICTURES)
+    try:
+        if files:
+            pairs = translate_pictures(config, translator, files, source if source.is_dir() else source.parent, draft)
+        else:
+            pairs = translate_volume(config, translator, source, draft)
+    except InputError:
+        shutil.rmtree(draft)
+        raise
+    if config.side_by_side:
+        pictures.save(workdir / 'side_by_side.png', sheet(pairs))
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+    print(f'{len(files) or 1} {"pictures" if files else "volume"} translated {config.direction} in {final}')
+
+
+def translate_pictures(config, translator, files, folder, target):
+    """Writes every picture under its own name -> the first few as [(input, output)] uint8 [H, W, C]. Pictures of one size share their batches."""
+    by_size = {}
+    for path in files:
+        picture = read_picture(path, translator.channels, config.image_size)
+        by_size.setdefault(picture.shape, []).append((path, picture))
+    apply, pairs = generator.apply_uint8(translator), []
+    for group in by_size.values():
+        images = np.stack([picture for _, picture in group])
+        for (path, picture), output in zip(group, data.predict(apply, images, config.batch_size, f'{len(group)} of {images.shape[1]}x{images.shape[2]}')):
+            file = target / path.relative_to(folder)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(output.squeeze(-1) if output.shape[-1] == 1 else output).save(file, **{} if file.suffix.lower() == '.png' else {'quality': 95})
+            pairs.append((picture, output))
+    return pairs[:SHOWN]
+
+
+def read_picture(path, channels, size):
+    """uint8 [H, W, 1 or 3]; with a size, resized to a square of it as training does."""
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(('I', 'F')):
+                raise InputError(f'{path}: has more than 8 bits a pixel; save it as 8-bit grey, or give the CT volume')
+            image = image.convert('L' if channels == 1 else 'RGB')
+    except (OSError, SyntaxError) as error:
+        raise InputError(f'{path}: can not be read as a picture ({type(error).__name__}); copy it again or remove it') from None
+    image = image.resize((size, size), Image.Resampling.BILINEAR) if size else image
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def translate_volume(config, translator, source, target):
+    """Writes one volume of the same geometry in HU -> slices as above. HU beyond config.window come back as its ends."""
+    if config.image_size:
+        raise InputError(f'config.image_size={config.image_size}: volumes keep their voxels; leave it 0')
+    image, code = volume.read(source)
+    window, apply = ct.WINDOWS[config.window], generator.apply(translator)
+
+    def through(hu):
+        share = (jnp.clip(hu.astype(jnp.float32), *window) - window.low) / (window.high - window.low)
+        return jnp.round(window.low + (apply(2 * share - 1) + 1) / 2 * (window.high - window.low)).astype(jnp.int16)
+
+    slices = volume.hu(image)[..., None]
+    outputs = data.predict(through, slices, config.batch_size, 'slices')
+    name = source.name if volume.suffix(source) else f'{source.name}.nii.gz'
+    volume.write(target / name, outputs[..., 0], image, code)
+    shown = np.unique(np.linspace(0, len(slices) - 1, SHOWN).round().astype(int))
+    return [(ct.to_grey(slices[z], window), ct.to_grey(outputs[z], window)) for z in shown]
+
+
+def sheet(pairs):
+    """Inputs above their translations, 256 pixels each."""
+    tile = lambda pixels: np.asarray(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert('RGB').resize((256, 256)))
+    return pictures.contact_sheet([tile(pair[row]) for row in (0, 1) for pair in pairs], len(pairs))

@@ -1,4 +1,4 @@
-"""Phantoms and prepared data that tests share. Real files are used only where COVJAX_DATA points at them."""
+"""Phantoms, prepared data and a plain pool that tests share. Real files are used only where COVJAX_DATA points at them."""
 import os
 import pathlib
 import subprocess
@@ -51,3 +51,17 @@ def launch():
         return subprocess.run([sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)], cwd=ROOT, env=environment, text=True,
                               capture_output=True, **kwargs)
     return run
+
+
+class PlainPool:
+    """The image pool as described by Shrivastava et al. 2017, with the choices given from outside."""
+
+    def __init__(self, size):
+        self.size, self.images = size, []
+
+    def query(self, fake, slot, swap):
+        if len(self.images) < self.size:
+            self.images.append(fake)
+        elif swap:
+            fake, self.images[slot] = self.images[slot], fake
+        return fake

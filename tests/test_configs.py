@@ -11,8 +11,8 @@ from configs import base
 from covjax import InputError, models, train
 
 NAMES = [pathlib.Path(path).stem for path in launcher.configs()]
-STAGES = {'prepare', 'cyclegan', 'synthesize', 'classifier', 'evaluate', 'report', 'export', 'quickstart'}
-VARIANTS = {'cyclegan': ('default', 'small'), 'classifier': tuple(models.MODELS)}
+STAGES = {'prepare', 'cyclegan', 'synthesize', 'classifier', 'evaluate', 'report', 'export', 'quickstart', 'benchmark', 'translate'}
+VARIANTS = {'cyclegan': ('original', 'paper_text', 'paper_code', 'small'), 'benchmark': ('cpu', 'gpu'), 'classifier': tuple(models.MODELS)}
 
 
 def test_every_stage_has_a_config():

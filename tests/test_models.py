@@ -1,5 +1,4 @@
 """Networks against Keras and PyTorch with the same weights, and against the parameter counts of their papers."""
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 
 from conftest import FAST
 from covjax import InputError, models
+from covjax.models import cyclegan as gan
 from covjax.models import layers
 from covjax.models.cyclegan import Discriminator, Generator
 from covjax.task import count_params
@@ -118,58 +118,64 @@ def test_cyclegan_counts():
         assert count_params(jax.eval_shape(lambda: Discriminator().init(jax.random.key(0), image))) == discriminator
 
 
-def test_discriminator_sees_70x70_patches():
-    image = jnp.zeros((1, 256, 256, 1))
-    model = Discriminator(filters=4)
-    params = model.init(jax.random.key(0), image)
-    assert model.apply(params, image).shape == (1, 30, 30, 1)
+@pytest.mark.parametrize('last_stride, field, shape', [(1, 70, (30, 30)), (2, 94, (15, 15))])
+def test_discriminator_sees_patches(monkeypatch, last_stride, field, shape):
+    """Without norms, which look at the whole image, a logit depends on exactly that many pixels a side."""
+    monkeypatch.setitem(gan.NORMS, 'instance', lambda name: lambda x: x)
+    model, image = Discriminator(filters=2, last_stride=last_stride), jax.random.normal(jax.random.key(0), (1, 256, 256, 1))
+    params = model.init(jax.random.key(1), image)
+    logit = lambda image: model.apply(params, image)[0, shape[0] // 2, shape[1] // 2, 0]
+    rows, columns = np.nonzero(np.asarray(jax.grad(logit)(image))[0, :, :, 0])
+    assert model.apply(params, image).shape == (1, *shape, 1)
+    assert rows.max() - rows.min() + 1 == columns.max() - columns.min() + 1 == field
 
 
-def torch_cyclegan(torch, filters, blocks):
-    """The reference networks written down anew in PyTorch (Zhu et al. 2017, appendix)."""
-    nn = torch.nn
-
-    class Residual(nn.Module):
-        def __init__(self, c):
-            super().__init__()
-            self.body = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3), nn.InstanceNorm2d(c), nn.ReLU(),
-                                      nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3), nn.InstanceNorm2d(c))
-
-        def forward(self, x):
-            return x + self.body(x)
-
-    f = filters
-    down = [layer for c in (f, 2 * f) for layer in (nn.Conv2d(c, 2 * c, 3, 2, 1), nn.InstanceNorm2d(2 * c), nn.ReLU())]
-    up = [layer for c in (4 * f, 2 * f) for layer in (nn.ConvTranspose2d(c, c // 2, 3, 2, 1, 1), nn.InstanceNorm2d(c // 2), nn.ReLU())]
-    generator = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(1, f, 7), nn.InstanceNorm2d(f), nn.ReLU(), *down, *[Residual(4 * f) for _ in range(blocks)],
-                              *up, nn.ReflectionPad2d(3), nn.Conv2d(f, 1, 7), nn.Tanh())
-    widths = [1, f, 2 * f, 4 * f, 8 * f]
-    body = [layer for i, stride in enumerate((2, 2, 2, 1)) for layer in (
-        nn.Conv2d(widths[i], widths[i + 1], 4, stride, 1), *([nn.InstanceNorm2d(widths[i + 1])] if i else []), nn.LeakyReLU(.2))]
-    return generator, nn.Sequential(*body, nn.Conv2d(8 * f, 1, 4, 1, 1))
+@pytest.mark.parametrize('options', [dict(norm='affine'), dict(upsample='resize'), dict(dtype=jnp.bfloat16), dict(norm='affine', upsample='resize', dtype=jnp.bfloat16)], ids=str)
+def test_generator_switches(options):
+    """Shapes and dtypes stay; every parameter changes the output, but for biases that a norm removes."""
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 32, 40, 1)), jnp.float32)
+    model = Generator(4, 2, **options)
+    variables = model.init(jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+    loss = lambda variables: (model.apply(variables, images) * jnp.asarray(np.random.default_rng(1).normal(size=images.shape), jnp.float32)).sum()
+    for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables)):
+        name = jax.tree_util.keystr(path)
+        assert gradient.dtype == jnp.float32 and ((jnp.abs(gradient) > 1e-6).any() or 'bias' in name and 'norm' not in name), name
+    assert model.apply(variables, images).dtype == jnp.float32
 
 
-def torch_weights(torch, module, names):
-    layers = [layer for layer in module.modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))]
-    flat = {}
-    for name, layer in zip(names, layers, strict=True):
-        axes = (2, 3, 0, 1) if isinstance(layer, torch.nn.ConvTranspose2d) else (2, 3, 1, 0)
-        flat |= {f'{name}/kernel': layer.weight.detach().numpy().transpose(axes), f'{name}/bias': layer.bias.detach().numpy()}
-    return {'params': flax.traverse_util.unflatten_dict(flat, sep='/')}
+def test_affine_norm_starts_near_one_and_plain_has_no_parameters():
+    variables = Generator(64, 1, 'affine').init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))['params']
+    scales = np.concatenate([variables[name]['scale'] for name in variables if name.endswith('_norm')])
+    assert abs(scales.mean() - 1) < .01 and .015 < scales.std() < .025
+    assert not any('norm' in name for name in Generator(4, 1).init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))['params'])
 
 
-@pytest.mark.parametrize('height, width', [(32, 48), (64, 64)])
-def test_cyclegan_equals_torch(height, width):
-    torch = pytest.importorskip('torch')
-    torch.manual_seed(0)
-    generator, discriminator = torch_cyclegan(torch, 8, 2)
-    images = torch.rand(2, 1, height, width) * 2 - 1
-    names = ['stem', 'down1', 'down2', 'block1/conv1', 'block1/conv2', 'block2/conv1', 'block2/conv2', 'up1', 'up2', 'out']
-    cases = ((Generator(8, 2), generator, names), (Discriminator(8), discriminator, ['conv1', 'conv2', 'conv3', 'conv4', 'out']))
-    for ours, theirs, layer_names in cases:
-        y = ours.apply(torch_weights(torch, theirs, layer_names), images.numpy().transpose(0, 2, 3, 1))
-        expected = theirs(images).detach().numpy().transpose(0, 2, 3, 1)
-        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize('operation, shape, kernel', [
+    ('winograd', (2, 6, 10, 3), (3, 3, 3, 5)), ('winograd', (1, 4, 4, 32), (3, 3, 32, 32)), ('by_taps', (2, 9, 11, 6), (7, 7, 6, 2)), ('by_taps', (1, 5, 5, 6), (4, 3, 6, 1)),
+    ('transposed_by_phases', (2, 5, 7, 4), (3, 3, 4, 3))])
+def test_convolutions_written_another_way(operation, shape, kernel):
+    """Values and both gradients, in float32, against lax."""
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, kernel))
+    plain = layers.transposed if 'transposed' in operation else lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), 'VALID', dimension_numbers=layers.NHWC)
+    results = []
+    for function in (getattr(layers, operation), plain):
+        y, gradients = jax.vjp(function, x, kernel)
+        results.append((y, *gradients(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.float32))))
+    for got, expected in zip(*results):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_the_generator_is_the_same_on_every_backend(monkeypatch):
+    """The formulations for CPU against those for other backends, through a generator wide enough for all of them."""
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 1)), jnp.float32)
+    model = Generator(16, 1)
+    variables, results = model.init(jax.random.key(0), images), []
+    for cpu in (True, False):
+        monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
+        results.append(jax.value_and_grad(lambda v: (model.apply(v, images) * images).sum())(variables))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *results)
 
 
 def test_unknown_model():

@@ -35,8 +35,8 @@ def generator_from(state):
     """(Generator, params) of {'model.1.weight': float array [64, C, 7, 7], ...}. A name too many or too few is a KeyError."""
     state = {name.removeprefix('module.'): np.asarray(array) for name, array in state.items() if not name.endswith(STATISTICS)}
     blocks = len({match[1] for name in state if (match := re.fullmatch(r'model\.(\d+)\.conv_block\..*', name))})
-    dropout = any('.conv_block.6.' in name for name in state)            # a Dropout between the two convolutions shifts the second
-    norm = 'affine' if state['model.1.weight'].ndim and 'model.2.weight' in state else 'instance'
+    dropout = any('.conv_block.6.weight' in name and array.ndim == 4 for name, array in state.items())       # it shifts the second convolution
+    norm = 'affine' if 'model.2.weight' in state else 'instance'
     model = Generator(len(state['model.1.weight']), blocks, norm)
     return model, _params(state, generator_names(blocks, norm, dropout))
 

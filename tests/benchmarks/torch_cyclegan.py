@@ -8,6 +8,7 @@ device and versions, then for every line `N` on standard input N steps and one l
 import argparse
 import itertools
 import json
+import resource
 import sys
 import time
 
@@ -132,7 +133,7 @@ def main():
             trainer.step(cancer, covid)
             wait()
             seconds.append(time.perf_counter() - began)
-        peak = torch.cuda.max_memory_allocated() if device == 'cuda' else 0
+        peak = torch.cuda.max_memory_allocated() if device == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({'seconds': seconds, 'peak_bytes': peak}), flush=True)
 
 

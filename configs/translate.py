@@ -1,0 +1,20 @@
+"""A folder of pictures, or one CT volume, through a trained generator. Files keep their names, volumes their geometry and HU.
+
+python launch.py --config=configs/translate.py --workdir=runs/translate --config.generator=runs/cyclegan --config.input=FOLDER_OR_VOLUME
+
+A generator knows lungs at the size it was trained on: a slice of 512x512 through one trained at 96x96 shows texture of the wrong scale. Pictures can be
+resized with config.image_size; for volumes train at their size. On two CPU cores a 512x512 slice takes about 3 seconds with the networks of `original`.
+"""
+from configs import base
+
+
+def get_config():
+    return base.stage(
+        'translate',
+        generator='',                     # workdir of a CycleGAN, a .safetensors file of export.py, or a .pth generator of the PyTorch implementation
+        direction='to_covid',             # or to_cancer; a .pth file holds one direction, so there the word does not matter
+        input='',                         # a folder of .png and .jpg files or one of them, a volume (.mhd, .mha, .nii, .nii.gz, .nrrd), or a folder with one DICOM series
+        image_size=0,                     # resize pictures to this square first; 0: each at its own size, and every new size is compiled
+        window='lung',                    # for volumes: the HU range that becomes grey, and that the result can have
+        batch_size=1,
+        side_by_side=False)               # also draw inputs above outputs
