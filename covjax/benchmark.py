@@ -12,7 +12,6 @@ import time
 
 import jax
 import numpy as np
-from flax import jax_utils
 
 from configs import cyclegan as cyclegan_config
 from covjax import cyclegan, data, train
@@ -55,7 +54,7 @@ def measure(config, image_size, batch_size, ask):
                 for domain in cyclegan.DOMAINS}
     task = cyclegan.task_on(gan, examples, {})
     step_fn, _ = train.parallel(task)
-    state = jax_utils.replicate(task.init(jax.random.key(0), task.train_batch(0)))
+    state = train.replicated(task.init(jax.random.key(0), task.train_batch(0)))
     clock = Clock(task, step_fn, state)
     clock.steps(config.warmup)
     ask(config.warmup)

@@ -35,7 +35,7 @@ class State:
     step: jax.Array
     gen: Net                              # params {'to_covid', 'to_cancer'}
     disc: Net                             # params {'covid', 'cancer'}
-    pools: dict                           # {'covid': Pool, 'cancer': Pool}
+    pools: dict                           # {'covid': Pool, 'cancer': Pool}, or {} for config.pool_size=0
 
 
 def least_squares(logits, target):
@@ -54,11 +54,9 @@ LOSSES = {'lsgan': least_squares, 'bce': cross_entropy}
 def query_pool(pool, fakes, rng):
     """Each fake in turn: stored and returned while there is room; then with p = 1/2 swapped for a random stored one, else returned as it is.
 
-    fakes float [B, H, W, C] -> (pool, images of the same shape to show the discriminator). A pool of size 0 returns the fakes.
+    fakes float [B, H, W, C] -> (pool, images of the same shape to show the discriminator).
     """
     size = len(pool.images)
-    if not size:
-        return pool, fakes
 
     def one(pool, pair):
         fake, rng = pair
@@ -106,9 +104,9 @@ def task_on(config, train, val):
     def init(rng, batch):
         rngs = jax.random.split(rng, 4)
         images = jnp.zeros((1, config.image_size, config.image_size, batch['cancer'].shape[-1]))
-        gen_params = {name: generator.init(r, images)['params'] for name, r in zip(('to_covid', 'to_cancer'), rngs[:2])}
-        disc_params = {domain: discriminator.init(r, images)['params'] for domain, r in zip(DOMAINS, rngs[2:])}
-        pools = {domain: Pool(jnp.zeros((config.pool_size, *images.shape[1:])), jnp.zeros((), jnp.int32)) for domain in DOMAINS}
+        gen_params = {name: jax.jit(generator.init)(r, images)['params'] for name, r in zip(('to_covid', 'to_cancer'), rngs[:2])}
+        disc_params = {domain: jax.jit(discriminator.init)(r, images)['params'] for domain, r in zip(DOMAINS, rngs[2:])}
+        pools = {domain: Pool(jnp.zeros((config.pool_size, *images.shape[1:])), jnp.zeros((), jnp.int32)) for domain in DOMAINS if config.pool_size}
         return State(jnp.zeros((), jnp.int32), Net.create(gen_params, tx), Net.create(disc_params, tx), pools)
 
     def generator_loss(gen_params, disc_params, cancer, covid):
@@ -138,10 +136,12 @@ def task_on(config, train, val):
         first = first_index(n)
         reals = {domain: augment(r, batch[domain], config.augment, config.image_size, first) for domain, r in zip(DOMAINS, domain_rngs)}
         grads, (gen_terms, fakes) = jax.grad(generator_loss, has_aux=True)(state.gen.params, state.disc.params, **reals)
-        pools, shown = {}, {}
-        for domain, r in zip(DOMAINS, jax.random.split(pool_rng)):             # every device keeps the one pool of all fakes
-            pools[domain], everyone = query_pool(state.pools[domain], lax.all_gather(fakes[domain], AXIS, tiled=True), r)
-            shown[domain] = lax.dynamic_slice_in_dim(everyone, first, n)
+        pools, shown = {}, fakes
+        if config.pool_size:                                                   # every device keeps the one pool of all fakes
+            everyone = {domain: lax.all_gather(fakes[domain], AXIS, tiled=True) for domain in DOMAINS}
+            queried = {domain: query_pool(state.pools[domain], everyone[domain], r) for domain, r in zip(DOMAINS, jax.random.split(pool_rng))}
+            pools = {domain: pool for domain, (pool, _) in queried.items()}
+            shown = {domain: lax.dynamic_slice_in_dim(images, first, n) for domain, (_, images) in queried.items()}
         disc_grads, disc_terms = jax.grad(discriminator_loss, has_aux=True)(state.disc.params, reals, shown)
         state = State(state.step + 1, state.gen.update(grads, tx), state.disc.update(disc_grads, tx), pools)
         return state, lax.pmean({**gen_terms, **disc_terms}, AXIS)

@@ -35,10 +35,15 @@ def check_devices(batch_size):
 
 
 def parallel(task):
-    """(train_step on all devices of all processes, eval_step on the devices of this one): the only use of pmap."""
+    """(train_step on all devices of all processes, eval_step on the devices of this one)."""
     train_step = lambda state, batch, rng: task.train_step(state, batch, jax.random.fold_in(rng, state.step))
     return (jax.pmap(train_step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0),
             jax.pmap(task.eval_step, axis_name=AXIS, devices=jax.local_devices()))
+
+
+def replicated(state):
+    """A state on every device of this process, laid out as train_step leaves it: with another layout the second step would compile anew."""
+    return jax.pmap(lambda state: state, axis_name=AXIS)(jax_utils.replicate(state))
 
 
 def on_devices(batch):
@@ -70,7 +75,7 @@ def fit(task, config, workdir):
         start = int(state.step)
         if start:
             print(f'going on after step {start}')
-        state, unseen = jax_utils.replicate(state), []
+        state, unseen = replicated(state), []
 
         # Step, log, evaluate, save.
         with Log(workdir, start, task.steps, writes=jax.process_index() == 0) as log:

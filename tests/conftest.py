@@ -4,6 +4,10 @@ import pathlib
 import subprocess
 import sys
 
+# Every program of a test runs a few times on small arrays: compiling is what takes long. Before jax is imported.
+FAST = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+os.environ['XLA_FLAGS'] = FAST
+
 import jax
 import pytest
 
@@ -11,8 +15,6 @@ from covjax import phantom, prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REAL = os.environ.get('COVJAX_DATA')
-# compiler_options of jit for networks that run once: compiling is what takes long.
-FAST = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 os.environ['KERAS_BACKEND'] = 'jax'          # read when keras is imported
 
@@ -47,7 +49,7 @@ def real():
 def launch():
     """launch(*arguments, devices=1) -> CompletedProcess of launch.py in a process of its own."""
     def run(*arguments, devices=1, **kwargs):
-        environment = os.environ | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+        environment = os.environ | {'XLA_FLAGS': f'{FAST} --xla_force_host_platform_device_count={devices}'}
         return subprocess.run([sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)], cwd=ROOT, env=environment, text=True,
                               capture_output=True, **kwargs)
     return run

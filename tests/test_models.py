@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import FAST
 from covjax import InputError, models
 from covjax.models import cyclegan as gan
 from covjax.models import layers
@@ -60,14 +59,14 @@ def test_every_parameter_matters(name):
     """Every parameter gets a gradient, nothing is NaN, running statistics move in training and stay in inference."""
     model = models.create(name, num_classes=2)
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (4, model.smallest, model.smallest, 1)), jnp.float32)
-    variables = jax.jit(model.init, compiler_options=FAST)(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     stats = variables.get('batch_stats', {})
 
     def loss(params):
         logits, updated = model.apply({'params': params, 'batch_stats': stats}, images, train=True, mutable=['batch_stats'])
         return (logits[:, 0] ** 2).sum() + logits[:, 1].sum(), updated.get('batch_stats', {})
 
-    grads, moved = jax.jit(jax.grad(loss, has_aux=True), compiler_options=FAST)(variables['params'])
+    grads, moved = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
     for path, grad in flax.traverse_util.flatten_dict(grads, sep='/').items():
         assert np.isfinite(grad).all(), path
         before_norm = name == 'resnet50' and path.endswith('bias') and 'conv' in path          # a constant before BatchNorm has no effect, by design
@@ -81,7 +80,7 @@ def test_every_parameter_matters(name):
 
 def test_bfloat16_computes_what_float32_does():
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 1)), jnp.float32)
-    variables = jax.jit(models.create('resnet50').init, compiler_options=FAST)(jax.random.key(0), images)
+    variables = jax.jit(models.create('resnet50').init)(jax.random.key(0), images)
     half = models.create('resnet50', dtype=jnp.bfloat16)
     expected, got = (models.create('resnet50', dtype=dtype).apply(variables, images) for dtype in (jnp.float32, jnp.bfloat16))
     assert got.dtype == jnp.float32 and 0 < np.abs(got - expected).max() < .03 * np.abs(expected).max()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from conftest import FAST
 from covjax import InputError, models
 from covjax.models import pretrained
 
@@ -48,7 +47,7 @@ def run(model, images, training=False):
     """The output of a Keras model, whose running statistics move in training."""
     values = [[variable.value for variable in variables] for variables in (model.trainable_variables, model.non_trainable_variables)]
     with jax.numpy_rank_promotion('allow'):
-        forward = jax.jit(lambda *args: model.stateless_call(*args, training=training), compiler_options=FAST)
+        forward = jax.jit(lambda *args: model.stateless_call(*args, training=training))
         output, moved = forward(*values, images)
     for variable, value in zip(model.non_trainable_variables, moved):
         variable.assign(value)
@@ -58,7 +57,7 @@ def run(model, images, training=False):
 @functools.lru_cache
 def forward(model, **kwargs):
     """model.apply, compiled once."""
-    return jax.jit(lambda variables, images: model.apply(variables, images, **kwargs), compiler_options=FAST)
+    return jax.jit(lambda variables, images: model.apply(variables, images, **kwargs))
 
 
 def scaled_images(name, size, channels=3, batch=2):

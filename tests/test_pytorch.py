@@ -113,7 +113,7 @@ def test_three_steps(fields):
     trainer = reference.Trainer(nets, config.loss, config.real_label, config.lambda_covid, config.lambda_identity, config.learning_rate)
     pools = {domain: PlainPool(3) for domain in cyclegan.DOMAINS}
     step_fn, _ = train.parallel(task)
-    state, run_rng = jax_utils.replicate(state), jax.random.key(7)
+    state, run_rng = train.replicated(state), jax.random.key(7)
     swaps = 0
     for step in range(3):
         pool_rng = jax.random.split(jax.random.fold_in(run_rng, step), 3)[2]
