@@ -152,7 +152,7 @@ def test_affine_norm_starts_near_one_and_plain_has_no_parameters():
 
 @pytest.mark.parametrize('operation, shape, kernel', [
     ('winograd', (2, 6, 10, 3), (3, 3, 3, 5)), ('winograd', (1, 4, 4, 32), (3, 3, 32, 32)), ('by_taps', (2, 9, 11, 6), (7, 7, 6, 2)), ('by_taps', (1, 5, 5, 6), (4, 3, 6, 1)),
-    ('transposed_by_phases', (2, 5, 7, 4), (3, 3, 4, 3))])
+    ('transposed_by_taps', (2, 5, 7, 4), (3, 3, 4, 3))])
 def test_convolutions_written_another_way(operation, shape, kernel):
     """Values and both gradients, in float32, against lax."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,9 @@
 """Generators used on files: pictures of any size, volumes of any format, and what is written back."""
 import json
 import pathlib
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ from PIL import Image
 
 from configs import export as export_config
 from configs import translate as config_file
+from conftest import ROOT
 from covjax import InputError, augment, checkpoint, ct, cyclegan, export, generator, translate, volume
 from covjax.models.cyclegan import Generator
 from test_cyclegan import task_of
@@ -52,6 +56,20 @@ def test_an_exported_generator_is_the_generator(run, tmp_path):
                                      (tmp_path / 'none.safetensors', 'to_covid', 'no such file')):
         with pytest.raises(InputError, match=message):
             generator.load(path, direction)
+
+
+def test_snippet_of_the_readme(run):
+    """In a process of its own, on NumPy images, without training code, TFDS or SimpleITK."""
+    snippet, = re.findall(r'```python\n(from covjax import generator.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    script = f'''
+import numpy as np, sys
+images = np.random.default_rng(0).uniform(-1, 1, (2, 33, 45, 1)).astype(np.float32)
+{snippet.replace("'runs/cyclegan'", repr(str(run)))}
+assert synthetic.shape == images.shape and np.isfinite(synthetic).all()
+assert not {{'covjax.train', 'covjax.cyclegan', 'covjax.data', 'tensorflow_datasets', 'SimpleITK'}} & set(sys.modules)
+'''
+    result = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize('height, width', [(8, 8), (9, 15), (33, 45), (32, 64)])
