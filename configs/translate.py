@@ -3,7 +3,7 @@
 python launch.py --config=configs/translate.py --workdir=runs/translate --config.generator=runs/cyclegan --config.input=FOLDER_OR_VOLUME
 
 A generator knows lungs at the size it was trained on: a slice of 512x512 through one trained at 96x96 shows texture of the wrong scale. Pictures can be
-resized with config.image_size; for volumes train at their size. On two CPU cores a 512x512 slice takes about 3 seconds with the networks of `original`.
+resized with config.image_size; for volumes train at their size. On two CPU cores a 512x512 slice takes about 2.5 seconds with the networks of `original`.
 """
 from configs import base
 
