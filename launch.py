@@ -1,4 +1,5 @@
 """Runs one stage: python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]."""
+import contextlib
 import importlib
 import inspect
 import os
@@ -31,11 +32,12 @@ def main(_):
     workdir = pathlib.Path(WORKDIR.value or ROOT / 'runs' / default_name(sys.argv))
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
-    if COORDINATOR.value:
+    if COORDINATOR.value or PROCESSES.value or PROCESS.value is not None:
         join(config)
     run = importlib.import_module(RUN[config.run]).run
     try:
-        with claimed(config, workdir):
+        # Of several processes the first makes the folder, and takes it away again.
+        with claimed(config, workdir) if not COORDINATOR.value or jax.process_index() == 0 else contextlib.nullcontext():
             print(f'{config.run}: writing to {workdir}', flush=True)
             run(config, workdir)
     except (InputError, FloatingPointError) as error:      # the second: a training that diverged
@@ -44,6 +46,8 @@ def main(_):
 
 def join(config):
     """Makes this one of several processes that train one model."""
+    if not COORDINATOR.value:
+        fail('--processes and --process need --coordinator=HOST:PORT, the same in every process')
     if config.run != 'train':
         fail(f'--coordinator={COORDINATOR.value}: a run of {config.run} is one process; leave it out')
     auto = COORDINATOR.value == 'auto'
@@ -117,7 +121,9 @@ def leaves(config, prefix=''):
 
 
 def fail(message):
-    print(f'covjax: {message}', file=sys.stderr)
+    print(f'covjax: {message}', file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(2)                                        # or this process would wait for the others, which may be training
     sys.exit(2)
 
 

@@ -25,7 +25,8 @@ def get_config(variant=''):
         'warmup': 2,                      # steps before the clock starts
         'rounds': 5,                      # covjax and its peer take turns
         'steps': 3,                       # of each in a round
-        'peak_tflops': 0.,                # what the device can do at most, for the share of it; 790 was measured for bfloat16 on an H200; 0: not known
+        'peak_tflops': 0.,                # what the device can do at most, in this dtype, for the share of it; 790 was measured for bfloat16 on an H200;
+                                          # give your card's own; 0: not known, no share
         'peer': 'tests/benchmarks/torch_cyclegan.py',
         'peer_compile': False,
         **base.variant(variant, VARIANTS)})

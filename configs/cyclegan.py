@@ -3,7 +3,7 @@
 python launch.py --config=configs/cyclegan.py --workdir=runs/cyclegan
 
 original     Zhu et al. 2017 (arXiv 1703.10593) as in their PyTorch implementation: 256x256 crops of 286x286, mirrored, batch 1, least squares, identity
-             term at half the cycle weight, 100 + 100 epochs of the larger domain. For 950 slices 190,000 steps of 1.9 TFLOP: half an hour where a
+             term at half the cycle weight, 100 + 100 epochs of the larger domain (the rate falls in every step, there in every epoch). For 950 slices 190,000 steps of 1.9 TFLOP: half an hour where a
              GPU sustains 200 TFLOP/s, two months on two CPU cores.
 paper_text   What the text of Jiang et al. says where it differs: batch 4, cross-entropy (their equations 1 and 2), no identity term, four kinds of augmentation
              that make 3000 images a domain, so 150,000 steps of 5 TFLOP.

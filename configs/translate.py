@@ -13,7 +13,7 @@ def get_config():
         'translate',
         generator='',                     # workdir of a CycleGAN, a .safetensors file of export.py, or a .pth generator of the PyTorch implementation
         direction='to_covid',             # or to_cancer; a .pth file holds one direction, so there the word does not matter
-        input='',                         # a folder of .png and .jpg files or one of them, a volume (.mhd, .mha, .nii, .nii.gz, .nrrd), or a folder with one DICOM series
+        input='',                         # a folder of .png and .jpg files or one of them, a volume (.mhd, .nii, .nii.gz), or a folder with one DICOM series
         image_size=0,                     # resize pictures to this square first; 0: each at its own size, and every new size is compiled
         window='lung',                    # for volumes: the HU range that becomes grey, and that the result can have
         batch_size=1,

@@ -1,20 +1,26 @@
-"""How long a CycleGAN step takes on this machine, beside the same step in PyTorch where that is installed: the two alternate, medians are compared."""
+"""How long a CycleGAN step takes on this machine, beside PyTorch where that is installed: the two take turns, medians are compared.
+
+Ours has the whole of training in it: batches, augmentation, pool, looking at the losses. The peer has networks, losses and both Adams, on one batch.
+"""
 import contextlib
 import csv
+import importlib.metadata
 import importlib.util
 import json
+import multiprocessing
 import pathlib
 import platform
 import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import jax
 import numpy as np
 
 from configs import cyclegan as cyclegan_config
-from covjax import cyclegan, data, train
+from covjax import InputError, cyclegan, data, train
 from covjax.workdir import write_json
 
 IMAGES = 500                              # random ones of each domain
@@ -25,70 +31,80 @@ COLUMNS = {                               # name: how people read it
 
 def run(config, workdir):
     """Measures every pair of config.image_size and config.batch_size -> <workdir>/benchmark.{json,csv,md}."""
+    if len(config.image_size) != len(config.batch_size):
+        raise InputError(f'config.image_size={config.image_size} and config.batch_size={config.batch_size}: give as many of one as of the other')
+    if config.peer and not pathlib.Path(config.peer).is_file():
+        raise InputError(f"config.peer={config.peer}: no such program; run from the repository's folder, or leave it empty")
     rows = []
-    for image_size, batch_size in zip(config.image_size, config.batch_size, strict=True):
-        train.check_devices(batch_size)
-        with peer(config, image_size, batch_size) as ask:
-            rows.append(measure(config, image_size, batch_size, ask))
+    for image_size, batch_size in zip(config.image_size, config.batch_size):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as process:         # for a peak of memory of its own
+            rows.append(process.submit(measure, config, image_size, batch_size).result())
         print(f'{image_size}x{image_size}, batch {batch_size}: ' + ', '.join(f'{COLUMNS[key]} {shown(key, rows[-1][key])}' for key in COLUMNS if rows[-1][key] is not None),
               flush=True)
-    machine = {'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cpu': platform.processor() or platform.machine(), 'jax': jax.__version__,
-               'torch': importlib.metadata.version('torch') if has_torch() else None}
-    write_json(workdir / 'benchmark.json', {'machine': machine, 'rows': rows})
+    write_json(workdir / 'benchmark.json', rows)
     with (workdir / 'benchmark.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, extrasaction='ignore')
         writer.writeheader()
-        writer.writerows([{key: row[key] for key in COLUMNS} for row in rows])
+        writer.writerows(rows)
     lines = [' | '.join(COLUMNS.values()), ' | '.join('---' for _ in COLUMNS), *(' | '.join(shown(key, row[key]) for key in COLUMNS) for row in rows)]
     table = '\n'.join(f'| {line} |' for line in lines)
-    (workdir / 'benchmark.md').write_text(f'{json.dumps(machine)}\n\n{table}\n')
+    (workdir / 'benchmark.md').write_text(f'{json.dumps(rows[0]["machine"])}\n\n{table}\n')
     print(f'\n{table}\n\n{workdir / "benchmark.md"}')
 
 
-def measure(config, image_size, batch_size, ask):
-    """One row. `ask(n)` is the peer's answer for n steps, or None without a peer."""
+def measure(config, image_size, batch_size):
+    """One row of the table."""
+    train.check_devices(batch_size)
     gan = cyclegan_config.get_config()
     gan.update({'image_size': image_size, 'load_size': image_size * 286 // 256, 'batch_size': batch_size, 'dtype': config.dtype, 'lambda_identity': config.lambda_identity})
     rng = np.random.default_rng(0)
     examples = {domain: data.Examples(rng.integers(0, 256, (IMAGES, gan.load_size, gan.load_size, 1), np.uint8), np.zeros(IMAGES, np.int32), [{}] * IMAGES)
                 for domain in cyclegan.DOMAINS}
-    task = cyclegan.task_on(gan, examples, {})
-    step_fn, _ = train.parallel(task)
-    state = train.replicated(task.init(jax.random.key(0), task.train_batch(0)))
-    clock = Clock(task, step_fn, state)
-    clock.steps(config.warmup)
-    ask(config.warmup)
-    clock.waited, ours, theirs, peer_peak = 0., [], [], None
-    for _ in range(config.rounds):
-        ours.append(clock.steps(config.steps))
-        if answer := ask(config.steps):
-            theirs += answer['seconds']
-            peer_peak = answer['peak_bytes'] / 2 ** 30
-    seconds, flops = float(np.median(ours)), step_flops(gan)
+    clock, ours, theirs, peer_peak = Clock(cyclegan.task_on(gan, examples, {})), [], [], None
+    with peer(config, image_size, batch_size) as ask:
+        clock.steps(config.warmup)
+        ask(config.warmup)
+        clock.waited = 0.
+        for _ in range(config.rounds):
+            ours.append(clock.steps(config.steps))
+            if answer := ask(config.steps):
+                theirs.append(answer['seconds'])
+                peer_peak = answer['peak_bytes'] / 2 ** 30
+    seconds, tflops = float(np.median(ours)), step_flops(gan) / 1e12
     peer_seconds = float(np.median(theirs)) if theirs else None
+    machine = {'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cpu': platform.processor() or platform.machine(), 'jax': jax.__version__,
+               'torch': importlib.metadata.version('torch') if has_torch() else None}
     return {'image_size': image_size, 'batch_size': batch_size, 'dtype': config.dtype, 'seconds': seconds, 'pairs_per_second': batch_size / seconds,
-            'tflops': flops / seconds / 1e12, 'of_peak': flops / seconds / 1e12 / config.peak_tflops / jax.device_count() if config.peak_tflops else None,
+            'tflops': tflops / seconds, 'of_peak': tflops / seconds / config.peak_tflops / jax.device_count() if config.peak_tflops else None,
             'waiting': clock.waited / (sum(ours) * config.steps), 'peak_gib': peak_bytes() / 2 ** 30, 'peer_seconds': peer_seconds, 'peer_peak_gib': peer_peak,
-            'ratio': peer_seconds / seconds if peer_seconds else None, 'all_seconds': ours, 'all_peer_seconds': theirs}
+            'ratio': peer_seconds / seconds if peer_seconds and jax.device_count() == 1 else None, 'all_seconds': ours, 'all_peer_seconds': theirs, 'machine': machine}
 
 
 class Clock:
-    """Runs training steps as the loop does, batches made while the devices compute, and times them."""
+    """Runs training steps and times them: batches are made while the devices compute, and scalars are looked at now and then, as train.fit does."""
 
-    def __init__(self, task, step_fn, state):
-        self.task, self.step_fn, self.state, self.scalars, self.at, self.waited = task, step_fn, state, None, 0, 0.
+    def __init__(self, task):
+        self.task, self.at, self.waited = task, 0, 0.
+        self.step_fn, _ = train.parallel(task)
+        self.state = train.replicated(task.init(jax.random.key(0), task.train_batch(0)))
 
     def steps(self, n):
-        """Seconds a step, over n of them. `waited` grows by the time of those batches at whose end the devices had nothing left to do."""
-        began = time.perf_counter()
+        """Seconds a step, over n of them. `waited` grows by the time of those batches at whose end the devices had nothing left to do; the first batch of
+        a round, before which they rest in any case, counts whole.
+        """
+        began, unseen = time.perf_counter(), []
         for _ in range(n):
             asked = time.perf_counter()
             batch = train.my_share(self.task.train_batch(self.at))
-            if self.scalars and self.scalars['cycle_covid'].is_ready():
+            if not unseen or all(value.is_ready() for value in unseen[-1][1].values()):
                 self.waited += time.perf_counter() - asked
-            self.state, self.scalars = self.step_fn(self.state, batch, jax.random.key(1))
+            self.state, scalars = self.step_fn(self.state, batch, jax.random.key(1))
+            unseen.append((self.at, scalars))
             self.at += 1
-        jax.block_until_ready((self.state, self.scalars))
+            if self.at % train.BLOCK_EVERY == 0:
+                train.check_finite(unseen)
+                unseen.clear()
+        jax.block_until_ready(self.state)
         return (time.perf_counter() - began) / n
 
 
@@ -115,22 +131,31 @@ def peak_bytes():
 
 @contextlib.contextmanager
 def peer(config, image_size, batch_size):
-    """ask(n) -> {'seconds': [n floats], 'peak_bytes'} of n steps of the program config.peer; None where there is no such program or no PyTorch."""
-    if not (config.peer and pathlib.Path(config.peer).is_file() and has_torch()):
+    """ask(n) -> {'seconds' a step, 'peak_bytes'} of n steps of the program config.peer; None without one or without PyTorch."""
+    if not (config.peer and has_torch()):
         yield lambda n: None
         return
     command = [sys.executable, config.peer, f'--size={image_size}', f'--batch={batch_size}', f'--identity={config.lambda_identity}',
                *['--bfloat16'] * (config.dtype == 'bfloat16'), *['--compile'] * config.peer_compile]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        print(f'beside {process.stdout.readline().strip()}', flush=True)
+        def answer():
+            line = process.stdout.readline()
+            if not line:
+                raise InputError(f'config.peer={config.peer}: ended early, see above (out of memory?); leave it empty to measure without')
+            return json.loads(line)
 
         def ask(n):
-            process.stdin.write(f'{n}\n')
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f'{n}\n')
+                process.stdin.flush()
+            return answer()
 
-        yield ask
-        process.stdin.close()
+        print(f'beside {answer()}', flush=True)
+        try:
+            yield ask
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def has_torch():

@@ -64,7 +64,8 @@ def _set_aside(folder, error):
     """Renames a checkpoint that can not be read, so that its step can be saved again."""
     print(f'{folder}: can not be restored ({type(error).__name__}); set aside, an older one is tried')
     names = (folder.with_name(f'damaged_{i}_{folder.name}') for i in itertools.count(1))
-    folder.rename(next(name for name in names if not name.exists()))
+    if jax.process_index() == 0:
+        folder.rename(next(name for name in names if not name.exists()))
 
 
 def save(manager, step, state, best=None):

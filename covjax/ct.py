@@ -171,6 +171,8 @@ def _mhd_fields(path):
         raise InputError(f'{path}: no {", ".join(sorted(missing))} in the header; copy it again')
     if fields['ElementType'] not in ELEMENT_BYTES:
         raise InputError(f'{path}: ElementType {fields["ElementType"]} is not a CT number type; expected MET_SHORT')
+    if not all(number.isdigit() for number in fields['DimSize'].split()):
+        raise InputError(f'{path}: DimSize {fields["DimSize"]} is not a list of numbers; copy it again')
     return fields
 
 
@@ -181,7 +183,7 @@ def world_to_voxel(volume, world):
 
 def read_slice(volume, z):
     """HU [H, W] float32 of stored slice z as a picture. From an uncompressed .raw only this slice is read."""
-    _check_compressed(volume.path)
+    check_compressed(volume.path)
     reader = sitk.ImageFileReader()
     reader.SetExtractIndex([0, 0, int(z)])
     reader.SetExtractSize([*volume.size[:2], 0])
@@ -195,7 +197,7 @@ def read_slice(volume, z):
     return hu[::-1 if flip_y else 1, ::-1 if flip_x else 1]
 
 
-def _check_compressed(path):
+def check_compressed(path):
     """Compares the checksum that a .zraw ends with; SimpleITK does not, and reads noise from a damaged file."""
     fields = _mhd_fields(path)
     if fields.get('CompressedData', 'False') != 'True':

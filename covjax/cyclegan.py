@@ -15,8 +15,8 @@ from jax import lax
 from covjax import InputError, data
 from covjax.augment import augment, to_float, to_uint8
 from covjax.generator import network
+from covjax.models import layers
 from covjax.models.cyclegan import Discriminator
-from covjax.models.layers import on_cpu
 from covjax.task import AXIS, Net, Task, first_index
 
 DOMAINS = ('cancer', 'covid')
@@ -91,9 +91,7 @@ def task_on(config, train, val):
     identity = int(config.lambda_identity > 0)               # whether a network also sees the domain it makes
     adversarial, real_label = LOSSES[config.loss], config.real_label
     steps, constant = length(config, [len(examples.rows) for examples in train.values()])
-    schedule = optax.join_schedules([optax.constant_schedule(config.learning_rate),
-                                     optax.linear_schedule(config.learning_rate, 0., max(steps - constant, 1))], [constant])
-    tx = optax.adam(schedule, b1=0.5, b2=0.999)
+    tx = optax.adam(schedule(config.learning_rate, steps, constant), b1=0.5, b2=0.999)
     gen = lambda params, images: generator.apply({'params': params}, images)
     disc = lambda params, images: discriminator.apply({'params': params}, images)
 
@@ -168,7 +166,7 @@ def task_on(config, train, val):
 
 def each(apply, params, *images):
     """[apply(params, batch) for batch in images]: one call on all of them where that is faster. No layer of the networks mixes images."""
-    if on_cpu() or len(images) == 1:
+    if layers.on_cpu() or len(images) == 1:
         return [apply(params, batch) for batch in images]
     return jnp.split(apply(params, jnp.concatenate(images)), len(images))
 
@@ -184,6 +182,11 @@ def length(config, sizes):
         raise InputError('config.constant_epochs and config.decay_epochs are both 0; give one of them')
     steps = config.steps or constant + decay
     return steps, round(steps * constant / (constant + decay))
+
+
+def schedule(rate, steps, constant):
+    """step -> learning rate: constant, then linearly to 0 at the end (the original's staircase of epochs, without the stairs)."""
+    return optax.join_schedules([optax.constant_schedule(rate), optax.linear_schedule(rate, 0., max(steps - constant, 1))], [constant])
 
 
 def _domain(config, spec, domain, size):

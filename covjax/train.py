@@ -24,7 +24,8 @@ def run(config, workdir):
     record, file = lineage.record(config, config.data_dir, task.sources), workdir / 'lineage.json'
     if checkpoint.exists(workdir) and read_json(file) != record:
         raise InputError(f'{workdir} was trained on other images than config.data_dir={config.data_dir} now holds; choose another --workdir')
-    write_json(file, record)
+    if jax.process_index() == 0:
+        write_json(file, record)
     fit(task, config, workdir)
 
 
@@ -85,7 +86,7 @@ def fit(task, config, workdir):
                 last, stopping = step == task.steps, stop.agreed(step)
                 evaluating = step % config.eval_every == 0 or last
                 if step % BLOCK_EVERY == 0 or step % config.log_every == 0 or evaluating or stopping:
-                    values = [check_finite(*pair) for pair in unseen][-1]
+                    values = check_finite(unseen)
                     unseen.clear()
                 if step % config.log_every == 0 or last:
                     log.scalars(step, {f'train/{name}': value for name, value in values.items()})
@@ -131,12 +132,13 @@ def best_of(values, name):
     return values[name] if name else None
 
 
-def check_finite(step, scalars):
-    """Scalars of one device as floats (every device has the same); the first that is not finite stops the run."""
-    values = {name: float(value) for name, value in jax_utils.unreplicate(scalars).items()}
-    for name, value in values.items():
-        if not np.isfinite(value):
-            raise FloatingPointError(f'{name} is {value} at step {step}; lower config.learning_rate or look at the data')
+def check_finite(unseen):
+    """[(step, scalars of every device)] -> those of the last step as floats; the first that is not finite stops the run. Every device has the same."""
+    for step, scalars in jax.device_get(unseen):
+        values = {name: float(value[0]) for name, value in scalars.items()}
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise FloatingPointError(f'{name} is {value} at step {step}; lower config.learning_rate or look at the data')
     return values
 
 

@@ -5,11 +5,13 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from covjax import InputError, ct, data, generator, pictures, volume
 
 PICTURES = ('.png', '.jpg', '.jpeg')
 SHOWN = 8                                 # columns of the side-by-side picture
+CHUNK = 64                                # pictures in memory at a time
 
 
 def run(config, workdir):
@@ -26,13 +28,13 @@ def run(config, workdir):
     draft, final = workdir / 'translated.part', workdir / 'translated'
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    files = sorted(path for path in source.rglob('*') if path.suffix.lower() in PICTURES) if source.is_dir() else [source] * (source.suffix.lower() in PICTURES)
+    files = find_pictures(source)
     try:
         if files:
             pairs = translate_pictures(config, translator, files, source if source.is_dir() else source.parent, draft)
         else:
             pairs = translate_volume(config, translator, source, draft)
-    except InputError:
+    except BaseException:
         shutil.rmtree(draft)
         raise
     if config.side_by_side:
@@ -42,21 +44,36 @@ def run(config, workdir):
     print(f'{len(files) or 1} {"pictures" if files else "volume"} translated {config.direction} in {final}')
 
 
+def find_pictures(source):
+    """The pictures of a folder and its sub-folders, or the one file; none for a volume. A folder with both is refused: what is meant is not to be guessed."""
+    if not source.is_dir():
+        return [source] * (source.suffix.lower() in PICTURES)
+    files = sorted(path for path in source.rglob('*') if path.is_file())
+    found = [path for path in files if path.suffix.lower() in PICTURES]
+    scans = [path for path in files if volume.suffix(path) or path.suffix.lower() == '.dcm']
+    if found and scans:
+        raise InputError(f'config.input={source}: holds pictures ({found[0].name}) and CT data ({scans[0].name}); give the volume or a folder of one kind')
+    return found
+
+
 def translate_pictures(config, translator, files, folder, target):
     """Writes every picture under its own name -> the first few as [(input, output)] uint8 [H, W, C]. Pictures of one size share their batches."""
-    by_size = {}
-    for path in files:
-        picture = read_picture(path, translator.channels, config.image_size)
-        by_size.setdefault(picture.shape, []).append((path, picture))
-    apply, pairs = generator.apply_uint8(translator), []
-    for group in by_size.values():
-        images = np.stack([picture for _, picture in group])
-        for (path, picture), output in zip(group, data.predict(apply, images, config.batch_size, f'{len(group)} of {images.shape[1]}x{images.shape[2]}')):
-            file = target / path.relative_to(folder)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(output.squeeze(-1) if output.shape[-1] == 1 else output).save(file, **{} if file.suffix.lower() == '.png' else {'quality': 95})
-            pairs.append((picture, output))
-    return pairs[:SHOWN]
+    by_size, apply, pairs = {}, generator.apply_uint8(translator), []
+    for path in files:                                      # all are looked at before the first is translated
+        by_size.setdefault(read_picture(path, translator.channels, config.image_size).shape, []).append(path)
+    with tqdm(total=len(files), desc='translating', unit='picture', disable=None) as bar:
+        for paths in by_size.values():
+            for start in range(0, len(paths), CHUNK):
+                chunk = paths[start:start + CHUNK]
+                images = np.stack([read_picture(path, translator.channels, config.image_size) for path in chunk])
+                outputs = data.predict(apply, images, config.batch_size)
+                for path, output in zip(chunk, outputs):
+                    file = target / path.relative_to(folder)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(output.squeeze(-1) if output.shape[-1] == 1 else output).save(file, **{} if file.suffix.lower() == '.png' else {'quality': 95})
+                pairs += list(zip(images, outputs))[:SHOWN - len(pairs)]
+                bar.update(len(chunk))
+    return pairs
 
 
 def read_picture(path, channels, size):
@@ -66,7 +83,7 @@ def read_picture(path, channels, size):
             if image.mode.startswith(('I', 'F')):
                 raise InputError(f'{path}: has more than 8 bits a pixel; save it as 8-bit grey, or give the CT volume')
             image = image.convert('L' if channels == 1 else 'RGB')
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f'{path}: can not be read as a picture ({type(error).__name__}); copy it again or remove it') from None
     image = image.resize((size, size), Image.Resampling.BILINEAR) if size else image
     return np.asarray(image).reshape(image.height, image.width, channels)
@@ -85,7 +102,8 @@ def translate_volume(config, translator, source, target):
 
     slices = volume.hu(image)[..., None]
     outputs = data.predict(through, slices, config.batch_size, 'slices')
-    name = source.name if volume.suffix(source) else f'{source.name}.nii.gz'
+    end = volume.suffix(source)                             # of the input, in small letters, by which SimpleITK knows the format
+    name = source.name[:-len(end)] + end if end else f'{source.name}.nii.gz'
     volume.write(target / name, outputs[..., 0], image, code)
     shown = np.unique(np.linspace(0, len(slices) - 1, SHOWN).round().astype(int))
     return [(ct.to_grey(slices[z], window), ct.to_grey(outputs[z], window)) for z in shown]

@@ -80,6 +80,6 @@ def write_json(path, value):
     """Writes whole or not at all; makes the folder."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f'{path.name}.{os.getpid()}.part')            # processes that train together write the same
+    draft = path.with_name(path.name + '.part')
     draft.write_text(json.dumps(value, indent=1) + '\n')
     os.replace(draft, path)

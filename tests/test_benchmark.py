@@ -1,11 +1,14 @@
 """The benchmark counts right and fills its table; how fast anything is, it alone says."""
 import csv
 import json
+import time
 
 import pytest
 
+from configs import benchmark as benchmark_config
 from configs import cyclegan as cyclegan_config
-from covjax import benchmark
+from covjax import InputError, benchmark
+from test_cyclegan import task_of
 
 
 @pytest.mark.parametrize('identity, tera', [(0., 1.26), (.5, 1.86)])
@@ -28,4 +31,38 @@ def test_table(launch, tmp_path):
     assert float(row['of_peak']) == pytest.approx(float(row['tflops']))
     peer = [row[name] for name in ('peer_seconds', 'peer_peak_gib', 'ratio')]
     assert all(float(value) > 0 for value in peer) if benchmark.has_torch() else not any(peer)
-    assert json.loads((tmp_path / 'benchmark.json').read_text())['machine']['devices'] == 1 and '| image |' in (tmp_path / 'benchmark.md').read_text()
+    assert json.loads((tmp_path / 'benchmark.json').read_text())[0]['machine']['devices'] == 1 and '| image |' in (tmp_path / 'benchmark.md').read_text()
+
+
+def test_slow_input_is_seen():
+    """A batch that takes longer than the step makes the devices wait; one that is there at once does not."""
+    waiting = {}
+    for slow in (0., .3):
+        config, task = task_of(gen_filters=2, disc_filters=2)
+
+        def train_batch(step):
+            time.sleep(slow)
+            return task.train_batch(step)
+
+        clock = benchmark.Clock(task._replace(train_batch=train_batch))
+        clock.steps(2)
+        clock.waited = 0.
+        waiting[slow] = clock.steps(12) * 12, clock.waited
+    assert waiting[.3][1] > .8 * waiting[.3][0] and waiting[0.][1] < .1 * waiting[0.][0] + .02
+
+
+@pytest.mark.parametrize('fields, message', [(dict(image_size=(64,)), 'as many of one'), (dict(peer='nowhere.py'), 'config.peer=nowhere.py')])
+def test_wrong_words(tmp_path, fields, message):
+    config = benchmark_config.get_config()
+    config.update(fields)
+    with pytest.raises(InputError, match=message):
+        benchmark.run(config, tmp_path)
+
+
+def test_a_peer_that_fails_is_told(tmp_path):
+    pytest.importorskip('torch')
+    (tmp_path / 'peer.py').write_text("print('{}')")
+    config = benchmark_config.get_config()
+    config.peer = str(tmp_path / 'peer.py')
+    with pytest.raises(InputError, match='ended early'), benchmark.peer(config, 32, 1) as ask:
+        ask(1)

@@ -13,6 +13,7 @@ from configs import cyclegan as config_file
 from conftest import PlainPool
 from covjax import InputError, augment, checkpoint, cyclegan, data, generator, train
 from covjax.cyclegan import Pool, query_pool
+from covjax.models import layers
 
 TINY = dict(image_size=32, load_size=36, gen_filters=4, gen_blocks=1, disc_filters=4, batch_size=2, pool_size=3)
 
@@ -190,6 +191,21 @@ def test_bfloat16_trains_as_float32_does(tmp_path):
     assert 0 < error < .03
     for name, value in curves['float32'].items():
         assert abs(curves['bfloat16'][name] - value) < .1 * value, (name, value, curves['bfloat16'][name])
+
+
+def test_one_call_on_all_images_is_the_same(monkeypatch):
+    """Off the CPU each network sees all its images of a loss in one call, in other formulations: same losses, same step."""
+    config, task = task_of(lambda_identity=.5, gen_filters=8)
+    batch, results = train.my_share(task.train_batch(0)), []
+    state = task.init(jax.random.key(0), task.train_batch(0))
+    for cpu in (True, False):
+        monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
+        step_fn, _ = train.parallel(task)
+        first, terms = step_fn(train.replicated(state), batch, jax.random.key(1))
+        _, later = step_fn(first, batch, jax.random.key(1))
+        results.append({name: [float(terms[name][0]), float(later[name][0])] for name in terms})
+    for name in results[0]:
+        np.testing.assert_allclose(*(result[name] for result in results), rtol=1e-3, err_msg=name)
 
 
 def test_divergence_is_one_line(data_dir, tmp_path, launch):

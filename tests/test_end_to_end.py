@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from covjax import checkpoint, classification, cyclegan, data, lineage, pictures
+from covjax import checkpoint, classification, data, generator, lineage, pictures
 from covjax.models import create
 from covjax.report import COLUMNS
 

@@ -1,4 +1,5 @@
 """Networks against Keras and PyTorch with the same weights, and against the parameter counts of their papers."""
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +82,6 @@ def test_every_parameter_matters(name):
 def test_bfloat16_computes_what_float32_does():
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 1)), jnp.float32)
     variables = jax.jit(models.create('resnet50').init)(jax.random.key(0), images)
-    half = models.create('resnet50', dtype=jnp.bfloat16)
     expected, got = (models.create('resnet50', dtype=dtype).apply(variables, images) for dtype in (jnp.float32, jnp.bfloat16))
     assert got.dtype == jnp.float32 and 0 < np.abs(got - expected).max() < .03 * np.abs(expected).max()
 

@@ -62,9 +62,15 @@ def test_pth_file(tmp_path):
     np.testing.assert_allclose(generator.apply(translator)(grey), colour, atol=1e-6)
 
 
+def wrong_channels():
+    """A generator from one channel to three."""
+    state = reference.generator(1, 4, 1).state_dict()
+    return state | {'model.18.weight': torch.zeros(3, 4, 7, 7), 'model.18.bias': torch.zeros(3)}
+
+
 @pytest.mark.parametrize('spoil, message', [
     (lambda path: torch.save(reference.discriminator().state_dict(), path), 'not a ResNet generator'), (lambda path: path.write_bytes(b'x'), 'no dict of tensors'),
-    (lambda path: torch.save([1, 2], path), 'no dict of tensors'), (lambda path: None, 'no such file')])
+    (lambda path: torch.save([1, 2], path), 'no dict of tensors'), (lambda path: torch.save(wrong_channels(), path), 'do not fit'), (lambda path: None, 'no such file')])
 def test_wrong_pth_files(tmp_path, spoil, message):
     spoil(tmp_path / 'a.pth')
     with pytest.raises(InputError, match=message):
@@ -95,12 +101,12 @@ def test_adversarial_losses(loss, target):
 
 
 @pytest.mark.parametrize('fields', [
-    dict(loss='lsgan', lambda_identity=.5, lambda_cancer=10., lambda_covid=10.), dict(loss='bce', real_label=.9, lambda_identity=0., lambda_cancer=5., lambda_covid=5.)],
+    dict(loss='lsgan', lambda_identity=.5, lambda_cancer=10., lambda_covid=7.), dict(loss='bce', real_label=.9, lambda_identity=0., lambda_cancer=5., lambda_covid=8., pool_size=0)],
     ids=['original', 'bce'])
 def test_three_steps(fields):
     """Generators, then discriminators on pooled fakes: every term of every step, and every parameter after three, with the same decisions of the pool."""
     config = config_file.get_config()
-    config.update(dict(image_size=32, load_size=32, batch_size=2, pool_size=3, gen_filters=8, gen_blocks=2, disc_filters=8, augment=augment.OFF, **fields))
+    config.update(dict(image_size=32, load_size=32, batch_size=2, gen_filters=8, gen_blocks=2, disc_filters=8, augment=augment.OFF, **{'pool_size': 3, **fields}))
     rng = np.random.default_rng(0)
     examples = {domain: data.Examples(rng.integers(0, 256, (6, 32, 32, 1), np.uint8), np.zeros(6), [{}] * 6) for domain in cyclegan.DOMAINS}
     task = cyclegan.task_on(config, examples, {})
@@ -110,7 +116,7 @@ def test_three_steps(fields):
     nets = {name: reference.generator(1, 8, 2) for name in ('to_covid', 'to_cancer')} | {name: reference.discriminator(1, 8) for name in ('covid', 'cancer')}
     for name, net in nets.items():
         load(net, (state.gen.params | state.disc.params)[name], names[name])
-    trainer = reference.Trainer(nets, config.loss, config.real_label, config.lambda_covid, config.lambda_identity, config.learning_rate)
+    trainer = reference.Trainer(nets, config.loss, config.real_label, config.lambda_cancer, config.lambda_covid, config.lambda_identity, config.learning_rate)
     pools = {domain: PlainPool(3) for domain in cyclegan.DOMAINS}
     step_fn, _ = train.parallel(task)
     state, run_rng = train.replicated(state), jax.random.key(7)
@@ -121,6 +127,8 @@ def test_three_steps(fields):
 
         def show(domain, fakes):
             nonlocal swaps
+            if not config.pool_size:
+                return fakes
             shown = []
             for fake, r in zip(fakes, jax.random.split(rngs[domain], len(fakes))):
                 slot_rng, swap_rng = jax.random.split(r)
@@ -133,8 +141,9 @@ def test_three_steps(fields):
         expected = trainer.step(*(nchw(augment.to_float(batch[domain])) for domain in ('cancer', 'covid')), show)
         assert terms.keys() == expected.keys()
         for name, value in expected.items():
-            np.testing.assert_allclose(terms[name][0], value.item(), rtol=1e-3, err_msg=f'{name} of step {step}')
-    assert swaps
+            # Rounding alone at first; Adam then makes full steps of gradients that are almost 0.
+            np.testing.assert_allclose(terms[name][0], value.item(), rtol=(1e-5, 1e-3, 5e-3)[step], err_msg=f'{name} of step {step}')
+    assert bool(swaps) == bool(config.pool_size)
     ours = jax.device_get(jax_utils.unreplicate(state))
     for name, net in nets.items():
         got, expected = (flatten_dict(params, sep='/') for params in ((ours.gen.params | ours.disc.params)[name], pytorch._params(state_of(net), names[name])))
@@ -143,3 +152,16 @@ def test_three_steps(fields):
             if leaf.endswith('kernel') or re.fullmatch('out/bias|conv1/bias', leaf):
                 error = np.linalg.norm(got[leaf] - expected[leaf]) / np.linalg.norm(expected[leaf])
                 assert error < 1e-3, (name, leaf, error)
+
+
+def test_schedule():
+    """At the start of every epoch the rate is within 1 % of the original's, which falls once an epoch (to 1/101 of it in the last)."""
+    steps, constant = cyclegan.length(config_file.get_config(), [50, 30])
+    ours, rate = cyclegan.schedule(2e-4, steps, constant), 2e-4
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], rate)
+    theirs = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - max(0, epoch + 1 - 100) / 101)
+    for epoch in range(200):
+        assert abs(float(ours(epoch * 50)) - theirs.get_last_lr()[0]) < .0101 * rate
+        optimizer.step()
+        theirs.step()
+    assert ours(0) == ours(constant) == np.float32(rate) and ours(steps) == 0.

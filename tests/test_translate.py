@@ -1,7 +1,7 @@
 """Generators used on files: pictures of any size, volumes of any format, and what is written back."""
 import json
-import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import export as export_config
 from configs import translate as config_file
 from conftest import ROOT
-from covjax import InputError, augment, checkpoint, ct, cyclegan, export, generator, translate, volume
-from covjax.models.cyclegan import Generator
+from covjax import InputError, augment, checkpoint, ct, export, generator, translate, volume
 from test_cyclegan import task_of
 
 
@@ -132,7 +130,7 @@ def write_dicom(image, folder):
         writer.Execute(part)
 
 
-@pytest.mark.parametrize('form', ['a.nii.gz', 'a.mhd', 'b.mha', 'c.nrrd', 'turned.nii.gz', 'real.nii', 'dicom'])
+@pytest.mark.parametrize('form', ['a.nii.gz', 'a.mhd', 'LOUD.NII.GZ', 'turned.nii.gz', 'real.nii', 'dicom'])
 def test_volumes(run, scan, tmp_path, form):
     """Every format gives the same HU on the same geometry: those of the generator on windowed slices, none outside the window."""
     source = tmp_path / 'in %' / form
@@ -146,9 +144,10 @@ def test_volumes(run, scan, tmp_path, form):
         write_dicom(scan, source)
     else:
         with ct.without_percent(source.parent) as folder:
-            sitk.WriteImage(image, str(folder / source.name))
+            sitk.WriteImage(image, str(folder / source.name.lower()))
+            (folder / source.name.lower()).rename(folder / source.name)
     target = translated(run, source, tmp_path / 'run', side_by_side=True, batch_size=4)
-    result, _ = volume.read(target / (form if form != 'dicom' else 'dicom.nii.gz'))
+    result, _ = volume.read(target / {'dicom': 'dicom.nii.gz', 'LOUD.NII.GZ': 'LOUD.nii.gz'}.get(form, form))
     np.testing.assert_allclose([*result.GetSpacing(), *result.GetOrigin()], [*scan.GetSpacing(), *scan.GetOrigin()], atol=1e-4)
     hu = sitk.GetArrayFromImage(result)
     window, array = ct.WINDOWS['lung'], sitk.GetArrayFromImage(scan).astype(np.float32)
@@ -195,16 +194,63 @@ def test_wrong_words(run, tmp_path, fields, message):
         translated(run, tmp_path / 'in', tmp_path / 'run', **fields)
 
 
-@pytest.mark.parametrize('name, content', [('a.nii.gz', b'x'), ('a.mhd', b'ObjectType = Image\n'), ('a.txt', b'x')])
+@pytest.mark.parametrize('name, content', [('a.nii.gz', b'x'), ('a.mhd', b'ObjectType = Image\n'), ('a.txt', b'x'),
+                                           ('b.mhd', b'DimSize = a b c\nElementType = MET_SHORT\nElementDataFile = b.raw\n')])
 def test_wrong_volumes(run, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=name):
         translated(run, tmp_path / name, tmp_path / 'run')
 
 
-def test_old_workdirs_still_load(run):
+def test_old_workdirs_still_load(run, tmp_path):
     """A config.json from before the switches means what they were then."""
-    config = ConfigDict(json.loads((pathlib.Path(run) / 'config.json').read_text()))
-    for key in ('norm', 'upsample', 'dtype'):
-        del config[key]
-    assert generator.network(config) == Generator(config.gen_filters, config.gen_blocks) and cyclegan.DOMAINS
+    shutil.copytree(run, tmp_path / 'old')
+    config = json.loads((run / 'config.json').read_text())
+    keys = ('norm', 'upsample', 'dtype', 'loss', 'real_label', 'lambda_identity', 'disc_last_stride', 'constant_epochs', 'decay_epochs', 'epoch_images')
+    (tmp_path / 'old' / 'config.json').write_text(json.dumps({key: value for key, value in config.items() if key not in keys} | {'constant_share': .5}))
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 1)).astype(np.float32)
+    old, new = (generator.apply(generator.load(path, 'to_covid'))(images) for path in (tmp_path / 'old', run))
+    np.testing.assert_array_equal(old, new)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-path.stat().st_size // 3])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('name, damaged, spoil', [('a.nii', 'a.nii', cut), ('a.nii.gz', 'a.nii.gz', cut), ('a.nii.gz', 'a.nii.gz', flip), ('a.mhd', 'a.zraw', cut), ('a.mhd', 'a.zraw', flip)])
+def test_damaged_volumes(run, scan, tmp_path, name, damaged, spoil):
+    sitk.WriteImage(scan, str(tmp_path / name), useCompression=True)
+    spoil(tmp_path / damaged)
+    with pytest.raises(InputError, match=damaged):
+        translated(run, tmp_path / name, tmp_path / 'run')
+    assert not list((tmp_path / 'run').iterdir())
+
+
+def drop_slice(folder):
+    (folder / '3.dcm').unlink()
+
+
+def preview(folder):
+    Image.new('L', (40, 40)).save(folder / 'preview.jpg')
+
+
+@pytest.mark.parametrize('spoil, message', [(drop_slice, '2.5 to 5 mm apart'), (lambda folder: cut(folder / '3.dcm'), '3.dcm'), (preview, 'preview.jpg')], ids=['missing', 'cut', 'preview'])
+def test_damaged_series(run, scan, tmp_path, spoil, message):
+    write_dicom(scan, tmp_path / 'dicom')
+    spoil(tmp_path / 'dicom')
+    with pytest.raises(InputError, match=message):
+        translated(run, tmp_path / 'dicom', tmp_path / 'run')
+
+
+def test_voxels_that_are_not_numbers(run, scan, tmp_path):
+    array = sitk.GetArrayFromImage(scan).astype(np.float32)
+    array[0, 0, 0] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / 'a.mhd'))
+    with pytest.raises(InputError, match='a.mhd.*not finite'):
+        translated(run, tmp_path / 'a.mhd', tmp_path / 'run')

@@ -4,6 +4,8 @@ Only reading a .pth file needs PyTorch; nothing else here does.
 """
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from covjax import InputError
@@ -26,7 +28,12 @@ def load_generator(path):
     except Exception as error:                             # torch raises whatever its unpickler raises
         raise InputError(f'{path}: holds no dict of tensors ({type(error).__name__}); give a file such as latest_net_G_A.pth') from None
     try:
-        return generator_from(state)
+        model, params = generator_from(state)
+        channels = params['stem']['kernel'].shape[2]
+        expected = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, channels))))['params']
+        if channels not in (1, 3) or jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
+            raise ValueError(f'shapes of a generator with {channels} channels in and out do not fit')
+        return model, params
     except (KeyError, ValueError) as error:
         raise InputError(f'{path}: is not a ResNet generator ({error}); give a file such as latest_net_G_A.pth') from None
 

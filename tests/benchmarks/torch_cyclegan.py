@@ -1,7 +1,7 @@
 """The CycleGAN and its training step in PyTorch, written for comparison: an independent computation for the tests, a peer for the benchmark.
 
 Modules are numbered as in the authors' implementation, so that state dicts have its names. As a program it times steps on random images: one line with the
-device and versions, then for every line `N` on standard input N steps and one line of JSON {"seconds": [...]}.
+device and versions, then for every line `N` on standard input N steps and one line of JSON {"seconds": of one step, "peak_bytes"}.
 
   echo 5 | python tests/benchmarks/torch_cyclegan.py --size=128 --batch=1
 """
@@ -62,8 +62,8 @@ def discriminator(channels=1, filters=64):
 class Trainer:
     """nets {'to_covid', 'to_cancer', 'covid', 'cancer'}: generators by what they make, discriminators by what they judge."""
 
-    def __init__(self, nets, loss='lsgan', real_label=1., cycle=10., identity=.5, rate=2e-4, autocast=None):
-        self.nets, self.cycle, self.identity, self.real_label, self.autocast = nets, cycle, identity, real_label, autocast
+    def __init__(self, nets, loss='lsgan', real_label=1., cycle_cancer=10., cycle_covid=10., identity=.5, rate=2e-4, autocast=None):
+        self.nets, self.cycle, self.identity, self.real_label, self.autocast = nets, {'cancer': cycle_cancer, 'covid': cycle_covid}, identity, real_label, autocast
         self.criterion = nn.MSELoss() if loss == 'lsgan' else nn.BCEWithLogitsLoss()
         self.gen = torch.optim.Adam(itertools.chain(nets['to_covid'].parameters(), nets['to_cancer'].parameters()), rate, (.5, .999))
         self.disc = torch.optim.Adam(itertools.chain(nets['covid'].parameters(), nets['cancer'].parameters()), rate, (.5, .999))
@@ -84,11 +84,11 @@ class Trainer:
         with self.cast():
             fakes = {'covid': nets['to_covid'](cancer), 'cancer': nets['to_cancer'](covid)}
             terms = {f'adversarial_{domain}': self.adversarial(nets[domain](fakes[domain]), self.real_label) for domain in ('cancer', 'covid')}
-            terms['cycle_cancer'] = self.cycle * l1(nets['to_cancer'](fakes['covid']), cancer)
-            terms['cycle_covid'] = self.cycle * l1(nets['to_covid'](fakes['cancer']), covid)
+            terms['cycle_cancer'] = self.cycle['cancer'] * l1(nets['to_cancer'](fakes['covid']), cancer)
+            terms['cycle_covid'] = self.cycle['covid'] * l1(nets['to_covid'](fakes['cancer']), covid)
             if self.identity:
-                terms['identity_cancer'] = self.cycle * self.identity * l1(nets['to_cancer'](cancer), cancer)
-                terms['identity_covid'] = self.cycle * self.identity * l1(nets['to_covid'](covid), covid)
+                terms['identity_cancer'] = self.cycle['cancer'] * self.identity * l1(nets['to_cancer'](cancer), cancer)
+                terms['identity_covid'] = self.cycle['covid'] * self.identity * l1(nets['to_covid'](covid), covid)
             sum(terms.values()).backward()
         self.gen.step()
         for parameter in judges:
@@ -127,12 +127,11 @@ def main():
     wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
     print(json.dumps({'torch': torch.__version__, 'device': torch.cuda.get_device_name() if device == 'cuda' else 'cpu', 'threads': torch.get_num_threads()}), flush=True)
     for line in sys.stdin:
-        seconds = []
+        began = time.perf_counter()
         for _ in range(int(line)):
-            began = time.perf_counter()
             trainer.step(cancer, covid)
-            wait()
-            seconds.append(time.perf_counter() - began)
+        wait()
+        seconds = (time.perf_counter() - began) / int(line)
         peak = torch.cuda.max_memory_allocated() if device == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({'seconds': seconds, 'peak_bytes': peak}), flush=True)
 
