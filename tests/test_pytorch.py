@@ -148,10 +148,13 @@ def test_three_steps(fields):
     for name, net in nets.items():
         got, expected = (flatten_dict(params, sep='/') for params in ((ours.gen.params | ours.disc.params)[name], pytorch._params(state_of(net), names[name])))
         for leaf in expected:
-            # A bias before a norm has no effect; its gradient is rounding noise, of which Adam makes steps of full size.
-            if leaf.endswith('kernel') or re.fullmatch('out/bias|conv1/bias', leaf):
-                error = np.linalg.norm(got[leaf] - expected[leaf]) / np.linalg.norm(expected[leaf])
-                assert error < 1e-3, (name, leaf, error)
+            # Kernels within 1e-3, the biases that no norm removes within a tenth of one step of Adam. A bias before a norm has no effect; its gradient is
+            # rounding noise, of which Adam makes steps of full size.
+            error = np.linalg.norm(got[leaf] - expected[leaf])
+            if leaf.endswith('kernel'):
+                assert error < 1e-3 * np.linalg.norm(expected[leaf]), (name, leaf, error)
+            elif leaf in ('out/bias', *['conv1/bias'] * (name in cyclegan.DOMAINS)):
+                assert np.abs(got[leaf] - expected[leaf]).max() < .1 * config.learning_rate, (name, leaf, error)
 
 
 def test_schedule():
