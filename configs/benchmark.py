@@ -1,4 +1,4 @@
-"""How fast a CycleGAN step is on this machine, beside PyTorch where that is installed (pip install torch). Random images, the networks of `original`.
+"""How fast a CycleGAN step is on this machine, beside PyTorch where that is installed (pip install -e '.[torch]'). Random images, the networks of `original`.
 
 python launch.py --config=configs/benchmark.py
 
