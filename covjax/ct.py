@@ -28,7 +28,7 @@ class Window(NamedTuple):
     high: float
 
 
-WINDOWS = {'lung': Window(-1000., 400.)}
+WINDOWS = {'lung': Window(-1000., 400.), 'wide': Window(-1024., 1024.)}
 
 ELEMENT_BYTES = {'MET_CHAR': 1, 'MET_UCHAR': 1, 'MET_SHORT': 2, 'MET_USHORT': 2, 'MET_INT': 4, 'MET_UINT': 4, 'MET_FLOAT': 4, 'MET_DOUBLE': 8}
 
@@ -39,6 +39,7 @@ class Nodule(NamedTuple):
     series: str
     world: tuple[float, float, float]     # mm
     diameter: float                       # mm, in 3-D
+    malignancy: int = -1                  # 1 malignant, 0 benign by the mean rating of the radiologists, -1 not known
 
 
 class Volume(NamedTuple):
@@ -63,6 +64,14 @@ def to_grey(hu, window=WINDOWS['lung']):
     low, high = window
     share = (np.clip(np.asarray(hu, np.float32), low, high) - low) / (high - low)
     return np.minimum(256 * share, 255).astype(np.uint8)
+
+
+def whole_range(hu):
+    """The Window of one slice from its least to its greatest HU, as the paper's sample slices seem to be scaled. What lies outside the field of view
+    (-2048, -3024) counts as -1024, or it would take most of the range.
+    """
+    low, high = max(float(hu.min()), -1024.), float(hu.max())
+    return Window(low, max(high, low + 1))
 
 
 def series_split(series):
@@ -102,6 +111,30 @@ def read_annotations(path):
     if missing:
         raise InputError(f'{path}: no column {", ".join(sorted(missing))}; expected the comma-separated header of LUNA16')
     return [_nodule(path, i, row) for i, row in enumerate(rows)]
+
+
+def with_malignancy(nodules, path):
+    """The nodules with the ratings of annotations_with_malignancy.csv (seriesuid, coordX, coordY, coordZ, mal_bool) of those within 1 mm of a row there."""
+    rows = csv.DictReader(read_text(path).splitlines())
+    missing = {'seriesuid', 'coordX', 'coordY', 'coordZ', 'mal_bool'} - set(rows.fieldnames or ())
+    if missing:
+        raise InputError(f'{path}: no column {", ".join(sorted(missing))}; remove the file, or take the one with these columns')
+    rated = {}
+    for i, row in enumerate(rows):
+        if row['mal_bool'] not in ('True', 'False'):
+            raise InputError(f'{path}: row {i}: mal_bool is {row["mal_bool"]}; expected True or False')
+        nodule = _nodule(path, i, {'diameter_mm': 1, **row})
+        rated.setdefault(nodule.series, []).append((np.array(nodule.world), int(row['mal_bool'] == 'True')))
+    def rating(nodule):
+        near = [(np.abs(world - nodule.world).max(), value) for world, value in rated.get(nodule.series, ())]
+        return next((value for distance, value in sorted(near) if distance < 1), -1)
+    return [nodule._replace(malignancy=rating(nodule)) for nodule in nodules]
+
+
+def challenge_fold(path):
+    """K of the folder subsetK that a volume lies in, the fold of the LUNA16 challenge; -1 elsewhere."""
+    name = pathlib.Path(path).parent.name
+    return int(name[6:]) if name.startswith('subset') and name[6:].isdigit() else -1
 
 
 def _nodule(path, i, row):

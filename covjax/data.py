@@ -35,15 +35,15 @@ def read(spec, data_dir, size):
     """The examples of a data set, decoded once, resized to [size, size] (bilinear, antialiased, aspect not kept)."""
     records = list(_records(spec, data_dir))
     images = np.empty((len(records), size, size, 1), np.uint8)
-    for i, (_, png) in enumerate(records):
-        images[i, :, :, 0] = Image.open(io.BytesIO(png)).resize((size, size), Image.Resampling.BILINEAR)
+    for i, (_, stored) in enumerate(records):
+        images[i, :, :, 0] = _picture(stored).resize((size, size), Image.Resampling.BILINEAR)
     rows = [row for row, _ in records]
     return Examples(images, np.array([row.get('label', -1) for row in rows], np.int32), rows)
 
 
 def read_native(spec, data_dir, limit=None):
     """[(uint8 [H, W] at stored size, row)] of the first `limit` examples, for baselines, audits and people."""
-    return [(np.asarray(Image.open(io.BytesIO(png))), row) for row, png in itertools.islice(_records(spec, data_dir), limit)]
+    return [(np.asarray(_picture(stored)), row) for row, stored in itertools.islice(_records(spec, data_dir), limit)]
 
 
 def read_rows(spec, data_dir):
@@ -86,7 +86,7 @@ def _versions(folder):
 
 
 def _records(spec, data_dir):
-    """Yields (row, PNG bytes)."""
+    """Yields (row, PNG bytes, or int16 HU [H, W, 1] of a data set that keeps them)."""
     import tensorflow_datasets as tfds                     # 0.7 s, and only this room reads TFDS
     for dataset, split, label in parse(spec):
         folder = locate(dataset, data_dir)
@@ -98,7 +98,8 @@ def _records(spec, data_dir):
         if label and label not in names:
             raise InputError(f"{dataset}:{split}@{label}: no such label; it has {', '.join(names) or 'none'}")
         try:
-            source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+            encoded = isinstance(builder.info.features['image'], tfds.features.Image)
+            source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()} if encoded else None)
         except (ValueError, AssertionError) as error:
             raise InputError(f'{dataset}:{split}: TFDS finds nothing to read there ({str(error).splitlines()[0]})') from None
         with readable(folder, dataset):
@@ -106,8 +107,16 @@ def _records(spec, data_dir):
         if not chosen:
             raise InputError(f'{dataset}:{split}{"@" + label if label else ""} is empty; choose another split')
         for example in chosen:
-            png = example.pop('image')
-            yield _plain(example), png
+            stored = example.pop('image')
+            yield _plain(example), stored
+
+
+def _picture(stored):
+    """What _records yields as a grey picture, HU through the lung window."""
+    if isinstance(stored, bytes):
+        return Image.open(io.BytesIO(stored))
+    from covjax import ct                                  # SimpleITK, which pictures do not need
+    return Image.fromarray(ct.to_grey(stored[..., 0]))
 
 
 @contextlib.contextmanager

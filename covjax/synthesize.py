@@ -13,7 +13,7 @@ from covjax import InputError, checkpoint, data, generator, pictures, prepare
 from covjax.log import duration
 from covjax.workdir import read_json, write_json
 
-NO_NODULES = {'box': [], 'diameter': [], 'chord': [], 'row': []}
+NO_NODULES = {'box': [], 'diameter': [], 'chord': [], 'row': [], 'malignancy': []}
 
 
 def run(config, workdir):

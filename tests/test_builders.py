@@ -38,7 +38,7 @@ def sources(raw, data_dir, tmp_path_factory):
                          'generator': 'none', 'generator_step': 0})
     (synthetic / 'lineage.json').write_text('[]')
     (synthetic / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    return {'luna16_patches/nodules': raw / 'luna16', 'luna16_patches/slices': slices, 'covid_ct': raw / 'covid_ct', 'synthetic_covid_ct': synthetic}
+    return {**{name: raw / 'luna16' for name in NAMES if '/nodules' in name}, 'luna16_patches/slices': slices, 'covid_ct': raw / 'covid_ct', 'synthetic_covid_ct': synthetic}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -50,7 +50,7 @@ def test_builds_and_reads(name, sources, tmp_path):
         assert len(examples) == builder.info.splits[split].num_examples
         for example in examples:
             image = example['image']
-            assert image.dtype == np.uint8 and image.shape[2] == 1
+            assert image.dtype == (np.int16 if name.endswith('_hu') else np.uint8) and image.shape[2] == 1
             assert example['sha256'].decode() == hashlib.sha256(repr(image.shape[:2]).encode() + image.tobytes()).hexdigest()
         assert len({example['id'] for example in examples}) == len(examples)
         groups[split] = {example['group'] for example in examples}
@@ -81,6 +81,41 @@ def test_box_lies_on_the_nodule(data_dir):
                 assert chord == pytest.approx((ymax - ymin) * row['spacing'][1] * 128 / 512, rel=1e-3)
                 checked += 1
     assert checked >= 5
+
+
+def test_windows_show_the_same_slices(raw, tmp_path):
+    """Each config gives, row for row, the HU of the volume through its window; HU without loss."""
+    names = ('nodules', 'nodules_wide', 'nodules_minmax', 'nodules_hu')
+    for name in names:
+        prepare.build(f'luna16_patches/{name}', raw / 'luna16', str(tmp_path))
+    rows = {name: data.read_rows(f'luna16_patches/{name}:train', str(tmp_path)) for name in names}
+    assert all([row['id'] for row in rows[name]] == [row['id'] for row in rows['nodules']] for name in names)
+    volumes = {series: ct.open_volume(path) for series, path in ct.find_volumes(raw / 'luna16').items()}
+    stored = {name: tfds.data_source(f'luna16_patches/{name}', split='train', data_dir=str(tmp_path), download=False) for name in names}
+    for i, row in enumerate(rows['nodules']):
+        hu = ct.read_slice(volumes[row['series']], row['z'])
+        np.testing.assert_array_equal(stored['nodules_hu'][i]['image'][..., 0], hu)
+        for name, window in (('nodules', ct.WINDOWS['lung']), ('nodules_wide', ct.WINDOWS['wide']), ('nodules_minmax', ct.whole_range(hu))):
+            grey = Image.fromarray(ct.to_grey(hu, window)).resize((512, 512), Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(stored[name][i]['image'][..., 0], np.asarray(grey))
+    images = data.read('luna16_patches/nodules_hu:train', str(tmp_path), 64).images                # networks see HU through the lung window
+    assert np.abs(images.astype(int) - data.read('luna16_patches/nodules:train', str(tmp_path), 64).images).mean() < 3
+
+
+def test_malignancy_and_fold(raw, tmp_path):
+    """Ratings find their nodule by place, not by row; the fold is the subset folder."""
+    source = pathlib.Path(shutil.copytree(raw / 'luna16', tmp_path / 'luna16'))
+    header, *lines = (source / 'annotations.csv').read_text().splitlines()
+    ratings = [f'{line},{i % 2 == 0}' for i, line in enumerate(lines[1:])]                          # the first nodule is not rated
+    (source / 'annotations_with_malignancy.csv').write_text('\n'.join([f'{header},mal_bool', *reversed(ratings)]))
+    prepare.build('luna16_patches/nodules', source, str(tmp_path / 'data'))
+    seen = {}
+    for split in ('train', 'validation', 'test'):
+        for row in data.read_rows(f'luna16_patches/nodules:{split}', str(tmp_path / 'data')):
+            seen |= dict(zip(row['nodules']['row'], row['nodules']['malignancy']))
+            path = ct.find_volumes(source)[row['series']]
+            assert row['fold'] == (int(path.parent.name[-1]) if 'subset' in path.parent.name else -1)
+    assert seen[0] == -1 and all(seen[i] == int((i - 1) % 2 == 0) for i in seen if i)
 
 
 def test_pixels_are_those_of_the_file(raw, data_dir):
@@ -173,7 +208,8 @@ def test_tfds_load_reads_the_same_examples(name, sources, tmp_path):
     dataset = tfds.load(name, split='train[:50%]', data_dir=str(tmp_path), download=False)
     plain = data.read_native(f'{name}:train[:50%]', str(tmp_path))
     for example, (grey, row) in zip(tfds.as_numpy(dataset), plain, strict=True):
-        np.testing.assert_array_equal(example['image'][..., 0], grey)
+        image = example['image'][..., 0]
+        np.testing.assert_array_equal(ct.to_grey(image) if name.endswith('_hu') else image, grey)
         assert example['id'].decode() == row['id'] and example.get('label', -1) == row.get('label', -1)
 
 

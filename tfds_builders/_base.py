@@ -1,6 +1,6 @@
 """What the three builders share: array_record files, four common features, a fingerprint of the source folder.
 
-Every example has `image` (uint8 grey PNG), `id` (unique in the data set), `group` (what must not straddle train and test: a source document
+Every example has `image` (uint8 grey PNG, or int16 HU in one config), `id` (unique in the data set), `group` (what must not straddle train and test: a source document
 and patient as 'document/patient', or a CT series) and `sha256` (of the decoded pixels, what lineage compares).
 """
 import hashlib
@@ -83,5 +83,13 @@ def encode_grey(grey):
     """uint8 [H, W] -> the `image` and `sha256` features: PNG bytes, so that no reader and no container can differ, and a hash of the pixels."""
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, format='PNG')
-    digest = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).hexdigest()
-    return {'image': buffer.getvalue(), 'sha256': digest}
+    return {'image': buffer.getvalue(), 'sha256': _hash(grey)}
+
+
+def keep_hu(hu):
+    """int16 [H, W] -> the same features, without loss."""
+    return {'image': hu[..., None], 'sha256': _hash(hu)}
+
+
+def _hash(pixels):
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()

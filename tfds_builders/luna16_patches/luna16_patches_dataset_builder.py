@@ -17,7 +17,9 @@ DISTANCE = np.float32
 
 @dataclasses.dataclass
 class Config(tfds.core.BuilderConfig):
-    """`window` names the HU range of ct.WINDOWS that becomes grey 0..255; None where pictures come ready-made."""
+    """`window` names the HU range that becomes grey 0..255: one of ct.WINDOWS, or minmax, the range of each slice. With hu nothing becomes grey: images are
+    int16 HU at the size of the volume. None where pictures come ready-made.
+    """
     window: str | None = None
 
 
@@ -28,12 +30,15 @@ class Builder(_base.ArrayRecordBuilder):
     allow_missing  skip annotated series that have no volume; otherwise they are an error
     """
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'Nodule slices and slice pictures.'}
+    VERSION = tfds.core.Version('1.1.0')
+    RELEASE_NOTES = {'1.0.0': 'Nodule slices and slice pictures.', '1.1.0': 'Other windows and HU; malignancy and the fold of the challenge.'}
     MANUAL_DOWNLOAD_INSTRUCTIONS = ('nodules: get LUNA16 from https://luna16.grand-challenge.org, unzip it, and give the folder that holds the .mhd volumes '
-                                    '(flat or in subset0..subset9) and annotations.csv. slices: give a folder of pictures named SERIESUID.mhd_K.png.')
+                                    '(flat or in subset0..subset9) and annotations.csv (and, if you like, annotations_with_malignancy.csv). slices: give a folder of pictures named SERIESUID.mhd_K.png.')
     BUILDER_CONFIGS = [
-        Config(name='nodules', window='lung', description='One 512x512 axial slice per row of annotations.csv, boxes of every nodule it cuts.'),
+        Config(name='nodules', window='lung', description='One 512x512 axial slice per row of annotations.csv, boxes of every nodule it cuts; -1000..400 HU.'),
+        Config(name='nodules_wide', window='wide', description='The same slices, -1024..1024 HU.'),
+        Config(name='nodules_minmax', window='minmax', description="The same slices, each from its least to its greatest HU, as the paper's samples seem to be."),
+        Config(name='nodules_hu', window='hu', description='The same slices in HU, int16, not resized; data.read looks at them through the lung window.'),
         Config(name='slices', description='Ready-made slice pictures SERIESUID.mhd_K.png, any size, no boxes.'),
     ]
 
@@ -44,15 +49,19 @@ class Builder(_base.ArrayRecordBuilder):
     def _info(self):
         features = {**_base.COMMON, 'series': tfds.features.Text(), 'z': np.int32}
         if self.builder_config.window:
+            hu = self.builder_config.window == 'hu'
             features |= {
-                'image': tfds.features.Image(shape=(SIZE, SIZE, 1), dtype=np.uint8, encoding_format='png'),
+                'image': tfds.features.Tensor(shape=(None, None, 1), dtype=np.int16, encoding='zlib') if hu else
+                         tfds.features.Image(shape=(SIZE, SIZE, 1), dtype=np.uint8, encoding_format='png'),
+                'fold': np.int32,                                                                 # of the challenge, -1 without subset folders
                 'row': np.int32,                                                                  # of annotations.csv
                 'world': tfds.features.Tensor(shape=(3,), dtype=DISTANCE),                        # mm, x y z
                 'voxel': tfds.features.Tensor(shape=(3,), dtype=DISTANCE),                        # index x y z in the stored array
                 'spacing': tfds.features.Tensor(shape=(3,), dtype=DISTANCE),                      # mm per voxel, x y z
                 'diameter': DISTANCE,                                                             # mm in 3-D, of the annotated nodule
                 'window': tfds.features.Text(),
-                'nodules': tfds.features.Sequence({'box': tfds.features.BBoxFeature(), 'diameter': DISTANCE, 'chord': DISTANCE, 'row': np.int32}),
+                'nodules': tfds.features.Sequence({'box': tfds.features.BBoxFeature(), 'diameter': DISTANCE, 'chord': DISTANCE, 'row': np.int32,
+                                                   'malignancy': np.int32}),      # 1, 0, or -1 where it is not known
             }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), homepage='https://luna16.grand-challenge.org')
 
@@ -62,7 +71,7 @@ class Builder(_base.ArrayRecordBuilder):
         rows = self._annotated(folder)
         volumes = {volume.path for volume, _, _ in rows}
         data = {data for path in volumes for data in path.parent.glob(f'{path.stem}.*')}
-        return sorted(data | {self._table(folder)})
+        return sorted(data | {self._table(folder)} | {path for path in [_ratings(folder)] if path.is_file()})
 
     def _split_generators(self, dl_manager):
         folder = dl_manager.manual_dir
@@ -84,6 +93,7 @@ class Builder(_base.ArrayRecordBuilder):
     def _annotated(self, folder):
         """[(volume, nodule, all nodules of its series)] for each annotation row whose series has a volume; every header is checked."""
         nodules = ct.read_annotations(self._table(folder))
+        nodules = ct.with_malignancy(nodules, _ratings(folder)) if _ratings(folder).is_file() else nodules
         paths = ct.find_volumes(folder)
         self.skipped = sorted({nodule.series for nodule in nodules} - set(paths))
         if self.skipped and not self.allow_missing:
@@ -100,23 +110,35 @@ class Builder(_base.ArrayRecordBuilder):
     def _nodule_slices(self, rows):
         for volume, nodule, siblings in rows:
             z = ct.nodule_slice(volume, nodule)
-            grey = ct.to_grey(ct.read_slice(volume, z), ct.WINDOWS[self.builder_config.window])
-            if grey.shape != (SIZE, SIZE):                                     # boxes are shares of the picture, so they stay right
-                grey = np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
             cut = [(box, other) for other in siblings if (box := ct.nodule_box(volume, other, z))]
             key = f'{nodule.series}_{nodule.row:04d}'
             yield key, {
-                **_base.encode_grey(grey), 'id': key, 'group': nodule.series, 'series': nodule.series, 'z': z, 'row': nodule.row,
+                **self._image(ct.read_slice(volume, z)), 'id': key, 'group': nodule.series, 'fold': ct.challenge_fold(volume.path), 'series': nodule.series, 'z': z, 'row': nodule.row,
                 'world': np.array(nodule.world, DISTANCE), 'voxel': np.array(ct.world_to_voxel(volume, nodule.world), DISTANCE),
                 'spacing': np.array(volume.spacing, DISTANCE), 'diameter': nodule.diameter, 'window': self.builder_config.window,
-                'nodules': [{'box': tfds.features.BBox(*box), 'diameter': other.diameter, 'chord': ct.chord(volume, other, z), 'row': other.row}
+                'nodules': [{'box': tfds.features.BBox(*box), 'diameter': other.diameter, 'chord': ct.chord(volume, other, z), 'row': other.row,
+                             'malignancy': other.malignancy}
                             for box, other in cut]}
+
+    def _image(self, hu):
+        """HU [H, W] -> the `image` and `sha256` features."""
+        window = self.builder_config.window
+        if window == 'hu':
+            return _base.keep_hu(hu.astype(np.int16))
+        grey = ct.to_grey(hu, ct.whole_range(hu) if window == 'minmax' else ct.WINDOWS[window])
+        if grey.shape != (SIZE, SIZE):                                         # boxes are shares of the picture, so they stay right
+            grey = np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        return _base.encode_grey(grey)
 
     def _pictures(self, paths):
         for path in paths:
             name = SLICE_NAME.fullmatch(path.name)
             key = f'{name["series"]}_z{int(name["z"]):04d}'
             yield key, {**_base.encode_grey(_base.read_grey(path)[0]), 'id': key, 'group': name['series'], 'series': name['series'], 'z': int(name['z'])}
+
+
+def _ratings(folder):
+    return pathlib.Path(folder) / 'annotations_with_malignancy.csv'
 
 
 def _slice_pictures(folder):

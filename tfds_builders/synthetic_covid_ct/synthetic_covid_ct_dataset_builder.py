@@ -12,8 +12,8 @@ from tfds_builders import _base
 class Builder(_base.ArrayRecordBuilder):
     """One example a translated slice; split, series and boxes are those of the source slice."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'Translated slices with boxes and the checkpoint that made them.'}
+    VERSION = tfds.core.Version('1.1.0')
+    RELEASE_NOTES = {'1.0.0': 'Translated slices with boxes and the checkpoint that made them.', '1.1.0': 'Malignancy of the nodules.'}
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'Run launch.py with configs/synthesize.py; the source folder is the `synthetic` folder of its workdir.'
 
     def _info(self):
@@ -28,7 +28,8 @@ class Builder(_base.ArrayRecordBuilder):
                 'z': np.int32,
                 'generator': tfds.features.Text(),                    # hash of the run's config
                 'generator_step': np.int32,
-                'nodules': tfds.features.Sequence({'box': tfds.features.BBoxFeature(), 'diameter': np.float32, 'chord': np.float32, 'row': np.int32}),
+                'nodules': tfds.features.Sequence({'box': tfds.features.BBoxFeature(), 'diameter': np.float32, 'chord': np.float32, 'row': np.int32,
+                                                   'malignancy': np.int32}),
             }),
             supervised_keys=('image', 'label'))
 
@@ -47,7 +48,7 @@ class Builder(_base.ArrayRecordBuilder):
 
     def _generate_examples(self, rows):
         for path, row in rows:
-            nodules = [{**nodule, 'box': tfds.features.BBox(*nodule['box'])} for nodule in row['nodules']]
+            nodules = [{'malignancy': -1, **nodule, 'box': tfds.features.BBox(*nodule['box'])} for nodule in row['nodules']]
             wanted = {key: row[key] for key in ('id', 'group', 'source_id', 'source_sha256', 'source_dataset', 'series', 'z', 'generator', 'generator_step')}
             yield row['id'], {**_base.encode_grey(_base.read_grey(path)[0]), **wanted, 'label': 'covid', 'nodules': nodules}
 
