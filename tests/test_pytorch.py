@@ -1,5 +1,4 @@
 """The CycleGAN against PyTorch: networks with the same weights, every loss term, three whole steps; and weights in its layout."""
-import re
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +77,7 @@ def test_wrong_pth_files(tmp_path, spoil, message):
 
 
 def test_ways_up_and_norms():
-    """ResizeConv and the affine norm, layer by layer."""
+    """The way up with doubled pixels and the affine norm, layer by layer."""
     nn = torch.nn
     torch.manual_seed(0)
     images = torch.rand(2, 6, 5, 7)

@@ -9,11 +9,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from covjax.models.layers import InstanceNorm, ResizeConv, UpConv, convolve, reflect_pad
+from covjax.models.layers import InstanceNorm, UpConv, convolve, reflect_pad
 
 normal_init = nn.initializers.normal(0.02)
 NORMS = {'instance': partial(InstanceNorm, affine=False), 'affine': partial(InstanceNorm, affine=True)}
-UPSAMPLE = {'transposed': UpConv, 'resize': ResizeConv}
+UPSAMPLE = {'transposed': UpConv, 'resize': partial(UpConv, resize=True)}
 
 
 def _conv(dtype):

@@ -173,11 +173,13 @@ class ExampleDropout(nn.Module):
 
 
 class UpConv(nn.Module):
-    """3x3 transposed convolution with stride 2: [B, H, W, C] -> [B, 2H, 2W, features], PyTorch's padding=1, output_padding=1.
+    """The way up: [B, H, W, C] -> [B, 2H, 2W, features], from a kernel [3, 3, C, features] and a bias.
 
-    Parameters: kernel [3, 3, C, features] with y[2i - 1 + k] += x[i] kernel[k], and bias.
+    A transposed convolution with stride 2, PyTorch's padding=1, output_padding=1: y[2i - 1 + k] += x[i] kernel[k]. With `resize` a convolution of doubled
+    pixels, which leaves no checkerboard (Odena et al. 2016).
     """
     features: int
+    resize: bool = False
     dtype: Any = jnp.float32
     kernel_init: Any = nn.initializers.lecun_normal()
 
@@ -186,7 +188,8 @@ class UpConv(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
         bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return (transposed_by_taps if on_cpu() else transposed)(x, kernel) + bias.reshape(1, 1, 1, -1)
+        way = doubled if self.resize else transposed_by_taps if on_cpu() else transposed
+        return way(x, kernel) + bias.reshape(1, 1, 1, -1)
 
 
 def transposed(x, kernel):
@@ -210,16 +213,6 @@ def _next(x, axis):
     return jnp.pad(lax.slice_in_dim(x, 1, None, 1, axis), [(0, int(at == axis)) for at in range(x.ndim)])
 
 
-class ResizeConv(nn.Module):
-    """Every pixel doubled, then a reflect-padded 3x3 convolution: the way up without the checkerboard of UpConv (Odena et al. 2016). Same shapes."""
-    features: int
-    dtype: Any = jnp.float32
-    kernel_init: Any = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(self, x):
-        kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
-        bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = reflect_pad(x.repeat(2, 1).repeat(2, 2), 1)
-        return convolve(x, kernel, (1, 1), 'VALID', dimension_numbers=NHWC) + bias.reshape(1, 1, 1, -1)
+def doubled(x, kernel):
+    """Every pixel doubled, then a reflect-padded 3x3 convolution."""
+    return convolve(reflect_pad(x.repeat(2, 1).repeat(2, 2), 1), kernel, (1, 1), 'VALID', dimension_numbers=NHWC)
