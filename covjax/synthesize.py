@@ -8,8 +8,9 @@ import json
 import pathlib
 import shutil
 import time
+from collections import Counter
 
-from covjax import InputError, checkpoint, data, generator, pictures, prepare
+from covjax import InputError, __version__, checkpoint, coco, data, generator, pictures, prepare
 from covjax.log import duration
 from covjax.workdir import read_json, write_json
 
@@ -44,11 +45,27 @@ def run(config, workdir):
     for folder in (workdir, draft):                        # prepare puts it beside the data set
         write_json(folder / 'lineage.json', lineage)
     (draft / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in manifest))
+    coco.write(draft, manifest, gan.image_size, 'Synthetic COVID-19 CT: LUNA16 slices translated by a CycleGAN. Not for diagnosis.')
+    write_json(draft / 'meta.json', card(config, gan, origin, manifest))
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
     prepare.build('synthetic_covid_ct', final, str(workdir / 'data'), overwrite=True)
     pictures.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, 8))
     print(f'{len(manifest)} synthetic images in {final} and as synthetic_covid_ct in {workdir / "data"}')
+
+
+def card(config, gan, origin, rows):
+    """What meta.json says of the whole folder."""
+    splits = Counter(row['split'] for row in rows)
+    return {'what': 'Lung-cancer CT slices translated to the style of COVID-19 CT by a CycleGAN; boxes are those of the lung nodules of the sources.',
+            'use': 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.',
+            'images': len(rows), 'image_size': gan.image_size, 'boxes': sum(len(row['nodules']) for row in rows), 'series': len({row['series'] for row in rows}),
+            'splits': dict(splits), 'sources': sorted({row['source_dataset'] for row in rows}), 'windows': sorted({row['window'] for row in rows}),
+            **origin, 'generator_config': json.loads(gan.to_json()), 'covjax': __version__,
+            'licence': 'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and Setio et al. 2017. The generator was trained on '
+                       'COVID-CT, whose pictures have no clear licence, and may have memorised some of it.',
+            'files': {'images/': 'PNG, 8-bit grey', 'inputs/': 'what was translated, same names', 'manifest.jsonl': 'one line a picture', 'annotations.json': 'COCO boxes',
+                      'annotations.csv': 'the same boxes', 'lineage.json': 'what trained the generator'}}
 
 
 def _splits(spec, data_dir):
@@ -66,7 +83,7 @@ def _row(row, dataset, split, origin):
     nodules = [dict(zip(nodules, values)) for values in zip(*nodules.values())]
     return {'id': name, 'file': f'images/{name}.png', 'input': f'inputs/{name}.png', 'split': split.split('[')[0], 'group': row['group'],
             'series': row['series'], 'z': row['z'], 'source_id': row['id'], 'source_sha256': row['sha256'], 'source_dataset': f'{dataset}:{split}',
-            'nodules': nodules, **origin}
+            'window': row.get('window', ''), 'nodules': nodules, **origin}
 
 
 def pair_sheet(folder, rows, count):

@@ -76,9 +76,21 @@ def test_synthetic_data_set_carries_its_sources(quickstart):
         assert len(fakes.rows) == len(sources.rows) and set(fakes.labels) == {1}
         for row, fake in zip(fakes.rows, fakes.images):
             source, image = by_id[row['source_id']]
-            assert row['nodules'] == source['nodules'] and row['source_sha256'] == source['sha256']
+            assert row['nodules'] == source['nodules'] and row['window'] == source['window'] and row['source_sha256'] == source['sha256']
             assert (row['group'], row['series'], row['z'], row['generator_step']) == (source['group'], source['series'], source['z'], step)
             assert np.abs(np.asarray(apply(image[None]))[0].astype(int) - fake).max() <= 1
+
+
+def test_synthetic_folder_serves_without_covjax(quickstart):
+    """COCO boxes, CSV and data card agree with the manifest, and every picture they name is there."""
+    folder = quickstart[0] / 'synthesize' / 'synthetic'
+    rows = [json.loads(line) for line in (folder / 'manifest.jsonl').read_text().splitlines()]
+    boxes = json.loads((folder / 'annotations.json').read_text())
+    card = json.loads((folder / 'meta.json').read_text())
+    assert [image['file_name'] for image in boxes['images']] == [row['file'] for row in rows] and all((folder / row['file']).is_file() for row in rows)
+    count = sum(len(row['nodules']) for row in rows)
+    assert len(boxes['annotations']) == len(list(csv.DictReader((folder / 'annotations.csv').open()))) == card['boxes'] == count > 0
+    assert card['images'] == len(rows) == sum(card['splits'].values()) and card['windows'] == ['lung'] and card['image_size'] == boxes['images'][0]['width']
 
 
 def test_generator_lineage_reaches_the_classifier(quickstart):

@@ -13,7 +13,7 @@ class Builder(_base.ArrayRecordBuilder):
     """One example a translated slice; split, series and boxes are those of the source slice."""
 
     VERSION = tfds.core.Version('1.1.0')
-    RELEASE_NOTES = {'1.0.0': 'Translated slices with boxes and the checkpoint that made them.', '1.1.0': 'Malignancy of the nodules.'}
+    RELEASE_NOTES = {'1.0.0': 'Translated slices with boxes and the checkpoint that made them.', '1.1.0': 'Malignancy of the nodules, window of the source.'}
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'Run launch.py with configs/synthesize.py; the source folder is the `synthetic` folder of its workdir.'
 
     def _info(self):
@@ -26,6 +26,7 @@ class Builder(_base.ArrayRecordBuilder):
                 'source_dataset': tfds.features.Text(),
                 'series': tfds.features.Text(),
                 'z': np.int32,
+                'window': tfds.features.Text(),                       # of the source, '' where pictures came ready-made
                 'generator': tfds.features.Text(),                    # hash of the run's config
                 'generator_step': np.int32,
                 'nodules': tfds.features.Sequence({'box': tfds.features.BBoxFeature(), 'diameter': np.float32, 'chord': np.float32, 'row': np.int32,
@@ -50,7 +51,7 @@ class Builder(_base.ArrayRecordBuilder):
         for path, row in rows:
             nodules = [{'malignancy': -1, **nodule, 'box': tfds.features.BBox(*nodule['box'])} for nodule in row['nodules']]
             wanted = {key: row[key] for key in ('id', 'group', 'source_id', 'source_sha256', 'source_dataset', 'series', 'z', 'generator', 'generator_step')}
-            yield row['id'], {**_base.encode_grey(_base.read_grey(path)[0]), **wanted, 'label': 'covid', 'nodules': nodules}
+            yield row['id'], {**_base.encode_grey(_base.read_grey(path)[0]), **wanted, 'window': row.get('window', ''), 'label': 'covid', 'nodules': nodules}
 
 
 def _read_manifest(folder):
