@@ -1,0 +1,24 @@
+"""Pictures that show the same image: copied, rescaled, recompressed, brighter or darker."""
+import numpy as np
+
+SIZE = 32                                 # pixels a side at which pictures are compared
+THRESHOLD = 0.97                          # of the correlation; on COVID-CT neighbouring slices of one scan reach it, two patients do not
+
+
+def near_duplicates(images, threshold=THRESHOLD):
+    """[(correlation, i, j)] of the pairs of images above the threshold, the most alike first.
+
+    images uint8 [N, SIZE, SIZE, 1], as data.read gives them. Pearson's correlation of pixels does not see brightness and contrast; a constant image is like none.
+    """
+    pixels = images.reshape(len(images), -1).astype(np.float64)
+    pixels -= pixels.mean(1, keepdims=True)
+    norms = np.linalg.norm(pixels, axis=1, keepdims=True)
+    pixels = np.divide(pixels, norms, out=np.zeros_like(pixels), where=norms > 0)
+    correlation = np.triu(pixels @ pixels.T, 1)
+    pairs = [(float(correlation[i, j]), int(i), int(j)) for i, j in zip(*np.nonzero(correlation > threshold))]
+    return sorted(pairs, reverse=True)
+
+
+def across_groups(pairs, rows):
+    """Those of the pairs whose pictures are not known to be of one patient, the ones that a split by groups does not keep together."""
+    return [(value, i, j) for value, i, j in pairs if rows[i]['group'] != rows[j]['group']]
