@@ -2,7 +2,7 @@
 
 python launch.py --config=configs/benchmark.py
 
-On CPU about 6 minutes; on a GPU about 5:
+About 5 minutes on two CPU cores. On a GPU:
 
 XLA_PYTHON_CLIENT_PREALLOCATE=false python launch.py --config=configs/benchmark.py:gpu
 

@@ -3,14 +3,14 @@
 python launch.py --config=configs/cyclegan.py --workdir=runs/cyclegan
 
 original     Zhu et al. 2017 (arXiv 1703.10593) as in their PyTorch implementation: 256x256 crops of 286x286, mirrored, batch 1, least squares, identity
-             term at half the cycle weight, 100 + 100 epochs of the larger domain (the rate falls in every step, there in every epoch). For 950 slices 190,000 steps of 1.9 TFLOP: half an hour where a
-             GPU sustains 200 TFLOP/s, two months on two CPU cores.
+             term at half the cycle weight, 100 + 100 epochs of the larger domain (the rate falls in every step, there in every epoch). For 950 slices
+             190,000 steps of 1.9 TFLOP; by that count half an hour where a GPU sustains 200 TFLOP/s, and three weeks on two CPU cores that do 0.18.
 paper_text   What the text of Jiang et al. says where it differs: batch 4, cross-entropy (their equations 1 and 2), no identity term, four kinds of augmentation
              that make 3000 images a domain, so 150,000 steps of 5 TFLOP.
 paper_code   What their released code does: 512x512, least squares with real label 0.9 for both players, affine norm, a discriminator whose fourth convolution
              has stride 2, 100,000 + 100,000 steps of 20 TFLOP. Not reproduced: SAME padding at one side, no biases (a norm removes most), a factor
              5 on the discriminators' loss (Adam removes it), and a pool that swaps whole batches, which is a defect.
-small        A narrow one at 96x96 that two CPU cores train in 45 minutes; what it makes is shown in the README.
+small        A narrow one at 96x96 for two CPU cores; what it makes, and how long it took, is in the README.
 
 Expect train/cycle_* to fall within the first epochs, adversarial_* and discriminator_* to keep moving (least squares: near 0.25 when the discriminator
 can not tell), and val/cancer/change_l1 to stay well above 0. No scalar says that a picture is good: look at images/.

@@ -46,7 +46,7 @@ def run(config, workdir):
         write_json(folder / 'lineage.json', lineage)
     (draft / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in manifest))
     coco.write(draft, manifest, gan.image_size, 'Synthetic COVID-19 CT: LUNA16 slices translated by a CycleGAN. Not for diagnosis.')
-    write_json(draft / 'meta.json', card(config, gan, origin, manifest))
+    write_json(draft / 'meta.json', card(gan, origin, manifest))
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
     prepare.build('synthetic_covid_ct', final, str(workdir / 'data'), overwrite=True)
@@ -54,7 +54,7 @@ def run(config, workdir):
     print(f'{len(manifest)} synthetic images in {final} and as synthetic_covid_ct in {workdir / "data"}')
 
 
-def card(config, gan, origin, rows):
+def card(gan, origin, rows):
     """What meta.json says of the whole folder."""
     splits = Counter(row['split'] for row in rows)
     return {'what': 'Lung-cancer CT slices translated to the style of COVID-19 CT by a CycleGAN; boxes are those of the lung nodules of the sources.',

@@ -25,10 +25,10 @@ def run(config, workdir):
     if config.window not in ct.WINDOWS:
         raise InputError(f'config.window={config.window}: no such window; choose one of {", ".join(ct.WINDOWS)}')
     translator = generator.load(config.generator, config.direction)
+    files = find_pictures(source)
     draft, final = workdir / 'translated.part', workdir / 'translated'
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    files = find_pictures(source)
     try:
         if files:
             pairs = translate_pictures(config, translator, files, source if source.is_dir() else source.parent, draft)

@@ -31,7 +31,7 @@ def read(path):
         if path.is_dir():
             image = _read_series(path)
         else:
-            _check_metaimage(path) if suffix(path) == '.mhd' else _check_nifti(path)
+            CHECKS[suffix(path)](path)
             with ct.without_percent(path.parent) as folder:
                 image = sitk.ReadImage(str(folder / path.name))
     except RuntimeError as error:
@@ -66,6 +66,9 @@ def _check_nifti(path):
         raise damaged from None
     if size < expected:
         raise damaged
+
+
+CHECKS = {'.mhd': _check_metaimage, '.nii': _check_nifti, '.nii.gz': _check_nifti}
 
 
 def _read_series(folder):

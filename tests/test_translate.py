@@ -246,6 +246,7 @@ def test_damaged_series(run, scan, tmp_path, spoil, message):
     spoil(tmp_path / 'dicom')
     with pytest.raises(InputError, match=message):
         translated(run, tmp_path / 'dicom', tmp_path / 'run')
+    assert not list((tmp_path / 'run').iterdir())
 
 
 def test_voxels_that_are_not_numbers(run, scan, tmp_path):

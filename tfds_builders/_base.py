@@ -3,6 +3,7 @@
 Every example has `image` (uint8 grey PNG, or int16 HU in one config), `id` (unique in the data set), `group` (what must not straddle train and test: a source document
 and patient as 'document/patient', or a CT series) and `sha256` (of the decoded pixels, what lineage compares).
 """
+import abc
 import hashlib
 import io
 import pathlib
@@ -32,9 +33,9 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         if file_format is None and not self.is_prepared():            # prepared data keep their own format
             self.info.set_file_format('array_record', override=True)
 
+    @abc.abstractmethod
     def source_files(self, folder):
         """The raw files that a build from `folder` reads; checks that the folder has the expected layout."""
-        raise NotImplementedError
 
     def fingerprint(self, folder):
         """A hash of the names and sizes of the source files, and of the bytes of its tables."""
