@@ -19,7 +19,6 @@ from concurrent.futures import ProcessPoolExecutor
 import jax
 import numpy as np
 
-from configs import cyclegan as cyclegan_config
 from covjax import InputError, cyclegan, data, train
 from covjax.workdir import write_json
 
@@ -55,13 +54,13 @@ def run(config, workdir):
 def measure(config, image_size, batch_size):
     """One row of the table."""
     train.check_devices(batch_size)
-    gan = cyclegan_config.get_config()
-    gan.update({'image_size': image_size, 'load_size': image_size * 286 // 256, 'batch_size': batch_size, 'dtype': config.dtype, 'lambda_identity': config.lambda_identity})
+    gan = config.cyclegan.copy_and_resolve_references()
+    gan.update({'image_size': image_size, 'load_size': image_size * gan.load_size // gan.image_size, 'batch_size': batch_size})
     rng = np.random.default_rng(0)
     examples = {domain: data.Examples(rng.integers(0, 256, (IMAGES, gan.load_size, gan.load_size, 1), np.uint8), np.zeros(IMAGES, np.int32), [{}] * IMAGES)
                 for domain in cyclegan.DOMAINS}
     clock, ours, theirs, peer_peak = Clock(cyclegan.task_on(gan, examples, {})), [], [], None
-    with peer(config, image_size, batch_size) as ask:
+    with peer(config, gan) as ask:
         clock.steps(config.warmup)
         ask(config.warmup)
         clock.waited = 0.
@@ -74,7 +73,7 @@ def measure(config, image_size, batch_size):
     peer_seconds = float(np.median(theirs)) if theirs else None
     machine = {'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cpu': platform.processor() or platform.machine(), 'jax': jax.__version__,
                'torch': importlib.metadata.version('torch') if has_torch() else None}
-    return {'image_size': image_size, 'batch_size': batch_size, 'dtype': config.dtype, 'seconds': seconds, 'pairs_per_second': batch_size / seconds,
+    return {'image_size': image_size, 'batch_size': batch_size, 'dtype': gan.dtype, 'seconds': seconds, 'pairs_per_second': batch_size / seconds,
             'tflops': tflops / seconds, 'of_peak': tflops / seconds / config.peak_tflops / jax.device_count() if config.peak_tflops else None,
             'waiting': clock.waited / (sum(ours) * config.steps), 'peak_gib': peak_bytes() / 2 ** 30, 'peer_seconds': peer_seconds, 'peer_peak_gib': peer_peak,
             'ratio': peer_seconds / seconds if peer_seconds and jax.device_count() == 1 else None, 'all_seconds': ours, 'all_peer_seconds': theirs, 'machine': machine}
@@ -130,13 +129,13 @@ def peak_bytes():
 
 
 @contextlib.contextmanager
-def peer(config, image_size, batch_size):
+def peer(config, gan):
     """ask(n) -> {'seconds' a step, 'peak_bytes'} of n steps of the program config.peer; None without one or without PyTorch."""
     if not (config.peer and has_torch()):
         yield lambda n: None
         return
-    command = [sys.executable, config.peer, f'--size={image_size}', f'--batch={batch_size}', f'--identity={config.lambda_identity}',
-               *['--bfloat16'] * (config.dtype == 'bfloat16'), *['--compile'] * config.peer_compile]
+    command = [sys.executable, config.peer, f'--size={gan.image_size}', f'--batch={gan.batch_size}', f'--filters={gan.gen_filters}', f'--blocks={gan.gen_blocks}',
+               f'--identity={gan.lambda_identity}', *['--bfloat16'] * (gan.dtype == 'bfloat16'), *['--compile'] * config.peer_compile]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         def answer():
             line = process.stdout.readline()

@@ -1,8 +1,26 @@
-"""Pictures for people: nodule boxes drawn in, close-ups, contact sheets."""
+"""Picture files, and pictures for people: nodule boxes drawn in, close-ups, contact sheets."""
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from covjax import InputError
+
+EIGHT_BITS = {'1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
 YELLOW = (255, 210, 60)
+
+
+def open_file(path, mode='L'):
+    """A picture file of any container with 8 bits a channel -> (PIL image of a mode, its file facts). Alpha is ignored, as viewers of CT do."""
+    try:
+        with Image.open(path) as image:
+            facts = {'container': image.format, 'mode': image.mode, 'width': image.width, 'height': image.height}
+            converted = image.convert(mode)
+    except FileNotFoundError:
+        raise InputError(f'{path}: no such picture; complete the folder') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise InputError(f'{path}: not a readable picture; copy it again') from None
+    if facts['mode'] not in EIGHT_BITS:                    # Pillow would cut these at 255
+        raise InputError(f'{path}: has pixels of mode {facts["mode"]}; save it with 8 bits a channel')
+    return converted, facts
 
 
 def draw_boxes(grey, boxes, size):

@@ -78,13 +78,7 @@ def translate_pictures(config, translator, files, folder, target):
 
 def read_picture(path, channels, size):
     """uint8 [H, W, 1 or 3]; with a size, resized to a square of it as training does."""
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(('I', 'F')):
-                raise InputError(f'{path}: has more than 8 bits a pixel; save it as 8-bit grey, or give the CT volume')
-            image = image.convert('L' if channels == 1 else 'RGB')
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f'{path}: can not be read as a picture ({type(error).__name__}); copy it again or remove it') from None
+    image, _ = pictures.open_file(path, 'L' if channels == 1 else 'RGB')
     image = image.resize((size, size), Image.Resampling.BILINEAR) if size else image
     return np.asarray(image).reshape(image.height, image.width, channels)
 

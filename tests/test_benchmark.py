@@ -64,5 +64,5 @@ def test_a_peer_that_fails_is_told(tmp_path):
     (tmp_path / 'peer.py').write_text("print('{}')")
     config = benchmark_config.get_config()
     config.peer = str(tmp_path / 'peer.py')
-    with pytest.raises(InputError, match='ended early'), benchmark.peer(config, 32, 1) as ask:
+    with pytest.raises(InputError, match='ended early'), benchmark.peer(config, config.cyclegan) as ask:
         ask(1)

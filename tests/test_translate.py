@@ -175,7 +175,7 @@ def nothing(folder):
     (folder / 'notes.txt').write_text('x')
 
 
-@pytest.mark.parametrize('spoil, message', [(deep, 'deep.png.*8 bits'), (broken, 'broken.jpg.*can not be read as a picture'), (small, '5x20 are too small'), (nothing, 'holds 0 DICOM series')])
+@pytest.mark.parametrize('spoil, message', [(deep, 'deep.png.*8 bits'), (broken, 'broken.jpg.*not a readable picture'), (small, '5x20 are too small'), (nothing, 'holds 0 DICOM series')])
 def test_wrong_folders(run, tmp_path, spoil, message):
     source = tmp_path / 'in'
     source.mkdir()

@@ -13,10 +13,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import file_adapters
 
-from covjax import InputError
+from covjax import pictures
 
 LABELS = ['noncovid', 'covid']
-EIGHT_BITS = {'1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
 COMMON = {
     'image': tfds.features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format='png'),
     'id': tfds.features.Text(),
@@ -66,18 +65,9 @@ def _records_as_tf_data(cls, filename, buffer_size=None):
 
 
 def read_grey(path):
-    """An 8-bit picture file of any container -> (uint8 grey [H, W], its file facts). Alpha is ignored, as viewers of CT do."""
-    try:
-        with Image.open(path) as image:
-            facts = {'container': image.format, 'mode': image.mode, 'width': image.width, 'height': image.height}
-            grey = np.asarray(image.convert('L'))
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such picture; complete the folder') from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise InputError(f'{path}: not a readable picture; copy it again') from None
-    if facts['mode'] not in EIGHT_BITS:                                # Pillow would cut these at 255
-        raise InputError(f'{path}: has pixels of mode {facts["mode"]}; save it with 8 bits a channel')
-    return grey, facts
+    """An 8-bit picture file of any container -> (uint8 grey [H, W], its file facts)."""
+    image, facts = pictures.open_file(path)
+    return np.asarray(image), facts
 
 
 def encode_grey(grey):
