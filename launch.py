@@ -81,16 +81,23 @@ def parse(argv):
         arguments = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  ' + '\n  '.join(f'config.{key}' for key, _ in leaves(config)))
-    for key, value in leaves(CONFIG.value):
-        numbers = [number for number in (value if isinstance(value, tuple) else [value]) if isinstance(number, (int, float))]
-        least, below = (limits.get(key.rpartition('.')[2]) for limits in (LEAST, BELOW))
-        if least is not None and numbers and min(numbers) < least:
-            fail(f'--config.{key}={value}: must be at least {least}')
-        if below is not None and numbers and max(numbers) >= below:
-            fail(f'--config.{key}={value}: must be below {below}')
+    if wrong := out_of_range(CONFIG.value):
+        fail(wrong)
     if len(arguments) > 1:
         fail(f'{arguments[1]}: not a flag; write keys as --config.key=value')
     return arguments
+
+
+def out_of_range(config):
+    """What is wrong with the first number beyond the limits of configs.base, or None."""
+    for key, value in leaves(config):
+        numbers = [number for number in (value if isinstance(value, tuple) else [value]) if isinstance(number, (int, float))]
+        least, below = (limits.get(key.rpartition('.')[2]) for limits in (LEAST, BELOW))
+        if least is not None and numbers and min(numbers) < least:
+            return f'--config.{key}={value}: must be at least {least}'
+        if below is not None and numbers and max(numbers) >= below:
+            return f'--config.{key}={value}: must be below {below}'
+    return None
 
 
 def config_argument(argv):

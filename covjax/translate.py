@@ -86,7 +86,7 @@ def read_picture(path, channels, size):
 def translate_volume(config, translator, source, target):
     """Writes one volume of the same geometry in HU -> slices as above. HU beyond config.window come back as its ends."""
     if config.image_size:
-        raise InputError(f'config.image_size={config.image_size}: volumes keep their voxels; leave it 0')
+        raise InputError(f'config.image_size={config.image_size}: volumes keep their voxels; leave it out')
     image, code = volume.read(source)
     window, apply = ct.WINDOWS[config.window], generator.apply(translator)
 

@@ -30,6 +30,12 @@ def test_config_loads_and_is_documented(name, variant):
     ConfigDict(__import__('json').loads(config.to_json()))                     # what a workdir keeps
 
 
+@pytest.mark.parametrize('name, variant', [(name, variant) for name in NAMES for variant in ('', *VARIANTS.get(name, ()))])
+def test_defaults_pass_the_checks_of_launch(name, variant):
+    config = importlib.import_module(f'configs.{name}').get_config(*([variant] if variant else []))
+    assert launcher.out_of_range(config) is None
+
+
 def test_training_configs_have_the_same_shared_keys():
     shared = set(base.training('x').keys())
     for name in ('cyclegan', 'classifier'):

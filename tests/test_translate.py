@@ -102,6 +102,15 @@ def test_pictures(run, tmp_path):
     assert [path.name for path in one.iterdir()] == ['a.png'] and Image.open(one / 'a.png').size == (32, 32)
 
 
+def test_the_shown_command(run, launch, tmp_path):
+    """Through launch.py, as the config's text says."""
+    (tmp_path / 'in').mkdir()
+    Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / 'in' / 'a.png')
+    result = launch('--config=configs/translate.py', f'--workdir={tmp_path / "run"}', f'--config.generator={run}', f'--config.input={tmp_path / "in"}')
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / 'run' / 'translated' / 'a.png').size == (24, 20)
+
+
 @pytest.fixture(scope='module')
 def scan():
     """A small LPS volume of HU with air, soft tissue, bone and the -3024 that stands outside the field of view."""
