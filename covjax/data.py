@@ -64,9 +64,9 @@ def parse(spec):
 
 
 def locate(dataset, data_dir):
-    """The folder of a prepared data set: <data_dir>/<name>[/<config>]/<version>, the newest version."""
+    """The folder of a prepared data set: <data_dir>/<name>[/<config>]/<version>, the newest version. Without a config it is the default one."""
     folders = [pathlib.Path(folder.strip()).expanduser() for folder in (data_dir or DEFAULT_DIR).split(',')]
-    found = [versions[-1] for folder in folders if (versions := _versions(folder / dataset))]
+    found = [versions[-1] for folder in folders if (versions := _versions(_default_config(folder / dataset)) or _versions(folder / dataset))]
     if len(found) > 1:
         raise InputError(f'{dataset} is in {found[0]} and in {found[1]}; leave one of the two out of config.data_dir')
     if not found:
@@ -78,6 +78,12 @@ def locate(dataset, data_dir):
     return found[0]
 
 
+def _default_config(folder):
+    """<name>/<default config> of a <name> that has configs, as TFDS noted it there."""
+    note = folder / '.config' / 'metadata.json'
+    return folder / read_json(note)['default_config_name'] if note.is_file() else folder
+
+
 def _versions(folder):
     if not folder.is_dir():
         return []
@@ -86,7 +92,7 @@ def _versions(folder):
 
 
 def _records(spec, data_dir):
-    """Yields (row, PNG bytes, or int16 HU [H, W, 1] of a data set that keeps them)."""
+    """Yields (row, PNG bytes, or uint8 grey or int16 HU [H, W, 1] or [D, H, W, 1] of a data set that keeps arrays)."""
     import tensorflow_datasets as tfds                     # 0.7 s, and only this room reads TFDS
     for dataset, split, label in parse(spec):
         folder = locate(dataset, data_dir)
@@ -112,11 +118,14 @@ def _records(spec, data_dir):
 
 
 def _picture(stored):
-    """What _records yields as a grey picture, HU through the lung window."""
+    """What _records yields as a grey picture: HU through the lung window, the middle slice of a 3-D patch."""
     if isinstance(stored, bytes):
         return Image.open(io.BytesIO(stored))
+    plane = stored[len(stored) // 2, ..., 0] if stored.ndim == 4 else stored[..., 0]
+    if plane.dtype == np.uint8:
+        return Image.fromarray(plane)
     from covjax import ct                                  # SimpleITK, which pictures do not need
-    return Image.fromarray(ct.to_grey(stored[..., 0]))
+    return Image.fromarray(ct.to_grey(plane))
 
 
 @contextlib.contextmanager

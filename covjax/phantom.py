@@ -13,22 +13,22 @@ import SimpleITK as sitk
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, ct
+from covjax import InputError, annotations, archive, ct
 from covjax.chest import draw_chest, render
 
 NOTE = 'Phantoms drawn by covjax.phantom from a seed. Not patients: no result obtained on them says anything about disease.\n'
 
 
 def write_luna16(folder, seed=0, series=30, slices=8, size=512):
-    """Writes phantom volumes and annotations.csv in LUNA16 layout: subset0, subset1, <series>.mhd with .raw or .zraw, int16 HU.
+    """Writes phantom volumes, annotations.csv and candidates.csv in LUNA16 layout: subset0, subset1, <series>.mhd with .raw or .zraw, int16 HU.
 
     Every fifth series is compressed (.zraw) and every seventh is stored turned by 180 degrees (negative direction), as in LUNA16.
-    Ids are drawn so that every split of `ct.series_split` gets some series. Returns the folder.
+    Ids are drawn so that every split of `annotations.series_split` gets some series. Returns the folder.
     """
     if series < 3:
         raise InputError(f'config.phantom.luna16.series={series}: each of the three splits needs one; choose at least 3')
     folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 16])
-    rows = []
+    rows, candidates = [], []
     for i, name in enumerate(tqdm(_series_ids(rng, series), 'drawing volumes', series, disable=None)):
         spacing = (float(rng.choice([.66, .7, .74])) * 512 / size, 2.5)
         depth = (slices - 1) * spacing[1]
@@ -43,12 +43,19 @@ def write_luna16(folder, seed=0, series=30, slices=8, size=512):
         subset.mkdir(parents=True, exist_ok=True)
         _write_volume(subset / f'{name}.mhd', hu, spacing, (corner, corner, bottom), turned=i % 7 == 3, compressed=i % 5 == 2)
         rows += [[name, *nodule[:3], 2 * nodule[3]] for nodule in chest.nodules]
-    with (folder / 'annotations.csv').open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['seriesuid', 'coordX', 'coordY', 'coordZ', 'diameter_mm'])
-        writer.writerows(rows)
+        elsewhere = np.random.default_rng([seed, 17, i]).uniform([-90, -60, bottom], [90, 60, bottom + depth], (2 * len(chest.nodules), 3))
+        candidates += [[name, *nodule[:3], 1] for nodule in chest.nodules] + [[name, *place.tolist(), 0] for place in elsewhere]
+    _write_table(folder / 'annotations.csv', 'diameter_mm', rows)
+    _write_table(folder / 'candidates.csv', 'class', candidates)
     (folder / 'PHANTOM.txt').write_text(NOTE)
     return folder
+
+
+def _write_table(path, column, rows):
+    with path.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['seriesuid', 'coordX', 'coordY', 'coordZ', column])
+        writer.writerows(rows)
 
 
 def _series_ids(rng, n):
@@ -57,8 +64,8 @@ def _series_ids(rng, n):
     wanted = {'validation': few, 'test': few, 'train': n - 2 * few}
     while any(wanted.values()):
         name = f'2.25.{uuid.UUID(bytes=rng.bytes(16)).int}'
-        if wanted[ct.series_split(name)]:
-            wanted[ct.series_split(name)] -= 1
+        if wanted[annotations.series_split(name)]:
+            wanted[annotations.series_split(name)] -= 1
             yield name
 
 
@@ -68,8 +75,8 @@ def _write_volume(path, hu, spacing, origin, turned, compressed):
     image.SetSpacing([spacing[0], spacing[0], spacing[1]])
     image.SetOrigin([sign * origin[0], sign * origin[1], origin[2]])
     image.SetDirection([sign, 0, 0, 0, sign, 0, 0, 0, 1])
-    with ct.without_percent(path.parent) as folder:
-        sitk.WriteImage(image, str(folder / path.name), useCompression=bool(compressed))
+    with archive.on_disk(path) as file:
+        sitk.WriteImage(image, str(file), useCompression=bool(compressed))
 
 
 def write_covid_ct(folder, seed=0, train=40, validation=10, test=16):

@@ -1,8 +1,10 @@
 """Picture files, and pictures for people: nodule boxes drawn in, close-ups, contact sheets."""
+import io
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from covjax import InputError
+from covjax import InputError, archive
 
 EIGHT_BITS = {'1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
 YELLOW = (255, 210, 60)
@@ -11,7 +13,8 @@ YELLOW = (255, 210, 60)
 def open_file(path, mode='L'):
     """A picture file of any container with 8 bits a channel -> (PIL image of a mode, its file facts). Alpha is ignored, as viewers of CT do."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(archive.read(path))) as image:
+            frames = getattr(image, 'n_frames', 1)
             facts = {'container': image.format, 'mode': image.mode, 'width': image.width, 'height': image.height}
             converted = image.convert(mode)
     except FileNotFoundError:
@@ -20,6 +23,8 @@ def open_file(path, mode='L'):
         raise InputError(f'{path}: not a readable picture; copy it again') from None
     if facts['mode'] not in EIGHT_BITS:                    # Pillow would cut these at 255
         raise InputError(f'{path}: has pixels of mode {facts["mode"]}; save it with 8 bits a channel')
+    if frames > 1:
+        raise InputError(f'{path}: has {frames} frames; save one of them as a picture')
     return converted, facts
 
 

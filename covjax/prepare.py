@@ -1,24 +1,28 @@
 """Raw files -> a prepared TFDS data set, with a contact sheet of each split."""
+import contextlib
 import pathlib
 import shutil
-import sys
+import time
 
 from absl import logging
 
 from covjax import InputError, data, pictures
+from covjax.log import duration
 from covjax.workdir import read_json, write_json
 
 SHOWN, TILE = 24, 192
+OPTIONS = ('annotations', 'candidates', 'allow_missing', 'workers', 'beam')
 
 
 def run(config, workdir):
     """Builds config.dataset from config.source into config.data_dir."""
-    builder = build(config.dataset, config.source, config.data_dir, config.overwrite,
-                    **{key: config[key] for key in ('annotations', 'allow_missing') if config[key]})
+    began = time.monotonic()
+    builder = build(config.dataset, config.source, config.data_dir, config.overwrite, **{key: config[key] for key in OPTIONS if config[key]})
+    print(f'{config.dataset} in {duration(time.monotonic() - began)}: {builder.data_dir}')
     if getattr(builder, 'skipped', ()):
         listing = workdir / 'skipped_series.txt'
         listing.write_text('\n'.join(builder.skipped) + '\n')
-        print(f'skipped {len(builder.skipped)} annotated series without a volume (first {builder.skipped[0]}), all listed in {listing}')
+        print(f'skipped {len(builder.skipped)} series without a volume (first {builder.skipped[0]}), all listed in {listing}')
     for split, info in builder.info.splits.items():
         examples = data.read_native(f'{config.dataset}:{split}', config.data_dir, SHOWN)
         tiles = [pictures.draw_boxes(grey, row.get('nodules', {}).get('box', ()), TILE) for grey, row in examples]
@@ -28,14 +32,15 @@ def run(config, workdir):
 
 
 def build(dataset, source, data_dir, overwrite=False, **options):
-    """Builds a data set unless it is already there from the same source -> its TFDS builder. Nothing is left behind by a failed build."""
+    """Builds a data set unless it is already there from the same source -> its TFDS builder.
+
+    A build that fails leaves nothing behind, and one that is killed nothing that looks complete: the next call builds it.
+    """
     builder = _builder(dataset, data_dir, options)
-    if not source:
-        raise InputError(f'config.source is empty; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
-    source = pathlib.Path(source).expanduser().resolve()
-    if not source.is_dir():
-        raise InputError(f'config.source={source}: no such folder; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+    source = _source(builder, source, data_dir)
     fingerprint = builder.fingerprint(source)
+    if remark := builder.remark(source):
+        print(f'{dataset}: {remark}')
     target = pathlib.Path(builder.data_dir)
     stamp = target / 'source.json'
     if target.exists():
@@ -51,32 +56,56 @@ def _builder(dataset, data_dir, options):
     import tensorflow_datasets as tfds
     import tfds_builders
     logging.set_verbosity(logging.ERROR)                   # TFDS warns of every folder that is not prepared yet
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()                        # its bars are for a screen, in a file they are noise
-    names = {f'{name}/{config.name}' for name, builder in tfds_builders.BUILDERS.items() for config in builder.BUILDER_CONFIGS}
-    names |= {name for name, builder in tfds_builders.BUILDERS.items() if not builder.BUILDER_CONFIGS}
-    if dataset not in names:
-        raise InputError(f'config.dataset={dataset}: no such data set; choose one of {", ".join(sorted(names))}')
-    if dataset.partition('/')[0] != 'luna16_patches' and options:
-        raise InputError(f'config.{next(iter(options))} does not apply to {dataset}; leave it out')
+    tfds.disable_progress_bar()                            # it knows no total; ours do
+    if not tfds_builders.known(dataset):
+        raise InputError(f'config.dataset={dataset}: no such data set; choose one of {", ".join(tfds_builders.names())}')
+    for key in options:
+        if dataset.partition('/')[0] != 'luna16_patches' and key not in ('workers', 'beam'):
+            raise InputError(f'config.{key} does not apply to {dataset}; leave it out')
     if ',' in data_dir:
         raise InputError(f'config.data_dir={data_dir}: a data set is built into one folder; name only one')
     folder = pathlib.Path(data_dir or data.DEFAULT_DIR).expanduser()
-    with data.readable(folder / dataset, dataset):
-        return tfds.builder(dataset, data_dir=str(folder), **options)
+    with data.readable(folder / dataset, dataset) if (folder / dataset).exists() else contextlib.nullcontext():
+        return tfds.builder(dataset, data_dir=str(folder), **options | {key: bool(options[key]) for key in ('beam',) if key in options})
+
+
+def _source(builder, source, data_dir):
+    """The raw folder: the one that is given, or else what can be downloaded."""
+    import tensorflow_datasets as tfds
+    if source:
+        source = pathlib.Path(source).expanduser().resolve()
+        if not source.is_dir():
+            raise InputError(f'config.source={source}: no such folder; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+        return source
+    if not builder.DOWNLOAD:
+        raise InputError(f'config.source is empty; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+    folder = pathlib.Path(data_dir or data.DEFAULT_DIR).expanduser() / 'downloads'
+    print(f'downloading {builder.DOWNLOAD} to {folder}', flush=True)
+    existed = folder.exists()
+    try:
+        return pathlib.Path(tfds.download.DownloadManager(download_dir=folder).download_and_extract(builder.DOWNLOAD))
+    except Exception as error:                             # whatever requests, urllib and the unpacking raise
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(f'{builder.DOWNLOAD} can not be downloaded ({type(error).__name__}); {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}, as config.source') from None
 
 
 def _build(dataset, source, data_dir, options, target, fingerprint):
     """Moves an old version aside, builds, and brings the old one back if that fails."""
-    import tensorflow_datasets as tfds
     aside = target.with_name(target.name + '.replaced')
     made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    for draft in target.parent.glob(f'incomplete.*_{target.name}'):                # of a build that was killed
+        shutil.rmtree(draft, ignore_errors=True)
     if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
         target.rename(aside)
     try:
         builder = _builder(dataset, data_dir, options)     # a builder that has not seen the old files
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(source)))
+        with _writable(target):
+            builder.download_and_prepare(download_config=_download_config(source, options.get('beam')))
+            if (source / 'lineage.json').is_file():        # of synthetic images: what trained the generator travels with them
+                shutil.copy(source / 'lineage.json', target)
+            write_json(target / 'source.json', {'fingerprint': fingerprint, 'source': str(source)})
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         if aside.exists():
@@ -84,8 +113,26 @@ def _build(dataset, source, data_dir, options, target, fingerprint):
         if made:
             shutil.rmtree(made[-1], ignore_errors=True)
         raise
-    if (source / 'lineage.json').is_file():                # of synthetic images: what trained the generator travels with them
-        shutil.copy(source / 'lineage.json', target)
-    write_json(target / 'source.json', {'fingerprint': fingerprint, 'source': str(source)})
     shutil.rmtree(aside, ignore_errors=True)
     return builder
+
+
+@contextlib.contextmanager
+def _writable(target):
+    """A full disk or a folder that can not be written becomes one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f'{target}: can not be written ({error.strerror or error}); free some space, or choose another config.data_dir') from None
+
+
+def _download_config(source, beam):
+    """What TFDS is told: where the raw files are and, for Apache Beam, the options of the pipeline."""
+    import tensorflow_datasets as tfds
+    if not beam:
+        return tfds.download.DownloadConfig(manual_dir=str(source))
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise InputError("config.beam needs Apache Beam; pip install -e '.[beam]', or leave it out and set config.workers") from None
+    return tfds.download.DownloadConfig(manual_dir=str(source), beam_options=PipelineOptions(beam.split()))

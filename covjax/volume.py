@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 import SimpleITK as sitk
 
-from covjax import InputError, ct
+from covjax import InputError, archive, ct
 
 SUFFIXES = ('.nii.gz', '.nii', '.mhd')
 
@@ -32,8 +32,8 @@ def read(path):
             image = _read_series(path)
         else:
             CHECKS[suffix(path)](path)
-            with ct.without_percent(path.parent) as folder:
-                image = sitk.ReadImage(str(folder / path.name))
+            with archive.on_disk(path) as file:
+                image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise InputError(f'{path}: SimpleITK can not read it ({str(error).strip().splitlines()[-1]}); give a CT volume') from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -104,7 +104,7 @@ def write(path, array, like, code):
     image = sitk.GetImageFromArray(array)
     image.CopyInformation(like)
     try:
-        with ct.without_percent(path.parent) as folder:
-            sitk.WriteImage(sitk.DICOMOrient(image, code), str(folder / path.name), useCompression=True)
+        with archive.on_disk(path) as file:
+            sitk.WriteImage(sitk.DICOMOrient(image, code), str(file), useCompression=True)
     except RuntimeError as error:
         raise InputError(f'{path}: can not be written ({str(error).strip().splitlines()[-1]})') from None

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from covjax import ct
+from covjax import annotations
 
 
 def first(folder, pattern):
@@ -11,7 +11,7 @@ def first(folder, pattern):
 
 
 def annotated_raw(folder):
-    annotated = {nodule.series for nodule in ct.read_annotations(folder / 'luna16' / 'annotations.csv')}
+    annotated = {nodule.series for nodule in annotations.read_nodules(folder / 'luna16' / 'annotations.csv')}
     return next(path for path in sorted(folder.rglob('*.raw')) if path.stem in annotated)
 
 

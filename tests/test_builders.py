@@ -11,12 +11,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfds_builders
-from covjax import InputError, ct, data, lineage, phantom, pictures, prepare
-from tfds_builders._base import encode_grey, read_grey
+from covjax import InputError, annotations, ct, data, lineage, phantom, pictures, prepare
+from tfds_builders._base import read_grey, stored
 from tfds_builders.covid_ct.covid_ct_dataset_builder import document_and_patient
 
-NAMES = [f'{name}/{config.name}' for name, builder in tfds_builders.BUILDERS.items() for config in builder.BUILDER_CONFIGS]
-NAMES += [name for name, builder in tfds_builders.BUILDERS.items() if not builder.BUILDER_CONFIGS]
+NAMES = tfds_builders.names() + ['luna16_patches/patches_3d_12mm_750um']
 CARDS = pathlib.Path(tfds_builders.__file__).parent
 
 
@@ -38,7 +37,8 @@ def sources(raw, data_dir, tmp_path_factory):
                          'generator': 'none', 'generator_step': 0})
     (synthetic / 'lineage.json').write_text('[]')
     (synthetic / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    return {**{name: raw / 'luna16' for name in NAMES if '/nodules' in name}, 'luna16_patches/slices': slices, 'covid_ct': raw / 'covid_ct', 'synthetic_covid_ct': synthetic}
+    raws = {'covid_ct': raw / 'covid_ct', 'luna16_patches': raw / 'luna16'}
+    return {name: raws.get(name.partition('/')[0]) for name in NAMES} | {'luna16_patches/slices': slices, 'synthetic_covid_ct': synthetic}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -50,12 +50,12 @@ def test_builds_and_reads(name, sources, tmp_path):
         assert len(examples) == builder.info.splits[split].num_examples
         for example in examples:
             image = example['image']
-            assert image.dtype == (np.int16 if name.endswith('_hu') else np.uint8) and image.shape[2] == 1
-            assert example['sha256'].decode() == hashlib.sha256(repr(image.shape[:2]).encode() + image.tobytes()).hexdigest()
+            assert image.dtype == (np.int16 if name.endswith(('_hu', '_3d')) else np.uint8) and image.shape[-1] == 1
+            assert example['sha256'].decode() == hashlib.sha256(repr(image.shape[:-1]).encode() + image.tobytes()).hexdigest()
         assert len({example['id'] for example in examples}) == len(examples)
         groups[split] = {example['group'] for example in examples}
-        if name != 'covid_ct':                                                 # its splits are as published
-            assert all(ct.series_split(group.decode()) == split for group in groups[split])
+        if 'covid_ct/' not in name:                                            # its splits are lists
+            assert all(annotations.series_split(group.decode()) == split for group in groups[split])
     assert sum(map(len, groups.values())) == len(set.union(*groups.values()))
 
 
@@ -155,7 +155,7 @@ def test_a_failed_overwrite_keeps_the_old_data(raw, tmp_path):
 def test_missing_volumes(raw, tmp_path):
     source = tmp_path / 'flat'
     source.mkdir()
-    nodules = ct.read_annotations(raw / 'luna16' / 'annotations.csv')
+    nodules = annotations.read_nodules(raw / 'luna16' / 'annotations.csv')
     series = nodules[0].series
     for path in (raw / 'luna16').rglob(f'{series}.*'):
         (source / path.name).write_bytes(path.read_bytes())
@@ -179,7 +179,7 @@ def test_document_and_patient(label, name, expected):
 
 
 def test_a_prepared_data_set_that_is_damaged(data_dir, tmp_path):
-    folder = pathlib.Path(shutil.copytree(data_dir, tmp_path / 'data')) / 'covid_ct' / '1.0.0'
+    folder = data.locate('covid_ct', str(shutil.copytree(data_dir, tmp_path / 'data')))
     shard = next(folder.glob('*train.array_record*'))
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(InputError, match='covid_ct.*is damaged.*prepare'):
@@ -209,7 +209,8 @@ def test_tfds_load_reads_the_same_examples(name, sources, tmp_path):
     plain = data.read_native(f'{name}:train[:50%]', str(tmp_path))
     for example, (grey, row) in zip(tfds.as_numpy(dataset), plain, strict=True):
         image = example['image'][..., 0]
-        np.testing.assert_array_equal(ct.to_grey(image) if name.endswith('_hu') else image, grey)
+        image = image[len(image) // 2] if image.ndim == 3 else image
+        np.testing.assert_array_equal(ct.to_grey(image) if image.dtype == np.int16 else image, grey)
         assert example['id'].decode() == row['id'] and example.get('label', -1) == row.get('label', -1)
 
 
@@ -228,4 +229,4 @@ def test_real_covid_ct_counts(real, tmp_path):
 
 def test_a_png_survives_the_builder():
     grey = np.random.default_rng(0).integers(0, 256, (7, 9), np.uint8)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode_grey(grey)['image']))), grey)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(stored(grey)['image']))), grey)

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from covjax import InputError, ct
+from covjax import InputError, annotations, archive, ct
 
 
 def nodule_volumes(folder):
-    nodules = ct.read_annotations(folder / 'annotations.csv')
+    nodules = annotations.read_nodules(folder / 'annotations.csv')
     paths = ct.find_volumes(folder)
     return [(ct.open_volume(paths[nodule.series]), nodule) for nodule in nodules]
 
 
 def read_whole(path):
-    with ct.without_percent(path.parent) as folder:
-        return sitk.ReadImage(str(folder / path.name))
+    with archive.on_disk(path) as plain:
+        return sitk.ReadImage(str(plain))
 
 
 def test_world_to_voxel_equals_simpleitk(raw):
@@ -63,8 +63,8 @@ def test_grey_levels():
 
 
 def test_split_is_stable_and_near_80_10_10():
-    splits = [ct.series_split(f'1.2.{i}') for i in range(5000)]
-    assert ct.series_split('1.2.3') == ct.series_split('1.2.3')
+    splits = [annotations.series_split(f'1.2.{i}') for i in range(5000)]
+    assert annotations.series_split('1.2.3') == annotations.series_split('1.2.3')
     for name, share in {'train': .8, 'validation': .1, 'test': .1}.items():
         assert splits.count(name) / 5000 == pytest.approx(share, abs=.02)
 
@@ -86,7 +86,7 @@ def test_real_nodule_lies_in_its_box(real):
     """LIDC-IDRI-0001: soft tissue inside 0.8 r, air around 1.3 to 2 r."""
     series = '1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192'
     volume = ct.open_volume(real / 'volumes' / f'{series}.mhd')
-    nodule, = (n for n in ct.read_annotations(real / 'luna16_csv' / 'annotations.csv') if n.series == series)
+    nodule, = (n for n in annotations.read_nodules(real / 'luna16_csv' / 'annotations.csv') if n.series == series)
     z = ct.nodule_slice(volume, nodule)
     hu = ct.read_slice(volume, z)
     ymin, xmin, ymax, xmax = np.array(ct.nodule_box(volume, nodule, z)) * 512
@@ -127,14 +127,14 @@ def test_one_slice_is_read_not_the_volume(tmp_path):
 
 
 @pytest.mark.parametrize('content, message', [('seriesuid,coordX\na,1\n', 'no column coordY, coordZ, mal_bool'), ('seriesuid,coordX,coordY,coordZ,mal_bool\na,1,2,3,maybe\n', 'mal_bool is maybe'),
-                                              ('seriesuid,coordX,coordY,coordZ,mal_bool\na,1,x,3,True\n', 'not numbers')])
+                                              ('seriesuid,coordX,coordY,coordZ,mal_bool\na,1,x,3,True\n', 'must be numbers')])
 def test_wrong_ratings(tmp_path, content, message):
     (tmp_path / 'annotations_with_malignancy.csv').write_text(content)
     with pytest.raises(InputError, match=message):
-        ct.with_malignancy([], tmp_path / 'annotations_with_malignancy.csv')
+        annotations.with_malignancy([], tmp_path / 'annotations_with_malignancy.csv')
 
 
 def test_real_ratings(real):
     """Of the 1186 published nodules 1182 are rated, at the same places; 378 malignant."""
-    nodules = ct.with_malignancy(ct.read_annotations(real / 'luna16_csv' / 'annotations.csv'), real / 'luna16_csv' / 'annotations_with_malignancy.csv')
+    nodules = annotations.with_malignancy(annotations.read_nodules(real / 'luna16_csv' / 'annotations.csv'), real / 'luna16_csv' / 'annotations_with_malignancy.csv')
     assert np.unique([nodule.malignancy for nodule in nodules], return_counts=True)[1].tolist() == [4, 804, 378]

@@ -49,7 +49,7 @@ def test_read(data_dir):
 
 @pytest.mark.parametrize('spec, message', [
     ('covid_ct:nope', 'train, validation, test|no such split'), ('covid_ct:train@nope', 'noncovid, covid'), ('unknown_set:train', 'configs/prepare.py'),
-    ('luna16_patches:train', 'luna16_patches/nodules'), ('covid_ct:train[:0%]', 'nothing to read')])
+    ('luna16_patches/nodule:train', 'configs/prepare.py'), ('covid_ct:train[:0%]', 'nothing to read')])
 def test_wrong_names_are_told_with_the_remedy(data_dir, spec, message):
     with pytest.raises(InputError, match=message):
         data.read_rows(spec, data_dir)

@@ -5,7 +5,7 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
-from covjax import InputError, ct, phantom
+from covjax import InputError, annotations, archive, ct, phantom
 from covjax.chest import draw_chest, render
 
 
@@ -14,11 +14,11 @@ def test_luna16_layout(raw):
     volumes = ct.find_volumes(folder)
     assert len(volumes) == 10 and {path.parent.name for path in volumes.values()} == {'subset0', 'subset1'}
     assert list(folder.rglob('*.zraw')) and list(folder.rglob('*.raw'))
-    assert {ct.series_split(series) for series in volumes} == {'train', 'validation', 'test'}
+    assert {annotations.series_split(series) for series in volumes} == {'train', 'validation', 'test'}
     outside = set()
     for path in volumes.values():
-        with ct.without_percent(path.parent) as plain:
-            hu = sitk.GetArrayFromImage(sitk.ReadImage(str(plain / path.name)))
+        with archive.on_disk(path) as plain:
+            hu = sitk.GetArrayFromImage(sitk.ReadImage(str(plain)))
         assert hu.dtype == np.int16
         outside.add(int(hu.min()))
         assert (hu == hu.min()).mean() > .1                                    # the corners

@@ -15,7 +15,7 @@ from PIL import Image
 from configs import export as export_config
 from configs import translate as config_file
 from conftest import ROOT
-from covjax import InputError, augment, checkpoint, ct, export, generator, translate, volume
+from covjax import InputError, archive, augment, checkpoint, ct, export, generator, translate, volume
 from test_cyclegan import task_of
 
 
@@ -152,9 +152,9 @@ def test_volumes(run, scan, tmp_path, form):
     if form == 'dicom':
         write_dicom(scan, source)
     else:
-        with ct.without_percent(source.parent) as folder:
-            sitk.WriteImage(image, str(folder / source.name.lower()))
-            (folder / source.name.lower()).rename(folder / source.name)
+        with archive.on_disk(source) as file:
+            sitk.WriteImage(image, str(file.with_name(file.name.lower())))
+            file.with_name(file.name.lower()).rename(file)
     target = translated(run, source, tmp_path / 'run', side_by_side=True, batch_size=4)
     result, _ = volume.read(target / {'dicom': 'dicom.nii.gz', 'LOUD.NII.GZ': 'LOUD.nii.gz'}.get(form, form))
     np.testing.assert_allclose([*result.GetSpacing(), *result.GetOrigin()], [*scan.GetSpacing(), *scan.GetOrigin()], atol=1e-4)

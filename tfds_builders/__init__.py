@@ -7,3 +7,14 @@ from tfds_builders.luna16_patches.luna16_patches_dataset_builder import Builder 
 from tfds_builders.synthetic_covid_ct.synthetic_covid_ct_dataset_builder import Builder as SyntheticCovidCt
 
 BUILDERS = {builder.name: builder for builder in (CovidCt, Luna16Patches, SyntheticCovidCt)}
+
+
+def names():
+    """Every data set by name."""
+    return sorted(f'{name}/{config}' if config else name for name, builder in BUILDERS.items() for config in builder.builder_configs or [''])
+
+
+def known(dataset):
+    """Whether there is a builder of a data set; without a config it means the first one."""
+    name, _, config = dataset.partition('/')
+    return name in BUILDERS and (not config or config in BUILDERS[name].builder_configs or BUILDERS[name].described(config) is not None)

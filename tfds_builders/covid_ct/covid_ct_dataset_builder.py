@@ -1,25 +1,38 @@
-"""COVID-CT (Zhao et al., arXiv 2003.13865): 746 CT pictures clipped from papers and case collections, with the published splits."""
+"""COVID-CT (Zhao et al., arXiv 2003.13865): 746 CT pictures clipped from papers and case collections, with the published splits or with mended ones."""
+import collections
 import csv
+import hashlib
 import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from covjax import InputError, ct
+from covjax import InputError, archive
 from tfds_builders import _base
 
+URL = 'https://github.com/UCSD-AI4H/COVID-CT/archive/refs/heads/master.zip'
+PUBLISHED = 'd1b5b11c1bf40ab661577ef010245c1d13db5ade1c9c72fc596f62c9b5e87249'     # digest() of the published pictures in the published splits
 SPLITS = {'train': 'train', 'validation': 'val', 'test': 'test'}              # TFDS name -> prefix of the published split file
 CLASSES = {'noncovid': 'NonCOVID', 'covid': 'COVID'}
+
+# What the config `clean` knows beyond file names; covjax/audit/near_duplicates.py finds the copies, and the first slice of the scan is there to see.
+COPIES = {('noncovid', '71%0.jpg'): ('covid', 'kjr-21-e24-p5-29.png'),        # in train as non-COVID -> the same picture in test, COVID in its paper
+          ('noncovid', '71%1.jpg'): ('covid', 'kjr-21-e24-p5-31.png')}
+SAME_SCAN = {('noncovid', '1919.png'): ('noncovid', '1920.png')}              # one more slice of the scan of medpix_patient_3, listed as another patient's
 
 
 class Builder(_base.ArrayRecordBuilder):
     """One example a picture. `file` holds facts of the original file for audits only: they give the class away and must never reach a model."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'The published pictures and splits.'}
-    MANUAL_DOWNLOAD_INSTRUCTIONS = ('Get https://github.com/UCSD-AI4H/COVID-CT, unzip Images-processed/CT_COVID.zip and CT_NonCOVID.zip, and give the folder '
-                                    'that holds CT_COVID/, CT_NonCOVID/ and Data-split/ (and, if you like, the meta tables in meta/ or beside them).')
+    VERSION = tfds.core.Version('1.1.0')
+    RELEASE_NOTES = {'1.0.0': 'The published pictures and splits.', '1.1.0': 'Configs official (what 1.0.0 was) and clean; reads .zip archives; downloads by itself.'}
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='official', description='Pictures and splits as published.'),
+                       tfds.core.BuilderConfig(name='clean', description='Copies under another label left out; every source document and scan in one split.')]
+    DOWNLOAD = URL
+    MANUAL_DOWNLOAD_INSTRUCTIONS = ('get https://github.com/UCSD-AI4H/COVID-CT (the green button, Download ZIP), unpack it, and give its folder: CT_COVID and CT_NonCOVID may stay '
+                                    '.zip files, Data-split/ must be there, and the meta tables (*MetaInfo.csv) if you have them')
 
     def _info(self):
         return self.dataset_info_from_configs(
@@ -28,28 +41,72 @@ class Builder(_base.ArrayRecordBuilder):
                 'label': tfds.features.ClassLabel(names=_base.LABELS),
                 'document': tfds.features.Text(),
                 'patient': tfds.features.Text(),
+                'published_split': tfds.features.Text(),
                 'file': {'container': tfds.features.Text(), 'mode': tfds.features.Text(), 'width': np.int32, 'height': np.int32},
             }),
             supervised_keys=('image', 'label'),
             homepage='https://github.com/UCSD-AI4H/COVID-CT')
 
     def source_files(self, folder):
-        splits = _read_splits(folder)
-        pictures = [path for rows in splits.values() for path, _ in rows]
-        lists = list((pathlib.Path(folder) / 'Data-split').rglob('*.txt'))
-        return pictures + lists + _meta_tables(folder)
+        return [row.path for row in _read(folder)] + archive.find(folder, '*CT_*COVID.txt') + _meta_tables(folder)
+
+    def remark(self, folder):
+        same = digest(_read(folder)) == PUBLISHED
+        return ('pictures and splits are byte for byte those published' if same else
+                'pictures or splits are NOT those published: compare results with published ones only where you know why')
 
     def _split_generators(self, dl_manager):
-        patients = _read_patients(dl_manager.manual_dir)
-        return {split: self._generate_examples(rows, patients) for split, rows in _read_splits(dl_manager.manual_dir).items()}
+        try:
+            folder = dl_manager.manual_dir
+        except AssertionError:                             # there is none
+            folder = None
+        if not folder or not archive.find(folder, 'trainCT_COVID.txt'):
+            folder = dl_manager.download_and_extract(URL)
+        rows = _read(folder)
+        rows = mended(rows) if self.builder_config.name == 'clean' else rows
+        return {split: self._generate_examples(example, [row for row in rows if row.split == split], split) for split in SPLITS}
 
-    def _generate_examples(self, rows, patients):
-        for path, label in rows:
-            grey, facts = _base.read_grey(path)
-            document, patient = document_and_patient(path.name, label, patients)
-            key = f'{label}/{path.name}'
-            yield key, {**_base.encode_grey(grey), 'id': key, 'group': f'{document}/{patient}', 'label': label,
-                        'document': document, 'patient': patient, 'file': facts}
+
+class Row(NamedTuple):
+    """A listed picture."""
+    path: pathlib.Path
+    label: str
+    published: str                        # its split in the published lists
+    document: str
+    patient: str
+    split: str
+
+    @property
+    def key(self):
+        return self.label, self.path.name
+
+
+def example(row):
+    """Yields the one (key, example) of a row."""
+    grey, facts = _base.read_grey(row.path)
+    key = '/'.join(row.key)
+    yield key, {**_base.stored(grey), 'id': key, 'group': f'{row.document}/{row.patient}', 'label': row.label,
+                'document': row.document, 'patient': row.patient, 'published_split': row.published, 'file': facts}
+
+
+def mended(rows):
+    """The rows of the config `clean`: without the copies, a scan under one patient, and each source document whole in the split that had most of it.
+
+    Going with the majority moves the fewest pictures; a tie goes to the later of train, validation, test.
+    """
+    by_key = {row.key: row for row in rows}
+    rows = [row for row in rows if COPIES.get(row.key) not in by_key]
+    rows = [row._replace(document=other.document, patient=other.patient) if (other := by_key.get(SAME_SCAN.get(row.key))) else row for row in rows]
+    counts = collections.Counter((row.label, row.document, row.published) for row in rows)
+    order = list(SPLITS)
+    home = lambda row: max(order, key=lambda split: (counts[row.label, row.document, split], order.index(split)))
+    return [row._replace(split=home(row)) for row in rows]
+
+
+def digest(rows):
+    """A hash of the names, splits, labels and bytes of all pictures."""
+    lines = sorted(f'{row.published} {row.label}/{row.path.name} {hashlib.sha256(archive.read(row.path)).hexdigest()}\n' for row in rows)
+    return hashlib.sha256(''.join(lines).encode()).hexdigest()
 
 
 def document_and_patient(name, label, patients):
@@ -66,31 +123,32 @@ def document_and_patient(name, label, patients):
     return patient, patient
 
 
-def _read_splits(folder):
-    """{split: [(picture path, label)]} as published; a listed picture that does not exist, or is in two splits, is an error."""
-    folder, seen, splits = pathlib.Path(folder), {}, {}
+def _read(folder):
+    """[Row] as published; a listed picture that does not exist, or is in two splits, is an error."""
+    folder, seen, rows, patients = pathlib.Path(folder), {}, [], _read_patients(folder)
+    pictures = {(path.parent.name, path.name): path for path in reversed(archive.find(folder, 'CT_*COVID/*'))}     # reversed: what is unpacked counts
+    lists = {path.name: path for path in reversed(archive.find(folder, '*CT_*COVID.txt'))}
     for split, prefix in SPLITS.items():
-        splits[split] = []
         for label, part in CLASSES.items():
-            file = folder / 'Data-split' / part / f'{prefix}CT_{part}.txt'
-            if not file.is_file():
-                raise InputError(f'{file}: no such split file; config.source must hold CT_COVID/, CT_NonCOVID/ and Data-split/')
-            names = [line.strip() for line in ct.read_text(file).splitlines() if line.strip()]
+            file = lists.get(f'{prefix}CT_{part}.txt')
+            if not file:
+                raise InputError(f'{folder}: no split file {prefix}CT_{part}.txt; config.source must hold CT_COVID, CT_NonCOVID (folders or .zip) and Data-split/')
+            names = [line.strip() for line in archive.read_text(file).splitlines() if line.strip()]
             if not names:
                 raise InputError(f'{file}: this split is empty; list its pictures, one name a line')
             for name in names:
-                path = folder / f'CT_{part}' / name
-                if not path.is_file():
-                    raise InputError(f'{file}: names {name}, which is not in {path.parent}; complete the folder or correct the list')
+                path = pictures.get((f'CT_{part}', name))
+                if not path:
+                    raise InputError(f'{file}: names {name}, which is not in a CT_{part} of {folder}; complete it or correct the list')
                 if path in seen:
                     raise InputError(f'{file}: {name} is already in {seen[path]}; a picture belongs to one split')
                 seen[path] = file.name
-                splits[split].append((path, label))
-    return splits
+                rows.append(Row(path, label, split, *document_and_patient(name, label, patients), split))
+    return rows
 
 
 def _meta_tables(folder):
-    return sorted({*pathlib.Path(folder).glob('*MetaInfo.csv'), *pathlib.Path(folder).glob('meta/*MetaInfo.csv')})
+    return archive.find(folder, '*MetaInfo.csv')
 
 
 def _read_patients(folder):
@@ -98,7 +156,7 @@ def _read_patients(folder):
     patients = {}
     for table in _meta_tables(folder):
         label = 'noncovid' if table.name.startswith('Non') else 'covid'
-        for row in csv.DictReader(ct.read_text(table).splitlines(keepends=True)):
+        for row in csv.DictReader(archive.read_text(table).splitlines(keepends=True)):
             row = {(key or '').strip().lower(): value for key, value in row.items()}
             name, patient = row.get('file name') or row.get('image name'), row.get('patient id')
             if name and patient:

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from covjax import InputError, ct
+from covjax import InputError, archive
 from tfds_builders import _base
 
 
@@ -44,14 +44,16 @@ class Builder(_base.ArrayRecordBuilder):
 
     def _split_generators(self, dl_manager):
         rows = _read_manifest(dl_manager.manual_dir)
-        splits = sorted({row['split'] for _, row in rows})
-        return {split: self._generate_examples([pair for pair in rows if pair[1]['split'] == split]) for split in splits}
+        return {split: self._generate_examples(example, [pair for pair in rows if pair[1]['split'] == split], split)
+                for split in sorted({row['split'] for _, row in rows})}
 
-    def _generate_examples(self, rows):
-        for path, row in rows:
-            nodules = [{'malignancy': -1, **nodule, 'box': tfds.features.BBox(*nodule['box'])} for nodule in row['nodules']]
-            wanted = {key: row[key] for key in ('id', 'group', 'source_id', 'source_sha256', 'source_dataset', 'series', 'z', 'generator', 'generator_step')}
-            yield row['id'], {**_base.encode_grey(_base.read_grey(path)[0]), **wanted, 'window': row.get('window', ''), 'label': 'covid', 'nodules': nodules}
+
+def example(pair):
+    """Yields the one (key, example) of a picture and its manifest row."""
+    path, row = pair
+    nodules = [{'malignancy': -1, **nodule, 'box': tfds.features.BBox(*nodule['box'])} for nodule in row['nodules']]
+    wanted = {key: row[key] for key in ('id', 'group', 'source_id', 'source_sha256', 'source_dataset', 'series', 'z', 'generator', 'generator_step')}
+    yield row['id'], {**_base.stored(_base.read_grey(path)[0]), **wanted, 'window': row.get('window', ''), 'label': 'covid', 'nodules': nodules}
 
 
 def _read_manifest(folder):
@@ -60,7 +62,7 @@ def _read_manifest(folder):
     if not manifest.is_file():
         raise InputError(f'{manifest}: no such file; config.source must be the `synthetic` folder that configs/synthesize.py wrote')
     try:
-        rows = [json.loads(line) for line in ct.read_text(manifest).splitlines()]
+        rows = [json.loads(line) for line in archive.read_text(manifest).splitlines()]
     except ValueError:
         raise InputError(f'{manifest}: is damaged; run configs/synthesize.py again') from None
     if not rows:
