@@ -81,19 +81,25 @@ def _source(builder, source, data_dir):
         raise InputError(f'config.source is empty; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
     folder = pathlib.Path(data_dir or data.DEFAULT_DIR).expanduser() / 'downloads'
     print(f'downloading {builder.DOWNLOAD} to {folder}', flush=True)
-    existed = folder.exists()
+    new = _first_missing(folder)
     try:
-        return pathlib.Path(tfds.download.DownloadManager(download_dir=folder).download_and_extract(builder.DOWNLOAD))
+        return builder.download(tfds.download.DownloadManager(download_dir=folder))
     except Exception as error:                             # whatever requests, urllib and the unpacking raise
-        if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
+        if new:
+            shutil.rmtree(new, ignore_errors=True)
         raise InputError(f'{builder.DOWNLOAD} can not be downloaded ({type(error).__name__}); {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}, as config.source') from None
+
+
+def _first_missing(folder):
+    """The outermost part of a path that is not there yet, which a failure takes away again, or None."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    return missing[-1] if missing else None
 
 
 def _build(dataset, source, data_dir, options, target, fingerprint):
     """Moves an old version aside, builds, and brings the old one back if that fails."""
     aside = target.with_name(target.name + '.replaced')
-    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    new = _first_missing(target.parent)
     for draft in target.parent.glob(f'incomplete.*_{target.name}'):                # of a build that was killed
         shutil.rmtree(draft, ignore_errors=True)
     if target.exists():
@@ -110,8 +116,8 @@ def _build(dataset, source, data_dir, options, target, fingerprint):
         shutil.rmtree(target, ignore_errors=True)
         if aside.exists():
             aside.rename(target)
-        if made:
-            shutil.rmtree(made[-1], ignore_errors=True)
+        if new:
+            shutil.rmtree(new, ignore_errors=True)
         raise
     shutil.rmtree(aside, ignore_errors=True)
     return builder
@@ -122,8 +128,12 @@ def _writable(target):
     """A full disk or a folder that can not be written becomes one line."""
     try:
         yield
-    except OSError as error:
-        raise InputError(f'{target}: can not be written ({error.strerror or error}); free some space, or choose another config.data_dir') from None
+    except (OSError, RuntimeError) as error:
+        told = str(error).splitlines()[0]
+        if isinstance(error, RuntimeError) and 'Failed to finalize writing' not in told:       # how TFDS passes on what array_record says
+            raise
+        reason = getattr(error, 'strerror', None) or told.partition('write() failed: ')[2].partition(';')[0] or told
+        raise InputError(f'{target}: can not be written ({reason}); free some space, or choose another config.data_dir') from None
 
 
 def _download_config(source, beam):

@@ -11,9 +11,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfds_builders
-from covjax import InputError, annotations, ct, data, lineage, phantom, pictures, prepare
+from covjax import InputError, annotations, ct, data, pictures, prepare
 from tfds_builders._base import read_grey, stored
-from tfds_builders.covid_ct.covid_ct_dataset_builder import document_and_patient
 
 NAMES = tfds_builders.names() + ['luna16_patches/patches_3d_12mm_750um']
 CARDS = pathlib.Path(tfds_builders.__file__).parent
@@ -118,78 +117,6 @@ def test_malignancy_and_fold(raw, tmp_path):
     assert seen[0] == -1 and all(seen[i] == int((i - 1) % 2 == 0) for i in seen if i)
 
 
-def test_pixels_are_those_of_the_file(raw, data_dir):
-    for grey, row in data.read_native('covid_ct:test', data_dir):
-        label, name = row['id'].split('/')
-        image = Image.open(raw / 'covid_ct' / {'covid': 'CT_COVID', 'noncovid': 'CT_NonCOVID'}[label] / name)
-        np.testing.assert_array_equal(grey, np.asarray(image.convert('L')))
-        assert (row['file']['container'], row['file']['mode']) == (image.format, image.mode)
-
-
-def test_another_source_is_refused_until_overwrite(raw, tmp_path):
-    prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path / 'data'))
-    folder = data.locate('covid_ct', str(tmp_path / 'data'))
-    before = sorted(path.stat().st_mtime_ns for path in folder.iterdir())
-    prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path / 'data'))
-    assert sorted(path.stat().st_mtime_ns for path in folder.iterdir()) == before
-    other = tmp_path / 'other'
-    phantom.write_covid_ct(other, seed=2, train=2, validation=2, test=2)
-    with pytest.raises(InputError, match='overwrite'):
-        prepare.build('covid_ct', other, str(tmp_path / 'data'))
-    prepare.build('covid_ct', other, str(tmp_path / 'data'), overwrite=True)
-    assert len(data.read_rows('covid_ct:train', str(tmp_path / 'data'))) == 4
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_a_failed_overwrite_keeps_the_old_data(raw, tmp_path):
-    source, data_dir = tmp_path / 'source', str(tmp_path / 'data')
-    phantom.write_covid_ct(source, seed=2, train=2, validation=2, test=2)
-    prepare.build('covid_ct', source, data_dir)
-    picture = next((source / 'CT_COVID').iterdir())
-    picture.write_bytes(b'not a picture')
-    with pytest.raises(InputError, match=picture.name.replace('%', '.')):
-        prepare.build('covid_ct', source, data_dir, overwrite=True)
-    assert len(data.read_rows('covid_ct:train', data_dir)) == 4
-
-
-def test_missing_volumes(raw, tmp_path):
-    source = tmp_path / 'flat'
-    source.mkdir()
-    nodules = annotations.read_nodules(raw / 'luna16' / 'annotations.csv')
-    series = nodules[0].series
-    for path in (raw / 'luna16').rglob(f'{series}.*'):
-        (source / path.name).write_bytes(path.read_bytes())
-    kwargs = dict(annotations=str(raw / 'luna16' / 'annotations.csv'))
-    with pytest.raises(InputError, match='allow_missing'):
-        prepare.build('luna16_patches/nodules', source, str(tmp_path / 'data'), **kwargs)
-    assert not (tmp_path / 'data').exists()
-    builder = prepare.build('luna16_patches/nodules', source, str(tmp_path / 'data'), allow_missing=True, **kwargs)
-    assert builder.info.splits.total_num_examples == sum(nodule.series == series for nodule in nodules)
-    assert set(builder.skipped) == {nodule.series for nodule in nodules} - {series}
-
-
-@pytest.mark.parametrize('label, name, expected', [
-    ('covid', '2020.03.22.20040782-p25-1542.png', ('2020.03.22.20040782', '2020.03.22.20040782-p25-1542')),
-    ('covid', '2020.02.10.20021584-p6-52%10.png', ('2020.02.10.20021584', 'Patient 7')),
-    ('noncovid', '71%0.jpg', ('crawled_71', 'crawled_71')), ('noncovid', '71%1.jpg', ('crawled_71', 'crawled_71')),
-    ('noncovid', '71.png', ('71', '71')), ('noncovid', '14.png', ('medpix_patient_38', 'medpix_patient_38'))])
-def test_document_and_patient(label, name, expected):
-    tables = {('covid', '2020.02.10.20021584-p6-52%10.png'): 'Patient 7', ('noncovid', '14.png'): 'medpix_patient_38'}
-    assert document_and_patient(name, label, tables) == expected
-
-
-def test_a_prepared_data_set_that_is_damaged(data_dir, tmp_path):
-    folder = data.locate('covid_ct', str(shutil.copytree(data_dir, tmp_path / 'data')))
-    shard = next(folder.glob('*train.array_record*'))
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(InputError, match='covid_ct.*is damaged.*prepare'):
-        data.read_rows('covid_ct:train', str(tmp_path / 'data'))
-    (folder / 'dataset_info.json').write_text('{')
-    for read in (lambda: data.read_rows('covid_ct:train', str(tmp_path / 'data')), lambda: prepare.build('covid_ct', tmp_path, str(tmp_path / 'data'))):
-        with pytest.raises(InputError, match='is damaged'):
-            read()
-
-
 @pytest.mark.parametrize('mode', ['I;16', 'F', 'P', 'LA', 'CMYK'])
 def test_only_eight_bits_are_taken(mode, tmp_path):
     path = tmp_path / 'picture.tif' if mode != 'LA' else tmp_path / 'picture.png'
@@ -212,19 +139,6 @@ def test_tfds_load_reads_the_same_examples(name, sources, tmp_path):
         image = image[len(image) // 2] if image.ndim == 3 else image
         np.testing.assert_array_equal(ct.to_grey(image) if image.dtype == np.int16 else image, grey)
         assert example['id'].decode() == row['id'] and example.get('label', -1) == row.get('label', -1)
-
-
-def test_real_covid_ct_counts(real, tmp_path):
-    prepare.build('covid_ct', real / 'covid_ct', str(tmp_path))
-    counts = {split: np.bincount([row['label'] for row in data.read_rows(f'covid_ct:{split}', str(tmp_path))]).tolist()
-              for split in ('train', 'validation', 'test')}
-    assert counts == {'train': [234, 191], 'validation': [58, 60], 'test': [105, 98]}
-    groups = {row['id']: row['group'] for split in counts for row in data.read_rows(f'covid_ct:{split}', str(tmp_path))}
-    assert groups['noncovid/14.png'] != groups['noncovid/14%0.jpg'] and groups['noncovid/591.png'] == groups['noncovid/592.png']
-    train_rows, test_rows = (data.read_rows(f'covid_ct:{split}', str(tmp_path)) for split in ('train', 'test'))
-    records = lineage.record({'train': 'covid_ct:train'}, str(tmp_path), {'train': train_rows})
-    counts, ids = lineage.overlap(records, test_rows)                          # the published split shares one paper, and no patient
-    assert counts == {'images': 0, 'groups': 0, 'documents': 2, 'validation': 0} and all('2020.03.12.20034686' in name for name in ids)
 
 
 def test_a_png_survives_the_builder():

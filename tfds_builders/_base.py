@@ -11,6 +11,7 @@ import hashlib
 import io
 import multiprocessing
 import pathlib
+import shutil
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -70,6 +71,17 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
             if path.suffix in ('.txt', '.csv', '.jsonl', '.mhd'):
                 digest.update(archive.read(path))
         return digest.hexdigest()
+
+    def download(self, dl_manager):
+        """The folder of the raw files, downloaded and unpacked by the first call (TFDS itself unpacks only with TensorFlow)."""
+        file = pathlib.Path(dl_manager.download(self.DOWNLOAD))
+        folder = file.with_name(file.name + '.unpacked')
+        if not folder.is_dir():
+            draft = folder.with_name(folder.name + '.part')
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.unpack_archive(file, draft, 'zip')
+            draft.rename(folder)
+        return folder
 
     def _generate_examples(self, function, jobs, name):
         """The examples of a split: function(job) yields (key, example), here, in other processes or in Beam. TFDS orders them by key, so all three give the same data."""

@@ -12,7 +12,6 @@ import tensorflow_datasets as tfds
 from covjax import InputError, archive
 from tfds_builders import _base
 
-URL = 'https://github.com/UCSD-AI4H/COVID-CT/archive/refs/heads/master.zip'
 PUBLISHED = 'd1b5b11c1bf40ab661577ef010245c1d13db5ade1c9c72fc596f62c9b5e87249'     # digest() of the published pictures in the published splits
 SPLITS = {'train': 'train', 'validation': 'val', 'test': 'test'}              # TFDS name -> prefix of the published split file
 CLASSES = {'noncovid': 'NonCOVID', 'covid': 'COVID'}
@@ -30,7 +29,7 @@ class Builder(_base.ArrayRecordBuilder):
     RELEASE_NOTES = {'1.0.0': 'The published pictures and splits.', '1.1.0': 'Configs official (what 1.0.0 was) and clean; reads .zip archives; downloads by itself.'}
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='official', description='Pictures and splits as published.'),
                        tfds.core.BuilderConfig(name='clean', description='Copies under another label left out; every source document and scan in one split.')]
-    DOWNLOAD = URL
+    DOWNLOAD = 'https://github.com/UCSD-AI4H/COVID-CT/archive/refs/heads/master.zip'
     MANUAL_DOWNLOAD_INSTRUCTIONS = ('get https://github.com/UCSD-AI4H/COVID-CT (the green button, Download ZIP), unpack it, and give its folder: CT_COVID and CT_NonCOVID may stay '
                                     '.zip files, Data-split/ must be there, and the meta tables (*MetaInfo.csv) if you have them')
 
@@ -61,7 +60,7 @@ class Builder(_base.ArrayRecordBuilder):
         except AssertionError:                             # there is none
             folder = None
         if not folder or not archive.find(folder, 'trainCT_COVID.txt'):
-            folder = dl_manager.download_and_extract(URL)
+            folder = self.download(dl_manager)
         rows = _read(folder)
         rows = mended(rows) if self.builder_config.name == 'clean' else rows
         return {split: self._generate_examples(example, [row for row in rows if row.split == split], split) for split in SPLITS}
