@@ -41,9 +41,15 @@ def read(spec, data_dir, size):
     return Examples(images, np.array([row.get('label', -1) for row in rows], np.int32), rows)
 
 
+def each_native(spec, data_dir, limit=None):
+    """Yields (uint8 [H, W] at stored size, row) of the first `limit` examples of each part, for baselines, audits and people."""
+    for row, stored in _records(spec, data_dir, limit):
+        yield np.asarray(_picture(stored)), row
+
+
 def read_native(spec, data_dir, limit=None):
-    """[(uint8 [H, W] at stored size, row)] of the first `limit` examples, for baselines, audits and people."""
-    return [(np.asarray(_picture(stored)), row) for row, stored in itertools.islice(_records(spec, data_dir), limit)]
+    """The same as a list."""
+    return list(each_native(spec, data_dir, limit))
 
 
 def read_rows(spec, data_dir):
@@ -61,6 +67,15 @@ def parse(spec):
             raise InputError(f"'{spec}' is not a data set; write name/config:split, for example covid_ct:train or luna16_patches/nodules:test")
         parts.append((dataset, match['split'], match['label']))
     return parts
+
+
+def splits(spec, data_dir):
+    """[(dataset, split)] of a spec; all splits of a data set that is named without one."""
+    if ':' in spec:
+        return [(dataset, split) for dataset, split, _ in parse(spec)]
+    order = ['train', 'validation', 'test']
+    names = [split['name'] for split in read_json(locate(spec, data_dir) / 'dataset_info.json')['splits']]
+    return [(spec, name) for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order))]
 
 
 def locate(dataset, data_dir):
@@ -91,7 +106,7 @@ def _versions(folder):
     return sorted(prepared, key=lambda path: tuple(map(int, path.name.split('.'))))
 
 
-def _records(spec, data_dir):
+def _records(spec, data_dir, limit=None):
     """Yields (row, PNG bytes, or uint8 grey or int16 HU [H, W, 1] or [D, H, W, 1] of a data set that keeps arrays)."""
     import tensorflow_datasets as tfds                     # 0.7 s, and only this room reads TFDS
     for dataset, split, label in parse(spec):
@@ -109,12 +124,13 @@ def _records(spec, data_dir):
         except (ValueError, AssertionError) as error:
             raise InputError(f'{dataset}:{split}: TFDS finds nothing to read there ({str(error).splitlines()[0]})') from None
         with readable(folder, dataset):
-            chosen = [example for example in source if not label or names[example['label']] == label]
+            chosen = list(itertools.islice((example for example in source if not label or names[example['label']] == label), limit))
         if not chosen:
             raise InputError(f'{dataset}:{split}{"@" + label if label else ""} is empty; choose another split')
         for example in chosen:
             stored = example.pop('image')
-            yield _plain(example), stored
+            name = {'label_name': names[example['label']]} if names else {}
+            yield _plain(example) | name, stored
 
 
 def _picture(stored):

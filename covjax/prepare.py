@@ -1,5 +1,6 @@
 """Raw files -> a prepared TFDS data set, with a contact sheet of each split."""
 import contextlib
+import io
 import pathlib
 import shutil
 import time
@@ -107,7 +108,7 @@ def _build(dataset, source, data_dir, options, target, fingerprint):
         target.rename(aside)
     try:
         builder = _builder(dataset, data_dir, options)     # a builder that has not seen the old files
-        with _writable(target):
+        with _writable(target), contextlib.redirect_stdout(io.StringIO()):         # TFDS tells of downloads of unknown size
             builder.download_and_prepare(download_config=_download_config(source, options.get('beam')))
             if (source / 'lineage.json').is_file():        # of synthetic images: what trained the generator travels with them
                 shutil.copy(source / 'lineage.json', target)

@@ -1,7 +1,5 @@
 """Evaluations -> one self-contained page, table.csv, roc.png and panels.png."""
-import base64
 import csv
-import html
 import json
 import pathlib
 import string
@@ -9,7 +7,7 @@ import string
 import matplotlib
 import numpy as np
 
-from covjax import InputError, __version__, pictures
+from covjax import InputError, __version__, page, pictures
 from covjax.lineage import TRAINED
 from covjax.metrics.roc import curve
 from covjax.workdir import read_config, read_json
@@ -22,7 +20,7 @@ COLUMNS = ('model', 'train_set', 'test_set', 'positive_class', 'n_positive', 'n_
            'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents', 'checkpoint', 'step', 'overlap_validation',
            *(f'{name}_{end}' for name in METRICS for end in ('low', 'high')))
 SHOWN = tuple(column for column in COLUMNS if not column.endswith(('_low', '_high')))      # the page shows intervals beside their metric
-PAGE = pathlib.Path(__file__).with_name('report_template.html')
+BODY = pathlib.Path(__file__).with_name('report_template.html')
 
 
 def run(config, workdir):
@@ -114,22 +112,17 @@ def draw_panels(folder, count=5, size=256):
 
 def _page(config, workdir, evaluations, rows):
     """The HTML page; pictures are embedded, nothing is loaded from elsewhere."""
-    embed = lambda name: 'data:image/png;base64,' + base64.b64encode((workdir / name).read_bytes()).decode()
-    head = ''.join(f'<th scope="col">{column.replace("_", " ")}</th>' for column in SHOWN)
-    body = ''.join('<tr>' + ''.join(f'<td>{_cell(row, column)}</td>' for column in SHOWN) + '</tr>' for row in rows)
-    trained = unique([(record['role'], record['dataset'], 'through the generator' if record['through'] else 'directly', len(record['images']))
-                      for evaluation in evaluations for record in evaluation['lineage']])
-    lineage = ''.join(f'<tr><td>{html.escape(dataset)}</td><td>{role}</td><td>{how if role in TRAINED else "picked the checkpoint"}</td><td>{n}</td></tr>'
-                      for role, dataset, how, n in trained)
-    panels = (f'<img src="{embed("panels.png")}" alt="Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules">'
+    trained = unique([(record['dataset'], record['role'], ('through the generator' if record['through'] else 'directly') if record['role'] in TRAINED else 'picked the checkpoint',
+                       len(record['images'])) for evaluation in evaluations for record in evaluation['lineage']])
+    panels = (page.figure(workdir / 'panels.png', 'Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules')
               if (workdir / 'panels.png').is_file() else '<p>No synthesize run was given (config.synthetic), so there are no panels.</p>')
-    protocols = ', '.join(sorted({evaluation['protocol'] for evaluation in evaluations}))
-    return string.Template(PAGE.read_text()).substitute(
-        title=html.escape(config.title), version=__version__, head=head, body=body, roc=embed('roc.png'), panels=panels, lineage=lineage, protocols=protocols)
+    body = string.Template(BODY.read_text()).substitute(
+        version=__version__, protocols=', '.join(sorted({evaluation['protocol'] for evaluation in evaluations})),
+        table=page.table([column.replace('_', ' ') for column in SHOWN], [[_cell(row, column) for column in SHOWN] for row in rows]),
+        roc=page.figure(workdir / 'roc.png', 'ROC curves, one panel for each test set'), panels=panels, lineage=page.table(['data set', 'as', 'how', 'images'], trained))
+    return page.document(config.title, body)
 
 
 def _cell(row, column):
     value, low, high = (row.get(key) for key in (column, f'{column}_low', f'{column}_high'))
-    if isinstance(value, float):
-        return f'{value:.3f}' + (f' <small>({low:.3f} to {high:.3f})</small>' if low is not None else '')
-    return '' if value is None else html.escape(str(value))
+    return value if low is None else page.raw(f'{value:.3f} <small>({low:.3f} to {high:.3f})</small>')

@@ -28,7 +28,7 @@ def run(config, workdir):
     draft, final = workdir / 'synthetic.part', workdir / 'synthetic'
     shutil.rmtree(draft, ignore_errors=True)
     manifest = []
-    for dataset, split in _splits(config.cancer, data_dir):
+    for dataset, split in data.splits(config.cancer, data_dir):
         began = time.monotonic()
         examples = data.read(f'{dataset}:{split}', data_dir, gan.image_size)
         if 'series' not in examples.rows[0]:
@@ -66,14 +66,6 @@ def card(gan, origin, rows):
                        'COVID-CT, whose pictures have no clear licence, and may have memorised some of it.',
             'files': {'images/': 'PNG, 8-bit grey', 'inputs/': 'what was translated, same names', 'manifest.jsonl': 'one line a picture', 'annotations.json': 'COCO boxes',
                       'annotations.csv': 'the same boxes', 'lineage.json': 'what trained the generator'}}
-
-
-def _splits(spec, data_dir):
-    """[(dataset, split)] of a spec; all splits of a data set that is named without one."""
-    if ':' in spec:
-        return [(dataset, split) for dataset, split, _ in data.parse(spec)]
-    info = json.loads((data.locate(spec, data_dir) / 'dataset_info.json').read_text())
-    return [(spec, split['name']) for split in info['splits']]
 
 
 def _row(row, dataset, split, origin):

@@ -1,9 +1,11 @@
 """Wrong raw data and wrong folders: one line that names the file or key, exit code 2, nothing left behind."""
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from covjax import annotations
+from covjax import InputError, annotations, data, prepare
 
 
 def first(folder, pattern):
@@ -113,12 +115,98 @@ def no_folder(folder):
     return 'covid_ct: no such folder'
 
 
-LUNA = (cut_raw, drop_raw, drop_volume, spoil_zraw, flip_a_byte, spoil_header, spoil_annotation, no_column, drop_annotations)
-COVID = (drop_listed, spoil_picture, empty_split, drop_split, twice, no_folder)
+def other_number_type(folder):
+    path = annotated_raw(folder).with_suffix('.mhd')
+    path.write_text(path.read_text().replace('MET_SHORT', 'MET_STRING'))
+    return 'MET_STRING'
 
 
-@pytest.mark.parametrize('spoil', LUNA + COVID)
-def test_prepare(launch, raw, tmp_path, spoil):
+def wider_number_type(folder):
+    path = annotated_raw(folder).with_suffix('.mhd')
+    path.write_text(path.read_text().replace('MET_SHORT', 'MET_FLOAT'))
+    return 'truncated'
+
+
+def narrower_number_type(folder):
+    path = annotated_raw(folder).with_suffix('.mhd')
+    path.write_text(path.read_text().replace('MET_SHORT', 'MET_UCHAR'))
+    return 'announces'
+
+
+def outside(folder):
+    path = folder / 'luna16' / 'annotations.csv'
+    series, _, *rest = path.read_text().splitlines()[1].split(',')
+    path.write_text(path.read_text() + ','.join([series, '5000', *rest]))
+    return 'lies outside the volume'
+
+
+def table_with(change):
+    def spoil(folder):
+        path = folder / 'luna16' / 'annotations.csv'
+        header, first, *rest = path.read_text().splitlines()
+        path.write_text('\n'.join(change(header, first, rest)))
+        return 'annotations.csv'
+    return spoil
+
+
+nan_diameter = table_with(lambda header, first, rest: [header, first.rpartition(',')[0] + ',nan', *rest])
+negative_diameter = table_with(lambda header, first, rest: [header, first.rpartition(',')[0] + ',-3', *rest])
+infinite_place = table_with(lambda header, first, rest: [header, first.replace(first.split(',')[2], 'inf', 1), *rest])
+semicolons = table_with(lambda header, *rows: [line.replace(',', ';') for line in (header, rows[0], *rows[1])])
+no_rows = table_with(lambda header, first, rest: [header])
+short_row = table_with(lambda header, first, rest: [header, first.partition(',')[0]])
+
+
+def not_text(folder):
+    (folder / 'luna16' / 'annotations.csv').write_bytes(b'\xff\xfe\x00\x81')
+    return 'is not UTF-8'
+
+
+def same_series_twice(folder):
+    path = annotated_raw(folder)
+    (folder / 'luna16' / 'copy').mkdir()
+    for part in (path, path.with_suffix('.mhd')):
+        shutil.copy(part, folder / 'luna16' / 'copy')
+    return 'series is also at'
+
+
+def broken_archive(folder):
+    (folder / 'luna16' / 'subset9.zip').write_bytes(b'PK\x03\x04' + bytes(50))
+    return 'subset9.zip: is not a whole .zip'
+
+
+def picture_as(save):
+    def spoil(folder):
+        path = first(folder / 'covid_ct' / 'CT_COVID', '*')
+        save(path)
+        return path.name
+    return spoil
+
+
+empty_picture = picture_as(lambda path: path.write_bytes(b''))
+sixteen_bits = picture_as(lambda path: Image.fromarray(np.zeros((9, 9), np.uint16)).save(path, 'PNG'))
+animated = picture_as(lambda path: Image.new('L', (9, 9)).save(path, 'GIF', save_all=True, append_images=[Image.new('L', (9, 9), 9)]))
+text_picture = picture_as(lambda path: path.write_text('<html>404</html>'))
+
+
+LUNA = (cut_raw, drop_raw, drop_volume, spoil_zraw, flip_a_byte, spoil_header, spoil_annotation, no_column, drop_annotations, other_number_type, wider_number_type,
+        narrower_number_type, outside, nan_diameter, negative_diameter, infinite_place, semicolons, no_rows, short_row, not_text, same_series_twice, broken_archive)
+COVID = (drop_listed, spoil_picture, empty_split, drop_split, twice, no_folder, empty_picture, sixteen_bits, animated, text_picture)
+
+
+@pytest.mark.parametrize('spoil', LUNA + COVID, ids=lambda spoil: next(name for name, value in globals().items() if value is spoil))
+def test_prepare(raw, tmp_path, spoil):
+    folder = shutil.copytree(raw, tmp_path / 'raw')
+    named = spoil(folder)
+    dataset, source = ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
+    with pytest.raises(InputError) as told:
+        prepare.build(dataset, folder / source, str(tmp_path / 'data'))
+    assert named in str(told.value) and '\n' not in str(told.value)
+    assert {path.name for path in tmp_path.iterdir()} == {'raw'}
+
+
+@pytest.mark.parametrize('spoil', [drop_volume, twice])
+def test_launch_tells_it_in_one_line(launch, raw, tmp_path, spoil):
     folder = shutil.copytree(raw, tmp_path / 'raw')
     named = spoil(folder)
     dataset, source = ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
@@ -129,9 +217,31 @@ def test_prepare(launch, raw, tmp_path, spoil):
     assert {path.name for path in tmp_path.iterdir()} == {'raw'}
 
 
+def with_byte_order_mark(folder):
+    path = folder / 'luna16' / 'annotations.csv'
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes().replace(b'\n', b'\r\n'))
+
+
+def palette(folder):
+    path = first(folder / 'covid_ct' / 'CT_COVID', '*')
+    Image.open(path).convert('L').convert('P').save(path, 'PNG')
+
+
+@pytest.mark.parametrize('harmless, dataset', [(with_byte_order_mark, 'luna16_patches/nodules'), (palette, 'covid_ct')])
+def test_what_is_only_unusual_is_read(raw, data_dir, tmp_path, harmless, dataset):
+    folder = shutil.copytree(raw, tmp_path / 'raw')
+    harmless(folder)
+    prepare.build(dataset, folder / dataset.partition('_patches')[0], str(tmp_path / 'data'))
+    ids = lambda place: [row['id'] for row in data.read_rows(f'{dataset}:train', place)]
+    assert ids(str(tmp_path / 'data')) == ids(data_dir)
+
+
 @pytest.mark.parametrize('arguments, named', [
     (['prepare.py', '--config.dataset=covid'], 'luna16_patches/nodules'),
-    (['prepare.py', '--config.dataset=covid_ct'], 'config.source'),
+    (['prepare.py', '--config.dataset=luna16_patches/nodules'], 'config.source'),
+    (['prepare.py', '--config.dataset=covid_ct', '--config.source={empty}', '--config.workers=-1'], 'at least 0'),
+    (['look.py'], 'config.dataset is empty'),
+    (['look.py', '--config.dataset=covid_ct', '--config.data_dir={empty}'], 'configs/prepare.py'),
     (['prepare.py', '--config.dataset=covid_ct', '--config.annotations=x'], 'config.annotations'),
     (['cyclegan.py:small', '--config.data_dir={data}', '--config.cancer=luna16_patches/nodules:nope'], 'train'),
     (['cyclegan.py:small', '--config.data_dir={empty}'], 'configs/prepare.py'),

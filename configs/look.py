@@ -1,0 +1,14 @@
+"""One page to look at a prepared data set: contact sheets, counts, sizes, grey levels, what lies in two splits, near-duplicates.
+
+python launch.py --config=configs/look.py --config.dataset=covid_ct
+Cost: COVID-CT takes 20 seconds.
+"""
+from configs import base
+
+
+def get_config():
+    return base.stage(
+        'look',
+        dataset='',                       # a name for all its splits, or name:split
+        shown=40,                         # pictures on a contact sheet, one sheet a split and label
+        limit=5000)                       # examples read of each split
