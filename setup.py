@@ -3,14 +3,14 @@ from setuptools import find_packages, setup
 
 setup(
     name='covjax',
-    version='0.3.0',
+    version='0.4.0',
     description='CycleGAN-synthesised COVID-19 CT and the classifiers trained on it, in JAX',
     long_description=open('README.md', encoding='utf-8').read(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['covjax*', 'configs*', 'tfds_builders*']),
-    package_data={'': ['*.md', '*.bib', '*.txt', '*.html']},
+    package_data={'': ['*.md', '*.bib', '*.txt', '*.html', '*.png']},
     install_requires=[
         'jax>=0.10.2',
         'flax>=0.12.8',

@@ -27,6 +27,8 @@ def write_luna16(folder, seed=0, series=30, slices=8, size=512):
     """
     if series < 3:
         raise InputError(f'config.phantom.luna16.series={series}: each of the three splits needs one; choose at least 3')
+    if slices > 35:
+        raise InputError(f'config.phantom.luna16.slices={slices}: the chest is drawn 85 mm high and slices are 2.5 mm apart; choose at most 35')
     folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 16])
     rows, candidates = [], []
     for i, name in enumerate(tqdm(_series_ids(rng, series), 'drawing volumes', series, disable=None)):

@@ -139,6 +139,9 @@ def test_tfds_load_reads_the_same_examples(name, sources, tmp_path):
         image = image[len(image) // 2] if image.ndim == 3 else image
         np.testing.assert_array_equal(ct.to_grey(image) if image.dtype == np.int16 else image, grey)
         assert example['id'].decode() == row['id'] and example.get('label', -1) == row.get('label', -1)
+    if 'label' in plain[0][1]:
+        pairs = tfds.load(name, split='train[:50%]', data_dir=str(tmp_path), download=False, as_supervised=True)
+        assert [int(label) for _, label in tfds.as_numpy(pairs)] == [row['label'] for _, row in plain]
 
 
 def test_a_png_survives_the_builder():
