@@ -13,9 +13,10 @@ def get_config():
         phantom={'luna16': dict(series=24, slices=6, size=512), 'covid_ct': dict(train=40, validation=12, test=20)},
         prepare_luna16=prepare.get_config(),
         prepare_covid_ct=prepare.get_config(),
+        runs=('resnet50:0',),
         cyclegan=cyclegan.get_config('small'),
         synthesize=synthesize.get_config(),
-        classifier=classifier.get_config('resnet50'),
+        classifier=classifier.get_config(),
         evaluate=evaluate.get_config(),
         report=report.get_config())
     config.prepare_luna16.dataset = 'luna16_patches/nodules'

@@ -15,7 +15,7 @@ MAY_CHANGE = {'log_every', 'eval_every', 'data_dir'}                   # of a ru
 
 @contextlib.contextmanager
 def claimed(config, workdir):
-    """Makes the folder of a run and writes its config.json. Wrong input inside leaves everything as it was, but for finished stages of a quickstart."""
+    """Makes the folder of a run and writes its config.json. Wrong input inside leaves everything as it was, but for finished parts of a study."""
     workdir, file = pathlib.Path(workdir), pathlib.Path(workdir) / 'config.json'
     existed, before = workdir.exists(), read_json(file) if file.is_file() else None
     if before:
@@ -26,7 +26,7 @@ def claimed(config, workdir):
         write_json(file, json.loads(config.to_json()))
         yield workdir
     except InputError:
-        if not existed and config.run != 'quickstart':
+        if not existed and not any(workdir.glob('**/finished.json')):
             shutil.rmtree(workdir, ignore_errors=True)
         elif before:
             write_json(file, before)

@@ -54,7 +54,7 @@ def test_goes_on_where_it_was_stopped(quickstart):
 
 def test_every_workdir_is_complete(quickstart):
     workdir, _, second = quickstart
-    for run, task in (('cyclegan', 'cyclegan'), ('classifier', 'classification')):
+    for run, task in (('cyclegan', 'cyclegan'), ('classifier/resnet50_0', 'classification')):
         folder = workdir / run
         assert {'config.json', 'checkpoints', 'metrics.jsonl', 'lineage.json', 'images'} <= {path.name for path in folder.iterdir()}
         config, _, step = checkpoint.load_model(folder, task, 'generator')
@@ -95,7 +95,7 @@ def test_synthetic_folder_serves_without_covjax(quickstart):
 
 def test_generator_lineage_reaches_the_classifier(quickstart):
     workdir, _, _ = quickstart
-    records = json.loads((workdir / 'classifier' / 'lineage.json').read_text())
+    records = json.loads((workdir / 'classifier' / 'resnet50_0' / 'lineage.json').read_text())
     assert {(record['role'], record['through']) for record in records} == {('train', ''), ('val', ''), ('cancer', 'generator'), ('covid', 'generator'), ('val', 'generator')}
     train_rows = data.read_rows('covid_ct:train@covid', str(workdir / 'data'))
     assert lineage.overlap(records, train_rows)[0]['images'] == len(train_rows)    # only the generator has seen these
@@ -103,8 +103,8 @@ def test_generator_lineage_reaches_the_classifier(quickstart):
 
 def test_results_and_report(quickstart):
     workdir, _, _ = quickstart
-    results = json.loads((workdir / 'evaluate' / 'results.json').read_text())['results']
-    config, model, _ = checkpoint.load_model(workdir / 'classifier', 'classification', 'classifier')
+    results = json.loads((workdir / 'evaluate' / 'resnet50_0' / 'results.json').read_text())['results']
+    config, model, _ = checkpoint.load_model(workdir / 'classifier' / 'resnet50_0', 'classification', 'classifier')
     data_dir = f'{workdir / "data"},{workdir / "synthesize" / "data"}'
     for result in results:
         test = data.read(result['test_set'], data_dir, config.image_size)
@@ -124,7 +124,7 @@ def test_results_and_report(quickstart):
 
 def test_checkpoint_of_two_devices_runs_on_one(quickstart):
     workdir, _, _ = quickstart
-    config, model, _ = checkpoint.load_model(workdir / 'classifier', 'classification', 'classifier')
+    config, model, _ = checkpoint.load_model(workdir / 'classifier' / 'resnet50_0', 'classification', 'classifier')
     logits = create('resnet50').apply({'params': model['net']['params'], 'batch_stats': model['batch_stats']}, np.zeros((1, 32, 32, 1), np.float32))
     assert logits.shape == (1, 2) and np.isfinite(logits).all()
 

@@ -1,10 +1,13 @@
 """Rates and areas against formulas written out by hand."""
 import numpy as np
 import pytest
+from scipy.stats import binom, norm
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_auc_score
 
 from covjax import data, prepare
 from covjax.audit import metadata_baseline, pixel_baseline
-from covjax.metrics import intervals, rates, roc
+from covjax.metrics import calibration, intervals, rates, roc, tests
 
 
 @pytest.mark.parametrize('seed, levels', [(0, None), (1, 4), (2, 2)])
@@ -81,6 +84,140 @@ def test_ninety_five_per_cent_of_intervals_hold_the_truth():
 def test_one_class_has_an_interval_of_specificity_only():
     got = intervals.bootstrap([0, 0, 0], [.1, .6, .3], ['a', 'b', 'c'])
     assert np.isnan(got['auc']).all() and np.isnan(got['recall']).all() and 0 <= got['specificity'][0] <= got['specificity'][1] <= 1
+
+
+def test_both_classes_and_either_as_positive():
+    rng = np.random.default_rng(3)
+    labels, scores = rng.integers(0, 2, 50), rng.random(50)
+    covid, noncovid = (rates.rates(labels, scores, positive_class=name) for name in ('covid', 'noncovid'))
+    swapped = rates.rates(1 - labels, 1 - scores)                              # ties with the threshold are not there
+    for name in ('n_positive', 'tp', 'fn', 'recall', 'precision', 'f1', 'specificity', 'precision_negative', 'f1_negative', 'accuracy'):
+        assert noncovid[name] == pytest.approx(swapped[name]), name
+    assert covid['recall'] == noncovid['specificity'] and covid['f1_negative'] == noncovid['f1'] and covid['precision_negative'] == noncovid['precision']
+    assert covid['tp'] + covid['fp'] + covid['fn'] + covid['tn'] == 50 and noncovid['positive_class'] == 'noncovid'
+    with pytest.raises(ValueError, match='positive_class'):
+        rates.rates(labels, scores, positive_class='1')
+
+
+@pytest.mark.parametrize('labels, scores', [([], []), ([0, 1], [.5, np.nan]), ([0, 1], [.5]), ([0, 2], [.5, .5]), ([[0, 1]], [[.5, .5]]), ([0., .5], [.1, .2])])
+@pytest.mark.parametrize('metric', [rates.rates, calibration.brier, calibration.expected_calibration_error, calibration.fit_temperature,
+                                    lambda labels, scores: tests.delong(labels, scores, scores), lambda labels, scores: tests.mcnemar(labels, scores, scores),
+                                    lambda labels, scores: intervals.bootstrap(labels, scores, ['a'] * len(labels))])
+def test_no_metric_of_nothing(metric, labels, scores):
+    with pytest.raises(ValueError):
+        metric(labels, scores)
+
+
+def test_area_by_the_trapezoid_rule_equals_scikit_learn():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels, scores = rng.permutation(np.arange(80) % 2), rng.integers(0, 7, 80) / 7        # many ties
+        assert abs(roc.auc(labels, scores) - roc_auc_score(labels, scores)) < 1e-12
+    assert roc.auc([0, 1, 0, 1], [.3] * 4) == .5                               # all ties
+
+
+def test_operating_point():
+    labels, scores = [0, 0, 0, 1, 0, 1, 1], [.1, .2, .3, .35, .5, .6, .9]
+    threshold = roc.operating_point(labels, scores)
+    assert .3 < threshold < .35                                                # recall 1, specificity 3/4
+    best = max(rates.rates(labels, scores, t)['recall'] + rates.rates(labels, scores, t)['specificity'] for t in np.arange(0, 1, .01))
+    got = rates.rates(labels, scores, threshold)
+    assert got['recall'] + got['specificity'] == pytest.approx(best)
+    assert np.isnan(roc.operating_point([1, 1], [.2, .4])) and roc.operating_point([0, 1], [.5, .5]) > .5
+
+
+def test_mean_of_runs_has_an_interval_of_its_own():
+    labels, scores, groups = clustered(4)
+    noisy = np.stack([np.clip(scores + np.random.default_rng(seed).normal(0, .1, len(scores)), 0, 1) for seed in range(3)])
+    together = intervals.bootstrap(labels, noisy, groups)
+    alone = [intervals.bootstrap(labels, row, groups) for row in noisy]
+    for name in intervals.NAMES:                                               # the same draws, so the mean of the ends is near the ends of the mean
+        np.testing.assert_allclose(together[name], np.mean([one[name] for one in alone], axis=0), atol=.03)
+    for name, ends in intervals.bootstrap(labels, [noisy[0]] * 2, groups).items():
+        np.testing.assert_allclose(ends, alone[0][name])
+
+
+def test_wilson_against_a_worked_example():
+    """Newcombe 1998 (Statistics in Medicine 17, 857), table I, method 3."""
+    for successes, n, expected in ((81, 263, (.2553, .3662)), (15, 148, (.0624, .1605)), (0, 20, (0, .1611)), (1, 29, (.0061, .1718))):
+        np.testing.assert_allclose(intervals.wilson(successes, n), expected, atol=5e-5)
+    assert np.isnan(intervals.wilson(0, 0)).all()
+
+
+def brute_delong(labels, first, second):
+    """Equations of DeLong et al. 1988, pair by pair."""
+    labels = np.asarray(labels)
+    psi = [((s[labels == 1][:, None] > s[labels == 0]) + .5 * (s[labels == 1][:, None] == s[labels == 0])) for s in (np.asarray(first), np.asarray(second))]
+    v10, v01 = np.array([p.mean(1) for p in psi]), np.array([p.mean(0) for p in psi])
+    covariance = np.cov(v10) / v10.shape[1] + np.cov(v01) / v01.shape[1]
+    contrast = np.array([1, -1])
+    difference = psi[0].mean() - psi[1].mean()
+    return difference, 2 * norm.sf(abs(difference) / np.sqrt(contrast @ covariance @ contrast))
+
+
+def test_delong():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        labels = rng.permutation(np.arange(70) % 2)
+        first, second = (np.round(labels * gain + rng.normal(size=70), 1) for gain in (1.2, .6))              # ties
+        np.testing.assert_allclose(tests.delong(labels, first, second), brute_delong(labels, first, second), rtol=1e-9)
+        assert tests.delong(labels, first, first) == (0, 1)
+    assert np.isnan(tests.delong([1, 1], [.1, .2], [.2, .3])).all()            # one class
+    assert tests.delong([0, 1], [.1, .9], [.9, .1])[0] == 1 and np.isnan(tests.delong([0, 1], [.1, .9], [.9, .1]).p)
+
+
+def test_delong_keeps_its_level():
+    """Two equally good classifiers differ at 5 % in about 5 % of samples."""
+    def p(seed):
+        rng = np.random.default_rng(seed)
+        labels, signal = np.arange(120) % 2, rng.normal(size=120)
+        return tests.delong(labels, *(labels + signal + rng.normal(size=120) for _ in range(2))).p
+    assert .02 < np.mean([p(seed) < .05 for seed in range(400)]) < .09
+
+
+def test_mcnemar():
+    """Agresti, Categorical Data Analysis, approval ratings: 150 and 86 of 1600 changed their mind."""
+    labels, first, second = np.ones(1600, int), np.ones(1600, int), np.ones(1600, int)
+    first[:86], second[86:236] = 0, 0
+    difference, p = tests.mcnemar(labels, first, second)
+    assert difference == pytest.approx((150 - 86) / 1600) and p == pytest.approx(2 * binom.cdf(86, 236, .5)) and p < 1e-4
+    assert tests.mcnemar([0, 1], [0, 1], [0, 1]) == (0, 1)
+
+
+def test_holm():
+    """Holm's step-down by hand: 4, 3, 2, 1 times the sorted values, never falling."""
+    np.testing.assert_allclose(tests.holm([.01, .04, .03, .005]), [.03, .06, .06, .02])
+    np.testing.assert_allclose(tests.holm([.5, np.nan, .01]), [.5, np.nan, .02])
+    assert tests.holm([.9, .8]) == [1, 1] and tests.holm([]) == []
+
+
+def test_calibration():
+    rng = np.random.default_rng(0)
+    scores = rng.random(20000)
+    labels = (rng.random(20000) < scores).astype(int)                          # says what it means
+    assert calibration.expected_calibration_error(labels, scores) < .02
+    assert calibration.brier(labels, scores) == pytest.approx(((labels - scores) ** 2).mean())
+    score, share, count = calibration.reliability(labels, scores)
+    expected_share, expected_score = calibration_curve(labels, scores, n_bins=10)
+    np.testing.assert_allclose(share, expected_share)
+    np.testing.assert_allclose(score, expected_score)
+    assert count.sum() == 20000
+    by_hand = sum(abs(scores[(scores >= low) & (scores < low + .1)].mean() - labels[(scores >= low) & (scores < low + .1)].mean()) * ((scores >= low) & (scores < low + .1)).mean()
+                  for low in np.arange(10) / 10)
+    assert calibration.expected_calibration_error(labels, scores) == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_temperature_undoes_what_was_done():
+    rng = np.random.default_rng(1)
+    scores = rng.random(20000)
+    labels = (rng.random(20000) < scores).astype(int)
+    kept = (scores > .05) & (scores < .95)                                     # beyond, logits times three are clipped
+    for temperature in (.5, 1, 3):
+        sharp = calibration.scaled(scores, 1 / temperature)                    # logits times the temperature
+        assert calibration.fit_temperature(labels, sharp) == pytest.approx(temperature, rel=.05)
+        np.testing.assert_allclose(calibration.scaled(sharp, temperature)[kept], scores[kept], atol=1e-6)
+    assert np.isnan(calibration.fit_temperature([1, 1], [.5, .6]))
+    assert np.isfinite(calibration.fit_temperature([0, 1, 0], [0., 1., 1.]))   # certain, and once wrong
 
 
 def test_baselines_on_the_published_split(real, tmp_path):
