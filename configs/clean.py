@@ -13,7 +13,7 @@ from covjax.models import MODELS
 VARIANTS = {
     'full': dict(gan='original', runs=tuple(f'{model}:{seed}' for seed in range(3) for model in MODELS), gan_keys={}, classifier_keys={}),
     'small': dict(gan='small', runs=('resnet50:0', 'resnet50:1', 'resnet50:2', 'inception_v3:0', 'densenet169:0', 'inception_resnet_v2:0', 'vgg16:0'),
-                  gan_keys=dict(steps=2000, eval_every=500), classifier_keys=dict(image_size=75, load_size=84, batch_size=16, steps=300, eval_every=50, warmup_steps=30,
+                  gan_keys=dict(steps=1500, eval_every=500), classifier_keys=dict(image_size=75, load_size=84, batch_size=16, steps=200, eval_every=50, warmup_steps=20,
                                                                             learning_rate=2e-4)),
 }
 
