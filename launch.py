@@ -17,7 +17,7 @@ from covjax.workdir import claimed
 
 CACHE = '~/.cache/covjax'                  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 ROOT = pathlib.Path(__file__).resolve().parent
-RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart', 'benchmark', 'translate', 'look', 'study')}
+RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart', 'benchmark', 'translate', 'look', 'study', 'forensics')}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.')
@@ -41,7 +41,7 @@ def main(_):
             print(f'{config.run}: writing to {workdir}', flush=True)
             run(config, workdir)
     except (InputError, FloatingPointError) as error:      # the second: a training that diverged
-        fail(error)
+        fail('\n  '.join([str(error), *getattr(error, 'details', ())]))
 
 
 def join(config):

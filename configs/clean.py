@@ -35,6 +35,6 @@ def get_config(variant=''):
     config.synthesize.cancer = luna16 + ''
     config.classifier.update({'train': 'synthetic_covid_ct:train+' + covid_ct + ':train@noncovid', 'val': covid_ct + ':validation', 'class_weights': 'balanced',
                               **chosen['classifier_keys']})
-    config.evaluate.update({'tests': 'synthetic_covid_ct:test+' + covid_ct + ':test@noncovid,' + covid_ct + ':test', 'baseline': covid_ct + ':train'})
+    config.evaluate.update({'tests': 'synthetic_covid_ct:test+' + covid_ct + ':test@noncovid,' + covid_ct + ':test', 'names': 'synthetic test,real test', 'baseline': covid_ct + ':train'})
     config.report.title = 'Clean protocol'
     return config

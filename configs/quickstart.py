@@ -23,5 +23,6 @@ def get_config():
     config.prepare_covid_ct.dataset = 'covid_ct'
     config.cyclegan.update(dict(image_size=64, load_size=72, batch_size=2, gen_filters=16, gen_blocks=3, disc_filters=16, steps=200, eval_every=100, log_every=20))
     config.classifier.update(dict(image_size=64, load_size=64, batch_size=16, steps=40, eval_every=20, log_every=10, warmup_steps=10))
+    config.evaluate.names = 'synthetic test,real test'
     config.report.title = 'Phantoms: the quick start of covjax'
     return config

@@ -25,7 +25,7 @@ def record(specs, data_dir, sources):
 
 def overlap(records, rows):
     """How a test set overlaps with what trained a model: the number of its images whose picture, group or source document was
-    trained on, or whose picture picked the checkpoint."""
+    trained on, or whose picture picked the checkpoint; and {id: what is shared} of each such image."""
     trained = [image for record in records if record['role'] in TRAINED for image in record['images']]
     known = {'images': {sha for sha, _, _ in trained}, 'groups': {group for _, group, _ in trained}, 'documents': {document(group) for _, group, _ in trained}}
     validation = {sha for record in records if record['role'] == 'val' and not record['through'] for sha, _, _ in record['images']}
@@ -33,7 +33,8 @@ def overlap(records, rows):
             'groups': [row['group'] in known['groups'] for row in rows],
             'documents': [document(row['group']) in known['documents'] for row in rows],
             'validation': [row['sha256'] in validation for row in rows]}
-    return {kind: sum(hit) for kind, hit in hits.items()}, [row['id'] for row, *hit in zip(rows, *hits.values()) if any(hit)]
+    shared = {row['id']: [kind for kind, hit in zip(hits, hit) if hit] for row, *hit in zip(rows, *hits.values()) if any(hit)}
+    return {kind: sum(hit) for kind, hit in hits.items()}, shared
 
 
 def document(group):
@@ -48,5 +49,6 @@ def check(records, rows, test_set, protocol):
     counts, ids = overlap(records, rows)
     if ids and protocol == 'clean':
         raise InputError(f'{test_set}: {len(ids)} of {len(rows)} images share a picture, patient, document or series with what trained the model or picked it '
-                         f"(first: {ids[0]}); choose another test set, or set config.protocol='official' to print the overlap beside the numbers")
+                         f"(first: {next(iter(ids))}); choose another test set, or set config.protocol='official' to print the overlap beside the numbers",
+                         [f'{name}: {", ".join(kinds)}' for name, kinds in ids.items()])
     return counts

@@ -1,4 +1,4 @@
-"""Evaluations -> one self-contained page, table.csv, roc.png and panels.png."""
+"""Evaluations -> one self-contained page, the tables, roc.png, reliability.png and panels.png."""
 import csv
 import json
 import pathlib
@@ -7,8 +7,10 @@ import string
 import matplotlib
 import numpy as np
 
-from covjax import InputError, __version__, page, pictures
+from covjax import InputError, __version__, data, page, pictures, tables
 from covjax.lineage import TRAINED
+from covjax.log import duration
+from covjax.metrics.calibration import reliability
 from covjax.metrics.roc import curve
 from covjax.workdir import read_config, read_json
 
@@ -16,10 +18,11 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs no screen
 
 METRICS = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
+NEGATIVE = ('precision_negative', 'f1_negative')
 COLUMNS = ('model', 'train_set', 'test_set', 'positive_class', 'n_positive', 'n_negative', *METRICS,
            'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents', 'checkpoint', 'step', 'overlap_validation',
-           *(f'{name}_{end}' for name in METRICS for end in ('low', 'high')))
-SHOWN = tuple(column for column in COLUMNS if not column.endswith(('_low', '_high')))      # the page shows intervals beside their metric
+           *(f'{name}_{end}' for name in METRICS for end in ('low', 'high')), 'test_name', 'tp', 'fp', 'fn', 'tn', *NEGATIVE,
+           *(f'{name}_{end}' for name in NEGATIVE for end in ('low', 'high')))
 BODY = pathlib.Path(__file__).with_name('report_template.html')
 
 
@@ -32,25 +35,36 @@ def run(config, workdir):
         pictures.save(workdir / 'panels.png', draw_panels(pathlib.Path(config.synthetic) / 'synthetic'))
     else:
         (workdir / 'panels.png').unlink(missing_ok=True)
-    with (workdir / 'table.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS)
+    _write_rows(workdir / 'table.csv', COLUMNS, rows)
+    summary, compared = tables.table2(evaluations), tables.comparisons(evaluations)
+    tables.write(workdir, summary)
+    _write_rows(workdir / 'comparisons.csv', tables.COMPARED, compared)
+    for name, draw in (('roc.png', draw_roc), ('reliability.png', draw_reliability)):
+        draw(evaluations).savefig(workdir / name, dpi=110, bbox_inches='tight')
+    plt.close('all')
+    (workdir / 'report.html').write_text(_page(config, workdir, evaluations, summary, compared))
+    print(f'report of {len(rows)} results in {workdir / "report.html"}')
+
+
+def _write_rows(path, columns, rows):
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    draw_roc([result for evaluation in evaluations for result in evaluation['results']]).savefig(workdir / 'roc.png', dpi=110, bbox_inches='tight')
-    plt.close('all')
-    (workdir / 'report.html').write_text(_page(config, workdir, evaluations, rows))
-    print(f'report of {len(rows)} results in {workdir / "report.html"}')
 
 
 def _read_evaluation(folder):
     read_config(folder, 'evaluate', 'evaluations')
-    return read_json(pathlib.Path(folder) / 'results.json') | {'lineage': read_json(pathlib.Path(folder) / 'lineage.json')}
+    read = lambda run, name: read_json(pathlib.Path(run) / name) if (pathlib.Path(run) / name).is_file() else {}
+    results = read_json(pathlib.Path(folder) / 'results.json')
+    return results | {'lineage': read_json(pathlib.Path(folder) / 'lineage.json'), 'data_dir': read(folder, 'config.json')['data_dir'],
+                      'trained': read(results['classifier'], 'config.json'), 'environment': read(results['classifier'], 'environment.json')}
 
 
 def _table_row(result, protocol):
     overlap = {f'overlap_{kind}': count for kind, count in result['overlap'].items()}
     intervals = {f'{name}_{end}': value for name, ends in result.get('intervals', {}).items() for end, value in ends.items()}
-    about = {key: result[key] for key in ('model', 'train_set', 'test_set', 'seed', 'checkpoint', 'step')}
+    about = {key: result[key] for key in ('model', 'train_set', 'test_set', 'seed', 'checkpoint', 'step')} | {'test_name': result.get('test_name', result['test_set'])}
     return about | result['metrics'] | intervals | {'protocol': protocol} | overlap
 
 
@@ -59,28 +73,61 @@ def unique(rows):
     return [row for i, row in enumerate(rows) if row not in rows[:i]]
 
 
-def draw_roc(results):
-    """One panel a test set; one colour a model and training set, with a curve for each seed and the mean area in the legend."""
+def _panels(evaluations):
+    """{(protocol, test): {(model, training set, checkpoint): its results}}, where both classes are there; several evaluations bring the same baseline."""
     panels = {}
-    for result in results:
-        if result['metrics']['auc'] is not None:                               # both classes are there
-            curves = panels.setdefault(result['test_set'], {}).setdefault((result['model'], result['train_set'], result['checkpoint']), [])
-            if result not in curves:                                           # several evaluations bring the same baseline
-                curves.append(result)
-    colours = {group: plt.get_cmap('tab20')(i % 20) for i, group in enumerate(dict.fromkeys(group for groups in panels.values() for group in groups))}
+    for evaluation in evaluations:
+        for result in evaluation['results']:
+            if result['metrics']['auc'] is not None:
+                name = result.get('test_name') or _wrapped(result['test_set'])
+                curves = panels.setdefault((evaluation['protocol'], name), {}).setdefault((result['model'], result['train_set'], result['checkpoint']), [])
+                if result not in curves:
+                    curves.append(result)
+    return panels
+
+
+def _axes(panels):
+    """One panel a protocol and test, one colour a model and training set."""
+    groups = list(dict.fromkeys(group for groups in panels.values() for group in groups))
+    colours = {group: plt.get_cmap('tab20')(i % 20) for i, group in enumerate(groups)}
     figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(4.8 * max(len(panels), 1), 5 + .5 * len(colours)), squeeze=False, layout='constrained')
-    for ax, (test_set, groups) in zip(axes[0], panels.items()):
+    for ax, (protocol, test) in zip(axes[0], panels):
+        ax.plot([0, 1], [0, 1], color='grey', lw=.8, ls=':')
+        ax.set(aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
+        ax.set_title(f'{protocol} protocol\n{test}', fontsize=9)
+    return figure, axes[0], colours
+
+
+def draw_roc(evaluations):
+    """A curve for each seed, and the mean area in the legend (the paper's Figure 3)."""
+    panels = _panels(evaluations)
+    figure, axes, colours = _axes(panels)
+    for ax, groups in zip(axes, panels.values()):
         for (model, train_set, which), curves in groups.items():
             areas = [result['metrics']['auc'] for result in curves]
             spread = f' ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} runs)' if len(areas) > 1 else ''
-            label = f'{model}{f", {which} checkpoint" if which else ""}\n  trained on {_wrapped(train_set)}\n  AUC {np.mean(areas):.3f}{spread}'
+            label = f'{tables.NAMES.get(model, model)}{f", {which} checkpoint" if which else ""}\n  trained on {_wrapped(train_set)}\n  AUC {np.mean(areas):.3f}{spread}'
             for result in curves:
                 labels, scores = zip(*((image['label'], image['score']) for image in result['images']))
                 ax.plot(*curve(np.array(labels), np.array(scores)), color=colours[model, train_set, which], lw=1.3, ls='-' if which else '--', label=label)
                 label = None                                                   # one entry for all seeds
-        ax.plot([0, 1], [0, 1], color='grey', lw=.8, ls=':')
-        ax.set(xlabel='1 - specificity', ylabel='recall of COVID', aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
-        ax.set_title(_wrapped(test_set), fontsize=9)
+        ax.set(xlabel='1 - specificity', ylabel='recall of COVID')
+        ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(.5, -.15), frameon=False)
+    return figure
+
+
+def draw_reliability(evaluations):
+    """The share of COVID among images of a score, of all seeds together; networks only."""
+    panels = {test: {group: curves for group, curves in groups.items() if not tables.is_baseline(group[0])} for test, groups in _panels(evaluations).items()}
+    panels = {test: groups for test, groups in panels.items() if groups}
+    figure, axes, colours = _axes(panels)
+    for ax, groups in zip(axes, panels.values()):
+        for (model, train_set, which), curves in groups.items():
+            labels, scores = zip(*((image['label'], image['score']) for result in curves for image in result['images']))
+            score, share, count = reliability(labels, scores)
+            ax.plot(score, share, color=colours[model, train_set, which], lw=1.2, label=f'{tables.NAMES.get(model, model)}, {which} checkpoint')
+            ax.scatter(score, share, s=3 + 60 * count / count.sum(), color=colours[model, train_set, which])
+        ax.set(xlabel='score, P(COVID)', ylabel='share of COVID')
         ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(.5, -.15), frameon=False)
     return figure
 
@@ -110,19 +157,67 @@ def draw_panels(folder, count=5, size=256):
     return np.vstack([pictures.header(captions, size), pictures.contact_sheet(tiles, len(captions))])
 
 
-def _page(config, workdir, evaluations, rows):
+def _page(config, workdir, evaluations, summary, compared):
     """The HTML page; pictures are embedded, nothing is loaded from elsewhere."""
-    trained = unique([(record['dataset'], record['role'], ('through the generator' if record['through'] else 'directly') if record['role'] in TRAINED else 'picked the checkpoint',
-                       len(record['images'])) for evaluation in evaluations for record in evaluation['lineage']])
+    letters = tables.labels_of_training_sets(summary)
+    table2 = [page.table([*tables.LEAD, *tables.HEADS.values()], [[*tables.columns(row, letters), *(tables.cell(row, name) for name in tables.PRINTED)] for row in rows], title)
+              for title, rows in tables.by_test(summary).items()]
+    legend = page.table(['', 'trained on'], [(letter, name) for name, letter in letters.items()])
     panels = (page.figure(workdir / 'panels.png', 'Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules')
               if (workdir / 'panels.png').is_file() else '<p>No synthesize run was given (config.synthetic), so there are no panels.</p>')
+    names = [column.replace('_', ' ') for column in tables.COMPARED]
     body = string.Template(BODY.read_text()).substitute(
-        version=__version__, protocols=', '.join(sorted({evaluation['protocol'] for evaluation in evaluations})),
-        table=page.table([column.replace('_', ' ') for column in SHOWN], [[_cell(row, column) for column in SHOWN] for row in rows]),
-        roc=page.figure(workdir / 'roc.png', 'ROC curves, one panel for each test set'), panels=panels, lineage=page.table(['data set', 'as', 'how', 'images'], trained))
+        version=__version__, protocols=page.text(', '.join(sorted({evaluation['protocol'] for evaluation in evaluations}))), runs=_runs(evaluations), table2='\n'.join(table2), legend=legend,
+        roc=page.figure(workdir / 'roc.png', 'ROC curves, one panel for each protocol and test set; the areas are in the tables above'), panels=panels,
+        reliability=page.figure(workdir / 'reliability.png', 'Reliability curves, one panel for each protocol and test set; the errors are in the table above'),
+        calibration=_calibration(evaluations), compared=page.table(names, [[row[column] for column in tables.COMPARED] for row in compared]) if compared else '<p>There is no baseline.</p>',
+        data=_data(workdir, evaluations), lineage=_lineage(evaluations))
     return page.document(config.title, body)
 
 
-def _cell(row, column):
-    value, low, high = (row.get(key) for key in (column, f'{column}_low', f'{column}_high'))
-    return value if low is None else page.raw(f'{value:.3f} <small>({low:.3f} to {high:.3f})</small>')
+def _runs(evaluations):
+    rows = []
+    for evaluation in evaluations:
+        result, trained, environment = evaluation['results'][0], evaluation['trained'], evaluation['environment']
+        rows.append([evaluation['protocol'], tables.NAMES.get(result['model'], result['model']), result['seed'], f'{result["checkpoint"]}, step {result["step"]} of {trained.get("steps", "?")}',
+                     f'{trained.get("image_size", "?")} px, batch {trained.get("batch_size", "?")}', environment.get('devices'), duration(environment['seconds']) if environment else None,
+                     ', '.join(f'{name} {environment[name]}' for name in ('covjax', 'jax', 'flax', 'python') if name in environment), evaluation['classifier']])
+    return page.table(['protocol', 'model', 'seed', 'checkpoint', 'images', 'devices', 'training time', 'versions', 'workdir'], unique(rows))
+
+
+def _calibration(evaluations):
+    rows = []
+    for evaluation in evaluations:
+        for result in evaluation['results']:
+            values, chosen = result.get('calibration', {}), result.get('at_validation_threshold', {})
+            if 'temperature' in values:
+                rows.append([evaluation['protocol'], result['test_name'], tables.NAMES.get(result['model'], result['model']), result['seed'],
+                             *(values[name] for name in ('ece', 'ece_scaled', 'brier', 'brier_scaled', 'temperature')), *(chosen[name] for name in ('threshold', 'accuracy', 'recall', 'specificity'))])
+    return page.table(['protocol', 'test', 'model', 'seed', 'calibration error', 'after scaling', 'Brier', 'after scaling', 'temperature', 'threshold', 'accuracy', 'recall', 'specificity'], rows)
+
+
+def _data(workdir, evaluations):
+    """Counts of every test set, and some of its images where the data are still there."""
+    parts, shown = [], set()
+    for evaluation in evaluations:
+        for result in evaluation['results']:
+            if result['test_set'] in shown:
+                continue
+            shown.add(result['test_set'])
+            name, metrics = result.get('test_name', result['test_set']), result['metrics']
+            text = f'{name}: {metrics["n_positive"]} COVID, {metrics["n_negative"]} non-COVID of {result.get("groups", "?")} patients, documents or series ({result["test_set"]})'
+            try:
+                examples = data.read_native(result['test_set'], evaluation['data_dir'] or evaluation['trained'].get('data_dir', ''), 12)
+            except InputError:
+                parts.append(f'<p>{page.text(text)}. The data set is not there any more.</p>')
+                continue
+            sheet = workdir / 'images' / f'test_{len(shown)}.png'
+            pictures.save(sheet, pictures.contact_sheet([pictures.draw_boxes(grey, row.get('nodules', {}).get('box', ()), 128) for grey, row in examples[::max(len(examples) // 16, 1)][:16]], 8))
+            parts.append(page.figure(sheet, f'Contact sheet of {name}', text))
+    return '\n'.join(parts)
+
+
+def _lineage(evaluations):
+    trained = [(evaluation['protocol'], record['dataset'], record['role'], ('through the generator' if record['through'] else 'directly') if record['role'] in TRAINED else 'picked the checkpoint',
+                len(record['images']), len({group for _, group, _ in record['images']})) for evaluation in evaluations for record in evaluation['lineage']]
+    return page.table(['protocol', 'data set', 'as', 'how', 'images', 'patients or series'], unique(trained))

@@ -1,13 +1,17 @@
-"""The folder a run writes to: config.json, checkpoints/, metrics.jsonl, lineage.json, images/, results.json."""
+"""The folder a run writes to: config.json, environment.json, checkpoints/, metrics.jsonl, lineage.json, images/, results.json."""
 import contextlib
 import json
 import os
 import pathlib
+import platform
 import shutil
+import time
+from importlib import metadata
 
+import jax
 from ml_collections import ConfigDict
 
-from covjax import InputError
+from covjax import InputError, __version__
 
 RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}    # what a run goes on from, where it has made it; other runs start anew
 MAY_CHANGE = {'log_every', 'eval_every', 'data_dir'}                   # of a run that is taken up again; the schedules depend on `steps`
@@ -22,9 +26,14 @@ def claimed(config, workdir):
         _refuse_another_run(before, config, workdir)
     if next((path for path in (workdir, *workdir.parents) if path.exists())).is_file():
         raise InputError(f'--workdir={workdir}: is a file; choose a folder')
+    began = time.monotonic()
     try:
         write_json(file, json.loads(config.to_json()))
         yield workdir
+        note_environment(workdir, config.run, time.monotonic() - began)
+    except SystemExit:                                     # a training that was stopped
+        note_environment(workdir, config.run, time.monotonic() - began)
+        raise
     except InputError:
         if not existed and not any(workdir.glob('**/finished.json')):
             shutil.rmtree(workdir, ignore_errors=True)
@@ -33,6 +42,15 @@ def claimed(config, workdir):
         else:
             file.unlink()
         raise
+
+
+def note_environment(workdir, run, seconds):
+    """environment.json: versions, devices and seconds, of all sessions of a run that goes on where it was stopped."""
+    file = pathlib.Path(workdir) / 'environment.json'
+    before = read_json(file)['seconds'] if run in RESUMES and file.is_file() else 0.
+    versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy', 'tensorflow-datasets')}
+    devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+    write_json(file, {'covjax': __version__, 'python': platform.python_version(), **versions, 'devices': devices, 'seconds': round(before + seconds, 1)})
 
 
 def _refuse_another_run(before, config, workdir):

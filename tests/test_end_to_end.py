@@ -113,11 +113,11 @@ def test_results_and_report(quickstart):
             scores = np.asarray(classification.score(config, model)(test.images))
             np.testing.assert_allclose([image['score'] for image in result['images']], scores, atol=1e-4)
     rows = list(csv.DictReader((workdir / 'report' / 'table.csv').open()))
-    assert list(rows[0]) == list(COLUMNS) and len(rows) == len(results) == 4
+    assert list(rows[0]) == list(COLUMNS) and len(rows) == len(results) == 10
     for row, result in zip(rows, results):
         assert row['positive_class'] == 'covid' and int(row['n_positive']) + int(row['n_negative']) == len(result['images'])
     page = (workdir / 'report' / 'report.html').read_text()
-    assert page.count('data:image/png;base64,') == 2 and not re.search(r'(src|href)="(?!data:|#)', page) and 'Phantom' in page
+    assert page.count('data:image/png;base64,') == 6 and not re.search(r'(src|href)="(?!data:|#)', page) and 'Phantom' in page
     for picture in ('roc.png', 'panels.png'):
         assert pictures.read(workdir / 'report' / picture).std() > 10
 

@@ -25,13 +25,15 @@ def test_overlap(test_row, images, groups, documents):
     counts, ids = lineage.overlap(RECORDS, [test_row, row('s7', 'doc7/p7', 'y')])
     validation = int(test_row['sha256'] == 's3')
     assert counts == {'images': images, 'groups': groups, 'documents': documents, 'validation': validation}
-    assert ids == (['x'] if images + groups + documents + validation else [])
+    assert list(ids) == (['x'] if images + groups + documents + validation else [])
+    assert set(ids.get('x', ())) == {kind for kind, n in counts.items() if n}
 
 
 def test_protocols():
     rows = [row('s1', 'doc1/p1', 'leaked')]
-    with pytest.raises(InputError, match='leaked.*protocol'):
+    with pytest.raises(InputError, match='leaked.*protocol') as refused:
         lineage.check(RECORDS, rows, 'a:test', 'clean')
+    assert refused.value.details == ['leaked: images, groups, documents']
     for protocol in ('official', 'paper'):
         assert lineage.check(RECORDS, rows, 'a:test', protocol)['images'] == 1
     with pytest.raises(InputError, match='no such protocol'):
