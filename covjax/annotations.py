@@ -10,6 +10,7 @@ import numpy as np
 from covjax import InputError, archive
 
 PLACE = {'seriesuid', 'coordX', 'coordY', 'coordZ'}
+MOST = 1000.                              # mm that a nodule can measure
 
 
 class Nodule(NamedTuple):
@@ -39,9 +40,9 @@ def series_split(series):
 
 
 def challenge_fold(path):
-    """K of the folder subsetK that a volume lies in, the fold of the LUNA16 challenge; -1 elsewhere."""
-    name = pathlib.Path(path).parent.name
-    return int(name[6:]) if name.startswith('subset') and name[6:].isdigit() else -1
+    """K of the folder subsetK or archive subsetK.zip that a volume lies in, the fold of the LUNA16 challenge; -1 elsewhere."""
+    folds = [parent.stem[6:] for parent in pathlib.Path(path).parents if parent.stem.startswith('subset') and parent.stem[6:].isdigit()]
+    return int(folds[0]) if folds else -1
 
 
 def read_nodules(path):
@@ -49,7 +50,7 @@ def read_nodules(path):
     nodules = []
     for i, row, world in _rows(path, 'diameter_mm', 'annotations'):
         diameter = _numbers(path, i, row, ['diameter_mm'])[0]
-        if diameter <= 0:
+        if not 0 < diameter <= MOST:
             raise InputError(f'{path}: row {i}: the diameter is {diameter:g} mm; repair or remove the row')
         nodules.append(Nodule(i, row['seriesuid'], world, diameter))
     return nodules
@@ -82,9 +83,12 @@ def _rows(path, column, key):
     """Yields (number, row, world) of a table that has a place and one more column."""
     if not archive.is_file(path):
         raise InputError(f'{path}: no such table; give its path as config.{key}')
-    rows = csv.DictReader(archive.read_text(path).splitlines())
-    missing = (PLACE | {column}) - set(rows.fieldnames or ())
-    if missing:
+    try:
+        reader = csv.DictReader(archive.read_text(path).splitlines())
+        columns, rows = set(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise InputError(f'{path}: is not a comma-separated table ({error}); look for a stray quotation mark') from None
+    if missing := (PLACE | {column}) - columns:
         raise InputError(f'{path}: no column {", ".join(sorted(missing))}; expected a comma-separated table with the header of LUNA16')
     for i, row in enumerate(rows):
         yield i, row, tuple(_numbers(path, i, row, ('coordX', 'coordY', 'coordZ')))

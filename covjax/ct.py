@@ -29,7 +29,7 @@ WINDOWS = {'lung': Window(-1000., 400.), 'wide': Window(-1024., 1024.)}
 
 AIR = -1024.                               # HU of what is not in the picture
 
-ELEMENT_BYTES = {'MET_CHAR': 1, 'MET_UCHAR': 1, 'MET_SHORT': 2, 'MET_USHORT': 2, 'MET_INT': 4, 'MET_UINT': 4, 'MET_FLOAT': 4, 'MET_DOUBLE': 8}
+ELEMENT_BYTES = {'MET_SHORT': 2, 'MET_USHORT': 2, 'MET_INT': 4, 'MET_UINT': 4, 'MET_FLOAT': 4, 'MET_DOUBLE': 8}
 
 
 class Volume(NamedTuple):
@@ -74,10 +74,13 @@ def whole_range(hu):
 def find_volumes(folder):
     """{series id: path of its .mhd} of all volumes in a folder, its sub-folders and its .zip archives (flat, or subset0..subset9).
 
-    A series that lies both in a folder and in an archive, as after unpacking, is the one in the folder.
+    A series that lies both in a folder and in an archive, as after unpacking, is the one in the folder. The lung masks that come with LUNA16 (seg-lungs-LUNA16) have the names of the
+    series too; they are not CT and are passed over.
     """
     volumes = {}
     for path in archive.find(folder, '*.mhd'):
+        if any(part.lower().startswith('seg-lungs') for part in path.relative_to(folder).parts):
+            continue
         other = volumes.setdefault(path.stem, path)
         if other != path and bool(archive.archive_of(path)) == bool(archive.archive_of(other)):
             raise InputError(f'{path}: series is also at {other}; keep one of the two')

@@ -32,10 +32,16 @@ def run(config, workdir):
     """Writes look.html, the pictures in it as PNG, and near_duplicates.csv."""
     if not config.dataset:
         raise InputError('config.dataset is empty; name a prepared data set, for example covid_ct')
-    images, seen, sheets = workdir / 'images', [], []
+    if '+' in config.dataset or '@' in config.dataset:
+        raise InputError(f'config.dataset={config.dataset}: name one data set, or one split of it; both classes are shown apart anyway')
+    images, seen, sheets, cut = workdir / 'images', [], [], set()
     for dataset, split in data.splits(config.dataset, config.data_dir):
         tiles = defaultdict(list)
-        for grey, row in tqdm(data.each_native(f'{dataset}:{split}', config.data_dir, config.limit), f'looking at {split}', unit='image', disable=None):
+        examples = tqdm(data.each_native(f'{dataset}:{split}', config.data_dir, config.limit + 1), f'looking at {split}', unit='image', disable=None)
+        for i, (grey, row) in enumerate(examples):
+            if i == config.limit:
+                cut.add(split)
+                break
             label = row.get('label_name', '')
             seen.append(Seen(split, label, row, grey.shape, np.bincount(grey.ravel(), minlength=256), _small(grey)))
             if len(tiles[label]) < config.shown:
@@ -48,7 +54,7 @@ def run(config, workdir):
     _write_pairs(workdir / 'near_duplicates.csv', pairs, seen)
     straddling = two_splits(seen)
     figures = [*_draw(images, seen), *_draw_straddling(images, straddling), *_pair_sheet(images, config, pairs, seen)]
-    (workdir / 'look.html').write_text(_page(config, seen, sheets, figures, straddling, pairs))
+    (workdir / 'look.html').write_text(_page(config, seen, sheets, figures, straddling, pairs, cut))
     print(f'{len(seen)} examples of {config.dataset}, {len(straddling)} documents or series in two splits, {len(pairs)} near-duplicates between groups: {workdir / "look.html"}')
 
 
@@ -149,7 +155,7 @@ def _cells(one):
     return one.split, one.label, one.row['id'], one.row['group']
 
 
-def _page(config, seen, sheets, figures, straddling, pairs):
+def _page(config, seen, sheets, figures, straddling, pairs, cut):
     rows = []
     for name, group in _groups(seen).items():
         sides = np.array([one.shape for one in group])
@@ -167,7 +173,7 @@ def _page(config, seen, sheets, figures, straddling, pairs):
                                                                              for (label, name), counts in straddling.items()]) if straddling else '',
               page.table(['correlation', 'split', 'label', 'id', 'group', 'split', 'label', 'id', 'group'],
                          [(value, *_cells(seen[i]), *_cells(seen[j])) for value, i, j in pairs[:PAIRS]]) if pairs else '']
-    limit = f'Only the first {config.limit} of each split were read. ' if len(seen) >= config.limit and max(Counter(one.split for one in seen).values()) == config.limit else ''
+    limit = f'Only the first {config.limit} of {", ".join(sorted(cut))} were read. ' if cut else ''
     body = [f'<p class="quiet">covjax {__version__}; {page.text(data.locate(config.dataset.partition(":")[0], config.data_dir))}. {limit}Not for diagnosis.</p>', '<h2>Counts</h2>',
             page.table(['split', 'images', 'groups', 'documents or series', 'nodules', 'median size', 'sides', 'mean grey', 'black', 'white'], rows),
             '<h2>What lies in two places</h2>', *notes, *tables, '<h2>Figures</h2>', *(page.figure(path, alt, alt) for path, alt in figures),

@@ -9,7 +9,7 @@ from absl import logging
 
 from covjax import InputError, data, pictures
 from covjax.log import duration
-from covjax.workdir import read_json, write_json
+from covjax.workdir import read_json
 
 SHOWN, TILE = 24, 192
 OPTIONS = ('annotations', 'candidates', 'allow_missing', 'workers', 'beam')
@@ -44,13 +44,12 @@ def build(dataset, source, data_dir, overwrite=False, **options):
         print(f'{dataset}: {remark}')
     target = pathlib.Path(builder.data_dir)
     stamp = target / 'source.json'
-    if target.exists():
-        if stamp.is_file() and read_json(stamp)['fingerprint'] == fingerprint:
-            print(f'{dataset} is already prepared in {target}')
-            return builder
-        if stamp.is_file() and not overwrite:
-            raise InputError(f'{target} was prepared from other files than {source}; choose another config.data_dir, or set config.overwrite=True')
-    return _build(dataset, source, data_dir, options, target, fingerprint)
+    if target.exists() and stamp.is_file() and read_json(stamp).get('fingerprint') == fingerprint:
+        print(f'{dataset} is already prepared in {target}')
+        return builder
+    if target.exists() and not overwrite:
+        raise InputError(f'{target} was prepared from other files than {source}; choose another config.data_dir, or set config.overwrite=True')
+    return _build(dataset, source, data_dir, options, target)
 
 
 def _builder(dataset, data_dir, options):
@@ -65,6 +64,8 @@ def _builder(dataset, data_dir, options):
             raise InputError(f'config.{key} does not apply to {dataset}; leave it out')
     if ',' in data_dir:
         raise InputError(f'config.data_dir={data_dir}: a data set is built into one folder; name only one')
+    if set(data_dir) & set('[]*?'):
+        raise InputError(f'config.data_dir={data_dir}: TFDS takes [ ] * ? for patterns; choose a folder without them')
     folder = pathlib.Path(data_dir or data.DEFAULT_DIR).expanduser()
     with data.readable(folder / dataset, dataset) if (folder / dataset).exists() else contextlib.nullcontext():
         return tfds.builder(dataset, data_dir=str(folder), **options | {key: bool(options[key]) for key in ('beam',) if key in options})
@@ -82,25 +83,36 @@ def _source(builder, source, data_dir):
         raise InputError(f'config.source is empty; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
     folder = pathlib.Path(data_dir or data.DEFAULT_DIR).expanduser() / 'downloads'
     print(f'downloading {builder.DOWNLOAD} to {folder}', flush=True)
-    new = _first_missing(folder)
+    before = _there(folder)
     try:
         return builder.download(tfds.download.DownloadManager(download_dir=folder))
     except Exception as error:                             # whatever requests, urllib and the unpacking raise
-        if new:
-            shutil.rmtree(new, ignore_errors=True)
-        raise InputError(f'{builder.DOWNLOAD} can not be downloaded ({type(error).__name__}); {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}, as config.source') from None
+        _take_away(folder, before)
+        told = str(error) if isinstance(error, InputError) else type(error).__name__
+        raise InputError(f'{builder.DOWNLOAD} can not be downloaded ({told}); {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}, as config.source') from None
 
 
-def _first_missing(folder):
-    """The outermost part of a path that is not there yet, which a failure takes away again, or None."""
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    return missing[-1] if missing else None
+def _there(folder):
+    """Which folders of a path exist."""
+    return {part for part in (folder, *folder.parents) if part.exists()}
 
 
-def _build(dataset, source, data_dir, options, target, fingerprint):
+def _take_away(folder, before):
+    """Removes a folder and those above it that were not there before, as far as they are empty: another build may have put something there."""
+    for part in (folder, *folder.parents):
+        if part in before:
+            return
+        shutil.rmtree(part / '.config', ignore_errors=True)
+        try:
+            part.rmdir()
+        except OSError:
+            if part.exists():
+                return
+
+
+def _build(dataset, source, data_dir, options, target):
     """Moves an old version aside, builds, and brings the old one back if that fails."""
-    aside = target.with_name(target.name + '.replaced')
-    new = _first_missing(target.parent)
+    aside, before = target.with_name(target.name + '.replaced'), _there(target.parent)
     for draft in target.parent.glob(f'incomplete.*_{target.name}'):                # of a build that was killed
         shutil.rmtree(draft, ignore_errors=True)
     if target.exists():
@@ -110,15 +122,11 @@ def _build(dataset, source, data_dir, options, target, fingerprint):
         builder = _builder(dataset, data_dir, options)     # a builder that has not seen the old files
         with _writable(target), contextlib.redirect_stdout(io.StringIO()):         # TFDS tells of downloads of unknown size
             builder.download_and_prepare(download_config=_download_config(source, options.get('beam')))
-            if (source / 'lineage.json').is_file():        # of synthetic images: what trained the generator travels with them
-                shutil.copy(source / 'lineage.json', target)
-            write_json(target / 'source.json', {'fingerprint': fingerprint, 'source': str(source)})
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         if aside.exists():
             aside.rename(target)
-        if new:
-            shutil.rmtree(new, ignore_errors=True)
+        _take_away(target.parent, before)
         raise
     shutil.rmtree(aside, ignore_errors=True)
     return builder

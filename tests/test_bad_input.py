@@ -1,5 +1,6 @@
 """Wrong raw data and wrong folders: one line that names the file or key, exit code 2, nothing left behind."""
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def wider_number_type(folder):
 def narrower_number_type(folder):
     path = annotated_raw(folder).with_suffix('.mhd')
     path.write_text(path.read_text().replace('MET_SHORT', 'MET_UCHAR'))
-    return 'announces'
+    return 'MET_UCHAR'
 
 
 def outside(folder):
@@ -175,6 +176,29 @@ def broken_archive(folder):
     return 'subset9.zip: is not a whole .zip'
 
 
+def too_many_bytes(folder):
+    path = annotated_raw(folder)
+    path.write_bytes(path.read_bytes() + bytes(100))
+    return 'announces'
+
+
+stray_quote = table_with(lambda header, first, rest: [header, '"' + first, *rest, *[first] * 3000])
+huge_diameter = table_with(lambda header, first, rest: [header, first.rpartition(',')[0] + ',1e308', *rest])
+
+
+def damaged_member(folder):
+    """One volume only in an archive, cut in the middle."""
+    path = annotated_raw(folder)
+    with zipfile.ZipFile(folder / 'luna16' / 'subset9.zip', 'w', zipfile.ZIP_LZMA) as file:
+        for part in (path, path.with_suffix('.mhd')):
+            file.write(part, f'subset9/{part.name}')
+            part.unlink()
+    content = bytearray((folder / 'luna16' / 'subset9.zip').read_bytes())
+    content[200:260] = bytes(60)
+    (folder / 'luna16' / 'subset9.zip').write_bytes(content)
+    return 'subset9.zip'
+
+
 def picture_as(save):
     def spoil(folder):
         path = first(folder / 'covid_ct' / 'CT_COVID', '*')
@@ -190,7 +214,8 @@ text_picture = picture_as(lambda path: path.write_text('<html>404</html>'))
 
 
 LUNA = (cut_raw, drop_raw, drop_volume, spoil_zraw, flip_a_byte, spoil_header, spoil_annotation, no_column, drop_annotations, other_number_type, wider_number_type,
-        narrower_number_type, outside, nan_diameter, negative_diameter, infinite_place, semicolons, no_rows, short_row, not_text, same_series_twice, broken_archive)
+        narrower_number_type, outside, nan_diameter, negative_diameter, infinite_place, semicolons, no_rows, short_row, not_text, same_series_twice, broken_archive,
+        too_many_bytes, stray_quote, huge_diameter, damaged_member)
 COVID = (drop_listed, spoil_picture, empty_split, drop_split, twice, no_folder, empty_picture, sixteen_bits, animated, text_picture)
 
 
@@ -241,6 +266,9 @@ def test_what_is_only_unusual_is_read(raw, data_dir, tmp_path, harmless, dataset
     (['prepare.py', '--config.dataset=luna16_patches/nodules'], 'config.source'),
     (['prepare.py', '--config.dataset=covid_ct', '--config.source={empty}', '--config.workers=-1'], 'at least 0'),
     (['look.py'], 'config.dataset is empty'),
+    (['look.py', '--config.dataset=covid_ct:train@covid', '--config.data_dir={data}'], 'name one data set'),
+    (['prepare.py', '--config.dataset=luna16_patches/', '--config.source={empty}'], 'no such data set'),
+    (['prepare.py', '--config.dataset=covid_ct', '--config.source={empty}', '--config.data_dir={empty}/a[1]'], 'patterns'),
     (['look.py', '--config.dataset=covid_ct', '--config.data_dir={empty}'], 'configs/prepare.py'),
     (['prepare.py', '--config.dataset=covid_ct', '--config.annotations=x'], 'config.annotations'),
     (['cyclegan.py:small', '--config.data_dir={data}', '--config.cancer=luna16_patches/nodules:nope'], 'train'),

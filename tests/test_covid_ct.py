@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covjax import data, lineage, prepare
+from covjax import InputError, data, lineage, prepare
 from covjax.audit.near_duplicates import SIZE, across_groups, near_duplicates
 from tfds_builders.covid_ct.covid_ct_dataset_builder import COPIES, Row, document_and_patient, mended
+from tfds_builders.covid_ct.covid_ct_dataset_builder import _read_patients as read_patients
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -102,6 +103,20 @@ def test_real_mended_splits(real, tmp_path):
     assert {r['published_split'] for r in rows['test']} == {'test'}
     examples = data.read('covid_ct/clean:train+validation+test', str(tmp_path), SIZE)
     assert across_groups(near_duplicates(examples.images), examples.rows) == []
+
+
+def test_real_tables_as_published(real, tmp_path):
+    """The table of COVID patients is published as .xlsx: it says what the .csv says; without the other table, clean is refused."""
+    tables = real / 'covid_ct' / 'meta'
+    shutil.copy(tables / 'COVID-CT-MetaInfo.xlsx', tmp_path)
+    shutil.copy(tables / 'NonCOVID-CT-MetaInfo.csv', tmp_path)
+    assert read_patients(tmp_path) == read_patients(tables)
+    source = tmp_path / 'source'
+    source.mkdir()
+    for name in ('CT_COVID', 'CT_NonCOVID', 'Data-split'):
+        (source / name).symlink_to(real / 'covid_ct' / name, target_is_directory=True)
+    with pytest.raises(InputError, match='NonCOVID-CT-MetaInfo.csv'):
+        prepare.build('covid_ct/clean', source, str(tmp_path / 'data'))
 
 
 def test_phantoms_are_told_from_the_published_pictures(raw, tmp_path, capsys):

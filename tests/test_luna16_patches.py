@@ -88,7 +88,7 @@ def test_candidates_have_the_class_of_the_table(raw, tmp_path):
 
 @pytest.mark.parametrize('name', ['nodules', 'patches_3d', 'candidates'])
 def test_archives_and_workers_give_the_same_examples(raw, tmp_path, name):
-    """The subsets as downloaded (.zip), from two worker processes, against the unpacked ones in one; all four kinds of storage are among them."""
+    """The subsets as downloaded (.zip), from two worker processes, against the unpacked ones in one; plain, compressed and turned volumes are among them."""
     packed = tmp_path / 'packed'
     packed.mkdir()
     for table in (raw / 'luna16').glob('*.csv'):
@@ -123,14 +123,44 @@ def test_an_unpacked_series_counts_before_its_archive(raw, tmp_path):
         ct.find_volumes(folder)
 
 
+@pytest.mark.parametrize('packed', [False, True])
+def test_lung_masks_are_not_ct(raw, tmp_path, packed):
+    """seg-lungs-LUNA16 has an .mhd of the same name for every series."""
+    folder = pathlib.Path(shutil.copytree(raw / 'luna16', tmp_path / 'luna16'))
+    before = ct.find_volumes(folder)
+    shutil.copytree(folder / 'subset0', folder / 'seg-lungs-LUNA16')
+    if packed:
+        shutil.make_archive(folder / 'seg-lungs-LUNA16', 'zip', folder, 'seg-lungs-LUNA16')
+        shutil.rmtree(folder / 'seg-lungs-LUNA16')
+    assert ct.find_volumes(folder) == before
+
+
+@pytest.mark.parametrize('prefix, fold', [('subset3/', 3), ('./subset3/', 3), ('subset3\\\\', 3), ('', 4)])
+def test_ways_to_write_paths_in_an_archive(raw, tmp_path, prefix, fold):
+    path = next((raw / 'luna16').rglob('*.raw'))
+    with zipfile.ZipFile(tmp_path / 'subset4.zip', 'w') as file:
+        for part in (path, path.with_suffix('.mhd')):
+            file.writestr(prefix + part.name, part.read_bytes())
+    (tmp_path / 'folder.zip').mkdir()                                          # a folder may be called so
+    found = ct.find_volumes(tmp_path)[path.stem]
+    np.testing.assert_array_equal(ct.read_slice(ct.open_volume(found), 1), ct.read_slice(ct.open_volume(path.with_suffix('.mhd')), 1))
+    assert annotations.challenge_fold(found) == fold
+
+
+def test_linked_folders_are_followed(raw, tmp_path):
+    (tmp_path / 'subset0').symlink_to(raw / 'luna16' / 'subset0', target_is_directory=True)
+    (tmp_path / 'subset0b').symlink_to(tmp_path, target_is_directory=True)     # and one to itself is no trap
+    assert set(ct.find_volumes(tmp_path)) == {path.stem for path in (raw / 'luna16' / 'subset0').glob('*.mhd')}
+
+
 @pytest.mark.parametrize('name, pixels', [('patches_2d_64mm_500um', 128), ('candidates_3d_32mm_1000um_hu', 32), ('patches_3d_10mm_300um', 33), ('patches_4d_1mm_1um', None), ('patchwork', None)])
 def test_a_patch_is_named_by_its_size(name, pixels):
     assert (patches(name).pixels if patches(name) else None) == pixels
 
 
-@pytest.mark.parametrize('name', ['patches_2d_64mm_0um', 'patches_3d_64mm_1um', 'patches_2d_1mm_9000um'])
+@pytest.mark.parametrize('name', ['patches_2d_64mm_0um', 'patches_3d_300mm_1000um', 'patches_2d_1mm_9000um'])
 def test_impossible_patches(raw, tmp_path, name):
-    with pytest.raises(InputError, match='1 to 1024 pixels'):
+    with pytest.raises(InputError, match='is no patch of 1 to'):
         prepare.build(f'luna16_patches/{name}', raw / 'luna16', str(tmp_path / 'data'))
     assert not (tmp_path / 'data').exists()
 

@@ -12,6 +12,7 @@ import threading
 import zipfile
 
 import pytest
+import tensorflow_datasets as tfds
 
 from covjax import InputError, annotations, data, phantom, prepare
 from tfds_builders import BUILDERS
@@ -107,6 +108,33 @@ def test_a_build_that_is_killed_goes_on(raw, data_dir, tmp_path):
     assert len(data.read_rows('covid_ct:train', str(tmp_path))) == 8 and [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
+def test_a_failure_leaves_what_others_have_built(raw, tmp_path, monkeypatch):
+    source = pathlib.Path(shutil.copytree(raw / 'covid_ct', tmp_path / 'source'))
+    next((source / 'CT_COVID').iterdir()).write_bytes(b'')
+    generate = BUILDERS['covid_ct']._split_generators
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(BUILDERS['covid_ct'], '_split_generators', generate)
+        prepare.build('luna16_patches/nodules', raw / 'luna16', str(tmp_path / 'data'))
+        return generate(*arguments)
+    monkeypatch.setattr(BUILDERS['covid_ct'], '_split_generators', meanwhile)
+    with pytest.raises(InputError):
+        prepare.build('covid_ct', source, str(tmp_path / 'data'))
+    assert data.read_rows('luna16_patches/nodules:train', str(tmp_path / 'data')) and not (tmp_path / 'data' / 'covid_ct').exists()
+
+
+def test_what_tfds_alone_has_built_is_known_too(raw, tmp_path):
+    """The stamp and the lineage are written with the data, not after them."""
+    builder = tfds.builder('covid_ct', data_dir=str(tmp_path))
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(raw / 'covid_ct')))
+    before = (data.locate('covid_ct', str(tmp_path)) / 'source.json').stat().st_mtime_ns
+    prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path))
+    assert (data.locate('covid_ct', str(tmp_path)) / 'source.json').stat().st_mtime_ns == before
+    (data.locate('covid_ct', str(tmp_path)) / 'source.json').unlink()          # of an origin that nobody knows
+    with pytest.raises(InputError, match='overwrite'):
+        prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path))
+
+
 def test_a_full_disk(raw, tmp_path):
     """Files that may not grow stand for a disk that is full."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -156,3 +184,15 @@ def test_downloads_what_is_free(raw, data_dir, server, tmp_path, monkeypatch):
     with pytest.raises(InputError, match='can not be downloaded.*config.source'):
         prepare.build('covid_ct', '', str(tmp_path / 'other'))
     assert not (tmp_path / 'other').exists()
+
+
+@pytest.mark.parametrize('spoil', [lambda path: path.write_text('<html>log in</html>'), lambda path: zipfile.ZipFile(path, 'w').close()], ids=['a page', 'empty'])
+def test_a_wrong_download_is_not_kept(raw, server, tmp_path, monkeypatch, spoil):
+    folder, address = server
+    monkeypatch.setattr(BUILDERS['covid_ct'], 'DOWNLOAD', f'{address}master.zip')
+    (tmp_path / 'data' / 'downloads').mkdir(parents=True)
+    spoil(folder / 'master.zip')
+    with pytest.raises(InputError, match='can not be downloaded'):
+        prepare.build('covid_ct', '', str(tmp_path / 'data'))
+    shutil.make_archive(folder / 'master', 'zip', raw / 'covid_ct')
+    prepare.build('covid_ct', '', str(tmp_path / 'data'))

@@ -16,5 +16,5 @@ def names():
 
 def known(dataset):
     """Whether there is a builder of a data set; without a config it means the first one."""
-    name, _, config = dataset.partition('/')
-    return name in BUILDERS and (not config or config in BUILDERS[name].builder_configs or BUILDERS[name].described(config) is not None)
+    name, slash, config = dataset.partition('/')
+    return name in BUILDERS and (not slash or config in BUILDERS[name].builder_configs or BUILDERS[name].described(config) is not None)

@@ -9,6 +9,7 @@ import concurrent.futures
 import functools
 import hashlib
 import io
+import json
 import multiprocessing
 import pathlib
 import shutil
@@ -19,7 +20,7 @@ from PIL import Image
 from tensorflow_datasets.core import file_adapters
 from tqdm import tqdm
 
-from covjax import archive, pictures
+from covjax import InputError, archive, pictures
 
 LABELS = ['noncovid', 'covid']
 COMMON = {
@@ -62,6 +63,22 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         """What a person should know of this source, or ''."""
         return ''
 
+    def companions(self, folder):
+        """{name: text} of files that lie beside the prepared data."""
+        return {}
+
+    def source_folder(self, dl_manager):
+        """The raw folder of a build."""
+        return pathlib.Path(dl_manager.manual_dir)
+
+    def _download_and_prepare(self, dl_manager, *args, **kwargs):
+        super()._download_and_prepare(dl_manager, *args, **kwargs)
+        # Still in the draft that TFDS renames when all is there, so that no data set is without them.
+        folder = self.source_folder(dl_manager)
+        stamp = {'source.json': json.dumps({'fingerprint': self.fingerprint(folder), 'source': str(folder)}) + '\n'}
+        for name, text in (stamp | self.companions(folder)).items():
+            (pathlib.Path(self.data_path) / name).write_text(text)
+
     def fingerprint(self, folder):
         """A hash of the names and sizes of the source files, and of the bytes of its tables."""
         folder, digest = pathlib.Path(folder), hashlib.sha256()
@@ -76,15 +93,22 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         """The folder of the raw files, downloaded and unpacked by the first call (TFDS itself unpacks only with TensorFlow)."""
         file = pathlib.Path(dl_manager.download(self.DOWNLOAD))
         folder = file.with_name(file.name + '.unpacked')
-        if not folder.is_dir():
-            draft = folder.with_name(folder.name + '.part')
+        if folder.is_dir():
+            return folder
+        draft = folder.with_name(folder.name + '.part')
+        try:
             shutil.rmtree(draft, ignore_errors=True)
             shutil.unpack_archive(file, draft, 'zip')
-            draft.rename(folder)
-        return folder
+            self.source_files(draft)                       # checks the layout
+            return draft.rename(folder)
+        except BaseException:                              # or TFDS would go on with what it has kept
+            shutil.rmtree(draft, ignore_errors=True)
+            for kept in (file, file.with_name(file.name + '.INFO')):
+                kept.unlink(missing_ok=True)
+            raise
 
     def _generate_examples(self, function, jobs, name):
-        """The examples of a split: function(job) yields (key, example), here, in other processes or in Beam. TFDS orders them by key, so all three give the same data."""
+        """The examples of a split: function(job) yields (key, example), here, in other processes or in Beam. TFDS orders them by key, so all three give the same examples."""
         if self.beam:
             import apache_beam
             return apache_beam.Create(jobs) | apache_beam.FlatMap(function)
@@ -109,12 +133,19 @@ def _in_processes(function, jobs, workers, name):
         try:
             for job in jobs + [None] * 2 * workers:
                 if len(waiting) == 2 * workers or (job is None and waiting):
-                    yield from waiting.popleft().result()
+                    yield from _result(waiting.popleft())
                     bar.update()
                 if job is not None:
                     waiting.append(pool.submit(whole, job))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _result(future):
+    try:
+        return future.result()
+    except concurrent.futures.process.BrokenProcessPool:
+        raise InputError('a worker process died, which out of memory they do; choose fewer config.workers') from None
 
 
 def _listed(function, job):

@@ -2,6 +2,7 @@
 import numpy as np
 
 SIZE = 32                                 # pixels a side at which pictures are compared
+ROWS = 512
 THRESHOLD = 0.97                          # of the correlation; on COVID-CT neighbouring slices of one scan reach it, two patients do not
 
 
@@ -10,12 +11,14 @@ def near_duplicates(images, threshold=THRESHOLD):
 
     images uint8 [N, SIZE, SIZE, 1], as data.read gives them. Pearson's correlation of pixels does not see brightness and contrast; a constant image is like none.
     """
-    pixels = images.reshape(len(images), -1).astype(np.float64)
+    pixels = images.reshape(len(images), -1).astype(np.float32)
     pixels -= pixels.mean(1, keepdims=True)
     norms = np.linalg.norm(pixels, axis=1, keepdims=True)
     pixels = np.divide(pixels, norms, out=np.zeros_like(pixels), where=norms > 0)
-    correlation = np.triu(pixels @ pixels.T, 1)
-    pairs = [(float(correlation[i, j]), int(i), int(j)) for i, j in zip(*np.nonzero(correlation > threshold))]
+    pairs = []
+    for start in range(0, len(pixels), ROWS):              # not all against all at once, which for 15,000 images would take a gigabyte
+        correlation = pixels[start:start + ROWS] @ pixels.T
+        pairs += [(float(correlation[i, j]), int(start + i), int(j)) for i, j in zip(*np.nonzero(correlation > threshold)) if start + i < j]
     return sorted(pairs, reverse=True)
 
 

@@ -2,9 +2,13 @@
 import collections
 import csv
 import hashlib
+import io
 import pathlib
 import re
+import string
+import zipfile
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,7 +23,7 @@ CLASSES = {'noncovid': 'NonCOVID', 'covid': 'COVID'}
 # What the config `clean` knows beyond file names; covjax/audit/near_duplicates.py finds the copies, and the first slice of the scan is there to see.
 COPIES = {('noncovid', '71%0.jpg'): ('covid', 'kjr-21-e24-p5-29.png'),        # in train as non-COVID -> the same picture in test, COVID in its paper
           ('noncovid', '71%1.jpg'): ('covid', 'kjr-21-e24-p5-31.png')}
-SAME_SCAN = {('noncovid', '1919.png'): ('noncovid', '1920.png')}              # one more slice of the scan of medpix_patient_3, listed as another patient's
+SAME_SCAN = {('noncovid', f'{n}.png'): ('noncovid', '1920.png') for n in (1919, 1921, 1922, 1923, 1924)}      # the first is listed as another patient's
 
 
 class Builder(_base.ArrayRecordBuilder):
@@ -50,19 +54,26 @@ class Builder(_base.ArrayRecordBuilder):
         return [row.path for row in _read(folder)] + archive.find(folder, '*CT_*COVID.txt') + _meta_tables(folder)
 
     def remark(self, folder):
-        same = digest(_read(folder)) == PUBLISHED
-        return ('pictures and splits are byte for byte those published' if same else
-                'pictures or splits are NOT those published: compare results with published ones only where you know why')
+        same, known = digest(_read(folder)) == PUBLISHED, len(_meta_tables(folder)) == 2
+        return ('source pictures and lists are byte for byte those published' if same else
+                'source pictures or lists are NOT those published: compare results with published ones only where you know why') + (
+                '' if known else '; without both meta tables patients are guessed from file names')
+
+    def source_folder(self, dl_manager):
+        """The folder that TFDS is told, or what is downloaded where it is told none."""
+        try:
+            folder = super().source_folder(dl_manager)
+        except AssertionError:
+            folder = None
+        return folder if folder and archive.find(folder, 'trainCT_COVID.txt') else self.download(dl_manager)
 
     def _split_generators(self, dl_manager):
-        try:
-            folder = dl_manager.manual_dir
-        except AssertionError:                             # there is none
-            folder = None
-        if not folder or not archive.find(folder, 'trainCT_COVID.txt'):
-            folder = self.download(dl_manager)
+        folder = self.source_folder(dl_manager)
         rows = _read(folder)
-        rows = mended(rows) if self.builder_config.name == 'clean' else rows
+        if self.builder_config.name == 'clean':
+            if set(COPIES) <= {row.key for row in rows} and not any(table.name.startswith('Non') for table in _meta_tables(folder)):
+                raise InputError(f'{folder}: covid_ct/clean needs NonCOVID-CT-MetaInfo.csv, or it would not know which pictures are of one patient; copy it there')
+            rows = mended(rows)
         return {split: self._generate_examples(example, [row for row in rows if row.split == split], split) for split in SPLITS}
 
 
@@ -147,7 +158,9 @@ def _read(folder):
 
 
 def _meta_tables(folder):
-    return archive.find(folder, '*MetaInfo.csv')
+    """The authors' tables, NonCOVID-CT-MetaInfo.csv and COVID-CT-MetaInfo.xlsx, or a .csv of it."""
+    found = {path.stem: path for end in ('xlsx', 'csv') for path in reversed(archive.find(folder, f'*MetaInfo.{end}'))}
+    return sorted(found.values())
 
 
 def _read_patients(folder):
@@ -155,9 +168,29 @@ def _read_patients(folder):
     patients = {}
     for table in _meta_tables(folder):
         label = 'noncovid' if table.name.startswith('Non') else 'covid'
-        for row in csv.DictReader(archive.read_text(table).splitlines(keepends=True)):
-            row = {(key or '').strip().lower(): value for key, value in row.items()}
+        rows = _sheet(table) if table.suffix == '.xlsx' else list(csv.reader(archive.read_text(table).splitlines(keepends=True)))
+        header = [cell.strip().lower() for cell in rows[0]] if rows else []
+        for row in (dict(zip(header, cells)) for cells in rows[1:]):
             name, patient = row.get('file name') or row.get('image name'), row.get('patient id')
             if name and patient:
                 patients[label, name.strip()] = patient.strip()
     return patients
+
+
+def _sheet(path):
+    """The cells of the first sheet of an .xlsx file, as text, row by row."""
+    space = '{http://schemas.openxmlformats.org/spreadsheetml/2006/main}'
+    text = lambda element: ''.join(part.text or '' for part in element.iter(f'{space}t'))
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive.read(path))) as book:
+            shared = [text(item) for item in ElementTree.fromstring(book.read('xl/sharedStrings.xml')).iter(f'{space}si')]
+            rows = []
+            for row in ElementTree.fromstring(book.read('xl/worksheets/sheet1.xml')).iter(f'{space}row'):
+                cells = {}
+                for cell in row.iter(f'{space}c'):
+                    value = cell.findtext(f'{space}v', '')
+                    cells[re.match('[A-Z]+', cell.get('r'))[0]] = shared[int(value)] if cell.get('t') == 's' else value or text(cell)
+                rows.append([cells.get(letter, '') for letter in string.ascii_uppercase])
+            return rows
+    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, ValueError, IndexError, TypeError):
+        raise InputError(f'{path}: can not be read as a table; save it as .csv') from None

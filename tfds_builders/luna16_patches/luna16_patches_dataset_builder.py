@@ -12,12 +12,13 @@ from covjax import InputError, annotations, archive, ct
 from tfds_builders import _base
 
 SIZE = 512
-SLICE_NAME = re.compile(r'(?P<series>.+)\.mhd_(?P<z>\d+)\.png')
+SLICE_NAME = re.compile(r'(?P<series>.+)\.mhd_(?P<z>\d{1,9})\.png')
 PATCH_NAME = re.compile(r'(?P<rows>patches|candidates)_(?P<dimensions>[23])d_(?P<millimetres>\d+)mm_(?P<micrometres>\d+)um(?P<hu>_hu)?')
 CLASSES = ['other', 'nodule']             # of a candidate, 0 and 1 as in candidates.csv
 MILLIMETRES = np.float32
 MANY = 8                                  # from so many patches of a volume on, reading it whole is faster
-AT_ONCE = 256                             # examples that one call holds in RAM
+AT_ONCE = 256, 1 << 25                    # examples, and bytes of them, that one call holds in RAM
+MOST_PIXELS = {2: 1024, 3: 256}           # a side
 
 
 @dataclasses.dataclass
@@ -47,8 +48,8 @@ def patches(name):
     if not match:
         return None
     millimetres, spacing, dimensions = int(match['millimetres']), int(match['micrometres']) / 1000, int(match['dimensions'])
-    if not spacing or not 1 <= round(millimetres / spacing) <= 1024:
-        raise InputError(f'luna16_patches/{name}: {millimetres} mm at {spacing:g} mm a pixel is no patch of 1 to 1024 pixels a side; choose other numbers')
+    if not spacing or not 1 <= round(millimetres / spacing) <= MOST_PIXELS[dimensions]:
+        raise InputError(f'luna16_patches/{name}: {millimetres} mm at {spacing:g} mm a pixel is no patch of 1 to {MOST_PIXELS[dimensions]} pixels a side; choose other numbers')
     window = 'hu' if match['hu'] else 'lung'
     return Config(name=name, rows=match['rows'], window=window, millimetres=millimetres, spacing=spacing, dimensions=dimensions,
                   description=f'{dimensions}-D patches, {millimetres} mm a side at {spacing:g} mm a pixel, {"int16 HU" if match["hu"] else "-1000..400 HU"}.')
@@ -124,7 +125,7 @@ class Builder(_base.ArrayRecordBuilder):
         data = {file for path in volumes for file in (path.parent.glob(f'{path.stem}.*') if path.parent.is_dir() else [archive.archive_of(path)])}
         annotated, candidates, rated = self._tables(folder)
         tables = {annotated, rated} | ({candidates} if self.builder_config.rows == 'candidates' else set())
-        return sorted(data | {table for table in tables if table.is_file()})
+        return sorted(data | {table for table in tables if archive.is_file(table)})
 
     def _split_generators(self, dl_manager):
         folder = dl_manager.manual_dir
@@ -141,15 +142,16 @@ class Builder(_base.ArrayRecordBuilder):
     def _tables(self, folder):
         """(annotations.csv, candidates.csv, annotations_with_malignancy.csv), each where it would be."""
         folder = pathlib.Path(folder)
-        annotated, candidates = (pathlib.Path(path or folder / name) for name, path in self.tables.items())
-        second = folder / 'candidates_V2.csv'
-        return annotated, second if not candidates.is_file() and second.is_file() else candidates, folder / 'annotations_with_malignancy.csv'
+        found = {path.name: path for path in reversed(archive.find(folder, '*.csv')) if archive.archive_of(path) or path.parent == folder}
+        annotated, candidates = (pathlib.Path(path).expanduser() if path else found.get(name, folder / name) for name, path in self.tables.items())
+        candidates = candidates if archive.is_file(candidates) else found.get('candidates_V2.csv', candidates)
+        return annotated, candidates, found.get('annotations_with_malignancy.csv', folder / 'annotations_with_malignancy.csv')
 
     def _jobs(self, folder):
         """[(volume, its rows to make examples of, all its nodules)] of each series that has rows and a volume; every header is checked."""
         annotated, candidates, rated = self._tables(folder)
         nodules = annotations.read_nodules(annotated)
-        nodules = annotations.with_malignancy(nodules, rated) if rated.is_file() else nodules
+        nodules = annotations.with_malignancy(nodules, rated) if archive.is_file(rated) else nodules
         table = candidates if self.builder_config.rows == 'candidates' else annotated
         rows = _by_series(annotations.read_candidates(table) if table is candidates else nodules)
         nodules, paths = _by_series(nodules), ct.find_volumes(folder)
@@ -160,8 +162,10 @@ class Builder(_base.ArrayRecordBuilder):
         volumes = {series: ct.open_volume(paths[series]) for series in rows if series in paths}
         if not volumes:
             raise InputError(f'{folder}: no volume found; expected .mhd files named by the series ids of {table}, in folders or .zip archives')
-        return [(volume, rows[series][start:start + AT_ONCE], nodules.get(series, []))
-                for series, volume in volumes.items() for start in range(0, len(rows[series]), AT_ONCE)]
+        config = self.builder_config
+        most = AT_ONCE[0] if config.rows == 'nodules' else min(AT_ONCE[0], max(1, AT_ONCE[1] // (2 * config.pixels ** config.dimensions)))
+        return [(volume, rows[series][start:start + most], nodules.get(series, []))
+                for series, volume in volumes.items() for start in range(0, len(rows[series]), most)]
 
 
 def _by_series(rows):
@@ -247,8 +251,9 @@ def _slice_pictures(folder):
         raise InputError(f'{wrong[0]}: slice pictures must be named SERIESUID.mhd_K.png; rename or remove it')
     names = {}
     for path in paths:
-        if names.setdefault(path.name, path) != path:
-            raise InputError(f'{path}: is also at {names[path.name]}; keep one of the two')
+        match = SLICE_NAME.fullmatch(path.name)
+        if (other := names.setdefault((match['series'], int(match['z'])), path)) != path:
+            raise InputError(f'{path}: is the same slice as {other}; keep one of the two')
     if not paths:
         raise InputError(f'{folder}: no slice pictures named SERIESUID.mhd_K.png')
     return paths

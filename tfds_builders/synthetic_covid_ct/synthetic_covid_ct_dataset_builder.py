@@ -9,6 +9,9 @@ from covjax import InputError, archive
 from tfds_builders import _base
 
 
+NEEDED = ('id', 'file', 'split', 'group', 'series', 'z', 'source_id', 'source_sha256', 'source_dataset', 'nodules', 'generator', 'generator_step')
+
+
 class Builder(_base.ArrayRecordBuilder):
     """One example a translated slice; split, series and boxes are those of the source slice."""
 
@@ -42,6 +45,10 @@ class Builder(_base.ArrayRecordBuilder):
                 raise InputError(f'{file}: no such file; run configs/synthesize.py again')
         return files
 
+    def companions(self, folder):
+        """What trained the generator travels with its images."""
+        return {'lineage.json': (pathlib.Path(folder) / 'lineage.json').read_text()}
+
     def _split_generators(self, dl_manager):
         rows = _read_manifest(dl_manager.manual_dir)
         return {split: self._generate_examples(example, [pair for pair in rows if pair[1]['split'] == split], split)
@@ -67,4 +74,7 @@ def _read_manifest(folder):
         raise InputError(f'{manifest}: is damaged; run configs/synthesize.py again') from None
     if not rows:
         raise InputError(f'{manifest}: is empty; run configs/synthesize.py again')
+    for i, row in enumerate(rows):
+        if missing := [key for key in NEEDED if not isinstance(row, dict) or key not in row]:
+            raise InputError(f'{manifest}: row {i} has no {", ".join(missing)}; run configs/synthesize.py again')
     return [(folder / row['file'], row) for row in rows]
