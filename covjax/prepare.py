@@ -87,6 +87,8 @@ def _source(builder, source, data_dir):
     try:
         return builder.download(tfds.download.DownloadManager(download_dir=folder))
     except Exception as error:                             # whatever requests, urllib and the unpacking raise
+        for part in folder.glob('*.tmp.*'):                # of a download that broke off
+            shutil.rmtree(part, ignore_errors=True)
         _take_away(folder, before)
         told = str(error) if isinstance(error, InputError) else type(error).__name__
         raise InputError(f'{builder.DOWNLOAD} can not be downloaded ({told}); {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}, as config.source') from None
@@ -102,12 +104,14 @@ def _take_away(folder, before):
     for part in (folder, *folder.parents):
         if part in before:
             return
-        shutil.rmtree(part / '.config', ignore_errors=True)
-        try:
-            part.rmdir()
-        except OSError:
-            if part.exists():
-                return
+        others = [path for path in part.glob('*') if path.name not in ('.config', 'downloads', 'extracted')] if part.exists() else []
+        if others:
+            return
+        for left in ('.config/metadata.json', '.config', 'extracted', 'downloads/extracted', 'downloads', '.'):        # what TFDS makes before it builds
+            with contextlib.suppress(OSError):
+                (part / left).unlink() if (part / left).is_file() else (part / left).rmdir()
+        if part.exists():
+            return
 
 
 def _build(dataset, source, data_dir, options, target):

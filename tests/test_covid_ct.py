@@ -110,7 +110,10 @@ def test_real_tables_as_published(real, tmp_path):
     tables = real / 'covid_ct' / 'meta'
     shutil.copy(tables / 'COVID-CT-MetaInfo.xlsx', tmp_path)
     shutil.copy(tables / 'NonCOVID-CT-MetaInfo.csv', tmp_path)
-    assert read_patients(tmp_path) == read_patients(tables)
+    sheet, text = read_patients(tmp_path), read_patients(tables)
+    for label, folder in (('covid', 'CT_COVID'), ('noncovid', 'CT_NonCOVID')):
+        for path in (real / 'covid_ct' / folder).iterdir():
+            assert document_and_patient(path.name, label, sheet) == document_and_patient(path.name, label, text)
     source = tmp_path / 'source'
     source.mkdir()
     for name in ('CT_COVID', 'CT_NonCOVID', 'Data-split'):

@@ -125,11 +125,11 @@ def document_and_patient(name, label, patients):
     A COVID picture is named by the paper it is from, '2020.03.22.20040782-p25-1542.png', and patients are numbered within one. A non-COVID
     picture has only a number, and '14.png' is of another patient than '14%0.jpg': its patient stands for its document.
     """
-    stem = name.split('%')[0].rsplit('.', 1)[0]
+    stem, known = name.split('%')[0].rsplit('.', 1)[0], patients.get((label, name)) or patients.get((label, name.rpartition('.')[0]))     # the tables leave out some endings
     if label == 'covid':
-        return re.sub(r'(-p\d+.*|[_-]\d+(%\d+)?|%\d+)?\.\w+$', '', name), patients.get((label, name), stem)
+        return re.sub(r'(-p\d+.*|[_-]\d+(%\d+)?|%\d+)?\.\w+$', '', name), known or stem
     crawled = '%' in name or name.endswith('.jpg')
-    patient = patients.get((label, name), f'crawled_{stem}' if crawled else stem)
+    patient = known or (f'crawled_{stem}' if crawled else stem)
     return patient, patient
 
 
