@@ -34,7 +34,7 @@ setup(
     extras_require={
         'cuda13': ['jax[cuda13]'],
         'tf': ['tensorflow-cpu'],       # only for tfds.load
-        'beam': ['apache-beam'],         # luna16_patches on a cluster
+        'beam': ['apache-beam'],        # luna16_patches on a cluster
         'torch': ['torch'],             # .pth generators, and the peer of the tests and of the benchmark
         'test': ['pytest', 'pytest-xdist', 'keras>=3.10'],
     },

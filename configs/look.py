@@ -1,7 +1,7 @@
 """One page to look at a prepared data set: contact sheets, counts, sizes, grey levels, what lies in two splits, near-duplicates.
 
 python launch.py --config=configs/look.py --config.dataset=covid_ct
-Cost: COVID-CT takes 20 seconds.
+Cost: the 746 pictures of COVID-CT take 5 seconds on two CPU cores.
 """
 from configs import base
 

@@ -116,22 +116,17 @@ def no_folder(folder):
     return 'covid_ct: no such folder'
 
 
-def other_number_type(folder):
-    path = annotated_raw(folder).with_suffix('.mhd')
-    path.write_text(path.read_text().replace('MET_SHORT', 'MET_STRING'))
-    return 'MET_STRING'
+def number_type(name, told):
+    def spoil(folder):
+        path = annotated_raw(folder).with_suffix('.mhd')
+        path.write_text(path.read_text().replace('MET_SHORT', name))
+        return told
+    return spoil
 
 
-def wider_number_type(folder):
-    path = annotated_raw(folder).with_suffix('.mhd')
-    path.write_text(path.read_text().replace('MET_SHORT', 'MET_FLOAT'))
-    return 'truncated'
-
-
-def narrower_number_type(folder):
-    path = annotated_raw(folder).with_suffix('.mhd')
-    path.write_text(path.read_text().replace('MET_SHORT', 'MET_UCHAR'))
-    return 'MET_UCHAR'
+other_number_type = number_type('MET_STRING', 'MET_STRING')
+wider_number_type = number_type('MET_FLOAT', 'truncated')
+narrower_number_type = number_type('MET_UCHAR', 'MET_UCHAR')
 
 
 def outside(folder):
