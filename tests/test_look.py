@@ -46,7 +46,7 @@ def test_slices_with_boxes(launch, data_dir, tmp_path):
     result = launch('--config=configs/look.py', '--config.dataset=luna16_patches/nodules', f'--config.data_dir={data_dir}', f'--workdir={tmp_path / "look"}', '--config.limit=2')
     assert result.returncode == 0, result.stderr
     html = (tmp_path / 'look' / 'look.html').read_text()
-    assert 'Only the first 2 of each split' in html and 'diameter' in html
+    assert 'Only the first 2 of train' in html and 'diameter' in html
     sheet = Image.open(tmp_path / 'look' / 'images' / 'sheet_train.png').convert('RGB')
     assert (255, 210, 60) in {colour for _, colour in sheet.getcolors(1 << 20)}
 
