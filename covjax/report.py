@@ -39,8 +39,8 @@ def run(config, workdir):
     summary, compared = tables.table2(evaluations), tables.comparisons(evaluations)
     tables.write(workdir, summary)
     _write_rows(workdir / 'comparisons.csv', tables.COMPARED, compared)
-    for name, draw in (('roc.png', draw_roc), ('reliability.png', draw_reliability)):
-        draw(evaluations).savefig(workdir / name, dpi=110, bbox_inches='tight')
+    draw_roc(evaluations, tables.labels_of_training_sets(summary)).savefig(workdir / 'roc.png', dpi=110, bbox_inches='tight')
+    draw_reliability(evaluations).savefig(workdir / 'reliability.png', dpi=110, bbox_inches='tight')
     plt.close('all')
     (workdir / 'report.html').write_text(_page(config, workdir, evaluations, summary, compared))
     print(f'report of {len(rows)} results in {workdir / "report.html"}')
@@ -74,7 +74,7 @@ def unique(rows):
 
 
 def _panels(evaluations):
-    """{(protocol, test): {(model, training set, checkpoint): its results}}, where both classes are there; several evaluations bring the same baseline."""
+    """{(protocol, test): {(model, training set, checkpoint): its results}} of the tests that a network was given, where both classes are there; several evaluations bring the same baseline."""
     panels = {}
     for evaluation in evaluations:
         for result in evaluation['results']:
@@ -83,33 +83,38 @@ def _panels(evaluations):
                 curves = panels.setdefault((evaluation['protocol'], name), {}).setdefault((result['model'], result['train_set'], result['checkpoint']), [])
                 if result not in curves:
                     curves.append(result)
-    return panels
+    return {test: groups for test, groups in panels.items() if not all(tables.is_baseline(model) for model, _, _ in groups)}
 
 
 def _axes(panels):
-    """One panel a protocol and test, one colour a model and training set."""
-    groups = list(dict.fromkeys(group for groups in panels.values() for group in groups))
-    colours = {group: plt.get_cmap('tab20')(i % 20) for i, group in enumerate(groups)}
-    figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(4.8 * max(len(panels), 1), 5 + .5 * len(colours)), squeeze=False, layout='constrained')
-    for ax, (protocol, test) in zip(axes[0], panels):
+    """One panel a protocol and test, one colour a model."""
+    models = dict.fromkeys(model for groups in panels.values() for model, _, _ in groups)
+    colours = {model: plt.get_cmap('tab10')(i % 10) for i, model in enumerate(models)}
+    columns = min(max(len(panels), 1), 3 if len(panels) % 3 == 0 else 2)
+    rows = max(-(-len(panels) // columns), 1)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.8 * columns, (5 + .25 * max(map(len, panels.values()), default=0)) * rows), squeeze=False, layout='constrained')
+    for ax in axes.ravel()[len(panels):]:
+        ax.axis('off')
+    for ax, (protocol, test) in zip(axes.ravel(), panels):
         ax.plot([0, 1], [0, 1], color='grey', lw=.8, ls=':')
         ax.set(aspect='equal', xlim=(-.01, 1.01), ylim=(-.01, 1.01))
         ax.set_title(f'{protocol} protocol\n{test}', fontsize=9)
-    return figure, axes[0], colours
+    return figure, axes.ravel(), colours
 
 
-def draw_roc(evaluations):
-    """A curve for each seed, and the mean area in the legend (the paper's Figure 3)."""
+def draw_roc(evaluations, letters):
+    """A curve for each seed, and the mean area in the legend (the paper's Figure 3); `letters` names the training sets."""
     panels = _panels(evaluations)
     figure, axes, colours = _axes(panels)
     for ax, groups in zip(axes, panels.values()):
+        styles = {key: ':' if sum(one[0] == key[0] for one in list(groups)[:i]) else '--' if tables.is_baseline(key[0]) else '-' for i, key in enumerate(groups)}
         for (model, train_set, which), curves in groups.items():
             areas = [result['metrics']['auc'] for result in curves]
             spread = f' ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} runs)' if len(areas) > 1 else ''
-            label = f'{tables.NAMES.get(model, model)}{f", {which} checkpoint" if which else ""}\n  trained on {_wrapped(train_set)}\n  AUC {np.mean(areas):.3f}{spread}'
+            label = f'{tables.NAMES.get(model, model)}, {letters[train_set]}{f", {which}" if which else ""}: AUC {np.mean(areas):.3f}{spread}'
             for result in curves:
                 labels, scores = zip(*((image['label'], image['score']) for image in result['images']))
-                ax.plot(*curve(np.array(labels), np.array(scores)), color=colours[model, train_set, which], lw=1.3, ls='-' if which else '--', label=label)
+                ax.plot(*curve(np.array(labels), np.array(scores)), color=colours[model], lw=1.3, ls=styles[model, train_set, which], label=label)
                 label = None                                                   # one entry for all seeds
         ax.set(xlabel='1 - specificity', ylabel='recall of COVID')
         ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(.5, -.15), frameon=False)
@@ -119,14 +124,13 @@ def draw_roc(evaluations):
 def draw_reliability(evaluations):
     """The share of COVID among images of a score, of all seeds together; networks only."""
     panels = {test: {group: curves for group, curves in groups.items() if not tables.is_baseline(group[0])} for test, groups in _panels(evaluations).items()}
-    panels = {test: groups for test, groups in panels.items() if groups}
     figure, axes, colours = _axes(panels)
     for ax, groups in zip(axes, panels.values()):
         for (model, train_set, which), curves in groups.items():
             labels, scores = zip(*((image['label'], image['score']) for result in curves for image in result['images']))
             score, share, count = reliability(labels, scores)
-            ax.plot(score, share, color=colours[model, train_set, which], lw=1.2, label=f'{tables.NAMES.get(model, model)}, {which} checkpoint')
-            ax.scatter(score, share, s=3 + 60 * count / count.sum(), color=colours[model, train_set, which])
+            ax.plot(score, share, color=colours[model], lw=1.2, label=f'{tables.NAMES.get(model, model)}, {which} checkpoint')
+            ax.scatter(score, share, s=3 + 60 * count / count.sum(), color=colours[model])
         ax.set(xlabel='score, P(COVID)', ylabel='share of COVID')
         ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(.5, -.15), frameon=False)
     return figure
@@ -166,9 +170,10 @@ def _page(config, workdir, evaluations, summary, compared):
     panels = (page.figure(workdir / 'panels.png', 'Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules')
               if (workdir / 'panels.png').is_file() else '<p>No synthesize run was given (config.synthetic), so there are no panels.</p>')
     names = [column.replace('_', ' ') for column in tables.COMPARED]
+    compared = [row | {'model': tables.NAMES.get(row['model'], row['model']), 'fitted_on': letters[row['fitted_on']]} for row in compared]
     body = string.Template(BODY.read_text()).substitute(
         version=__version__, protocols=page.text(', '.join(sorted({evaluation['protocol'] for evaluation in evaluations}))), runs=_runs(evaluations), table2='\n'.join(table2), legend=legend,
-        roc=page.figure(workdir / 'roc.png', 'ROC curves, one panel for each protocol and test set; the areas are in the tables above'), panels=panels,
+        roc=page.figure(workdir / 'roc.png', 'ROC curves, one panel for each protocol and test set; areas are means over seeds, letters are training sets as above'), panels=panels,
         reliability=page.figure(workdir / 'reliability.png', 'Reliability curves, one panel for each protocol and test set; the errors are in the table above'),
         calibration=_calibration(evaluations), compared=page.table(names, [[row[column] for column in tables.COMPARED] for row in compared]) if compared else '<p>There is no baseline.</p>',
         data=_data(workdir, evaluations), lineage=_lineage(evaluations))

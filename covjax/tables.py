@@ -143,7 +143,7 @@ def _latex(title, rows, letters):
                       r'\end{table}'])
 
 
-COMPARED = ('protocol', 'test', 'model', 'seed', 'baseline', 'auc_difference', 'delong_p', 'delong_p_holm', 'accuracy_difference', 'mcnemar_p', 'mcnemar_p_holm')
+COMPARED = ('protocol', 'test', 'model', 'seed', 'baseline', 'fitted_on', 'auc_difference', 'delong_p', 'delong_p_holm', 'accuracy_difference', 'mcnemar_p', 'mcnemar_p_holm')
 
 
 def comparisons(evaluations):
@@ -163,7 +163,7 @@ def comparisons(evaluations):
         areas, decisions = zip(*(_compare(result['images'], other['images']) for result, other in pairs))
         adjusted = zip(holm([area.p for area in areas]), holm([decision.p for decision in decisions]))
         for (result, _), area, decision, (area_p, decision_p) in zip(pairs, areas, decisions, adjusted):
-            rows.append(dict(zip(COMPARED, (protocol, test, result['model'], result['seed'], f'{baseline}, fitted on {train_set}', area.difference, area.p, area_p,
+            rows.append(dict(zip(COMPARED, (protocol, test, result['model'], result['seed'], baseline, train_set, area.difference, area.p, area_p,
                                             decision.difference, decision.p, decision_p))))
     return rows
 
