@@ -32,7 +32,7 @@ def training(task, **fields):
         'load_size': 224,                 # what is kept in memory and augmented from
         'log_every': 20,
         'eval_every': 500,                # evaluate and save
-        'best': '',                       # the scalar whose highest value marks the best checkpoint; '' keeps the latest only
+        'best': '',                       # the scalar whose highest value (with a minus before it: lowest) marks the best checkpoint; '' keeps the latest only
         'augment': {'scale': 0.1, 'flip': True, 'rotate': 10., 'crop': 0.1},
         **fields})
 

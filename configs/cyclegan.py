@@ -13,7 +13,8 @@ paper_code   What their released code does: 512x512, least squares with real lab
 small        A narrow one at 96x96 for two CPU cores; what it makes, and how long it took, is in the README.
 
 Expect train/cycle_* to fall within the first epochs, adversarial_* and discriminator_* to keep moving (least squares: near 0.25 when the discriminator
-can not tell), and val/cancer/change_l1 to stay well above 0. No scalar says that a picture is good: look at images/.
+can not tell), and val/cancer/change_l1 to stay well above 0. val/cancer/kid is the kernel distance of translated slices from real COVID-19 validation images, and
+val/*/checkerboard the decibels of upsampling patterns; --config.best=-val/cancer/kid keeps the checkpoint where it is lowest. No scalar says that a picture is good: look at images/.
 """
 from ml_collections.config_dict import placeholder
 
@@ -58,6 +59,7 @@ def get_config(variant=''):
         'lambda_cancer': 10.,             # weight of the cycle cancer -> covid -> cancer
         'lambda_covid': 10.,
         'lambda_identity': 0.5,           # weight, relative to those, of leaving images of the target domain alone; 0: not computed
+        'features': 'pixels',             # in which val/*/kid compares translated with real validation images: pixels, a classifier's workdir, or a .h5 of Inception-v3
         'pool_size': 50})                 # earlier fakes kept for each discriminator; 0: none
     config.update(chosen)
     return config

@@ -32,11 +32,14 @@ def score(config, model):
 
 
 def make(config):
-    """The Task of a config (configs/classifier.py). Batches are {'image': uint8 [B, load_size, load_size, 1], 'label': int32 [B]}."""
+    """The Task of a config (configs/classifier.py) on the data sets that it names."""
+    return task_on(config, _labelled(config, 'train', config.load_size), _labelled(config, 'val', config.image_size))
+
+
+def task_on(config, train, val):
+    """The Task on data.Examples of both classes. Batches are {'image': uint8 [B, load_size, load_size, 1], 'label': int32 [B]}."""
     model = classifier.network(config, axis_name=AXIS, bn_momentum=config.bn_momentum, dropout=config.dropout)
     preprocess = classifier.preprocess(config)
-    train = _labelled(config, 'train', config.load_size)
-    val = _labelled(config, 'val', config.image_size)
     class_weights, tx = _class_weights(config, train.labels), optimizer(config)
 
     def train_batch(step):

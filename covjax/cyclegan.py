@@ -3,6 +3,7 @@
 Networks are named by the domain they produce or judge. In the paper's symbols: to_covid = G_N (N -> C), to_cancer = G_C (C -> N),
 disc.cancer = D_N, disc.covid = D_C.
 """
+import functools
 from functools import partial
 
 import jax
@@ -12,9 +13,11 @@ import optax
 from flax import struct
 from jax import lax
 
-from covjax import InputError, data
+from covjax import InputError, data, features
 from covjax.augment import augment, to_float, to_uint8
 from covjax.generator import network
+from covjax.metrics.distances import kid
+from covjax.metrics.spectrum import checkerboard
 from covjax.models import layers
 from covjax.models.cyclegan import Discriminator
 from covjax.task import AXIS, Net, Task, first_index
@@ -73,11 +76,11 @@ def query_pool(pool, fakes, rng):
 
 def make(config):
     """The Task of a config (configs/cyclegan.py) on the data sets that it names."""
-    train = {domain: _domain(config, config[domain], domain, config.load_size) for domain in DOMAINS}
+    train = {name: domain(config[name], name, config.load_size, config.data_dir) for name in DOMAINS}
     val_specs = config.val.split(',') if config.val else []
     if len(val_specs) not in (0, 2):
         raise InputError(f'config.val={config.val}: give two data sets, cancer and covid, separated by a comma, or none')
-    return task_on(config, train, {domain: _domain(config, spec, domain, config.image_size) for domain, spec in zip(DOMAINS, val_specs)})
+    return task_on(config, train, {name: domain(spec, name, config.image_size, config.data_dir) for name, spec in zip(DOMAINS, val_specs)})
 
 
 def task_on(config, train, val):
@@ -92,6 +95,8 @@ def task_on(config, train, val):
     adversarial, real_label = LOSSES[config.loss], config.real_label
     steps, constant = length(config, [len(examples.rows) for examples in train.values()])
     tx = optax.adam(schedule(config.learning_rate, steps, constant), b1=0.5, b2=0.999)
+    see = partial(data.predict, features.extractor(config.get('features', 'pixels')), batch_size=config.batch_size)
+    real_features = functools.cache(lambda domain: see(val[domain].images))
     gen = lambda params, images: generator.apply({'params': params}, images)
     disc = lambda params, images: discriminator.apply({'params': params}, images)
 
@@ -154,11 +159,15 @@ def task_on(config, train, val):
         translated = gen(state.gen.params[there], images)
         reconstructed = gen(state.gen.params[back], translated)
         return {'cycle_l1': jnp.abs(reconstructed - images).mean((1, 2, 3)), 'change_l1': jnp.abs(translated - images).mean((1, 2, 3)),
-                'triptych': to_uint8(jnp.concatenate([images, translated, reconstructed], 2))}
+                'triptych': to_uint8(jnp.concatenate([images, translated, reconstructed], 2)), f'translated_{domain}': to_uint8(translated)[..., 0]}
 
     def summarize(outputs):
         triptych = outputs.pop('triptych')                                     # input | translated | reconstructed
-        return {name: values.mean() for name, values in outputs.items()}, {'input_translated_reconstructed': triptych}
+        (domain, translated), = ((other, outputs.pop(f'translated_{domain}')) for domain, other in (DOMAINS, DOMAINS[::-1]) if f'translated_{domain}' in outputs)
+        scalars = {name: values.mean() for name, values in outputs.items()} | {'checkerboard': checkerboard(translated[..., None])}
+        if min(len(translated), len(val[domain].rows)) > 1:
+            scalars['kid'] = kid(see(translated[..., None]), real_features(domain)).value
+        return scalars, {'input_translated_reconstructed': triptych}
 
     sources = {domain: examples.rows for domain, examples in train.items()} | ({'val': [row for e in val.values() for row in e.rows]} if val else {})
     return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, steps, sources)
@@ -189,12 +198,12 @@ def schedule(rate, steps, constant):
     return optax.join_schedules([optax.constant_schedule(rate), optax.linear_schedule(rate, 0., max(steps - constant, 1))], [constant])
 
 
-def _domain(config, spec, domain, size):
+def domain(spec, name, size, data_dir):
     """The examples of one domain; of a data set with labels, the covid domain takes the covid images only."""
     if not spec:
-        raise InputError(f'config.{domain} is empty; name a data set, for example luna16_patches/nodules:train or covid_ct:train')
-    examples = data.read(spec, config.data_dir, size)
-    keep = np.flatnonzero(examples.labels != 0) if domain == 'covid' else np.arange(len(examples.rows))
+        raise InputError(f'config.{name} is empty; name a data set, for example luna16_patches/nodules:train or covid_ct:train')
+    examples = data.read(spec, data_dir, size)
+    keep = np.flatnonzero(examples.labels != 0) if name == 'covid' else np.arange(len(examples.rows))
     if not len(keep):
-        raise InputError(f'{spec}: no covid image for config.{domain}; choose another data set')
+        raise InputError(f'{spec}: no covid image for config.{name}; choose another data set')
     return data.Examples(examples.images[keep], examples.labels[keep], [examples.rows[i] for i in keep])

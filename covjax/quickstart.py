@@ -18,7 +18,7 @@ def run(config, workdir):
         stage = study.changed(config[f'prepare_{name}'], source=str(raw / name), data_dir=data_dir)
         with claimed(stage, workdir / f'prepare_{name}') as folder:
             prepare.run(stage, folder)
-    study.follow(config, workdir, data_dir)
+    study.follow(study.parts(config, workdir, data_dir), workdir)
     print(f'''
 Done in {duration(time.monotonic() - began)}, on phantoms: drawings, not patients, so no number here says anything about disease.
   phantoms            {raw}

@@ -19,7 +19,7 @@ RUN = {'train': train.run, 'synthesize': synthesize.run, 'evaluate': evaluate.ru
 def run(config, workdir):
     """Every part of a config (configs/clean.py, configs/paper.py)."""
     check(config)
-    follow(config, workdir, config.data_dir)
+    follow(parts(config, workdir, config.data_dir), workdir)
 
 
 def check(config):
@@ -35,9 +35,9 @@ def check(config):
             raise InputError(f"config.runs: '{name}' is not a backbone and a seed; write {next(iter(MODELS))}:0, with one of {', '.join(MODELS)}")
 
 
-def follow(config, workdir, data_dir):
-    """Makes what is not finished yet, in order."""
-    began, planned, fresh = time.monotonic(), list(parts(config, workdir, data_dir)), set()
+def follow(planned, workdir):
+    """Makes what is not finished yet of parts (folder under workdir, config, folders of the parts it is made from), in order."""
+    began, planned, fresh = time.monotonic(), list(planned), set()
     for i, (name, stage, needs) in enumerate(planned, 1):
         folder, as_written = workdir / name, json.loads(stage.to_json())
         note = folder / 'finished.json'

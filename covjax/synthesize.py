@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import Counter
 
-from covjax import InputError, __version__, checkpoint, coco, data, generator, pictures, prepare
+from covjax import InputError, __version__, checkpoint, coco, controls, cyclegan, data, pictures, prepare
 from covjax.log import duration
 from covjax.workdir import read_json, write_json
 
@@ -18,13 +18,18 @@ NO_NODULES = {'box': [], 'diameter': [], 'chord': [], 'row': [], 'malignancy': [
 
 
 def run(config, workdir):
-    """Every slice of config.cancer through generator to_covid of config.generator."""
+    """Every slice of config.cancer through generator to_covid of config.generator, or through what config.how puts in its place."""
     if not config.cancer:
         raise InputError('config.cancer is empty; name a data set, for example luna16_patches/nodules')
+    how = config.get('how', 'translated')
+    if how not in controls.METHODS:
+        raise InputError(f'config.how={how}: no such choice; choose one of {", ".join(controls.METHODS)}')
     gan, model, step = checkpoint.load_model(config.generator, 'cyclegan', 'generator')
     data_dir = config.data_dir or gan.data_dir
-    origin = {'generator': hashlib.sha256(gan.to_json(sort_keys=True).encode()).hexdigest()[:12], 'generator_step': step}
-    apply = generator.apply_uint8(generator.of_run(gan, model, 'to_covid'))
+    name = hashlib.sha256(gan.to_json(sort_keys=True).encode()).hexdigest()[:12]
+    origin = {'generator': name if how == 'translated' else how, 'generator_step': step}
+    training = lambda domain: cyclegan.domain(gan[domain], domain, gan.image_size, data_dir).images
+    apply = controls.METHODS[how](gan, model, training, config.batch_size)
     draft, final = workdir / 'synthetic.part', workdir / 'synthetic'
     shutil.rmtree(draft, ignore_errors=True)
     manifest = []
@@ -33,7 +38,7 @@ def run(config, workdir):
         examples = data.read(f'{dataset}:{split}', data_dir, gan.image_size)
         if 'series' not in examples.rows[0]:
             raise InputError(f'config.cancer={config.cancer}: {dataset} has no CT series; name a data set of slices, such as luna16_patches/nodules')
-        fakes = data.predict(apply, examples.images, config.batch_size, f'translating {dataset}:{split}')
+        fakes = apply(examples.images)
         rows = [_row(row, dataset, split, origin) for row in examples.rows]
         for row, real, fake in zip(rows, examples.images, fakes):
             pictures.save(draft / row['input'], real[..., 0])
@@ -57,7 +62,9 @@ def run(config, workdir):
 def card(gan, origin, rows):
     """What meta.json says of the whole folder."""
     splits = Counter(row['split'] for row in rows)
-    return {'what': 'Lung-cancer CT slices translated to the style of COVID-19 CT by a CycleGAN; boxes are those of the lung nodules of the sources.',
+    how = origin['generator']
+    return {'what': f'Lung-cancer CT slices, {"as a control changed by " + how if how in controls.METHODS else "translated to the style of COVID-19 CT by a CycleGAN"}; '
+                    'boxes are those of the lung nodules of the sources.',
             'use': 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.',
             'images': len(rows), 'image_size': gan.image_size, 'boxes': sum(len(row['nodules']) for row in rows), 'series': len({row['series'] for row in rows}),
             'splits': dict(splits), 'sources': sorted({row['source_dataset'] for row in rows}), 'windows': sorted({row['window'] for row in rows}),

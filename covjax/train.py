@@ -126,10 +126,11 @@ def evaluate(task, eval_step, state, step, log):
 
 
 def best_of(values, name):
-    """The value of the scalar that picks the checkpoint; None where the config names none."""
-    if name and name not in values:
+    """The value of the scalar that picks the checkpoint (where a minus stands before its name, the lowest is best); None where the config names none."""
+    scalar = name.removeprefix('-')
+    if name and scalar not in values:
         raise InputError(f'config.best={name}: no such scalar; choose one of {", ".join(values)}')
-    return values[name] if name else None
+    return None if not name else -values[scalar] if name.startswith('-') else values[scalar]
 
 
 def check_finite(unseen):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from covjax import InputError, __version__
 
 RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}    # what a run goes on from, where it has made it; other runs start anew
-MAY_CHANGE = {'log_every', 'eval_every', 'data_dir'}                   # of a run that is taken up again; the schedules depend on `steps`
+MAY_CHANGE = {'log_every', 'eval_every', 'data_dir', 'features'}       # of a run that is taken up again; the schedules depend on `steps`
 
 
 @contextlib.contextmanager

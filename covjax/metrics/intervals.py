@@ -14,17 +14,41 @@ def bootstrap(labels, scores, groups, threshold=0.5, seed=0):
     labels int [N] (1 = covid), groups [N] of str, scores float [N], or [S, N] of S runs, whose mean is then meant. A single group has no interval: all are (NaN, NaN).
     Draws in which a metric has no value (one class only) are left out of it; where none is left the interval is (NaN, NaN).
     """
-    runs = [checked(labels, row) for row in np.atleast_2d(scores)]
+    runs, times = [checked(labels, row) for row in np.atleast_2d(scores)], _times(groups, seed)
+    if times is None:
+        return dict.fromkeys(NAMES, (float('nan'),) * 2)
+    draws = [_draws(labels == 1, row, row >= threshold, times) for labels, row in runs]
+    return {name: _ends(np.mean([draw[name] for draw in draws], axis=0)) for name in NAMES}
+
+
+def auc_difference(labels, first, second, groups, seed=0):
+    """(low, high) of the area of the first scores less that of the second, on the same images and the same draws of whole groups; as `bootstrap` otherwise."""
+    (labels, first), (_, second), times = checked(labels, first), checked(labels, second), _times(groups, seed)
+    if times is None:
+        return (float('nan'),) * 2
+    return _ends(np.subtract(*(_draws(labels == 1, scores, scores >= .5, times)['auc'] for scores in (first, second))))
+
+
+def mean_interval(values, groups, seed=0):
+    """(low, high) of the mean of values float [N], over draws of whole groups; as `bootstrap` otherwise. Values that are NaN do not count."""
+    values, times = np.asarray(values, float), _times(groups, seed)
+    if times is None:
+        return (float('nan'),) * 2
+    known = np.isfinite(values)
+    with np.errstate(invalid='ignore'):
+        return _ends(times[:, known] @ values[known] / times[:, known].sum(1))
+
+
+def _times(groups, seed):
+    """How often each image is drawn, float [DRAWS, N]; None for a single group: nothing can be said of how groups differ."""
     _, group = np.unique(np.asarray(groups, str), return_inverse=True)
     n = group.max() + 1
-    if n < 2:                                               # nothing can be said of how groups differ
-        return dict.fromkeys(NAMES, (float('nan'),) * 2)
-    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS)[:, group].astype(float)       # [DRAWS, N]: how often an image is drawn
-    draws = [_draws(labels == 1, row, row >= threshold, times) for labels, row in runs]
-    means = {name: np.mean([draw[name] for draw in draws], axis=0) for name in NAMES}
-    finite = {name: values[np.isfinite(values)] for name, values in means.items()}
-    tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    return {name: tuple(np.quantile(values, tails).tolist()) if len(values) else (float('nan'),) * 2 for name, values in finite.items()}
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS)[:, group].astype(float) if n > 1 else None
+
+
+def _ends(values):
+    values = values[np.isfinite(values)]
+    return tuple(np.quantile(values, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()) if len(values) else (float('nan'),) * 2
 
 
 def _draws(labels, scores, predicted, times):
