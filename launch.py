@@ -17,7 +17,8 @@ from covjax.workdir import claimed
 
 CACHE = '~/.cache/covjax'                  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 ROOT = pathlib.Path(__file__).resolve().parent
-RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart', 'benchmark', 'translate', 'look', 'study', 'forensics')}
+RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart', 'benchmark', 'translate', 'look', 'study', 'forensics', 'quality')} | {
+    'audit': 'covjax.audit.run'}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.')

@@ -7,6 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from covjax.audit.verdict import RED, Verdict, area
+
 NAME = 'file metadata (logistic regression)'
 
 
@@ -28,3 +30,16 @@ def scores(train, test):
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1., max_iter=5000))
     model.fit(join(train_numbers, train_modes), [row['label'] for _, row in train])
     return model.predict_proba(join(test_numbers, test_modes))[:, 1]
+
+
+def check(subject):
+    """Whether files give the class away, in every test set of real pictures."""
+    known = lambda images: all('file' in row for row in images.rows)
+    asked = {name: images for name, images in {**subject.tests, 'validation': subject.validation}.items() if known(images)}
+    if not known(subject.real) or not set(asked) & set(subject.tests):
+        return Verdict(NAME, None, 'No test set has facts of original files.')
+    found = {name: area(scores(subject.real.native, images.native), images) for name, images in asked.items()}
+    told = [f'{one} on {name}' for name, one in found.items() if name in subject.tests and one.tells()]
+    finding = f'Size, container and grey statistics alone reach AUC {"; ".join(told)}.' if told else 'Size, container and grey statistics do not tell the classes apart.'
+    return Verdict(NAME, bool(told), finding, f'Red flag when files alone reach AUC {RED} on a test set, with an interval above 0.5: a score on it proves little.',
+                   ('test', 'AUC'), tuple((name, str(one)) for name, one in found.items()))

@@ -11,15 +11,25 @@ def near_duplicates(images, threshold=THRESHOLD):
 
     images uint8 [N, SIZE, SIZE, 1], as data.read gives them. Pearson's correlation of pixels does not see brightness and contrast; a constant image is like none.
     """
-    pixels = images.reshape(len(images), -1).astype(np.float32)
-    pixels -= pixels.mean(1, keepdims=True)
-    norms = np.linalg.norm(pixels, axis=1, keepdims=True)
-    pixels = np.divide(pixels, norms, out=np.zeros_like(pixels), where=norms > 0)
-    pairs = []
+    pixels, pairs = _standardised(images), []
     for start in range(0, len(pixels), ROWS):              # not all against all at once, which for 15,000 images would take a gigabyte
         correlation = pixels[start:start + ROWS] @ pixels.T
         pairs += [(float(correlation[i, j]), int(start + i), int(j)) for i, j in zip(*np.nonzero(correlation > threshold)) if start + i < j]
     return sorted(pairs, reverse=True)
+
+
+def nearest(images, others):
+    """(correlation float [N], index int [N]) of the one of `others` that is most like each of images; both as near_duplicates takes them."""
+    correlation = _standardised(images) @ _standardised(others).T
+    return correlation.max(1), correlation.argmax(1)
+
+
+def _standardised(images):
+    """Pixels float32 [N, D] of mean 0 and length 1; of a constant image all 0."""
+    pixels = images.reshape(len(images), -1).astype(np.float32)
+    pixels -= pixels.mean(1, keepdims=True)
+    norms = np.linalg.norm(pixels, axis=1, keepdims=True)
+    return np.divide(pixels, norms, out=np.zeros_like(pixels), where=norms > 0)
 
 
 def across_groups(pairs, rows):

@@ -1,0 +1,39 @@
+"""What synthetic images are worth beside real ones: classifiers trained on as many COVID-19 images, of which a growing share is synthetic."""
+import matplotlib
+
+from covjax.audit.controls import difference, test_results
+from covjax.audit.verdict import Verdict, interval
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs no screen
+
+NAME = 'synthetic in place of real images'
+FOLDER = 'mixing'
+
+
+def check(subject):
+    """The area on real tests by share of synthetic images; the flag is about the ends of the curve."""
+    shares = sorted(int(name.partition('/')[2]) for name in subject.experiments if name.startswith(FOLDER + '/'))
+    if len(shares) < 2 or shares[0] != 0 or shares[-1] != 100:
+        return Verdict(NAME, None, 'No mixtures were trained: name a synthesize run (config.synthetic), and 0 and 100 in config.shares.')
+    curve = {share: test_results(subject, f'{FOLDER}/{share}') for share in shares}
+    rows, worse, told = [], [], []
+    figure, ax = plt.subplots(figsize=(6, 4.5), layout='constrained')
+    for test, (real, real_ends, real_images) in curve[0].items():
+        values, ends = zip(*(curve[share][test][:2] for share in shares))
+        ax.errorbar(shares, values, [[value - low for value, (low, _) in zip(values, ends)], [high - value for value, (_, high) in zip(values, ends)]], marker='o', capsize=3, label=test)
+        for share in shares:
+            gain = difference(curve[share][test][2], real_images)
+            rows.append((test, f'{share} %', interval(curve[share][test][0], *curve[share][test][1]), f'{gain[0]:+.3f} to {gain[1]:+.3f}' if share else ''))
+            if share == 100:
+                told.append(f'{interval(curve[100][test][0], *curve[100][test][1])} on {test} with synthetic ones alone, {interval(real, *real_ends)} with real ones')
+                worse += [test] * (gain[1] < 0)
+    ax.axhline(.5, color='grey', lw=.8, ls=':')
+    ax.set(xlabel='share of synthetic among COVID-19 training images, %', ylabel='AUC', ylim=(0, 1))
+    ax.legend()
+    subject.folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(subject.folder / 'mixing.png', dpi=110)
+    plt.close(figure)
+    return Verdict(NAME, bool(worse), f'{"Synthetic images do not stand in for real ones" if worse else "Synthetic images are not shown to be worse than real ones"}: AUC {"; ".join(told)}.',
+                   'Red flag when synthetic images alone give a worse classifier of real images than as many real ones (whole interval of the difference below 0).',
+                   ('test', 'synthetic', 'AUC', 'better than real ones alone by'), tuple(rows), ((subject.folder / 'mixing.png', 'AUC by the share of synthetic images, with intervals'),))
