@@ -21,7 +21,7 @@ def grad_cam(network, variables, preprocess):
     def apply(images):
         _, maps = network.apply(variables, preprocess(to_float(images)), endpoints=True)
         features = maps['features'].astype(jnp.float32)
-        margin = lambda features: (features.mean((1, 2)) @ head['kernel'] + head['bias']) @ jnp.array([-1., 1.])
+        margin = lambda features: features.mean((1, 2)) @ head['kernel'] @ jnp.array([-1., 1.])              # but for the biases
         weights = jax.grad(lambda features: margin(features).sum())(features).mean((1, 2))
         return jax.nn.relu((features * weights[:, None, None]).sum(-1))
 

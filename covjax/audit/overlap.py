@@ -3,7 +3,7 @@ import numpy as np
 from PIL import Image
 
 from covjax import lineage, pictures
-from covjax.audit.near_duplicates import SIZE, THRESHOLD, across_groups, near_duplicates
+from covjax.audit.near_duplicates import SAME_DETAIL, SIZE, THRESHOLD, across_groups, detail, near_duplicates
 from covjax.audit.verdict import Verdict
 
 NAME = 'overlap and near-duplicates'
@@ -19,7 +19,7 @@ def check(subject):
         both = before + [(test, grey, row) for grey, row in images.native]
         small = np.stack([np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))[..., None] for _, grey, _ in both])
         pairs = [(value, i, j) for value, i, j in across_groups(near_duplicates(small), [row for _, _, row in both]) if i < len(before) <= j]
-        pairs = [(value, i, j) for value, i, j in pairs if both[i][2]['sha256'] != both[j][2]['sha256']]           # those are counted as images
+        pairs = [(value, i, j) for value, i, j in pairs if both[i][2]['sha256'] != both[j][2]['sha256'] and detail(both[i][1], both[j][1]) > SAME_DETAIL]      # the same is counted above
         rows += [(test, f'test images whose {kind}', n) for kind, n in zip(('picture was trained on', 'patient or series was', 'document or series was', 'picture chose the checkpoint'), counts.values())]
         rows.append((test, 'near copies of training or validation images', len(pairs)))
         rows += [(test, f'{both[j][2]["id"]} is like {both[i][2]["id"]} ({both[i][0]})', f'{value:.4f}') for value, i, j in pairs[:SHOWN]]
@@ -31,5 +31,5 @@ def check(subject):
         pictures.save(subject.folder / 'near_duplicates.png', np.hstack([np.vstack(tiles[i:i + 2]) for i in range(0, len(tiles), 2)]))
         figures = ((subject.folder / 'near_duplicates.png', 'Near copies, one above the other: a training or validation image and a test image'),)
     return Verdict(NAME, bool(bad), '; '.join(bad) + '.' if bad else 'No test image, patient, document or series was used before, and no near copy was found.',
-                   f'Red flag for any. Near copies have a correlation above {THRESHOLD} at {SIZE}x{SIZE} and no known patient, document or series in common; they are to be looked at.',
+                   f'Red flag for any. Near copies have a correlation above {THRESHOLD} at {SIZE}x{SIZE}, fine structure in common, and no known patient, document or series; they are to be looked at.',
                    ('test', 'what', 'number'), tuple(rows), figures)

@@ -6,6 +6,7 @@ from covjax.metrics.calibration import brier, expected_calibration_error, fit_te
 
 NAME = 'calibration'
 DRAWS, LEVEL = 1000, 0.95
+LARGE = 0.05                              # a smaller calibration error is none that matters
 
 
 def expected_by_chance(scores, seed=0):
@@ -25,8 +26,8 @@ def check(subject):
         cooled = scaled(scores, temperature)
         error, chance = expected_calibration_error(images.labels, cooled), expected_by_chance(cooled)
         rows.append((test, expected_calibration_error(images.labels, scores), error, chance, brier(images.labels, scores), brier(images.labels, cooled), temperature))
-        if error > chance:
+        if error > max(chance, LARGE):
             bad.append(f'{error:.3f} on {test}, where {chance:.3f} could be chance')
     return Verdict(NAME, bool(bad), f'Scores do not mean what they say, temperature {temperature:.2f}: calibration error {"; ".join(bad)}.' if bad else 'Scores mean what they say, as far as these images can tell.',
-                   f'Red flag when the calibration error after scaling is above what calibrated scores show in {LEVEL:.0%} of draws.',
+                   f'Red flag when the calibration error after scaling is above {LARGE} and above what calibrated scores show in {LEVEL:.0%} of draws.',
                    ('test', 'calibration error', 'after scaling', 'could be chance', 'Brier', 'after scaling', 'temperature'), tuple(rows))

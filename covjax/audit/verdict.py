@@ -7,6 +7,7 @@ import numpy as np
 from covjax.metrics.intervals import auc_difference, bootstrap
 from covjax.metrics.roc import auc
 
+BETTER = 0.05                             # AUC by which a network is to be better than what sees little, with its whole interval
 RED = 0.65                                # AUC from which something that sees no disease tells too much, if its whole interval is above 0.5 as well
 
 
@@ -76,17 +77,15 @@ def area(scores, images):
 def versus(subject, name, probe, rule_about):
     """The Verdict of a regression that sees little, beside the network: `probe` is a module with `scores(train, test)`, fitted on what the network was trained on and on real images."""
     rows, lost = [], []
-    sets = {'what the network was trained on': subject.train, 'real images': subject.real}
+    sets = {'what the network was trained on': subject.train} | ({} if subject.real.spec == subject.train.spec else {'real images': subject.real})
     for test, images in {**subject.tests, 'validation': subject.validation}.items():
         network = subject.score(images.images)
         for about, train in sets.items():
-            if train is subject.real and subject.real.spec == subject.train.spec:
-                continue
             scores = probe.scores(train.native, images.native)
             found, gain = area(scores, images), auc_difference(images.labels, network, scores, images.groups)
             rows.append((test, about, str(area(network, images)), str(found), f'{gain[0]:+.3f} to {gain[1]:+.3f}'))
-            if test in subject.tests and found.tells() and gain[0] <= 0:
+            if test in subject.tests and found.tells() and gain[0] <= BETTER:
                 lost.append(f'{found} on {test}, fitted on {about}')
     finding = f'Tells the classes apart as well as the network, or nearly: AUC {"; ".join(lost)}.' if lost else 'The network knows more than it, or it knows nothing.'
-    return Verdict(name, bool(lost), finding, f'Red flag when {rule_about} reaches AUC {RED}, its interval above 0.5, and the network is not shown to be better (interval of the difference).',
+    return Verdict(name, bool(lost), finding, f'Red flag when {rule_about} reaches AUC {RED}, its interval above 0.5, and the network is not shown to be better by {BETTER} (interval of the difference).',
                    ('test', 'fitted on', 'AUC of the network', 'AUC of the regression', 'network better by'), tuple(rows))
