@@ -10,4 +10,5 @@ def get_config():
         'report',
         evaluations='',                   # workdirs of evaluate runs, separated by commas
         synthetic='',                     # workdir of the synthesize run, for the panels
+        audits='',                        # workdirs of audits, separated by commas, whose verdicts are listed
         title='Synthetic COVID-19 CT: what classifiers learn from it')

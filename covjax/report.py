@@ -36,13 +36,14 @@ def run(config, workdir):
     else:
         (workdir / 'panels.png').unlink(missing_ok=True)
     _write_rows(workdir / 'table.csv', COLUMNS, rows)
+    audits = [_read_audit(folder.strip()) for folder in config.get('audits', '').split(',') if folder.strip()]
     summary, compared = tables.table2(evaluations), tables.comparisons(evaluations)
     tables.write(workdir, summary)
     _write_rows(workdir / 'comparisons.csv', tables.COMPARED, compared)
     draw_roc(evaluations, tables.labels_of_training_sets(summary)).savefig(workdir / 'roc.png', dpi=110, bbox_inches='tight')
     draw_reliability(evaluations).savefig(workdir / 'reliability.png', dpi=110, bbox_inches='tight')
     plt.close('all')
-    (workdir / 'report.html').write_text(_page(config, workdir, evaluations, summary, compared))
+    (workdir / 'report.html').write_text(_page(config, workdir, evaluations, summary, compared, audits))
     print(f'report of {len(rows)} results in {workdir / "report.html"}')
 
 
@@ -59,6 +60,11 @@ def _read_evaluation(folder):
     results = read_json(pathlib.Path(folder) / 'results.json')
     return results | {'lineage': read_json(pathlib.Path(folder) / 'lineage.json'), 'data_dir': read(folder, 'config.json')['data_dir'],
                       'trained': read(results['classifier'], 'config.json'), 'environment': read(results['classifier'], 'environment.json')}
+
+
+def _read_audit(folder):
+    read_config(folder, 'audit', 'audits')
+    return read_json(pathlib.Path(folder) / 'audit.json')
 
 
 def _table_row(result, protocol):
@@ -161,7 +167,7 @@ def draw_panels(folder, count=5, size=256):
     return np.vstack([pictures.header(captions, size), pictures.contact_sheet(tiles, len(captions))])
 
 
-def _page(config, workdir, evaluations, summary, compared):
+def _page(config, workdir, evaluations, summary, compared, audits):
     """The HTML page; pictures are embedded, nothing is loaded from elsewhere."""
     letters = tables.labels_of_training_sets(summary)
     table2 = [page.table([*tables.LEAD, *tables.HEADS.values()], [[*tables.columns(row, letters), *(tables.cell(row, name) for name in tables.PRINTED)] for row in rows], title)
@@ -176,7 +182,7 @@ def _page(config, workdir, evaluations, summary, compared):
         roc=page.figure(workdir / 'roc.png', 'ROC curves, one panel for each protocol and test set; areas are means over seeds, letters are training sets as above'), panels=panels,
         reliability=page.figure(workdir / 'reliability.png', 'Reliability curves, one panel for each protocol and test set; the errors are in the table above'),
         calibration=_calibration(evaluations), compared=page.table(names, [[row[column] for column in tables.COMPARED] for row in compared]) if compared else '<p>There is no baseline.</p>',
-        data=_data(workdir, evaluations), lineage=_lineage(evaluations))
+        audits=_audits(audits), data=_data(workdir, evaluations), lineage=_lineage(evaluations))
     return page.document(config.title, body)
 
 
@@ -199,6 +205,14 @@ def _calibration(evaluations):
                 rows.append([evaluation['protocol'], result['test_name'], tables.NAMES.get(result['model'], result['model']), result['seed'],
                              *(values[name] for name in ('ece', 'ece_scaled', 'brier', 'brier_scaled', 'temperature')), *(chosen[name] for name in ('threshold', 'accuracy', 'recall', 'specificity'))])
     return page.table(['protocol', 'test', 'model', 'seed', 'calibration error', 'after scaling', 'Brier', 'after scaling', 'temperature', 'threshold', 'accuracy', 'recall', 'specificity'], rows)
+
+
+def _audits(audits):
+    if not audits:
+        return '<p>No audit was given (config.audits), so nothing here says whether the scores rest on disease.</p>'
+    told = {True: 'red flag', False: 'no red flag', None: 'not asked'}
+    return '\n'.join(page.table(['', 'question', 'finding'], [(told[one['flag']], one['name'], one['finding']) for one in audit['verdicts']],
+                                f'{tables.NAMES.get(audit["model"], audit["model"])}, seed {audit["seed"]}, trained on {audit["train"]}') for audit in audits)
 
 
 def _data(workdir, evaluations):

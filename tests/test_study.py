@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covjax import data, study
+from covjax import checkpoint, data, study
 from covjax.workdir import read_json
 
 SMALL = ['cyclegan.image_size=32', 'cyclegan.load_size=36', 'cyclegan.gen_filters=4', 'cyclegan.gen_blocks=1', 'cyclegan.disc_filters=4', 'cyclegan.steps=2', 'cyclegan.eval_every=2',
@@ -66,6 +66,69 @@ def test_the_clean_protocol_refuses_it_with_the_list(run, launch, tmp_path):
     first = next(i for i, line in enumerate(told) if line.startswith('covjax: '))
     assert result.returncode == 2 and 'protocol' in told[first] and not (tmp_path / 'out').exists()
     assert {line.strip().split(':')[0] for line in told[first + 1:]} == {row['id'] for row in data.read_rows('covid_ct:test@covid', data_dirs)}
+
+
+@pytest.fixture(scope='module')
+def audited(run, launch, data_dir, tmp_path_factory):
+    """(workdir, stdout) of an audit of a classifier of the study, with one control and the ends of the mixing curve trained."""
+    workdir, parts = tmp_path_factory.mktemp('audit') / 'audit', run.workdir
+    result = launch('--config=configs/audit.py', f'--workdir={workdir}', f'--config.classifier={parts / "classifier" / "vgg16_0"}', f'--config.synthetic={parts / "synthesize"}', '--config.protocol=paper',
+                    "--config.controls=('jpeg',)", '--config.shares=(0,100)', '--config.sources=luna16_patches/nodules:train,covid_ct:train@noncovid')
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+def test_an_audit_answers_every_question(audited):
+    """All ten checks were asked, the page has their pictures, and what the classifier overlaps with is told."""
+    workdir, told = audited
+    verdicts = {one['name']: one for one in read_json(workdir / 'audit.json')['verdicts']}
+    assert len(verdicts) == 10 and all(one['flag'] in (True, False) for name, one in verdicts.items() if name != 'source of the images'), told
+    assert verdicts['overlap and near-duplicates']['flag'] and 'documents' in verdicts['overlap and near-duplicates']['finding']
+    page = (workdir / 'audit.html').read_text()
+    assert page.count('data:image/png;base64,') >= 3 and 'Not for diagnosis' in page and 'no proof' in page and not re.search(r'(src|href)="(?!data:|#)', page)
+    assert made(told) == ['controls/translated/classifier', 'controls/translated/evaluate', 'controls/jpeg/synthesize', 'controls/jpeg/classifier', 'controls/jpeg/evaluate',
+                          'mixing/0/classifier', 'mixing/0/evaluate', 'mixing/100/classifier', 'mixing/100/evaluate']
+
+
+def test_experiments_train_on_what_they_say(audited, data_dir):
+    """As many COVID-19 images in each mixture, real or synthetic, and the control's own images in the control."""
+    folder, covid = audited[0] / 'experiments', data.read_rows('covid_ct:train@covid', data_dir)
+    trained = {name: read_json(folder / name / 'classifier' / 'lineage.json') for name in ('mixing/0', 'mixing/100', 'controls/jpeg')}
+    ids = {name: [image[2] for record in records if (record['role'], record['through']) == ('train', '') for image in record['images']] for name, records in trained.items()}
+    assert len(ids['mixing/0']) == len(ids['mixing/100']) and {row['id'] for row in covid} <= set(ids['mixing/0']) and not {row['id'] for row in covid} & set(ids['mixing/100'])
+    jpeg = data.read_rows('synthetic_covid_ct:train', str(folder / 'controls' / 'jpeg' / 'synthesize' / 'data'))
+    assert {row['generator'] for row in jpeg} == {'jpeg'} and {row['sha256'] for row in jpeg} <= {image[0] for record in trained['controls/jpeg'] for image in record['images']}
+
+
+def test_the_report_lists_verdicts(audited, run, launch, tmp_path):
+    result = launch('--config=configs/report.py', f'--workdir={tmp_path / "report"}', f'--config.evaluations={run.workdir / "evaluate" / "vgg16_0"}', f'--config.audits={audited[0]}')
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / 'report' / 'report.html').read_text()
+    assert all(name in page for name in ('overlap and near-duplicates', 'controls in place of the generator', 'red flag'))
+
+
+def test_quality_of_the_study(run, launch, tmp_path):
+    """Every distance, in pixels and in the features of a classifier; a set is measured against what the generator was trained on as well."""
+    result = launch('--config=configs/quality.py', f'--workdir={tmp_path / "quality"}', f'--config.synthetic={run.workdir / "synthesize"}', '--config.split=',
+                    f'--config.features=pixels,{run.workdir / "classifier" / "vgg16_0"}')
+    assert result.returncode == 0, result.stderr
+    found = read_json(tmp_path / 'quality' / 'quality.json')
+    assert len(found['distances']['rows']) == 2 * 2 * 3 and found['generator_trained_on'].startswith('covid_ct:train')
+    copies = {row[0]: row for row in found['copies']['rows']}
+    assert copies['real, not trained on'][4] == copies['real, not trained on'][1]         # in this protocol they were trained on
+    assert (tmp_path / 'quality' / 'quality.html').read_text().count('data:image/png;base64,') >= 2
+
+
+def test_kid_picks_the_checkpoint(launch, data_dir, tmp_path):
+    """config.best with a minus keeps the step where the scalar is lowest."""
+    keys = [key.removeprefix('cyclegan.') for key in SMALL if key.startswith('cyclegan.') and 'eval_every' not in key and 'steps' not in key]
+    result = launch('--config=configs/cyclegan.py:small', f'--workdir={tmp_path / "gan"}', f'--config.data_dir={data_dir}', '--config.steps=6', '--config.eval_every=2', '--config.best=-val/cancer/kid',
+                    *(f'--config.{key}' for key in keys))
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in (tmp_path / 'gan' / 'metrics.jsonl').read_text().splitlines()]
+    values = {line['step']: line['val/cancer/kid'] for line in lines if 'val/cancer/kid' in line}
+    assert sorted(values) == [2, 4, 6] and all('val/covid/checkerboard' in line for line in lines if 'val/cancer/kid' in line)
+    assert checkpoint.load_model(tmp_path / 'gan', 'cyclegan', 'generator')[2] == min(values, key=values.get)
 
 
 def test_a_missing_data_set_is_told_before_anything_is_trained(launch, tmp_path):
