@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from sklearn.utils.class_weight import compute_class_weight
 
 from configs import classifier as config_file
-from conftest import ROOT
+from conftest import FAST, ROOT
 from covjax import InputError, checkpoint, classification, data, models
 from covjax.augment import to_float
 from covjax.models import pretrained
@@ -64,7 +64,7 @@ for one, two in zip(*results):
     error = np.linalg.norm(one - two) / np.linalg.norm(one)
     assert error < 1e-5, error
 """
-    environment = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    environment = os.environ | {'XLA_FLAGS': f'{FAST} --xla_force_host_platform_device_count=2'}
     result = subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
