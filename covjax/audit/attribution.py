@@ -11,7 +11,7 @@ from covjax.augment import to_float
 from covjax.metrics.intervals import mean_interval
 
 NAME = 'attribution (Grad-CAM)'
-SHOWN = 6
+SHOWN, TILE = 6, 144
 
 
 def grad_cam(network, variables, preprocess):
@@ -64,7 +64,7 @@ def check(subject):
             if where == 'lungs' and gain[2] < 0:
                 told.append(f'{share.mean():.0%} on {test}, where lungs take {part.mean():.0%}')
         some = np.unique(np.linspace(0, len(images.rows) - 1, SHOWN).astype(int))
-        tiles += [overlay(images.images[k, ..., 0], heat[k]) for k in some]
+        tiles += [np.asarray(Image.fromarray(overlay(images.images[k, ..., 0], heat[k])).resize((TILE, TILE), Image.Resampling.BILINEAR)) for k in some]
     if not rows:
         return Verdict(NAME, None, 'No image has both attribution and plausible lungs.')
     pictures.save(subject.folder / 'attribution.png', pictures.contact_sheet(tiles, SHOWN))

@@ -7,6 +7,7 @@ from covjax.audit.verdict import Verdict, area
 NAME = 'regions of the image'
 BORDER = 1 / 8                            # of the side, the frame that is left of an image
 GRID = 8                                  # patches a side
+TILE = 144                                # pixels a side in the picture of the page
 KEPT = 0.5                                # share of what the whole image is better than chance that may not be left without lungs
 
 
@@ -55,10 +56,11 @@ def check(subject):
         rows.append((test, f'{found.sum()} of {len(found)}', str(whole), *map(str, areas.values())))
         told += [f'{areas[name]} on {test} with {name}' for name in NO_LUNG if areas[name].low > .5 and areas[name].value - .5 >= KEPT * max(whole.value - .5, 0)]
         some = np.unique(np.linspace(0, len(part.rows) - 1, 4).astype(int))
-        tiles += [np.repeat(view, 3, 2) for k in some for view in (part.images[k], *(change(part.images[k:k + 1], masks[found][k:k + 1])[0] for change in CHANGES.values()))]
+        views = [part.images[some], *(change(part.images[some], masks[found][some]) for change in CHANGES.values())]
+        tiles += [pictures.draw_boxes(view[k, ..., 0], (), TILE) for k in range(len(some)) for view in views]
     if not rows:
         return Verdict(NAME, None, 'No plausible lungs were found in both classes of a test set.')
-    pictures.save(subject.folder / 'regions.png', np.vstack([pictures.contact_sheet(tiles, 1 + len(CHANGES))]))
+    pictures.save(subject.folder / 'regions.png', np.vstack([pictures.header(['as it is', *CHANGES], TILE), pictures.contact_sheet(tiles, 1 + len(CHANGES))]))
     return Verdict(NAME, bool(told), f'Without lungs the score still tells the classes apart: AUC {"; ".join(told)}.' if told else 'Without lungs the score tells little or nothing.',
                    f'Red flag when images without lungs keep {KEPT:.0%} of what the whole image is better than chance, with an interval above 0.5. '
                    'The outline of the lungs stays visible, and consolidation at their edge may stay outside the mask.',
