@@ -8,9 +8,9 @@ LEAST = {'steps': 1, 'batch_size': 1, 'image_size': 1, 'load_size': 1, 'log_ever
          'gen_blocks': 0, 'pool_size': 0, 'slices': 1, 'freeze_steps': 0, 'warmup_steps': 0, 'body_rate': 0., 'weight_decay': 0., 'label_smoothing': 0., 'dropout': 0.,
          'bn_momentum': 0., 'learning_rate': 0.,
          'constant_epochs': 0, 'decay_epochs': 0, 'epoch_images': 0, 'lambda_cancer': 0., 'lambda_covid': 0., 'lambda_identity': 0., 'real_label': 0.,
-         'disc_last_stride': 1, 'warmup': 1, 'rounds': 1, 'workers': 0, 'shown': 1, 'limit': 1}
+         'disc_last_stride': 1, 'warmup': 1, 'rounds': 1, 'workers': 0, 'shown': 1, 'limit': 1, 'shares': 0}
 # What a key must stay below.
-BELOW = {'dropout': 1., 'label_smoothing': 1., 'bn_momentum': 1., 'scale': 1., 'crop': 1.}
+BELOW = {'dropout': 1., 'label_smoothing': 1., 'bn_momentum': 1., 'scale': 1., 'crop': 1., 'shares': 101}
 
 
 def stage(run, **fields):

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 
 from covjax import InputError, __version__, data, page, pictures, tables
+from covjax.audit.verdict import FLAGS
 from covjax.lineage import TRAINED
 from covjax.log import duration
 from covjax.metrics.calibration import reliability
@@ -210,8 +211,7 @@ def _calibration(evaluations):
 def _audits(audits):
     if not audits:
         return '<p>No audit was given (config.audits), so nothing here says whether the scores rest on disease.</p>'
-    told = {True: 'red flag', False: 'no red flag', None: 'not asked'}
-    return '\n'.join(page.table(['', 'question', 'finding'], [(told[one['flag']], one['name'], one['finding']) for one in audit['verdicts']],
+    return '\n'.join(page.table(['', 'question', 'finding'], [(FLAGS[one['flag']], one['name'], one['finding']) for one in audit['verdicts']],
                                 f'{tables.NAMES.get(audit["model"], audit["model"])}, seed {audit["seed"]}, trained on {audit["train"]}') for audit in audits)
 
 

@@ -8,6 +8,7 @@ import pytest
 from flax import traverse_util
 
 from covjax import InputError, models
+from covjax import features as image_features
 from covjax.models import pretrained
 
 keras = pytest.importorskip('keras')
@@ -119,6 +120,16 @@ def test_without_top_and_new_head(pair):
         jax.tree.map(np.testing.assert_array_equal, variables, found[0])
     pooled = forward(features)(found[0], inputs)
     close(pooled, run(bottom, inputs).reshape(2, -1, pooled.shape[1]).mean(1))
+
+
+@pytest.mark.parametrize('pair', ['inception_v3'], indirect=True)
+def test_inception_as_features(pair, monkeypatch):
+    """What distances between sets of images are measured in: Keras' own pooled features of grey pictures. Shown at a smaller size than the published one."""
+    _, [(size, reference), _], folder = pair
+    monkeypatch.setattr(image_features, 'INCEPTION', size)
+    grey = np.random.default_rng(0).integers(0, 256, (2, size, size, 1), np.uint8)
+    bottom = keras.Model(reference.inputs, reference.layers[-2].output)
+    close(jax.jit(image_features.extractor(str(write(bottom, folder / 'features.h5'))))(grey), run(bottom, np.float32(grey / 127.5 - 1).repeat(3, -1)))
 
 
 def test_grey_equals_three_equal_channels(pair):

@@ -11,10 +11,11 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from covjax import checkpoint, data, study
+from covjax import InputError, checkpoint, data, study
+from covjax.audit import run as audit_run
 from covjax.audit.run import experiments
 from covjax.audit.verdict import Images
-from covjax.workdir import read_json
+from covjax.workdir import claimed, read_json
 
 SMALL = ['cyclegan.image_size=32', 'cyclegan.load_size=36', 'cyclegan.gen_filters=4', 'cyclegan.gen_blocks=1', 'cyclegan.disc_filters=4', 'cyclegan.steps=2', 'cyclegan.eval_every=2',
          'classifier.image_size=32', 'classifier.load_size=32', 'classifier.batch_size=4', 'classifier.steps=2', 'classifier.eval_every=2', 'classifier.warmup_steps=1',
@@ -116,6 +117,20 @@ def test_mixtures_have_as_many_images_each(run, data_dir, tmp_path):
         rows = [row for row in data.read_rows(stage.train, stage.data_dir) if row['label'] == 1]
         synthetic = sum(row['id'] not in covid for row in rows)
         assert len(rows) == len(covid) and abs(synthetic / len(rows) - share / 100) < .1 and stage.steps == trained.steps and stage.model == 'vgg16'
+
+
+@pytest.mark.parametrize('keys, told', [
+    (dict(classifier='nowhere'), 'config.classifier'), (dict(controls=('sepia',)), 'config.controls'), (dict(sources='covid_ct:train'), 'config.sources'),
+    (dict(tests='covid_ct:test@covid', names=''), 'config.tests'), (dict(baseline='covid_ct:train@covid'), 'config.baseline'), (dict(synthetic='nowhere'), 'config.synthetic'),
+    (dict(baseline='covid_ct:train[:50%]'), 'config.baseline'), (dict(checkpoint='worst'), 'config.checkpoint'), (dict(names='one'), 'config.names')])
+def test_wrong_audits(run, data_dir, tmp_path, keys, told):
+    """Told before anything is trained, and nothing is left."""
+    from configs import audit
+    config = audit.get_config()
+    config.update({'classifier': str(run.workdir / 'classifier' / 'vgg16_0'), 'synthetic': str(run.workdir / 'synthesize'), 'sources': '', **keys})
+    with pytest.raises(InputError, match=told), claimed(config, tmp_path / 'audit'):
+        audit_run.run(config, tmp_path / 'audit')
+    assert not (tmp_path / 'audit').exists()
 
 
 def test_the_report_lists_verdicts(audited, run, launch, tmp_path):

@@ -23,7 +23,7 @@ def check(subject):
     """Every control beside the generator, on every test set of real images."""
     done = [name for name in controls.METHODS if f'{FOLDER}/{name}' in subject.experiments]
     if len(done) < 2 or 'translated' not in done:
-        return Verdict(NAME, None, 'No controls were trained: name a synthesize run (config.synthetic).')
+        return Verdict(NAME, None, 'No controls were trained: name a synthesize run (config.synthetic) and a test set of real images.')
     generator = test_results(subject, f'{FOLDER}/translated')
     rows, equal = [], []
     for test, (value, ends, images) in generator.items():

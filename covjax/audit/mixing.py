@@ -15,7 +15,7 @@ def check(subject):
     """The area on real tests by share of synthetic images; the flag is about the ends of the curve."""
     shares = sorted(int(name.partition('/')[2]) for name in subject.experiments if name.startswith(FOLDER + '/'))
     if len(shares) < 2 or shares[0] != 0 or shares[-1] != 100:
-        return Verdict(NAME, None, 'No mixtures were trained: name a synthesize run (config.synthetic), and 0 and 100 in config.shares.')
+        return Verdict(NAME, None, 'No mixtures were trained: name a synthesize run (config.synthetic) and a test set of real images, and 0 and 100 in config.shares.')
     curve = {share: test_results(subject, f'{FOLDER}/{share}') for share in shares}
     rows, worse, told = [], [], []
     figure, ax = plt.subplots(figsize=(6, 4.5), layout='constrained')

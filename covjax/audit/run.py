@@ -4,17 +4,19 @@ from functools import partial
 
 from covjax import InputError, __version__, checkpoint, classification, classifier, data, evaluate, page, study
 from covjax.audit import attribution, controls, grey_statistics, metadata_baseline, mixing, overlap, pixel_baseline, regions, reliability, source
-from covjax.audit.verdict import Images, Subject
+from covjax.audit.verdict import FLAGS, Images, Subject
+from covjax.controls import CONTROLS
 from covjax.workdir import read_config, read_json, write_json
 
 CHECKS = (metadata_baseline, pixel_baseline, grey_statistics, source, overlap, controls, regions, attribution, mixing, reliability)
-FLAGS = {True: 'red flag', False: 'no red flag', None: 'not asked'}
 FROM_SUBJECT = ('model', 'pretrained', 'dtype', 'batch_size', 'image_size', 'load_size', 'steps', 'eval_every', 'learning_rate', 'schedule', 'warmup_steps', 'weight_decay', 'label_smoothing',
                 'class_weights', 'dropout', 'bn_momentum', 'freeze_steps', 'body_rate', 'best', 'augment', 'seed', 'val')
 
 
 def run(config, workdir):
     """Trains what controls and mixtures need, where it is not finished yet, and asks every check."""
+    if wrong := [name for name in config.controls if name not in CONTROLS]:
+        raise InputError(f'config.controls: {wrong[0]} is no control; choose from {", ".join(CONTROLS)}')
     trained, model, step = checkpoint.load_model(config.classifier, 'classification', 'classifier', config.checkpoint)
     records, data_dir = read_json(pathlib.Path(config.classifier) / 'lineage.json'), config.data_dir or trained.data_dir
     subject = gather(config, workdir / 'images', trained, model, records, data_dir)

@@ -8,6 +8,7 @@ from covjax.metrics.intervals import auc_difference, bootstrap
 from covjax.metrics.roc import auc
 
 BETTER = 0.05                             # AUC by which a network is to be better than what sees little, with its whole interval
+FLAGS = {True: 'red flag', False: 'no red flag', None: 'not asked'}
 RED = 0.65                                # AUC from which something that sees no disease tells too much, if its whole interval is above 0.5 as well
 
 
