@@ -98,20 +98,20 @@ def anatomy(workdir, rows, inputs, fakes):
     asked = lungs.plausible(before)
     overlap = np.where(lungs.plausible(after), lungs.dice(before, after), 0.)[asked]
     groups = [row['group'] for row, ok in zip(rows, asked) if ok]
-    values = [['Dice of the lungs before and after, 0 where none are left', int(asked.sum()), interval(overlap.mean(), *mean_interval(overlap, groups)) if len(overlap) else '', None]]
+    values = [['Dice of the lungs before and after, 0 where none are left', int(asked.sum()), interval(overlap.mean(), *mean_interval(overlap, groups)) if len(overlap) else '']]
     old, new = contrast(inputs, rows), contrast(fakes, rows)
     known = np.isfinite(old) & np.isfinite(new)
     if known.sum() > 1:
         of_nodule = np.array([row['group'] for row in rows for _ in row['nodules']])[known]
-        values += [[f'grey levels by which nodules stand out, {when}', int(known.sum()), interval(one[known].mean(), *mean_interval(one[known], of_nodule)), None] for when, one in (('before', old), ('after', new))]
-        values.append(['correlation of the two', int(known.sum()), None, float(np.corrcoef(old[known], new[known])[0, 1])])
+        values += [[f'grey levels by which nodules stand out, {when}', int(known.sum()), interval(one[known].mean(), *mean_interval(one[known], of_nodule))] for when, one in (('before', old), ('after', new))]
+        values.append(['correlation of the two', int(known.sum()), float(np.corrcoef(old[known], new[known])[0, 1])])
     some = np.flatnonzero(asked)[:SHOWN]
     figures = ()
     if len(some):
         outline = lambda image, mask: np.where((mask & ~np.roll(mask, 1, 0) | mask & ~np.roll(mask, 1, 1))[..., None], pictures.YELLOW, np.repeat(image, 3, 2)).astype(np.uint8)
         pictures.save(workdir / 'images' / 'lungs.png', pictures.contact_sheet([outline(images[k], masks[k]) for images, masks in ((inputs, before), (fakes, after)) for k in some], len(some)))
         figures = ((workdir / 'images' / 'lungs.png', 'Edges of the lung masks: inputs above, their translations below'),)
-    return ('what', 'number', 'mean (95 % interval)', 'value'), values, 'Whether the translation keeps what it has to keep. Masks are found in grey pictures without HU.', figures
+    return ('what', 'number', 'mean (95 % interval)'), values, 'Whether the translation keeps what it has to keep. Masks are found in grey pictures without HU.', figures
 
 
 def _page(about, parts):
