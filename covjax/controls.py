@@ -1,4 +1,7 @@
-"""What may stand in place of the generator: changes of style that know nothing of disease. A classifier trained on them shows how much of its result the style explains."""
+"""What may stand in place of the generator: nothing, simple changes of style, and the traces of networks. A classifier trained on them shows how much of its result they explain.
+
+Window and histogram carry over the brightness of COVID-19 images, which disease has a part in, but no structure.
+"""
 import io
 from functools import partial
 

@@ -16,7 +16,7 @@ from jax import lax
 from covjax import InputError, data, features
 from covjax.augment import augment, to_float, to_uint8
 from covjax.generator import network
-from covjax.metrics.distances import kid
+from covjax.metrics.distances import kid_value
 from covjax.metrics.spectrum import checkerboard
 from covjax.models import layers
 from covjax.models.cyclegan import Discriminator
@@ -163,10 +163,12 @@ def task_on(config, train, val):
 
     def summarize(outputs):
         triptych = outputs.pop('triptych')                                     # input | translated | reconstructed
-        (domain, translated), = ((other, outputs.pop(f'translated_{domain}')) for domain, other in (DOMAINS, DOMAINS[::-1]) if f'translated_{domain}' in outputs)
+        (source, goal), = (pair for pair in (DOMAINS, DOMAINS[::-1]) if f'translated_{pair[0]}' in outputs)
+        translated = outputs.pop(f'translated_{source}')
         scalars = {name: values.mean() for name, values in outputs.items()} | {'checkerboard': checkerboard(translated[..., None])}
-        if min(len(translated), len(val[domain].rows)) > 1:
-            scalars['kid'] = kid(see(translated[..., None]), real_features(domain)).value
+        groups = [[row['group'] for row in val[domain].rows] for domain in (source, goal)]
+        if min(len(set(names)) for names in groups) > 1:
+            scalars['kid'] = kid_value(see(translated[..., None]), real_features(goal), *groups)
         return scalars, {'input_translated_reconstructed': triptych}
 
     sources = {domain: examples.rows for domain, examples in train.items()} | ({'val': [row for e in val.values() for row in e.rows]} if val else {})

@@ -43,6 +43,8 @@ def test_names(config):
     names = [name.strip() for name in config.get('names', '').split(',')] if config.get('names', '') else specs
     if len(names) != len(specs):
         raise InputError(f'config.names={config.names}: names {len(names)} of {len(specs)} test sets of config.tests; give a name for each, or none')
+    if len(set(names)) < len(names):
+        raise InputError(f'config.names={config.names}: two test sets have one name; give each its own')
     return dict(zip(specs, names))
 
 

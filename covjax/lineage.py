@@ -25,10 +25,10 @@ def record(specs, data_dir, sources):
 
 def overlap(records, rows):
     """How a test set overlaps with what trained a model: the number of its images whose picture, group or source document was
-    trained on, or whose picture picked the checkpoint; and {id: what is shared} of each such image."""
+    trained on, or whose picture picked a checkpoint, of the generator too; and {id: what is shared} of each such image."""
     trained = [image for record in records if record['role'] in TRAINED for image in record['images']]
     known = {'images': {sha for sha, _, _ in trained}, 'groups': {group for _, group, _ in trained}, 'documents': {document(group) for _, group, _ in trained}}
-    validation = {sha for record in records if record['role'] == 'val' and not record['through'] for sha, _, _ in record['images']}
+    validation = {sha for record in records if record['role'] == 'val' for sha, _, _ in record['images']}
     hits = {'images': [row['sha256'] in known['images'] or row.get('source_sha256') in known['images'] for row in rows],
             'groups': [row['group'] in known['groups'] for row in rows],
             'documents': [document(row['group']) in known['documents'] for row in rows],

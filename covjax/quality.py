@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from covjax import InputError, __version__, cyclegan, data, features, lungs, page, pictures
-from covjax.audit.near_duplicates import SIZE, THRESHOLD, nearest
+from covjax.audit.near_duplicates import SAME_DETAIL, SIZE, THRESHOLD, detail, nearest
 from covjax.audit.regions import lungs_only
 from covjax.audit.verdict import interval
 from covjax.metrics.distances import fid, fid_floor, kid
@@ -22,17 +22,21 @@ def run(config, workdir):
     made = read_config(config.synthetic, 'synthesize', 'synthetic')
     gan = read_config(made.generator, 'cyclegan', 'generator')
     folder, data_dir = pathlib.Path(config.synthetic) / 'synthetic', config.data_dir or made.data_dir or gan.data_dir
+    if not (folder / 'manifest.jsonl').is_file():
+        raise InputError(f'{folder}: has no manifest.jsonl; let that synthesize run come to its end first')
     rows = [row for row in map(json.loads, (folder / 'manifest.jsonl').read_text().splitlines()) if config.split in ('', row['split'])]
     if len(rows) < 2:
         raise InputError(f'config.split={config.split}: {folder} has {len(rows)} images of that split; choose another')
     load = lambda key: np.stack([pictures.read(folder / row[key]) for row in rows])[..., None]
     inputs, fakes = load('input'), load('file')
     real, train = data.read(config.real, data_dir, gan.image_size), cyclegan.domain(gan.covid, 'covid', gan.image_size, data_dir)
+    if len(real.rows) < 2:
+        raise InputError(f'config.real={config.real}: has {len(real.rows)} image; name more')
     sets = {'synthetic': (fakes, [row['group'] for row in rows]), 'their inputs, untranslated': (inputs, [row['group'] for row in rows]),
             'real, trained on by the generator': (train.images, [row['group'] for row in train.rows])}
     parts = {'distances': distances(config, sets, real), 'copies': copies(workdir, fakes, real, train), 'checkerboard': upsampling(sets, real), 'anatomy': anatomy(workdir, rows, inputs, fakes)}
     about = {'synthetic': str(config.synthetic), 'split': config.split, 'images': len(rows), 'real': config.real, 'real_images': len(real.rows), 'generator_trained_on': gan.covid}
-    write_json(workdir / 'quality.json', {'covjax': __version__, **about, **{name: {'columns': columns, 'rows': values, 'note': note} for name, (columns, values, note, _) in parts.items()}})
+    write_json(workdir / 'quality.json', {'covjax': __version__, **about, **{name: {'columns': columns, 'rows': [[None if value != value else value for value in row] for row in values], 'note': note} for name, (columns, values, note, _) in parts.items()}})
     (workdir / 'quality.html').write_text(_page(about, parts))
     for columns, values, note, _ in parts.values():
         print('\n'.join(['', note, *('  ' + ', '.join(f'{column} {page.text(value)}' for column, value in zip(columns, row)) for row in values)]), flush=True)
@@ -61,14 +65,17 @@ def copies(workdir, fakes, real, train):
     """How like the most similar real training image each synthetic image is, beside real images that were not trained on."""
     small = lambda images: np.stack([np.asarray(Image.fromarray(image[..., 0]).resize((SIZE, SIZE), Image.Resampling.BILINEAR))[..., None] for image in images])
     known, rows = small(train.images), []
-    for title, images in (('synthetic', fakes), ('real, not trained on', real.images)):
+    trained_on = {row['sha256'] for row in train.rows}
+    unseen = real.images[[row['sha256'] not in trained_on for row in real.rows]]
+    for title, images in (('synthetic', fakes), *([('real, not trained on', unseen)] if len(unseen) else [])):
         alike, which = nearest(small(images), known)
-        rows.append([title, len(images), float(np.median(alike)), float(alike.max()), int((alike > THRESHOLD).sum())])
+        same = [value > THRESHOLD and detail(image[..., 0], train.images[k, ..., 0]) > SAME_DETAIL for value, image, k in zip(alike, images, which)]
+        rows.append([title, len(images), float(np.median(alike)), float(alike.max()), sum(same)])
         if title == 'synthetic':
             most = np.argsort(-alike)[:SHOWN]
             tiles = [np.repeat(one, 3, 2) for images, index in ((fakes, most), (train.images, which[most])) for one in images[index]]
     pictures.save(workdir / 'images' / 'nearest.png', pictures.contact_sheet(tiles, len(most)))
-    note = f'Correlation of every image at {SIZE}x{SIZE} with the most similar real image that trained the generator; above {THRESHOLD} it counts as a copy. Looked at only in pixels: a shifted copy is not found.'
+    note = f'Correlation of every image at {SIZE}x{SIZE} with the most similar real image that trained the generator; above {THRESHOLD}, with its fine structure, it counts as a copy. A shifted copy is not found.'
     return ('images', 'number', 'median correlation', 'highest', 'copies'), rows, note, (
         (workdir / 'images' / 'nearest.png', 'The synthetic images most like a real training image, and that image below each'),)
 

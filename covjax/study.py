@@ -45,8 +45,8 @@ def follow(planned, workdir):
             print(f'== {name} is finished ({i} of {len(planned)})', flush=True)
             continue
         print(f'\n== {name} ({i} of {len(planned)}), {duration(time.monotonic() - began)} after the start', flush=True)
-        note.unlink(missing_ok=True)
         with claimed(stage, folder):
+            note.unlink(missing_ok=True)
             RUN[stage.run](stage, folder)
         write_json(note, as_written)
         fresh.add(name)

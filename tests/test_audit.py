@@ -136,10 +136,10 @@ def test_source_is_told_only_where_it_differs(subject, drawn):
     assert source.check(subject()).flag is None
 
 
-def result(scores, images, test='real test'):
+def result(scores, images, test='real test', seen=0):
     found = verdict.area(scores, images)
     rows = [{'label': int(label), 'group': group, 'score': float(score)} for label, group, score in zip(images.labels, images.groups, scores)]
-    return [{'test_name': test, 'metrics': {'auc': found.value}, 'intervals': {'auc': {'low': found.low, 'high': found.high}}, 'images': rows}]
+    return [{'test_name': test, 'metrics': {'auc': found.value}, 'intervals': {'auc': {'low': found.low, 'high': found.high}}, 'images': rows, 'overlap': {'images': seen}}]
 
 
 def test_controls_and_mixtures(subject):
@@ -151,13 +151,15 @@ def test_controls_and_mixtures(subject):
     assert asked(controls_check, controls_translated=good, controls_jpeg=chance).flag is False
     found = asked(controls_check, controls_translated=good, controls_jpeg=chance, controls_nothing=good)
     assert found.flag is True and 'nothing on real test' in found.finding and 'jpeg' not in found.finding
-    assert asked(controls_check).flag is None and asked(controls_check, controls_translated=chance, controls_jpeg=chance).flag is True
+    assert asked(controls_check).flag is None and 'nothing that a control could explain' in asked(controls_check, controls_translated=chance, controls_jpeg=chance).finding
+    trained_on = {f'mixing/{share}': result(good, test, seen=share) for share in (0, 100)}
+    assert mixing.check(clean._replace(experiments=trained_on)).flag is None                # synthetic images made of the test images prove nothing
     assert asked(mixing, mixing_0=good, mixing_50=good, mixing_100=chance).flag is True
     assert asked(mixing, mixing_0=chance, mixing_100=good).flag is False and asked(mixing, mixing_0=good).flag is None
 
 
 def test_calibration_flags_what_chance_does_not_explain(subject):
-    """Scores that mean what they say pass; the same order of scores, all far too sure in one direction on the test only, does not."""
+    """Scores that mean what they say pass; the same order of scores, all far too sure in one direction on the test only, does not. Images of one patient are no more evidence than one."""
     rng = np.random.default_rng(0)
     clean = subject()
     labels = {name: images.labels for name, images in (('validation', clean.validation), ('test', clean.tests['test']))}
@@ -166,6 +168,8 @@ def test_calibration_flags_what_chance_does_not_explain(subject):
     meant = clean._replace(validation=drawn(clean.validation), tests={'test': drawn(clean.tests['test'])}, score=lambda images: truth[id(images)])
     assert reliability.check(meant).flag is False
     assert reliability.check(meant._replace(score=lambda images: np.clip(truth[id(images)] + .4 * (images is meant.tests['test'].images), 0, .999))).flag is True
+    scores = rng.beta(2, 2, 60)
+    assert reliability.expected_by_chance(scores, np.arange(60) // 10) > 1.3 * reliability.expected_by_chance(scores, np.arange(60))
 
 
 def test_regions_change_only_what_they_say(drawn):
@@ -194,9 +198,15 @@ def test_grad_cam_is_the_class_activation_map():
     model, images = create('vgg16'), np.random.default_rng(0).integers(0, 256, (2, 96, 96, 1), np.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), images[:1] / 127.5 - 1)
     heat = jax.jit(attribution.grad_cam(model, variables, lambda x: x))(images)
-    features = np.asarray(jax.jit(lambda x: model.apply(variables, x, endpoints=True)[1]['features'])(np.float32(images / 127.5 - 1)))
+    float_images = np.float32(images / 127.5 - 1)
+    features = np.asarray(jax.jit(lambda x: model.apply(variables, x, endpoints=True)[1]['features'])(float_images))
     weighted = features @ (np.asarray(variables['params']['head']['kernel']) @ [-1, 1])
     np.testing.assert_allclose(heat, np.maximum(weighted, 0) / np.prod(features.shape[1:3]), atol=1e-4 * np.abs(weighted).max())
+    # What was cut off is the map for the other class, and without the cut the cells add up to what the network itself says.
+    head = jax.tree.map(lambda leaf: -leaf, variables['params']['head'])
+    other = jax.jit(attribution.grad_cam(model, {'params': variables['params'] | {'head': head}}, lambda x: x))(images)
+    logits = np.asarray(jax.jit(lambda x: model.apply(variables, x))(float_images))
+    np.testing.assert_allclose((heat - other).sum((1, 2)), logits[:, 1] - logits[:, 0], rtol=1e-3, atol=1e-5)
 
 
 def test_every_check_has_a_name_and_one_signature():

@@ -4,7 +4,7 @@ import pytest
 from scipy import linalg
 
 from covjax import features, quality
-from covjax.metrics.distances import fid, fid_floor, kid
+from covjax.metrics.distances import fid, fid_floor, kid, kid_value
 from covjax.metrics.spectrum import checkerboard
 
 
@@ -17,7 +17,7 @@ def test_kid_is_the_sum_over_pairs():
     kernel = lambda a, b: (a @ b / 6 + 1) ** 3
     within = lambda rows: np.mean([kernel(a, b) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j])
     expected = within(one) + within(other) - 2 * np.mean([kernel(a, b) for a in one for b in other])
-    assert kid(one, other).value == pytest.approx(expected, rel=1e-9)
+    assert kid(one, other).value == kid_value(one, other) == pytest.approx(expected, rel=1e-9)
 
 
 def test_kid_is_unbiased_and_its_interval_covers():
@@ -30,7 +30,7 @@ def test_kid_is_unbiased_and_its_interval_covers():
 
 
 def test_the_interval_of_kid_knows_groups():
-    """The same images three times are no more information."""
+    """The same images three times are no more information, and their being alike is no distance."""
     one, other = normal(0, 12), normal(1, 12, shift=.3)
     thrice = lambda rows: np.repeat(rows, 3, 0) + np.random.default_rng(2).normal(0, .01, (36, 6))
     groups, width = np.repeat(np.arange(12), 3), lambda found: found.high - found.low
@@ -38,6 +38,8 @@ def test_the_interval_of_kid_knows_groups():
     grouped = kid(thrice(one), thrice(other), groups, groups)
     assert width(repeated) < .75 * width(alone) and width(grouped) == pytest.approx(width(alone), rel=.25)
     assert np.isnan(kid(one, other, np.zeros(12), np.arange(12)).low)
+    values = np.array([kid_value(np.repeat(normal(2 * i, 10), 3, 0), np.repeat(normal(2 * i + 1, 14), 2, 0), np.repeat(np.arange(10), 3), np.repeat(np.arange(14), 2)) for i in range(200)])
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
 
 
 def test_fid_is_the_formula():

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from covjax import InputError, checkpoint, data, study
+from covjax import InputError, checkpoint, controls, data, generator, study
 from covjax.audit import run as audit_run
 from covjax.audit.run import experiments
 from covjax.audit.verdict import Images
@@ -88,7 +89,7 @@ def test_an_audit_answers_every_question(audited):
     workdir, told = audited
     verdicts = {one['name']: one for one in read_json(workdir / 'audit.json')['verdicts']}
     unasked = {name for name, one in verdicts.items() if one['flag'] is None}
-    assert len(verdicts) == 10 and unasked <= {'source of the images', 'attribution (Grad-CAM)', 'synthetic in place of real images'}, told
+    assert len(verdicts) == 10 and unasked <= {'source of the images', 'attribution (Grad-CAM)', 'synthetic in place of real images', 'controls in place of the generator'}, told
     assert verdicts['overlap and near-duplicates']['flag'] and 'documents' in verdicts['overlap and near-duplicates']['finding']
     page = (workdir / 'audit.html').read_text()
     assert page.count('data:image/png;base64,') >= 1 and 'Not for diagnosis' in page and 'no proof' in page and not re.search(r'(src|href)="(?!data:|#)', page)
@@ -109,8 +110,10 @@ def test_mixtures_have_as_many_images_each(run, data_dir, tmp_path):
     config.update({'synthetic': str(run.workdir / 'synthesize'), 'classifier': 'w'})
     both = f'{data_dir},{run.workdir / "synthesize" / "data"}'
     trained = ConfigDict(read_json(run.workdir / 'classifier' / 'vgg16_0' / 'config.json'))
-    real = Images('covid_ct:test', None, None, [{'id': 'a'}])
-    stages = {name: stage for name, stage, _ in experiments(config, SimpleNamespace(tests={'real test': real}), trained, both, tmp_path)}
+    rows = data.read_rows('covid_ct:train', data_dir)
+    subject = SimpleNamespace(tests={'real test': Images('covid_ct:test', None, None, [])}, real=Images('covid_ct:train', None, np.array([row['label'] for row in rows]), rows))
+    config.protocol = 'paper'
+    stages = {name: stage for name, stage, _ in experiments(config, subject, trained, both, tmp_path)}
     covid = {row['id'] for row in data.read_rows('covid_ct:train@covid', data_dir)}
     for share in config.shares:
         stage = stages[f'mixing/{share}/classifier']
@@ -122,12 +125,14 @@ def test_mixtures_have_as_many_images_each(run, data_dir, tmp_path):
 @pytest.mark.parametrize('keys, told', [
     (dict(classifier='nowhere'), 'config.classifier'), (dict(controls=('sepia',)), 'config.controls'), (dict(sources='covid_ct:train'), 'config.sources'),
     (dict(tests='covid_ct:test@covid', names=''), 'config.tests'), (dict(baseline='covid_ct:train@covid'), 'config.baseline'), (dict(synthetic='nowhere'), 'config.synthetic'),
-    (dict(baseline='covid_ct:train[:50%]'), 'config.baseline'), (dict(checkpoint='worst'), 'config.checkpoint'), (dict(names='one'), 'config.names')])
+    (dict(baseline='covid_ct:train[:50%]'), 'config.baseline'), (dict(checkpoint='worst'), 'config.checkpoint'), (dict(names='one'), 'config.names'), (dict(names='a,a'), 'config.names'),
+    (dict(sources='covid_ct:train,covid_ct:test'), 'config.sources'), (dict(protocol='clean'), "config.protocol='official'"), (dict(protocol='none'), 'config.protocol'),
+    (dict(shares=(99,)), 'config.shares')])
 def test_wrong_audits(run, data_dir, tmp_path, keys, told):
     """Told before anything is trained, and nothing is left."""
     from configs import audit
     config = audit.get_config()
-    config.update({'classifier': str(run.workdir / 'classifier' / 'vgg16_0'), 'synthetic': str(run.workdir / 'synthesize'), 'sources': '', **keys})
+    config.update({'classifier': str(run.workdir / 'classifier' / 'vgg16_0'), 'synthetic': str(run.workdir / 'synthesize'), 'sources': '', 'protocol': 'paper', **keys})
     with pytest.raises(InputError, match=told), claimed(config, tmp_path / 'audit'):
         audit_run.run(config, tmp_path / 'audit')
     assert not (tmp_path / 'audit').exists()
@@ -147,9 +152,21 @@ def test_quality_of_the_study(run, launch, tmp_path):
     assert result.returncode == 0, result.stderr
     found = read_json(tmp_path / 'quality' / 'quality.json')
     assert len(found['distances']['rows']) == 2 * 2 * 3 and found['generator_trained_on'].startswith('covid_ct:train')
-    copies = {row[0]: row for row in found['copies']['rows']}
-    assert copies['real, not trained on'][4] == copies['real, not trained on'][1]         # in this protocol they were trained on
+    assert [row[0] for row in found['copies']['rows']] == ['synthetic']                   # in this protocol no real image is new to the generator
     assert (tmp_path / 'quality' / 'quality.html').read_text().count('data:image/png;base64,') >= 2
+
+
+def test_controls_that_are_networks(run):
+    """An untrained generator and the way there and back are what the parameters say, one of them without a step of training."""
+    gan, model, _ = checkpoint.load_model(run.workdir / 'cyclegan', 'cyclegan', 'generator')
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
+    apply = {name: controls.METHODS[name](gan, model, None, 2) for name in ('translated', 'untrained', 'reconstructed')}
+    back = generator.apply_uint8(generator.of_run(gan, model, 'to_cancer'))
+    np.testing.assert_allclose(apply['reconstructed'](images).astype(int), np.asarray(back(apply['translated'](images))).astype(int), atol=1)
+    drawn = jax.jit(generator.network(gan).init)(jax.random.key(gan.seed), np.zeros((1, 32, 32, 1), np.float32))['params']
+    expected = generator.apply_uint8(generator.translator(generator.network(gan), drawn))(images)
+    np.testing.assert_allclose(apply['untrained'](images).astype(int), np.asarray(expected).astype(int), atol=1)
+    assert (apply['untrained'](images) != apply['translated'](images)).any()
 
 
 def test_kid_picks_the_checkpoint(launch, data_dir, tmp_path):

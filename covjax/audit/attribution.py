@@ -65,7 +65,7 @@ def check(subject):
                 told.append(f'{share.mean():.0%} on {test}, where lungs take {part.mean():.0%}')
         some = np.unique(np.linspace(0, len(images.rows) - 1, SHOWN).astype(int))
         tiles += [np.asarray(Image.fromarray(overlay(images.images[k, ..., 0], heat[k])).resize((TILE, TILE), Image.Resampling.BILINEAR)) for k in some]
-    if not rows:
+    if not any(where == 'lungs' for _, where, *_ in rows):
         return Verdict(NAME, None, 'No image has both attribution and plausible lungs.')
     pictures.save(subject.folder / 'attribution.png', pictures.contact_sheet(tiles, SHOWN))
     finding = f'Lungs get less attribution than their share of the picture: {"; ".join(told)}.' if told else 'Lungs get at least the attribution that their share of the picture would give them.'

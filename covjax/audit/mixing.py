@@ -17,11 +17,13 @@ def check(subject):
     if len(shares) < 2 or shares[0] != 0 or shares[-1] != 100:
         return Verdict(NAME, None, 'No mixtures were trained: name a synthesize run (config.synthetic) and a test set of real images, and 0 and 100 in config.shares.')
     curve = {share: test_results(subject, f'{FOLDER}/{share}') for share in shares}
+    if not all(curve.values()):
+        return Verdict(NAME, None, 'The classifiers, or the generator, have learned from images of every test set.')
     rows, worse, told = [], [], []
     figure, ax = plt.subplots(figsize=(6, 4.5), layout='constrained')
-    for test, (real, real_ends, real_images) in curve[0].items():
+    for test, (real, real_ends, real_images) in ((test, found) for test, found in curve[0].items() if all(test in part for part in curve.values())):
         values, ends = zip(*(curve[share][test][:2] for share in shares))
-        ax.errorbar(shares, values, [[value - low for value, (low, _) in zip(values, ends)], [high - value for value, (_, high) in zip(values, ends)]], marker='o', capsize=3, label=test)
+        ax.errorbar(shares, values, [[max(value - low, 0) for value, (low, _) in zip(values, ends)], [max(high - value, 0) for value, (_, high) in zip(values, ends)]], marker='o', capsize=3, label=test)
         for share in shares:
             gain = difference(curve[share][test][2], real_images)
             rows.append((test, f'{share} %', interval(curve[share][test][0], *curve[share][test][1]), f'{gain[0]:+.3f} to {gain[1]:+.3f}' if share else ''))

@@ -61,7 +61,7 @@ def check(subject):
     if not rows:
         return Verdict(NAME, None, 'No plausible lungs were found in both classes of a test set.')
     pictures.save(subject.folder / 'regions.png', np.vstack([pictures.header(['as it is', *CHANGES], TILE), pictures.contact_sheet(tiles, 1 + len(CHANGES))]))
-    return Verdict(NAME, bool(told), f'Without lungs the score still tells the classes apart: AUC {"; ".join(told)}.' if told else 'Without lungs the score tells little or nothing.',
+    return Verdict(NAME, bool(told), f'Without lungs the score still tells the classes apart: AUC {"; ".join(told)}.' if told else 'Without lungs the score finds COVID no better than chance, or keeps little of what it had.',
                    f'Red flag when images without lungs keep {KEPT:.0%} of what the whole image is better than chance, with an interval above 0.5. '
                    'The outline of the lungs stays visible, and consolidation at their edge may stay outside the mask.',
                    ('test', 'lungs found', 'whole image', *CHANGES), tuple(rows),

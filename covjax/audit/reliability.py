@@ -9,10 +9,14 @@ DRAWS, LEVEL = 1000, 0.95
 LARGE = 0.05                              # a smaller calibration error is none that matters
 
 
-def expected_by_chance(scores, seed=0):
-    """The calibration error that scores which mean what they say stay below in LEVEL of all draws of labels (consistency resampling, Bröcker and Smith 2007)."""
-    rng = np.random.default_rng(seed)
-    return float(np.quantile([expected_calibration_error((rng.random(len(scores)) < scores).astype(int), scores) for _ in range(DRAWS)], LEVEL))
+def expected_by_chance(scores, groups, seed=0):
+    """The calibration error that scores which mean what they say stay below in LEVEL of all draws of labels (consistency resampling, Bröcker and Smith 2007).
+
+    Images of one group get their labels from one draw, as those of one patient share one.
+    """
+    rng, group = np.random.default_rng(seed), np.unique(np.asarray(groups, str), return_inverse=True)[1]
+    draws = [(rng.random(group.max() + 1)[group] < scores).astype(int) for _ in range(DRAWS)]
+    return float(np.quantile([expected_calibration_error(labels, scores) for labels in draws], LEVEL))
 
 
 def check(subject):
@@ -24,7 +28,7 @@ def check(subject):
     for test, images in subject.tests.items():
         scores = subject.score(images.images)
         cooled = scaled(scores, temperature)
-        error, chance = expected_calibration_error(images.labels, cooled), expected_by_chance(cooled)
+        error, chance = expected_calibration_error(images.labels, cooled), expected_by_chance(cooled, images.groups)
         rows.append((test, expected_calibration_error(images.labels, scores), error, chance, brier(images.labels, scores), brier(images.labels, cooled), temperature))
         if error > max(chance, LARGE):
             bad.append(f'{error:.3f} on {test}, where {chance:.3f} could be chance')

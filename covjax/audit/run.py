@@ -1,8 +1,9 @@
 """A trained classifier -> audit.html and audit.json: what its score may rest on besides disease, a verdict a line."""
+import hashlib
 import pathlib
 from functools import partial
 
-from covjax import InputError, __version__, checkpoint, classification, classifier, data, evaluate, page, study
+from covjax import InputError, __version__, checkpoint, classification, classifier, data, evaluate, lineage, page, study
 from covjax.audit import attribution, controls, grey_statistics, metadata_baseline, mixing, overlap, pixel_baseline, regions, reliability, source
 from covjax.audit.verdict import FLAGS, Images, Subject
 from covjax.controls import CONTROLS
@@ -22,6 +23,8 @@ def run(config, workdir):
     subject = gather(config, workdir / 'images', trained, model, records, data_dir)
     folder = pathlib.Path(config.experiments or workdir / 'experiments')
     made = list(experiments(config, subject, trained, data_dir, folder)) if config.synthetic else []
+    if made:
+        _claim(folder, config.synthetic, trained)
     study.follow(made, folder)
     subject = subject._replace(experiments={name.removesuffix('/evaluate'): read_json(folder / name / 'results.json')['results'] for name, _, _ in made if name.endswith('/evaluate')})
     verdicts = []
@@ -42,17 +45,23 @@ def gather(config, folder, trained, model, records, data_dir):
     for name, test in tests.items():
         if set(test.labels) != {0, 1}:
             raise InputError(f'config.tests: {name} ({test.spec}) needs images of both classes, covid and noncovid; add the missing one with +')
+    if 'validation' in names.values():
+        raise InputError('config.names: validation is what the classifier was chosen on; give that test set another name')
     pairs = [pair.split(',') for pair in config.sources.split(';') if pair.strip()]
     if any(len(pair) != 2 for pair in pairs):
         raise InputError(f'config.sources={config.sources}: write pairs of data sets of one class, FIRST,SECOND, separated by semicolons')
     train, real = read(trained.train), read(config.baseline)
     if set(real.labels) != {0, 1}:
         raise InputError(f'config.baseline={config.baseline}: needs images of both classes; name a split of covid_ct')
+    sources = [tuple(read(spec.strip()) for spec in pair) for pair in pairs]
+    for pair in sources:
+        if any(len(set(images.labels)) > 1 for images in pair) or {0, 1} <= {int(images.labels[0]) for images in pair}:
+            raise InputError(f'config.sources={",".join(images.spec for images in pair)}: compares sources within one class; add @covid or @noncovid to both')
     apply = classification.score(trained, model)
     network = classifier.Classifier(classifier.network(trained), classifier.variables_of(model), classifier.preprocess(trained))
     batched = lambda function: lambda images: data.predict(function, images, config.batch_size)
     return Subject(folder, config, batched(apply), train, read(trained.val), tests, real, _origins(trained.train, data_dir), records,
-                   batched(attribution.grad_cam(*network)), [tuple(read(spec.strip()) for spec in pair) for pair in pairs])
+                   batched(attribution.grad_cam(*network)), sources)
 
 
 def _read(spec, data_dir, size):
@@ -78,7 +87,9 @@ def experiments(config, subject, trained, data_dir, folder):
     ready = pathlib.Path(config.synthetic).resolve() / 'data'
     elsewhere = [part.strip() for part in (data_dir or data.DEFAULT_DIR).split(',') if pathlib.Path(part.strip()).expanduser().resolve() != ready]
     tests = {name: test.spec for name, test in subject.tests.items() if not any('source_sha256' in row for row in test.rows)}
-    keys = {key: trained[key] for key in FROM_SUBJECT if key in trained}
+    keys, records = {key: trained[key] for key in FROM_SUBJECT if key in trained}, read_json(pathlib.Path(config.synthetic) / 'lineage.json')
+    for spec in tests.values():                            # before anything is trained
+        lineage.check(records + lineage.record({'train': config.baseline}, data_dir, {'train': subject.real.rows}), data.read_rows(spec, data_dir), spec, config.protocol)
 
     def classify(name, covid, synthetic, needs):
         both = ','.join([*elsewhere, str(synthetic)])
@@ -92,11 +103,26 @@ def experiments(config, subject, trained, data_dir, folder):
             yield f'{name}/synthesize', study.changed(config.synthesize, how=how, generator=made.generator, cancer=made.cancer, data_dir=made.data_dir), []
             synthetic = folder / name / 'synthesize' / 'data'
         yield from classify(name, 'synthetic_covid_ct:train', synthetic, [f'{name}/synthesize'] if how != 'translated' else [])
-    count = lambda spec: len(data.read_rows(spec, data_dir))
+    wanted, there = int(subject.real.labels.sum()), len(data.read_rows('synthetic_covid_ct:train', str(ready)))
     for share in config.shares if tests else []:
-        covid = f'{real}:{split}[:{100 - share}%]@covid' if share < 100 else ''
-        rest = count(f'{config.baseline}@covid') - (count(covid) if covid else 0)
+        covid = f'{real}:{split}[:{100 - share}%]' if share < 100 else ''
+        kept = sum(row['label'] == 1 for row in data.read_rows(covid, data_dir)) if covid else 0
+        if covid and not kept or wanted - kept > there:
+            raise InputError(f'config.shares: {share} % synthetic of {wanted} COVID-19 images leaves {kept} real ones and needs {wanted - kept} of {there} synthetic ones; choose other shares')
+        covid, rest = f'{covid}@covid' if covid else '', wanted - kept
         yield from classify(f'{mixing.FOLDER}/{share}', '+'.join(filter(None, [covid, f'synthetic_covid_ct:train[:{rest}]' if rest else ''])), ready, [])
+
+
+def _claim(folder, synthetic, trained):
+    """Refuses experiments that were made of other synthetic images or with another kind of classifier: what is finished there would be taken for these."""
+    made = pathlib.Path(synthetic) / 'synthetic'
+    digest = hashlib.sha256((made / 'manifest.jsonl').read_bytes())
+    for path in sorted((made / 'images').iterdir()):
+        digest.update(path.read_bytes())
+    note, about = folder / 'made_of.json', {'synthetic': digest.hexdigest(), 'model': trained.model, 'seed': trained.seed, 'steps': trained.steps, 'image_size': trained.image_size}
+    if note.is_file() and (changed := [key for key, value in read_json(note).items() if about[key] != value]):
+        raise InputError(f'config.experiments={folder}: was made with another {" and ".join(changed)}; choose another folder')
+    write_json(note, about)
 
 
 def _page(about, verdicts):

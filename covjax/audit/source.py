@@ -1,6 +1,6 @@
 """Whether images of one class betray which data set they are from, so that a class that comes from one data set alone can be told by its source."""
 import numpy as np
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from covjax.audit import grey_statistics, pixel_baseline
 from covjax.audit.verdict import RED, Images, Verdict, area
@@ -15,7 +15,7 @@ def scores(probe, first, second):
     both = Images(f'{first.spec} or {second.spec}', np.empty(0), np.array([row['label'] for _, row in native]), [row for _, row in native], native)
     out = np.empty(len(native))
     groups = np.unique(both.groups, return_inverse=True)[1]
-    for fit, held in GroupKFold(FOLDS).split(native, both.labels, groups):
+    for fit, held in StratifiedGroupKFold(FOLDS).split(native, both.labels, groups):
         out[held] = probe.scores([native[i] for i in fit], [native[i] for i in held])
     return out, both
 

@@ -8,14 +8,14 @@ from covjax.metrics.intervals import auc_difference, bootstrap
 from covjax.metrics.roc import auc
 
 BETTER = 0.05                             # AUC by which a network is to be better than what sees little, with its whole interval
-FLAGS = {True: 'red flag', False: 'no red flag', None: 'not asked'}
+FLAGS = {True: 'red flag', False: 'no red flag', None: 'no answer'}
 RED = 0.65                                # AUC from which something that sees no disease tells too much, if its whole interval is above 0.5 as well
 
 
 class Verdict(NamedTuple):
     """The answer of one check."""
     name: str
-    flag: bool | None                     # True: a red flag; False: none; None: could not be asked
+    flag: bool | None                     # True: a red flag; False: none; None: could not be asked, or there was nothing to explain
     finding: str                          # in a sentence, with numbers
     rule: str = ''                        # when the flag is raised
     columns: tuple = ()
@@ -87,6 +87,8 @@ def versus(subject, name, probe, rule_about):
             rows.append((test, about, str(area(network, images)), str(found), f'{gain[0]:+.3f} to {gain[1]:+.3f}'))
             if test in subject.tests and found.tells() and gain[0] <= BETTER:
                 lost.append(f'{found} on {test}, fitted on {about}')
+    if not rows or all('nan' in row[3] for row in rows):
+        return Verdict(name, None, 'Intervals need several patients or series in a test set.')
     finding = f'Tells the classes apart as well as the network, or nearly: AUC {"; ".join(lost)}.' if lost else 'The network knows more than it, or it knows nothing.'
     return Verdict(name, bool(lost), finding, f'Red flag when {rule_about} reaches AUC {RED}, its interval above 0.5, and the network is not shown to be better by {BETTER} (interval of the difference).',
                    ('test', 'fitted on', 'AUC of the network', 'AUC of the regression', 'network better by'), tuple(rows))

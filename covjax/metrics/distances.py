@@ -20,31 +20,44 @@ def kid(first, second, first_groups=None, second_groups=None):
     """Kernel inception distance (Binkowski et al. 2018, arXiv 1801.01401) of features float [N, D] and [M, D]: the unbiased squared maximum mean discrepancy of the kernel
     (x . y / D + 1) ** 3. Sets of one distribution give 0 on average, at any size, so it can be negative.
 
-    The interval is that of a jackknife which leaves out one group of images at a time (patients, series; by default each image), and it is only as normal as the estimate is.
+    Groups are patients or series (by default each image is one): pairs of images of one group say nothing about the set and are left out, and the interval is that of a jackknife
+    which leaves out one group at a time. It is only as normal as the estimate is.
     """
-    first, second = _checked(first, second)
-    sets = [np.unique(np.arange(len(rows)) if groups is None else np.asarray(groups, str), return_inverse=True)[1] for rows, groups in ((first, first_groups), (second, second_groups))]
-    kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
-    within = [kernel(rows, rows) for rows in (first, second)]
-    for matrix in within:
-        np.fill_diagonal(matrix, 0)                        # an image with itself is not a pair
-    between = kernel(first, second)
-    value = _mmd(within, between, [np.ones(len(rows), bool) for rows in (first, second)])
-    variance = 0.
-    for side, groups in enumerate(sets):
+    sets = _Pairs(first, second, first_groups, second_groups)
+    everything, variance = [np.ones(len(groups), bool) for groups in sets.groups], 0.
+    for side, groups in enumerate(sets.groups):
         n = groups.max() + 1
-        keeps = [[groups != k if s == side else np.ones(len(rows), bool) for s, rows in enumerate((first, second))] for k in range(n)]
-        left = np.array([_mmd(within, between, keep) for keep in keeps]) if n > 1 and min(keep[side].sum() for keep in keeps) > 1 else np.full(2, np.nan)
+        keeps = [[groups != k if s == side else kept for s, kept in enumerate(everything)] for k in range(n)]
+        left = np.array([sets.mmd(keep) for keep in keeps] if n > 1 else [np.nan])
         variance += (n - 1) / n * ((left - left.mean()) ** 2).sum()
-    half = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance)
+    value, half = sets.mmd(everything), stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance)
     return Kid(value, float(value - half), float(value + half))
 
 
-def _mmd(within, between, keep):
-    """The unbiased estimate over the images that are kept. within: kernel matrices with a diagonal of 0."""
-    n, m = (int(kept.sum()) for kept in keep)
-    inner = [float(kept @ matrix @ kept) / (count * (count - 1)) for matrix, kept, count in zip(within, (kept.astype(float) for kept in keep), (n, m))]
-    return sum(inner) - 2 * float(keep[0].astype(float) @ between @ keep[1].astype(float)) / (n * m)
+def kid_value(first, second, first_groups=None, second_groups=None):
+    """The same without its interval, which takes by far the longer; NaN where a set has a single group."""
+    sets = _Pairs(first, second, first_groups, second_groups)
+    return sets.mmd([np.ones(len(groups), bool) for groups in sets.groups])
+
+
+class _Pairs:
+    """Kernel values of all pairs of images, those of one group left out."""
+
+    def __init__(self, first, second, first_groups, second_groups):
+        first, second = _checked(first, second)
+        kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
+        self.groups = [np.unique(np.arange(len(rows)) if groups is None else np.asarray(groups, str), return_inverse=True)[1]
+                       for rows, groups in ((first, first_groups), (second, second_groups))]
+        self.apart = [(groups[:, None] != groups).astype(float) for groups in self.groups]
+        self.within = [kernel(rows, rows) * apart for rows, apart in zip((first, second), self.apart)]
+        self.between = kernel(first, second)
+
+    def mmd(self, keep):
+        """The unbiased estimate over the images that are kept, bool [N] and bool [M]."""
+        one, other = (kept.astype(float) for kept in keep)
+        sums = [(kept @ matrix @ kept, kept @ apart @ kept) for kept, matrix, apart in zip((one, other), self.within, self.apart)]
+        inner = [total / pairs if pairs else np.nan for total, pairs in sums]
+        return float(sum(inner) - 2 * (one @ self.between @ other) / (one.sum() * other.sum()))
 
 
 def fid(first, second):

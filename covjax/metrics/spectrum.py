@@ -9,7 +9,8 @@ NEAR, FAR = 1, 3                          # bins around a peak that count as pea
 def checkerboard(images):
     """uint8 or float [N, H, W, 1] -> decibels by which the power at periods of 2 and 4 pixels exceeds that of the frequencies around; the highest of all directions.
 
-    Of the mean spectrum of all images, whose sides are 16 at least. Near 0 without a pattern.
+    Of the mean spectrum of all images, whose sides are 16 at least. Near 0 without a pattern, up to some
+    decibels either way for few images.
     """
     images = np.asarray(images, float)[..., 0]
     height, width = images.shape[1:]
