@@ -166,8 +166,9 @@ def task_on(config, train, val):
         (source, goal), = (pair for pair in (DOMAINS, DOMAINS[::-1]) if f'translated_{pair[0]}' in outputs)
         translated = outputs.pop(f'translated_{source}')
         scalars = {name: values.mean() for name, values in outputs.items()} | {'checkerboard': checkerboard(translated[..., None])}
-        groups = [[row['group'] for row in val[domain].rows] for domain in (source, goal)]
-        if min(len(set(names)) for names in groups) > 1:
+        if min(len(val[domain].rows) for domain in DOMAINS) > 1:
+            groups = [[row['group'] for row in val[domain].rows] for domain in (source, goal)]
+            groups = [names if len(set(names)) > 1 else None for names in groups]              # of one series, images are all that there is to compare
             scalars['kid'] = kid_value(see(translated[..., None]), real_features(goal), *groups)
         return scalars, {'input_translated_reconstructed': triptych}
 

@@ -70,7 +70,7 @@ def copies(workdir, fakes, real, train):
     for title, images in (('synthetic', fakes), *([('real, not trained on', unseen)] if len(unseen) else [])):
         alike, which = nearest(small(images), known)
         same = [value > THRESHOLD and detail(image[..., 0], train.images[k, ..., 0]) > SAME_DETAIL for value, image, k in zip(alike, images, which)]
-        rows.append([title, len(images), float(np.median(alike)), float(alike.max()), sum(same)])
+        rows.append([title, len(images), float(np.median(alike)), float(alike.max()), int(sum(same))])
         if title == 'synthetic':
             most = np.argsort(-alike)[:SHOWN]
             tiles = [np.repeat(one, 3, 2) for images, index in ((fakes, most), (train.images, which[most])) for one in images[index]]

@@ -119,7 +119,7 @@ def test_mixtures_have_as_many_images_each(run, data_dir, tmp_path):
         stage = stages[f'mixing/{share}/classifier']
         rows = [row for row in data.read_rows(stage.train, stage.data_dir) if row['label'] == 1]
         synthetic = sum(row['id'] not in covid for row in rows)
-        assert len(rows) == len(covid) and abs(synthetic / len(rows) - share / 100) < .1 and stage.steps == trained.steps and stage.model == 'vgg16'
+        assert len(rows) == len(covid) and abs(synthetic / len(rows) - share / 100) < .2 and stage.steps == trained.steps and stage.model == 'vgg16'
 
 
 @pytest.mark.parametrize('keys, told', [

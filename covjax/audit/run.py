@@ -106,11 +106,19 @@ def experiments(config, subject, trained, data_dir, folder):
     wanted, there = int(subject.real.labels.sum()), len(data.read_rows('synthetic_covid_ct:train', str(ready)))
     for share in config.shares if tests else []:
         covid = f'{real}:{split}[:{100 - share}%]' if share < 100 else ''
-        kept = sum(row['label'] == 1 for row in data.read_rows(covid, data_dir)) if covid else 0
+        kept = _count(covid, data_dir) if covid else 0
         if covid and not kept or wanted - kept > there:
             raise InputError(f'config.shares: {share} % synthetic of {wanted} COVID-19 images leaves {kept} real ones and needs {wanted - kept} of {there} synthetic ones; choose other shares')
         covid, rest = f'{covid}@covid' if covid else '', wanted - kept
         yield from classify(f'{mixing.FOLDER}/{share}', '+'.join(filter(None, [covid, f'synthetic_covid_ct:train[:{rest}]' if rest else ''])), ready, [])
+
+
+def _count(spec, data_dir):
+    """COVID-19 images of a share that can be too small to have any."""
+    try:
+        return sum(row['label'] == 1 for row in data.read_rows(spec, data_dir))
+    except InputError:
+        return 0
 
 
 def _claim(folder, synthetic, trained):
