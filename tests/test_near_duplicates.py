@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from covjax import data, prepare
-from covjax.audit.near_duplicates import SIZE, across_groups, near_duplicates
+from covjax.audit.near_duplicates import SAME_DETAIL, SIZE, across_groups, detail, near_duplicates
 
 
 def small(image):
@@ -36,6 +36,16 @@ def test_constant_pictures_are_like_none():
     assert near_duplicates(images) == []
 
 
+def test_fine_structure_tells_copies_from_likeness():
+    """The same coarse picture under another texture is like it at 32x32, and no copy."""
+    rng = np.random.default_rng(0)
+    coarse, textures = np.asarray(smooth(0), float), [np.asarray(Image.fromarray(rng.integers(0, 60, (60, 60), np.uint8)).resize((200, 180), Image.Resampling.BICUBIC), float) for _ in range(2)]
+    one, other = (Image.fromarray(np.clip(coarse * .7 + texture, 0, 255).astype(np.uint8)) for texture in textures)
+    assert len(near_duplicates(np.stack([small(one), small(other)]), .9)) == 1
+    copy = np.asarray(recompressed(ImageEnhance.Brightness(one).enhance(.8)).resize((150, 140)))
+    assert detail(np.asarray(one), np.asarray(other)) < .5 < SAME_DETAIL < detail(np.asarray(one), copy)
+
+
 def test_copies_of_one_patient_are_told_apart():
     images = np.stack([small(smooth(0))] * 3)
     rows = [{'group': 'a'}, {'group': 'a'}, {'group': 'b'}]
@@ -49,3 +59,5 @@ def test_real_covid_ct(real, tmp_path):
     examples = data.read('covid_ct:train+validation+test', str(tmp_path), SIZE)
     found = {tuple(sorted((examples.rows[i]['id'], examples.rows[j]['id']))) for _, i, j in across_groups(near_duplicates(examples.images), examples.rows)}
     assert found == {('covid/kjr-21-e24-p5-29.png', 'noncovid/71%0.jpg'), ('covid/kjr-21-e24-p5-31.png', 'noncovid/71%1.jpg')}
+    native = {row['id']: grey for grey, row in data.read_native('covid_ct:train+test', str(tmp_path))}
+    assert all(detail(native[one], native[other]) > SAME_DETAIL for one, other in found)
