@@ -78,7 +78,9 @@ def area(scores, images):
 def versus(subject, name, probe, rule_about):
     """The Verdict of a regression that sees little, beside the network: `probe` is a module with `scores(train, test)`, fitted on what the network was trained on and on real images."""
     rows, lost = [], []
-    sets = {'what the network was trained on': subject.train} | ({} if subject.real.spec == subject.train.spec else {'real images': subject.real})
+    sets = {'what the network was trained on': subject.train}
+    if {row['sha256'] for row in subject.train.rows} != {row['sha256'] for row in subject.real.rows}:
+        sets['real images'] = subject.real
     for test, images in {**subject.tests, 'validation': subject.validation}.items():
         network = subject.score(images.images)
         for about, train in sets.items():
