@@ -3,7 +3,7 @@ from setuptools import find_packages, setup
 
 setup(
     name='covjax',
-    version='0.4.0',
+    version='0.5.0',
     description='CycleGAN-synthesised COVID-19 CT and the classifiers trained on it, in JAX',
     long_description=open('README.md', encoding='utf-8').read(),
     long_description_content_type='text/markdown',

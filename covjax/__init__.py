@@ -1,6 +1,6 @@
 """covjax: lung-cancer CT turned into synthetic COVID-19 CT, and what classifiers learn from it, in JAX."""
 
-__version__ = '0.4.0'
+__version__ = '0.5.0'
 
 
 class InputError(ValueError):

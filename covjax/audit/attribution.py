@@ -12,6 +12,7 @@ from covjax.metrics.intervals import mean_interval
 
 NAME = 'attribution (Grad-CAM)'
 SHOWN, TILE = 6, 144
+CELLS, FINE = 3, 7                       # a side of the map: with fewer than the first it says nothing of lungs, with fewer than the second not much
 
 
 def grad_cam(network, variables, preprocess):
@@ -67,9 +68,11 @@ def check(subject):
         tiles += [np.asarray(Image.fromarray(overlay(images.images[k, ..., 0], heat[k])).resize((TILE, TILE), Image.Resampling.BILINEAR)) for k in some]
     if not any(where == 'lungs' for _, where, *_ in rows):
         return Verdict(NAME, None, 'No image has both attribution and plausible lungs.')
+    if min(coarse) < CELLS:
+        return Verdict(NAME, None, f'The map has {coarse[0]}x{coarse[1]} cells, too few to tell a lung from a chest wall: train on larger images.')
     pictures.save(subject.folder / 'attribution.png', pictures.contact_sheet(tiles, SHOWN))
     finding = f'Lungs get less attribution than their share of the picture: {"; ".join(told)}.' if told else 'Lungs get at least the attribution that their share of the picture would give them.'
-    return Verdict(NAME, bool(told), f'{finding} The map has {coarse[0]}x{coarse[1]} cells{", too few to tell a lung from a chest wall" if min(coarse) < 7 else ""}.',
+    return Verdict(NAME, bool(told), f'{finding} The map has {coarse[0]}x{coarse[1]} cells{", so few that this is coarse" if min(coarse) < FINE else ""}.',
                    'Red flag when the mean share inside lungs is below the share of the picture that they take (whole interval of the difference below 0).',
                    ('test', 'inside', 'images', 'share of attribution', 'share of the picture', 'difference'), tuple(rows),
                    ((subject.folder / 'attribution.png', 'Grad-CAM over test images; brighter is more for COVID'),))
