@@ -7,7 +7,7 @@ STYLE = '''
 :root { color-scheme: light dark; --line: #8884; --quiet: #777; }
 @media (prefers-color-scheme: dark) { :root { --quiet: #999; } }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; margin-bottom: .2rem; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; }
+h1 { line-height: 1.2; margin-bottom: .2rem; } h1, p { overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; }
 .warning { border-left: 4px solid #c60; padding: .4rem 1rem; background: #c601; }
 .wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: 13px; } caption { text-align: left; padding: .3rem 0; color: var(--quiet); }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }

@@ -91,6 +91,6 @@ def versus(subject, name, probe, rule_about):
                 lost.append(f'{found} on {test}, fitted on {about}')
     if not rows or all('nan' in row[3] for row in rows):
         return Verdict(name, None, 'Intervals need several patients or series in a test set.')
-    finding = f'Tells the classes apart as well as the network, or nearly: AUC {"; ".join(lost)}.' if lost else 'The network knows more than it, or it knows nothing.'
+    finding = f'Tells the classes apart at least nearly as well as the network: AUC {"; ".join(lost)}.' if lost else 'The network knows more than it, or it knows nothing.'
     return Verdict(name, bool(lost), finding, f'Red flag when {rule_about} reaches AUC {RED}, its interval above 0.5, and the network is not shown to be better by {BETTER} (interval of the difference).',
                    ('test', 'fitted on', 'AUC of the network', 'AUC of the regression', 'network better by'), tuple(rows))
