@@ -1,4 +1,5 @@
 """Evaluations -> one self-contained page, the tables, roc.png, reliability.png and panels.png."""
+import contextlib
 import csv
 import json
 import pathlib
@@ -24,6 +25,7 @@ COLUMNS = ('model', 'train_set', 'test_set', 'positive_class', 'n_positive', 'n_
            'seed', 'protocol', 'overlap_images', 'overlap_groups', 'overlap_documents', 'checkpoint', 'step', 'overlap_validation',
            *(f'{name}_{end}' for name in METRICS for end in ('low', 'high')), 'test_name', 'tp', 'fp', 'fn', 'tn', *NEGATIVE,
            *(f'{name}_{end}' for name in NEGATIVE for end in ('low', 'high')))
+PANELS = 5                                # rows of the picture
 BODY = pathlib.Path(__file__).with_name('report_template.html')
 
 
@@ -33,7 +35,7 @@ def run(config, workdir):
     rows = unique([_table_row(result, evaluation['protocol']) for evaluation in evaluations for result in evaluation['results']])
     if config.synthetic:
         read_config(config.synthetic, 'synthesize', 'synthetic')
-        pictures.save(workdir / 'panels.png', draw_panels(pathlib.Path(config.synthetic) / 'synthetic'))
+        pictures.save(workdir / 'panels.png', draw_panels(pathlib.Path(config.synthetic) / 'synthetic', _real_covid(evaluations, PANELS)))
     else:
         (workdir / 'panels.png').unlink(missing_ok=True)
     _write_rows(workdir / 'table.csv', COLUMNS, rows)
@@ -147,23 +149,39 @@ def _wrapped(spec):
     return spec.replace('+', '\n  + ')
 
 
-def draw_panels(folder, count=5, size=256):
-    """Columns input, synthetic, and close-ups of the first nodule in both; one row an example of the test split -> uint8 RGB."""
+def _real_covid(evaluations, count):
+    """The first real COVID-19 images, uint8 [H, W], of the first test set that has some and is still there."""
+    for evaluation in evaluations:
+        specs = [part for result in evaluation['results'] for part in data.parse(result['test_set'])]
+        for dataset, split, label in specs:
+            if dataset != 'synthetic_covid_ct' and label in (None, 'covid'):
+                with contextlib.suppress(InputError):
+                    return [grey for grey, _ in data.read_native(f'{dataset}:{split}@covid', evaluation['data_dir'] or evaluation['trained'].get('data_dir', ''), count)]
+    return []
+
+
+def draw_panels(folder, real=(), count=PANELS, size=256):
+    """Columns input, synthetic, a real COVID-19 image (of someone else), and close-ups of the first nodule in the first two; one row an example of the test split -> uint8 RGB.
+
+    The paper's Figure 2. Columns without anything to show are left out.
+    """
     manifest = folder / 'manifest.jsonl'
     if not manifest.is_file():
         raise InputError(f'{manifest}: no such file; let that synthesize run come to its end first')
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     rows = [row for row in rows if row['split'] == 'test'] or rows
     rows = sorted(rows, key=lambda row: -len(row['nodules']))[:count]
-    captions = ['input', 'synthetic']
+    captions, rows = ['input', 'synthetic'], rows[:len(real) or count]
+    if real:
+        captions.append('real, someone else')
     if any(row['nodules'] for row in rows):
         captions += ['nodule in the input', 'the same place, synthetic']
         rows = [row for row in rows if row['nodules']]
     tiles = []
-    for row in rows:
+    for i, row in enumerate(rows):
         boxes = [nodule['box'] for nodule in row['nodules']]
         pair = [pictures.read(folder / row[key]) for key in ('input', 'file')]
-        tiles += [pictures.draw_boxes(grey, boxes, size) for grey in pair]
+        tiles += [pictures.draw_boxes(grey, boxes, size) for grey in pair] + [pictures.draw_boxes(grey, (), size) for grey in real[i:i + 1]]
         tiles += [pictures.close_up(grey, boxes[0], size) for grey in pair if boxes]
     return np.vstack([pictures.header(captions, size), pictures.contact_sheet(tiles, len(captions))])
 
