@@ -11,7 +11,7 @@ h1 { line-height: 1.2; margin-bottom: .2rem; } h1, p { overflow-wrap: anywhere; 
 .warning { border-left: 4px solid #c60; padding: .4rem 1rem; background: #c601; }
 .wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: 13px; } caption { text-align: left; padding: .3rem 0; color: var(--quiet); }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-td { font-variant-numeric: tabular-nums; } td:nth-child(-n+3) { overflow-wrap: anywhere; } td:first-child, td:nth-child(n+6) { min-width: 5rem; }
+td { font-variant-numeric: tabular-nums; } td:nth-child(-n+3) { overflow-wrap: anywhere; min-width: 5.5rem; } td:nth-child(n+6) { min-width: 5rem; }
 figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: 14px; }
 img { max-width: 100%; height: auto; background: white; } .quiet { color: var(--quiet); }
 @media print { body { margin: 0; max-width: none; font-size: 11pt; } figure, tr { break-inside: avoid; } .wide { overflow: visible; } }
