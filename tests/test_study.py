@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from covjax import InputError, checkpoint, controls, data, generator, study
+from covjax import InputError, checkpoint, controls, data, generator, pictures, study, synthesize
 from covjax.audit import run as audit_run
 from covjax.audit.run import experiments
 from covjax.audit.verdict import Images
@@ -45,9 +45,8 @@ def test_what_is_finished_is_left_alone(run):
     parts = ['cyclegan', 'synthesize', 'classifier/vgg16_0', 'classifier/vgg16_1', 'evaluate/vgg16_0', 'evaluate/vgg16_1', 'report']
     assert made(run.first) == parts
     assert made(run()) == [] and made(run('report.title=Another')) == ['report']
-    assert made(run('evaluate.batch_size=7')) == parts[4:]
     (run.workdir / 'classifier' / 'vgg16_1' / 'finished.json').unlink()        # as if it had been stopped
-    assert made(run('evaluate.batch_size=7')) == ['classifier/vgg16_1', 'evaluate/vgg16_1', 'report']
+    assert made(run('evaluate.batch_size=7')) == ['classifier/vgg16_1', 'evaluate/vgg16_0', 'evaluate/vgg16_1', 'report']
 
 
 def test_it_is_the_published_protocol(run, data_dir):
@@ -76,10 +75,10 @@ def test_the_clean_protocol_refuses_it_with_the_list(run, launch, tmp_path):
 
 @pytest.fixture(scope='module')
 def audited(run, launch, data_dir, tmp_path_factory):
-    """(workdir, stdout) of an audit of a classifier of the study, with one control trained beside the generator."""
+    """(workdir, stdout) of an audit of a classifier of the study, for which a classifier of the generator's images is trained."""
     workdir, parts = tmp_path_factory.mktemp('audit') / 'audit', run.workdir
     result = launch('--config=configs/audit.py', f'--workdir={workdir}', f'--config.classifier={parts / "classifier" / "vgg16_0"}', f'--config.synthetic={parts / "synthesize"}', '--config.protocol=paper',
-                    "--config.controls=('jpeg',)", '--config.shares=()', '--config.sources=luna16_patches/nodules:train,covid_ct:train@noncovid')
+                    '--config.controls=()', '--config.shares=()', '--config.sources=luna16_patches/nodules:train,covid_ct:train@noncovid')
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -93,18 +92,11 @@ def test_an_audit_answers_every_question(audited):
     assert verdicts['overlap and near-duplicates']['flag'] and 'documents' in verdicts['overlap and near-duplicates']['finding']
     page = (workdir / 'audit.html').read_text()
     assert page.count('data:image/png;base64,') >= 1 and 'Not for diagnosis' in page and 'no proof' in page and not re.search(r'(src|href)="(?!data:|#)', page)
-    assert made(told) == ['controls/translated/classifier', 'controls/translated/evaluate', 'controls/jpeg/synthesize', 'controls/jpeg/classifier', 'controls/jpeg/evaluate']
+    assert made(told) == ['controls/translated/classifier', 'controls/translated/evaluate']
 
 
-def test_a_control_trains_on_its_own_images(audited):
-    folder = audited[0] / 'experiments' / 'controls' / 'jpeg'
-    jpeg = data.read_rows('synthetic_covid_ct:train', str(folder / 'synthesize' / 'data'))
-    trained = {image[0] for record in read_json(folder / 'classifier' / 'lineage.json') if record['role'] == 'train' for image in record['images']}
-    assert {row['generator'] for row in jpeg} == {'jpeg'} and {row['sha256'] for row in jpeg} <= trained
-
-
-def test_mixtures_have_as_many_images_each(run, data_dir, tmp_path):
-    """Of every share the same number of COVID-19 images; all real at 0 %, all synthetic at 100 %."""
+def test_what_experiments_train_on(run, data_dir, tmp_path):
+    """Mixtures of every share have the same number of COVID-19 images, all real at 0 %, all synthetic at 100 %; a control has slices of its own, changed as its name says."""
     from configs import audit
     config = audit.get_config()
     config.update({'synthetic': str(run.workdir / 'synthesize'), 'classifier': 'w'})
@@ -120,6 +112,14 @@ def test_mixtures_have_as_many_images_each(run, data_dir, tmp_path):
         rows = [row for row in data.read_rows(stage.train, stage.data_dir) if row['label'] == 1]
         synthetic = sum(row['id'] not in covid for row in rows)
         assert len(rows) == len(covid) and abs(synthetic / len(rows) - share / 100) < .2 and stage.steps == trained.steps and stage.model == 'vgg16'
+    control, folder = stages['controls/jpeg/synthesize'], tmp_path / 'controls' / 'jpeg' / 'synthesize'
+    synthesize.run(control, folder)
+    assert stages['controls/jpeg/classifier'].data_dir == f'{data_dir},{folder / "data"}' and str(folder) not in stages['controls/window/classifier'].data_dir
+    made_of = {row['id']: row for row in data.read_rows('synthetic_covid_ct:train', str(folder / 'data'))}
+    assert {row['generator'] for row in made_of.values()} == {'jpeg'} and json.loads((folder / 'synthetic' / 'meta.json').read_text())['what'].startswith('Lung-cancer CT slices, as a control changed by jpeg')
+    for row in list(made_of.values())[:5]:
+        source, image = (pictures.read(folder / 'synthetic' / part / f'{row["id"]}.png').astype(int) for part in ('inputs', 'images'))
+        assert 0 < np.abs(source - image).mean() < 15
 
 
 @pytest.mark.parametrize('keys, told', [
