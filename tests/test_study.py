@@ -138,6 +138,20 @@ def test_wrong_audits(run, data_dir, tmp_path, keys, told):
     assert not (tmp_path / 'audit').exists()
 
 
+def test_experiments_of_other_images_or_seeds_are_refused(run, tmp_path):
+    """What is finished there would be taken for these; the same again is welcome."""
+    made, trained = tmp_path / 'made', ConfigDict({'model': 'vgg16', 'seed': 0, 'steps': 2, 'image_size': 32})
+    shutil.copytree(run.workdir / 'synthesize' / 'synthetic', made / 'synthetic')
+    for _ in range(2):
+        audit_run._claim(tmp_path / 'experiments', made, trained)
+    with pytest.raises(InputError, match='config.experiments.*another seed'):
+        audit_run._claim(tmp_path / 'experiments', made, ConfigDict({**trained, 'seed': 1}))
+    picture = next((made / 'synthetic' / 'images').iterdir())
+    pictures.save(picture, 255 - pictures.read(picture))
+    with pytest.raises(InputError, match='config.experiments.*another synthetic'):
+        audit_run._claim(tmp_path / 'experiments', made, trained)
+
+
 def test_the_report_lists_verdicts(audited, run, launch, tmp_path):
     result = launch('--config=configs/report.py', f'--workdir={tmp_path / "report"}', f'--config.evaluations={run.workdir / "evaluate" / "vgg16_0"}', f'--config.audits={audited[0]}')
     assert result.returncode == 0, result.stderr

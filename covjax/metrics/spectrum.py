@@ -2,12 +2,12 @@
 import numpy as np
 from scipy import ndimage
 
-PERIODS = (4, 2)                          # pixels; the generator doubles its maps twice
 NEAR, FAR = 1, 3                          # bins around a peak that count as peak, and that it is compared with
 
 
 def checkerboard(images):
-    """uint8 or float [N, H, W, 1] -> decibels by which the power at periods of 2 and 4 pixels exceeds that of the frequencies around; the highest of all directions.
+    """uint8 or float [N, H, W, 1] -> decibels by which the power at periods of 2 and 4 pixels (the generator doubles its maps twice) exceeds that of the frequencies
+    around; the highest of all directions.
 
     Of the mean spectrum of all images, whose sides are 16 at least. Near 0 without a pattern, up to some
     decibels either way for few images.
