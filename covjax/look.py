@@ -54,7 +54,7 @@ def run(config, workdir):
     _write_pairs(workdir / 'near_duplicates.csv', pairs, seen)
     straddling = two_splits(seen)
     figures = [*_draw(images, seen), *_draw_straddling(images, straddling), *_pair_sheet(images, config, pairs, seen)]
-    (workdir / 'look.html').write_text(_page(config, seen, sheets, figures, straddling, pairs, cut))
+    (workdir / 'look.html').write_text(_page(config, seen, sheets, figures, straddling, pairs, cut), encoding='utf-8')
     print(f'{len(seen)} examples of {config.dataset}, {len(straddling)} documents or series in two splits, {len(pairs)} near-duplicates between groups: {workdir / "look.html"}')
 
 

@@ -37,7 +37,7 @@ def run(config, workdir):
     parts = {'distances': distances(config, sets, real), 'copies': copies(workdir, fakes, real, train), 'checkerboard': upsampling(sets, real), 'anatomy': anatomy(workdir, rows, inputs, fakes)}
     about = {'synthetic': str(config.synthetic), 'split': config.split, 'images': len(rows), 'real': config.real, 'real_images': len(real.rows), 'generator_trained_on': gan.covid}
     write_json(workdir / 'quality.json', {'covjax': __version__, **about, **{name: {'columns': columns, 'rows': [[None if value != value else value for value in row] for row in values], 'note': note} for name, (columns, values, note, _) in parts.items()}})
-    (workdir / 'quality.html').write_text(_page(about, parts))
+    (workdir / 'quality.html').write_text(_page(about, parts), encoding='utf-8')
     for columns, values, note, _ in parts.values():
         print('\n'.join(['', note, *('  ' + ', '.join(f'{column} {page.text(value)}' for column, value in zip(columns, row)) for row in values)]), flush=True)
     print(f'\nquality of {len(rows)} synthetic images in {workdir / "quality.html"}')

@@ -46,7 +46,7 @@ def run(config, workdir):
     draw_roc(evaluations, tables.labels_of_training_sets(summary)).savefig(workdir / 'roc.png', dpi=110, bbox_inches='tight')
     draw_reliability(evaluations).savefig(workdir / 'reliability.png', dpi=110, bbox_inches='tight')
     plt.close('all')
-    (workdir / 'report.html').write_text(_page(config, workdir, evaluations, summary, compared, audits))
+    (workdir / 'report.html').write_text(_page(config, workdir, evaluations, summary, compared, audits), encoding='utf-8')
     print(f'report of {len(rows)} results in {workdir / "report.html"}')
 
 
@@ -196,7 +196,7 @@ def _page(config, workdir, evaluations, summary, compared, audits):
               if (workdir / 'panels.png').is_file() else '<p>No synthesize run was given (config.synthetic), so there are no panels.</p>')
     names = [column.replace('_', ' ') for column in tables.COMPARED]
     compared = [row | {'model': tables.NAMES.get(row['model'], row['model']), 'fitted_on': letters[row['fitted_on']]} for row in compared]
-    body = string.Template(BODY.read_text()).substitute(
+    body = string.Template(BODY.read_text(encoding='utf-8')).substitute(
         version=__version__, protocols=page.text(', '.join(sorted({evaluation['protocol'] for evaluation in evaluations}))), runs=_runs(evaluations), table2='\n'.join(table2), legend=legend,
         roc=page.figure(workdir / 'roc.png', 'ROC curves, one panel for each protocol and test set; areas are means over seeds, letters are training sets as above'), panels=panels,
         reliability=page.figure(workdir / 'reliability.png', 'Reliability curves, one panel for each protocol and test set; the errors are in the table above'),

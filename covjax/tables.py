@@ -121,8 +121,8 @@ def write(folder, rows):
                              *(row.overlap.get(kind) for kind in ('images', 'groups', 'documents', 'validation')),
                              *(part[name] for name in PRINTED for part in (row.mean, row.low, row.high, row.least, row.most))])
     letters = labels_of_training_sets(rows)
-    (folder / 'table2.md').write_text('\n\n'.join([*(_markdown(title, these, letters) for title, these in by_test(rows).items()), _legend(letters)]) + '\n')
-    (folder / 'table2.tex').write_text('\n\n'.join(_latex(title, these, letters) for title, these in by_test(rows).items()) + '\n')
+    (folder / 'table2.md').write_text('\n\n'.join([*(_markdown(title, these, letters) for title, these in by_test(rows).items()), _legend(letters)]) + '\n', encoding='utf-8')
+    (folder / 'table2.tex').write_text('\n\n'.join(_latex(title, these, letters) for title, these in by_test(rows).items()) + '\n', encoding='utf-8')
 
 
 def _legend(letters):

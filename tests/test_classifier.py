@@ -45,7 +45,7 @@ def keras_file(tmp_path_factory):
 
 def test_snippets_of_the_readme(run, keras_file, tmp_path):
     """Each runs in a process of its own, on NumPy images, and imports no training code and no TFDS."""
-    section = (ROOT / 'README.md').read_text().split('## Use the models elsewhere')[1].split('\n## ')[0]
+    section = (ROOT / 'README.md').read_text(encoding='utf-8').split('## Use the models elsewhere')[1].split('\n## ')[0]
     snippets = [snippet for snippet in re.findall(r'```python\n(.*?)```', section, re.DOTALL) if 'generator' not in snippet]
     assert len(snippets) == 3
     for snippet in snippets:

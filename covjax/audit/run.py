@@ -34,7 +34,7 @@ def run(config, workdir):
     about = {'classifier': str(config.classifier), 'model': trained.model, 'seed': trained.seed, 'step': step, 'train': trained.train, 'tests': {name: test.spec for name, test in subject.tests.items()}}
     rows = [{'name': one.name, 'flag': one.flag, 'finding': one.finding, 'rule': one.rule, 'columns': one.columns, 'rows': one.rows} for one in verdicts]
     write_json(workdir / 'audit.json', {'covjax': __version__, **about, 'verdicts': rows})
-    (workdir / 'audit.html').write_text(_page(about, verdicts))
+    (workdir / 'audit.html').write_text(_page(about, verdicts), encoding='utf-8')
     print(f'{sum(one.flag is True for one in verdicts)} red flags in {workdir / "audit.html"}')
 
 
