@@ -45,7 +45,7 @@ def test_training_configs_have_the_same_shared_keys():
 def commands():
     """Every launch.py command line that people are shown."""
     texts = [launcher.ROOT / 'README.md', *(launcher.ROOT / 'configs').glob('*.py')]
-    joined = '\n'.join(path.read_text() for path in texts).replace('\\\n', ' ')
+    joined = '\n'.join(path.read_text(encoding='utf-8') for path in texts).replace('\\\n', ' ')
     return sorted({line[line.index('launch.py'):] for line in joined.splitlines() if 'launch.py --config=configs/' in line and 'NAME' not in line})
 
 
