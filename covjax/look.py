@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from covjax import InputError, __version__, data, page, pictures
-from covjax.audit.near_duplicates import SIZE, THRESHOLD, across_groups, near_duplicates
+from covjax.audit.near_duplicates import SIZE, THRESHOLD, across_groups, near_duplicates, shrunk
 from covjax.lineage import document
 
 matplotlib.use('Agg')
@@ -43,7 +42,7 @@ def run(config, workdir):
                 cut.add(split)
                 break
             label = row.get('label_name', '')
-            seen.append(Seen(split, label, row, grey.shape, np.bincount(grey.ravel(), minlength=256), _small(grey)))
+            seen.append(Seen(split, label, row, grey.shape, np.bincount(grey.ravel(), minlength=256), shrunk(grey)))
             if len(tiles[label]) < config.shown:
                 tiles[label].append(pictures.draw_boxes(*_square(grey, row.get('nodules', {}).get('box', ())), TILE))
         for label, these in sorted(tiles.items()):
@@ -64,10 +63,6 @@ def two_splits(seen):
     for one in seen:
         splits[one.label, document(one.row['group'])][one.split] += 1
     return {key: counts for key, counts in sorted(splits.items()) if len(counts) > 1}
-
-
-def _small(grey):
-    return np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))[..., None]
 
 
 def _square(grey, boxes):

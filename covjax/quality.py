@@ -1,17 +1,16 @@
 """Synthetic images -> quality.html and quality.json: how far they are from real ones, whether any is a copy of one, what upsampling left, and whether anatomy stayed."""
-import json
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from covjax import InputError, __version__, cyclegan, data, features, lungs, page, pictures
-from covjax.audit.near_duplicates import SAME_DETAIL, SIZE, THRESHOLD, detail, nearest
+from covjax.audit.near_duplicates import SAME_DETAIL, SIZE, THRESHOLD, detail, nearest, shrunk
 from covjax.audit.regions import lungs_only
 from covjax.audit.verdict import interval
 from covjax.metrics.distances import fid, fid_floor, kid
 from covjax.metrics.intervals import mean_interval
 from covjax.metrics.spectrum import checkerboard
+from covjax.synthesize import read_manifest
 from covjax.workdir import read_config, write_json
 
 SHOWN = 8
@@ -22,9 +21,7 @@ def run(config, workdir):
     made = read_config(config.synthetic, 'synthesize', 'synthetic')
     gan = read_config(made.generator, 'cyclegan', 'generator')
     folder, data_dir = pathlib.Path(config.synthetic) / 'synthetic', config.data_dir or made.data_dir or gan.data_dir
-    if not (folder / 'manifest.jsonl').is_file():
-        raise InputError(f'{folder}: has no manifest.jsonl; let that synthesize run come to its end first')
-    rows = [row for row in map(json.loads, (folder / 'manifest.jsonl').read_text().splitlines()) if config.split in ('', row['split'])]
+    rows = [row for row in read_manifest(folder) if config.split in ('', row['split'])]
     if len(rows) < 2:
         raise InputError(f'config.split={config.split}: {folder} has {len(rows)} images of that split; choose another')
     load = lambda key: np.stack([pictures.read(folder / row[key]) for row in rows])[..., None]
@@ -63,7 +60,7 @@ def distances(config, sets, real):
 
 def copies(workdir, fakes, real, train):
     """How like the most similar real training image each synthetic image is, beside real images that were not trained on."""
-    small = lambda images: np.stack([np.asarray(Image.fromarray(image[..., 0]).resize((SIZE, SIZE), Image.Resampling.BILINEAR))[..., None] for image in images])
+    small = lambda images: np.stack([shrunk(image[..., 0]) for image in images])
     known, rows = small(train.images), []
     trained_on = {row['sha256'] for row in train.rows}
     unseen = real.images[[row['sha256'] not in trained_on for row in real.rows]]

@@ -1,7 +1,6 @@
 """Evaluations -> one self-contained page, the tables, roc.png, reliability.png and panels.png."""
 import contextlib
 import csv
-import json
 import pathlib
 import string
 
@@ -14,6 +13,7 @@ from covjax.lineage import TRAINED
 from covjax.log import duration
 from covjax.metrics.calibration import reliability
 from covjax.metrics.roc import curve
+from covjax.synthesize import read_manifest
 from covjax.workdir import read_config, read_json
 
 matplotlib.use('Agg')
@@ -165,10 +165,7 @@ def draw_panels(folder, real=(), count=PANELS, size=256):
 
     The paper's Figure 2. Columns without anything to show are left out.
     """
-    manifest = folder / 'manifest.jsonl'
-    if not manifest.is_file():
-        raise InputError(f'{manifest}: no such file; let that synthesize run come to its end first')
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows = read_manifest(folder)
     rows = [row for row in rows if row['split'] == 'test'] or rows
     rows = sorted(rows, key=lambda row: -len(row['nodules']))[:count]
     captions, rows = ['input', 'synthetic'], rows[:len(real) or count]

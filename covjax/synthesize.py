@@ -59,6 +59,14 @@ def run(config, workdir):
     print(f'{len(manifest)} synthetic images in {final} and as synthetic_covid_ct in {workdir / "data"}')
 
 
+def read_manifest(folder):
+    """The rows of <workdir>/synthetic."""
+    file = folder / 'manifest.jsonl'
+    if not file.is_file():
+        raise InputError(f'{file}: no such file; let that synthesize run come to its end first')
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def card(gan, origin, rows):
     """What meta.json says of the whole folder."""
     splits = Counter(row['split'] for row in rows)

@@ -60,7 +60,7 @@ def subject(drawn, tmp_path):
         sets = {name: images_of(name, change(greys, np.arange(len(greys)) % 2)) for name, greys in drawn.items()}
         records = [{'role': role, 'dataset': role, 'through': '', 'images': [[row[key] for key in ('sha256', 'group', 'id')] for row in sets[name].rows]}
                    for role, name in (('train', 'train'), ('val', 'validation'))]
-        made = Subject(tmp_path, None, score, sets['train'], sets['validation'], {'test': sets['test']}, sets['train'], {0: {'a'}, 1: {'a'}}, records, attribute)
+        made = Subject(tmp_path, score, sets['train'], sets['validation'], {'test': sets['test']}, sets['train'], {0: {'a'}, 1: {'a'}}, records, attribute)
         return made._replace(**fields)
     return make
 

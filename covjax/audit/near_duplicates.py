@@ -9,10 +9,15 @@ THRESHOLD = 0.97                          # of the correlation; on COVID-CT neig
 DETAIL_SIZE, BLUR, SAME_DETAIL = 64, 2., 0.75               # of the picture whose fine structure must agree as well; on COVID-CT that of copies does by 0.87 and more
 
 
+def shrunk(grey):
+    """uint8 [H, W] -> uint8 [SIZE, SIZE, 1], as pictures are compared."""
+    return np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))[..., None]
+
+
 def near_duplicates(images, threshold=THRESHOLD):
     """[(correlation, i, j)] of the pairs of images above the threshold, the most alike first.
 
-    images uint8 [N, SIZE, SIZE, 1], as data.read gives them. Pearson's correlation of pixels does not see brightness and contrast; a constant image is like none.
+    images uint8 [N, SIZE, SIZE, 1], as data.read and `shrunk` give them. Pearson's correlation of pixels does not see brightness and contrast; a constant image is like none.
     """
     pixels, pairs = _standardised(images), []
     for start in range(0, len(pixels), ROWS):              # not all against all at once, which for 15,000 images would take a gigabyte

@@ -1,9 +1,8 @@
 """Whether test images, their patients, documents or series, or near copies of them were used in training or to pick the checkpoint."""
 import numpy as np
-from PIL import Image
 
 from covjax import lineage, pictures
-from covjax.audit.near_duplicates import SAME_DETAIL, SIZE, THRESHOLD, across_groups, detail, near_duplicates
+from covjax.audit.near_duplicates import SAME_DETAIL, SIZE, THRESHOLD, across_groups, detail, near_duplicates, shrunk
 from covjax.audit.verdict import Verdict
 
 NAME = 'overlap and near-duplicates'
@@ -19,7 +18,7 @@ def check(subject):
     for test, images in subject.tests.items():
         counts, _ = lineage.overlap(subject.lineage, images.rows)
         both = before + [(test, grey, row) for grey, row in images.native]
-        small = np.stack([np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))[..., None] for _, grey, _ in both])
+        small = np.stack([shrunk(grey) for _, grey, _ in both])
         pairs = [(value, i, j) for value, i, j in across_groups(near_duplicates(small), [row for _, _, row in both]) if i < len(before) <= j]
         pairs = [(value, i, j) for value, i, j in pairs if both[i][2]['sha256'] != both[j][2]['sha256'] and detail(both[i][1], both[j][1]) > SAME_DETAIL]      # the same is counted above
         rows += [(test, f'test images whose {kind}', n) for kind, n in zip(('picture was trained on', 'patient or series was', 'document or series was', 'picture chose the checkpoint'), counts.values())]

@@ -60,7 +60,7 @@ def gather(config, folder, trained, model, records, data_dir):
     apply = classification.score(trained, model)
     network = classifier.Classifier(classifier.network(trained), classifier.variables_of(model), classifier.preprocess(trained))
     batched = lambda function: lambda images: data.predict(function, images, config.batch_size)
-    return Subject(folder, config, batched(apply), train, read(trained.val), tests, real, _origins(trained.train, data_dir), records,
+    return Subject(folder, batched(apply), train, read(trained.val), tests, real, _origins(trained.train, data_dir), records,
                    batched(attribution.grad_cam(*network)), sources)
 
 

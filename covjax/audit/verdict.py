@@ -1,6 +1,6 @@
 """What every check is given and what it gives back, and the thresholds that checks share. They are covjax's own: no standard sets them."""
 import pathlib
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,6 @@ class Images(NamedTuple):
 class Subject(NamedTuple):
     """A trained classifier and the data that it is asked about."""
     folder: pathlib.Path                  # where pictures of the audit go
-    config: Any                           # of the audit (configs/audit.py)
     score: Callable                       # uint8 [N, size, size, 1] -> P(covid) float [N]
     train: Images
     validation: Images
