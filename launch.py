@@ -1,4 +1,5 @@
 """Runs one stage: python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]."""
+
 import contextlib
 import importlib
 import inspect
@@ -15,20 +16,44 @@ from configs.base import BELOW, LEAST
 from covjax import InputError
 from covjax.workdir import claimed
 
-CACHE = '~/.cache/covjax'                  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
+CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 ROOT = pathlib.Path(__file__).resolve().parent
-RUN = {name: f'covjax.{name}' for name in ('prepare', 'train', 'synthesize', 'evaluate', 'report', 'export', 'quickstart', 'benchmark', 'translate', 'look', 'study', 'forensics', 'quality')} | {
-    'audit': 'covjax.audit.run'}
+RUN = {
+    name: f'covjax.{name}'
+    for name in (
+        'prepare',
+        'train',
+        'synthesize',
+        'evaluate',
+        'report',
+        'export',
+        'quickstart',
+        'benchmark',
+        'translate',
+        'look',
+        'study',
+        'forensics',
+        'quality',
+    )
+} | {'audit': 'covjax.audit.run'}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.')
-COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT at process 0 where several processes train one model; auto under Slurm or Open MPI.')
+WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.'
+)
+COORDINATOR = flags.DEFINE_string(
+    'coordinator',
+    None,
+    'HOST:PORT at process 0 where several processes train one model; auto under Slurm or Open MPI.',
+)
 PROCESSES = flags.DEFINE_integer('processes', None, 'How many they are.')
 PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.')
 
 
 def main(_):
-    logging.set_verbosity(logging.ERROR)                   # orbax tells every step of a save, and warns that it opens a finished run to read
+    logging.set_verbosity(
+        logging.ERROR
+    )  # orbax tells every step of a save, and warns that it opens a finished run to read
     config = CONFIG.value
     workdir = pathlib.Path(WORKDIR.value or ROOT / 'runs' / default_name(sys.argv))
     if not jax.config.jax_compilation_cache_dir:
@@ -38,10 +63,14 @@ def main(_):
     run = importlib.import_module(RUN[config.run]).run
     try:
         # Of several processes the first makes the folder, and takes it away again.
-        with claimed(config, workdir) if not COORDINATOR.value or jax.process_index() == 0 else contextlib.nullcontext():
+        with (
+            claimed(config, workdir)
+            if not COORDINATOR.value or jax.process_index() == 0
+            else contextlib.nullcontext()
+        ):
             print(f'{config.run}: writing to {workdir}', flush=True)
             run(config, workdir)
-    except (InputError, FloatingPointError) as error:      # the second: a training that diverged
+    except (InputError, FloatingPointError) as error:  # the second: a training that diverged
         fail('\n  '.join([str(error), *getattr(error, 'details', ())]))
 
 
@@ -50,19 +79,28 @@ def join(config):
     if not COORDINATOR.value:
         fail('--processes and --process need --coordinator=HOST:PORT, the same in every process')
     if config.run != 'train':
-        fail(f'--coordinator={COORDINATOR.value}: a run of {config.run} is one process; leave it out')
+        fail(
+            f'--coordinator={COORDINATOR.value}: a run of {config.run} is one process; leave it out'
+        )
     auto = COORDINATOR.value == 'auto'
     try:
-        jax.distributed.initialize(None if auto else COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        jax.distributed.initialize(
+            None if auto else COORDINATOR.value, PROCESSES.value, PROCESS.value
+        )
     except (RuntimeError, ValueError) as error:
-        fail(f'--coordinator={COORDINATOR.value}: {str(error).splitlines()[0]}; outside Slurm and Open MPI give HOST:PORT, --processes and --process')
+        fail(
+            f'--coordinator={COORDINATOR.value}: {str(error).splitlines()[0]}; outside Slurm and Open MPI give HOST:PORT, --processes and --process'
+        )
 
 
 def parse(argv):
     """Flags of absl and ml_collections, but every mistake is told in plain lines, with what would be valid, and exits with code 2."""
     name, variant = config_argument(argv)
     if {'--help', '-h'} & set(argv):
-        print(f'{__doc__}\n\nconfigs, each with its own explanation at the top:\n  ' + '\n  '.join(configs()))
+        print(
+            f'{__doc__}\n\nconfigs, each with its own explanation at the top:\n  '
+            + '\n  '.join(configs())
+        )
         sys.exit(0)
     if name is None:
         fail(f'--config is missing; choose one of {", ".join(configs())}')
@@ -81,7 +119,10 @@ def parse(argv):
     try:
         arguments = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  ' + '\n  '.join(f'config.{key}' for key, _ in leaves(config)))
+        fail(
+            f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  '
+            + '\n  '.join(f'config.{key}' for key, _ in leaves(config))
+        )
     if wrong := out_of_range(CONFIG.value):
         fail(wrong)
     if len(arguments) > 1:
@@ -92,7 +133,11 @@ def parse(argv):
 def out_of_range(config):
     """What is wrong with the first number beyond the limits of configs.base, or None."""
     for key, value in leaves(config):
-        numbers = [number for number in (value if isinstance(value, tuple) else [value]) if isinstance(number, (int, float))]
+        numbers = [
+            number
+            for number in (value if isinstance(value, tuple) else [value])
+            if isinstance(number, (int, float))
+        ]
         least, below = (limits.get(key.rpartition('.')[2]) for limits in (LEAST, BELOW))
         if least is not None and numbers and min(numbers) < least:
             return f'--config.{key}={value}: must be at least {least}'
@@ -106,7 +151,7 @@ def config_argument(argv):
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition('=')
         if flag in ('--config', '-config'):
-            name, _, variant = (value if equals else ''.join(argv[i + 1:i + 2])).partition(':')
+            name, _, variant = (value if equals else ''.join(argv[i + 1 : i + 2])).partition(':')
             return name, variant
     return None, ''
 
@@ -117,7 +162,11 @@ def default_name(argv):
 
 
 def configs():
-    return sorted(f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
+    return sorted(
+        f'configs/{path.name}'
+        for path in (ROOT / 'configs').glob('*.py')
+        if path.stem not in ('__init__', 'base')
+    )
 
 
 def leaves(config, prefix=''):
@@ -131,7 +180,7 @@ def leaves(config, prefix=''):
 def fail(message):
     print(f'covjax: {message}', file=sys.stderr, flush=True)
     if jax.distributed.is_initialized():
-        os._exit(2)                                        # or this process would wait for the others, which may be training
+        os._exit(2)  # or this process would wait for the others, which may be training
     sys.exit(2)
 
 

@@ -1,4 +1,5 @@
 """Installs covjax, its TFDS builders and its configs. Floors stand where older versions are known to lack something."""
+
 from setuptools import find_packages, setup
 
 setup(
@@ -17,11 +18,11 @@ setup(
         'optax>=0.2.5',
         'orbax-checkpoint>=0.12.8',
         'tensorflow-datasets>=4.9.10,<5',
-        'importlib_resources',          # used by tensorflow-datasets 4.9.10, not declared by it
-        'array_record',                 # the record format that TFDS reads and writes without TensorFlow
+        'importlib_resources',  # used by tensorflow-datasets 4.9.10, not declared by it
+        'array_record',  # the record format that TFDS reads and writes without TensorFlow
         'ml_collections>=1.1.0',
-        'h5py',                         # weights that Keras wrote
-        'safetensors',                  # weights for other programs
+        'h5py',  # weights that Keras wrote
+        'safetensors',  # weights for other programs
         'SimpleITK>=2.4',
         'numpy',
         'scipy',
@@ -33,9 +34,9 @@ setup(
     ],
     extras_require={
         'cuda13': ['jax[cuda13]'],
-        'tf': ['tensorflow-cpu'],       # only for tfds.load
-        'beam': ['apache-beam'],        # luna16_patches on a cluster
-        'torch': ['torch'],             # .pth generators, and the peer of the tests and of the benchmark
+        'tf': ['tensorflow-cpu'],  # only for tfds.load
+        'beam': ['apache-beam'],  # luna16_patches on a cluster
+        'torch': ['torch'],  # .pth generators, and the peer of the tests and of the benchmark
         'test': ['pytest', 'pytest-xdist', 'keras>=3.10'],
     },
 )

@@ -134,7 +134,9 @@ def record(checkout, folder):
         flags = f'--xla_force_host_platform_device_count={devices}'
         environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONPATH': str(checkout)}
         print(f'{name} ...', flush=True)
-        done = subprocess.run(command, cwd=checkout, env=environment, text=True, capture_output=True)
+        done = subprocess.run(
+            command, cwd=checkout, env=environment, text=True, capture_output=True
+        )
         if done.returncode:
             sys.exit(f'{" ".join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}')
     shutil.rmtree(folder, ignore_errors=True)
@@ -229,7 +231,9 @@ def compare(first, second):
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('what', choices=('record', 'compare'))
     parser.add_argument('first', type=pathlib.Path)
     parser.add_argument('second', type=pathlib.Path)

@@ -5,6 +5,7 @@ Variants: vgg16, resnet50, inception_v3, inception_resnet_v2, densenet169. The I
 For real training data: --config.train=covid_ct:train
 To fine-tune weights that Keras published: --config.pretrained=FILE.h5 --config.freeze_steps=200 --config.body_rate=0.1
 """
+
 from configs import base
 from covjax.models import MODELS
 
@@ -15,19 +16,20 @@ def get_config(backbone=''):
         train='synthetic_covid_ct:train+covid_ct:train@noncovid',
         val='covid_ct:validation',
         model=base.variant(backbone, {name: name for name in ('resnet50', *MODELS)}),
-        pretrained='',                    # a .h5 or .weights.h5 of the same network, written by Keras; '' trains from scratch
-        freeze_steps=0,                   # in which only the head learns and the body stays as it was, BatchNorm statistics included
-        body_rate=1.,                     # learning rate of everything but the head, relative to learning_rate
-        dtype='float32',                  # of the computation, or bfloat16; parameters and statistics are float32
+        pretrained='',  # a .h5 or .weights.h5 of the same network, written by Keras; '' trains from scratch
+        freeze_steps=0,  # in which only the head learns and the body stays as it was, BatchNorm statistics included
+        body_rate=1.0,  # learning rate of everything but the head, relative to learning_rate
+        dtype='float32',  # of the computation, or bfloat16; parameters and statistics are float32
         batch_size=32,
         steps=2000,
         eval_every=100,
         best='val/auc',
         learning_rate=1e-3,
-        schedule='cosine',                # after the warm-up: cosine to 0, or step: a tenth after 1/2 and again after 3/4 of the steps
-        warmup_steps=100,                 # also of the body, once it is no longer frozen
-        weight_decay=1e-4,                # of kernels
-        label_smoothing=0.,
-        class_weights='',                 # balanced: each class counts the same, however many images it has
-        dropout=0.,
-        bn_momentum=0.9)
+        schedule='cosine',  # after the warm-up: cosine to 0, or step: a tenth after 1/2 and again after 3/4 of the steps
+        warmup_steps=100,  # also of the body, once it is no longer frozen
+        weight_decay=1e-4,  # of kernels
+        label_smoothing=0.0,
+        class_weights='',  # balanced: each class counts the same, however many images it has
+        dropout=0.0,
+        bn_momentum=0.9,
+    )

@@ -16,50 +16,79 @@ Expect train/cycle_* to fall within the first epochs, adversarial_* and discrimi
 can not tell), and val/cancer/change_l1 to stay well above 0. val/cancer/kid is the kernel distance of translated slices from real COVID-19 validation images, and
 val/*/checkerboard the decibels of upsampling patterns; --config.best=-val/cancer/kid keeps the checkpoint where it is lowest. No scalar says that a picture is good: look at images/.
 """
+
 from ml_collections.config_dict import placeholder
 
 from configs import base
 
-PAPER = dict(scale=0.1, flip=True, rotate=10., crop=0.1)             # the kinds are the paper's, the amounts ours: it gives none
+PAPER = dict(
+    scale=0.1, flip=True, rotate=10.0, crop=0.1
+)  # the kinds are the paper's, the amounts ours: it gives none
 VARIANTS = {
     'original': {},
-    'paper_text': dict(batch_size=4, loss='bce', lambda_identity=0., augment=PAPER, epoch_images=3000),
-    'paper_code': dict(image_size=512, load_size=572, batch_size=4, real_label=0.9, lambda_identity=0., augment=PAPER, norm='affine', disc_last_stride=2,
-                       steps=200_000),
-    'small': dict(image_size=96, load_size=108, lambda_identity=0., augment=PAPER, gen_filters=32, gen_blocks=6, disc_filters=32, steps=6000,
-                  eval_every=500),
+    'paper_text': dict(
+        batch_size=4, loss='bce', lambda_identity=0.0, augment=PAPER, epoch_images=3000
+    ),
+    'paper_code': dict(
+        image_size=512,
+        load_size=572,
+        batch_size=4,
+        real_label=0.9,
+        lambda_identity=0.0,
+        augment=PAPER,
+        norm='affine',
+        disc_last_stride=2,
+        steps=200_000,
+    ),
+    'small': dict(
+        image_size=96,
+        load_size=108,
+        lambda_identity=0.0,
+        augment=PAPER,
+        gen_filters=32,
+        gen_blocks=6,
+        disc_filters=32,
+        steps=6000,
+        eval_every=500,
+    ),
 }
 
 
 def get_config(variant=''):
     chosen = base.variant(variant, VARIANTS)
-    config = base.training('cyclegan', **{
-        'cancer': 'luna16_patches/nodules:train',
-        'covid': 'covid_ct:train',        # only its covid images are used
-        'val': 'luna16_patches/nodules:validation,covid_ct:validation',
-        'image_size': 256,
-        'load_size': 286,
-        'augment': dict(scale=0., flip=True, rotate=0., crop=1 - 256 / 286),
-        'batch_size': 1,
-        'constant_epochs': 100,           # at the full learning rate
-        'decay_epochs': 100,              # while it falls linearly to 0
-        'epoch_images': 0,                # images of each domain that make an epoch; 0: as many as the larger domain has
-        'steps': placeholder(int),        # instead of the epochs; the learning rate is then constant for the same share of them
-        'eval_every': 2000,
-        'gen_filters': 64,
-        'gen_blocks': 9,                  # 9 at 256x256 and above, 6 below
-        'disc_filters': 64,
-        'disc_last_stride': 1,            # of the fourth convolution: 1 judges patches of 70x70 pixels, 2 of 94x94
-        'norm': 'instance',               # or affine: with a learned scale and bias
-        'upsample': 'transposed',         # or resize: doubled pixels and a convolution
-        'dtype': 'float32',               # of the convolutions, or bfloat16; parameters, norm statistics, losses and Adam are float32
-        'loss': 'lsgan',                  # or bce
-        'real_label': 1.,                 # what real images are to score, and fakes for the generator
-        'learning_rate': 2e-4,
-        'lambda_cancer': 10.,             # weight of the cycle cancer -> covid -> cancer
-        'lambda_covid': 10.,
-        'lambda_identity': 0.5,           # weight, relative to those, of leaving images of the target domain alone; 0: not computed
-        'features': 'pixels',             # in which val/*/kid compares translated with real validation images: pixels, a classifier's workdir, or a .h5 of Inception-v3
-        'pool_size': 50})                 # earlier fakes kept for each discriminator; 0: none
+    config = base.training(
+        'cyclegan',
+        **{
+            'cancer': 'luna16_patches/nodules:train',
+            'covid': 'covid_ct:train',  # only its covid images are used
+            'val': 'luna16_patches/nodules:validation,covid_ct:validation',
+            'image_size': 256,
+            'load_size': 286,
+            'augment': dict(scale=0.0, flip=True, rotate=0.0, crop=1 - 256 / 286),
+            'batch_size': 1,
+            'constant_epochs': 100,  # at the full learning rate
+            'decay_epochs': 100,  # while it falls linearly to 0
+            'epoch_images': 0,  # images of each domain that make an epoch; 0: as many as the larger domain has
+            'steps': placeholder(
+                int
+            ),  # instead of the epochs; the learning rate is then constant for the same share of them
+            'eval_every': 2000,
+            'gen_filters': 64,
+            'gen_blocks': 9,  # 9 at 256x256 and above, 6 below
+            'disc_filters': 64,
+            'disc_last_stride': 1,  # of the fourth convolution: 1 judges patches of 70x70 pixels, 2 of 94x94
+            'norm': 'instance',  # or affine: with a learned scale and bias
+            'upsample': 'transposed',  # or resize: doubled pixels and a convolution
+            'dtype': 'float32',  # of the convolutions, or bfloat16; parameters, norm statistics, losses and Adam are float32
+            'loss': 'lsgan',  # or bce
+            'real_label': 1.0,  # what real images are to score, and fakes for the generator
+            'learning_rate': 2e-4,
+            'lambda_cancer': 10.0,  # weight of the cycle cancer -> covid -> cancer
+            'lambda_covid': 10.0,
+            'lambda_identity': 0.5,  # weight, relative to those, of leaving images of the target domain alone; 0: not computed
+            'features': 'pixels',  # in which val/*/kid compares translated with real validation images: pixels, a classifier's workdir, or a .h5 of Inception-v3
+            'pool_size': 50,
+        },
+    )  # earlier fakes kept for each discriminator; 0: none
     config.update(chosen)
     return config

@@ -3,12 +3,14 @@
 python launch.py --config=configs/look.py --config.dataset=covid_ct
 Cost: the 746 pictures of COVID-CT take 5 seconds on two CPU cores.
 """
+
 from configs import base
 
 
 def get_config():
     return base.stage(
         'look',
-        dataset='',                       # a name for all its splits, or name:split
-        shown=40,                         # pictures on a contact sheet, one sheet a split and label
-        limit=5000)                       # examples read of each split
+        dataset='',  # a name for all its splits, or name:split
+        shown=40,  # pictures on a contact sheet, one sheet a split and label
+        limit=5000,
+    )  # examples read of each split

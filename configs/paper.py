@@ -9,6 +9,7 @@ What differs because the data do not allow it: 84 % of the synthetic images trai
 published training and validation splits, weighted to count as much as the synthetic ones, instead of 1000, and the 105 of the test split in both tests, instead of 300; the real test has all 349 COVID-19
 images instead of 300. Where the published 1300 non-COVID images are from is not known.
 """
+
 from configs import clean
 
 
@@ -16,12 +17,27 @@ def get_config(variant=''):
     config = clean.get_config(variant)
     config.covid_ct = 'covid_ct'
     luna16, covid_ct = config.get_ref('luna16'), config.get_ref('covid_ct')
-    everything = lambda name, part='': name + f':train{part}+' + name + f':validation{part}+' + name + f':test{part}'
+    everything = lambda name, part='': (
+        name + f':train{part}+' + name + f':validation{part}+' + name + f':test{part}'
+    )
     config.cyclegan.cancer = everything(luna16)
     config.cyclegan.covid = everything(covid_ct)
-    config.classifier.train = everything('synthetic_covid_ct', '[:84%]') + '+' + covid_ct + ':train@noncovid+' + covid_ct + ':validation@noncovid'
+    config.classifier.train = (
+        everything('synthetic_covid_ct', '[:84%]')
+        + '+'
+        + covid_ct
+        + ':train@noncovid+'
+        + covid_ct
+        + ':validation@noncovid'
+    )
     noncovid = '+' + covid_ct + ':test@noncovid'
-    config.evaluate.tests = everything('synthetic_covid_ct', '[84%:]') + noncovid + ',' + everything(covid_ct, '@covid') + noncovid
+    config.evaluate.tests = (
+        everything('synthetic_covid_ct', '[84%:]')
+        + noncovid
+        + ','
+        + everything(covid_ct, '@covid')
+        + noncovid
+    )
     config.evaluate.protocol = 'paper'
     config.evaluate.checkpoint = 'latest'
     config.report.title = 'Published protocol'

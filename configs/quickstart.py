@@ -3,6 +3,7 @@
 python launch.py --config=configs/quickstart.py
 Cost: under 5 minutes on 2 cores. Expect pictures that change style and a report with one small table; its numbers are about drawings.
 """
+
 from configs import base, classifier, cyclegan, evaluate, prepare, report, synthesize
 
 
@@ -10,7 +11,10 @@ def get_config():
     config = base.stage(
         'quickstart',
         seed=0,
-        phantom={'luna16': dict(series=24, slices=6, size=512), 'covid_ct': dict(train=40, validation=12, test=20)},
+        phantom={
+            'luna16': dict(series=24, slices=6, size=512),
+            'covid_ct': dict(train=40, validation=12, test=20),
+        },
         prepare_luna16=prepare.get_config(),
         prepare_covid_ct=prepare.get_config(),
         runs=('resnet50:0',),
@@ -18,11 +22,34 @@ def get_config():
         synthesize=synthesize.get_config(),
         classifier=classifier.get_config(),
         evaluate=evaluate.get_config(),
-        report=report.get_config())
+        report=report.get_config(),
+    )
     config.prepare_luna16.dataset = 'luna16_patches/nodules'
     config.prepare_covid_ct.dataset = 'covid_ct'
-    config.cyclegan.update(dict(image_size=64, load_size=72, batch_size=2, gen_filters=16, gen_blocks=3, disc_filters=16, steps=200, eval_every=100, log_every=20))
-    config.classifier.update(dict(image_size=64, load_size=64, batch_size=16, steps=40, eval_every=20, log_every=10, warmup_steps=10))
+    config.cyclegan.update(
+        dict(
+            image_size=64,
+            load_size=72,
+            batch_size=2,
+            gen_filters=16,
+            gen_blocks=3,
+            disc_filters=16,
+            steps=200,
+            eval_every=100,
+            log_every=20,
+        )
+    )
+    config.classifier.update(
+        dict(
+            image_size=64,
+            load_size=64,
+            batch_size=16,
+            steps=40,
+            eval_every=20,
+            log_every=10,
+            warmup_steps=10,
+        )
+    )
     config.evaluate.names = 'synthetic test,real test'
     config.report.title = 'Phantoms: the quick start of covjax'
     return config

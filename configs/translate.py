@@ -6,6 +6,7 @@ A generator knows lungs at the size it was trained on: a slice of 512x512 throug
 resized with config.image_size; for volumes train at their size. tests/benchmarks/translate_volume.py measures
 memory and time.
 """
+
 from ml_collections.config_dict import placeholder
 
 from configs import base
@@ -14,10 +15,13 @@ from configs import base
 def get_config():
     return base.stage(
         'translate',
-        generator='',                     # workdir of a CycleGAN, a .safetensors file of export.py, or a .pth generator of the PyTorch implementation
-        direction='to_covid',             # or to_cancer; a .pth file holds one direction, so there the word does not matter
-        input='',                         # a folder of .png and .jpg files or one of them, a volume (.mhd, .nii, .nii.gz), or a folder with one DICOM series
-        image_size=placeholder(int),      # resize pictures to this square first; not set: each at its own size, and every new size is compiled
-        window='lung',                    # for volumes: the HU range that becomes grey, and that the result can have
+        generator='',  # workdir of a CycleGAN, a .safetensors file of export.py, or a .pth generator of the PyTorch implementation
+        direction='to_covid',  # or to_cancer; a .pth file holds one direction, so there the word does not matter
+        input='',  # a folder of .png and .jpg files or one of them, a volume (.mhd, .nii, .nii.gz), or a folder with one DICOM series
+        image_size=placeholder(
+            int
+        ),  # resize pictures to this square first; not set: each at its own size, and every new size is compiled
+        window='lung',  # for volumes: the HU range that becomes grey, and that the result can have
         batch_size=1,
-        side_by_side=False)               # also draw inputs above outputs
+        side_by_side=False,
+    )  # also draw inputs above outputs

@@ -1,4 +1,5 @@
 """The tables of LUNA16: annotated nodules, their malignancy, candidates, folds, and the split of a series."""
+
 import csv
 import hashlib
 import math
@@ -10,24 +11,28 @@ import numpy as np
 from covjax import InputError, archive
 
 PLACE = {'seriesuid', 'coordX', 'coordY', 'coordZ'}
-MOST = 1000.                              # mm that a nodule can measure
+MOST = 1000.0  # mm that a nodule can measure
 
 
 class Nodule(NamedTuple):
     """One row of annotations.csv."""
-    row: int                              # 0-based, the number the paper names its slices by
+
+    row: int  # 0-based, the number the paper names its slices by
     series: str
-    world: tuple[float, float, float]     # mm
-    diameter: float                       # mm, in 3-D
-    malignancy: int = -1                  # 1 malignant, 0 benign by the mean rating of the radiologists, -1 not known
+    world: tuple[float, float, float]  # mm
+    diameter: float  # mm, in 3-D
+    malignancy: int = (
+        -1
+    )  # 1 malignant, 0 benign by the mean rating of the radiologists, -1 not known
 
 
 class Candidate(NamedTuple):
     """One row of candidates.csv: a place that a detector found."""
+
     row: int
     series: str
-    world: tuple[float, float, float]     # mm
-    nodule: bool                          # class 1 of the table
+    world: tuple[float, float, float]  # mm
+    nodule: bool  # class 1 of the table
 
 
 def series_split(series):
@@ -41,7 +46,11 @@ def series_split(series):
 
 def challenge_fold(path):
     """K of the folder subsetK or archive subsetK.zip that a volume lies in, the fold of the LUNA16 challenge; -1 elsewhere."""
-    folds = [parent.stem[6:] for parent in pathlib.Path(path).parents if parent.stem.startswith('subset') and parent.stem[6:].isdigit()]
+    folds = [
+        parent.stem[6:]
+        for parent in pathlib.Path(path).parents
+        if parent.stem.startswith('subset') and parent.stem[6:].isdigit()
+    ]
     return int(folds[0]) if folds else -1
 
 
@@ -51,7 +60,9 @@ def read_nodules(path):
     for i, row, world in _rows(path, 'diameter_mm', 'annotations'):
         diameter = _numbers(path, i, row, ['diameter_mm'])[0]
         if not 0 < diameter <= MOST:
-            raise InputError(f'{path}: row {i}: the diameter is {diameter:g} mm; repair or remove the row')
+            raise InputError(
+                f'{path}: row {i}: the diameter is {diameter:g} mm; repair or remove the row'
+            )
         nodules.append(Nodule(i, row['seriesuid'], world, diameter))
     return nodules
 
@@ -61,11 +72,20 @@ def with_malignancy(nodules, path):
     rated = {}
     for i, row, world in _rows(path, 'mal_bool', 'annotations'):
         if row['mal_bool'] not in ('True', 'False'):
-            raise InputError(f'{path}: row {i}: mal_bool is {row["mal_bool"]}; expected True or False')
-        rated.setdefault(row['seriesuid'], []).append((np.array(world), int(row['mal_bool'] == 'True')))
+            raise InputError(
+                f'{path}: row {i}: mal_bool is {row["mal_bool"]}; expected True or False'
+            )
+        rated.setdefault(row['seriesuid'], []).append(
+            (np.array(world), int(row['mal_bool'] == 'True'))
+        )
+
     def rating(nodule):
-        near = [(np.abs(world - nodule.world).max(), value) for world, value in rated.get(nodule.series, ())]
+        near = [
+            (np.abs(world - nodule.world).max(), value)
+            for world, value in rated.get(nodule.series, ())
+        ]
         return next((value for distance, value in sorted(near) if distance < 1), -1)
+
     return [nodule._replace(malignancy=rating(nodule)) for nodule in nodules]
 
 
@@ -87,9 +107,13 @@ def _rows(path, column, key):
         reader = csv.DictReader(archive.read_text(path).splitlines())
         columns, rows = set(reader.fieldnames or ()), list(reader)
     except csv.Error as error:
-        raise InputError(f'{path}: is not a comma-separated table ({error}); look for a stray quotation mark') from None
+        raise InputError(
+            f'{path}: is not a comma-separated table ({error}); look for a stray quotation mark'
+        ) from None
     if missing := (PLACE | {column}) - columns:
-        raise InputError(f'{path}: no column {", ".join(sorted(missing))}; expected a comma-separated table with the header of LUNA16')
+        raise InputError(
+            f'{path}: no column {", ".join(sorted(missing))}; expected a comma-separated table with the header of LUNA16'
+        )
     for i, row in enumerate(rows):
         yield i, row, tuple(_numbers(path, i, row, ('coordX', 'coordY', 'coordZ')))
 
@@ -98,7 +122,11 @@ def _numbers(path, i, row, keys):
     try:
         numbers = [float(row[key]) for key in keys]
     except (TypeError, ValueError):
-        raise InputError(f'{path}: row {i}: {", ".join(keys)} must be numbers; repair or remove the row') from None
+        raise InputError(
+            f'{path}: row {i}: {", ".join(keys)} must be numbers; repair or remove the row'
+        ) from None
     if not all(map(math.isfinite, numbers)):
-        raise InputError(f'{path}: row {i}: {", ".join(keys)} must be finite; repair or remove the row')
+        raise InputError(
+            f'{path}: row {i}: {", ".join(keys)} must be finite; repair or remove the row'
+        )
     return numbers

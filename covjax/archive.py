@@ -1,4 +1,5 @@
 """Raw files where they lie, in folders or still in .zip archives: a path may go through one, as LUNA16/subset3.zip/subset3/SERIES.mhd."""
+
 import contextlib
 import functools
 import lzma
@@ -15,32 +16,55 @@ from covjax import InputError
 def find(folder, pattern):
     """The files in a folder, in its sub-folders (linked ones too) and in the archives there whose names match a glob pattern; sorted, those of folders first."""
     files = sorted(_walk(folder))
-    inside = [archive / name for archive in files if archive.suffix.lower() == '.zip' for name in sorted(_members(archive)) if pathlib.PurePath(name).match(pattern)]
+    inside = [
+        archive / name
+        for archive in files
+        if archive.suffix.lower() == '.zip'
+        for name in sorted(_members(archive))
+        if pathlib.PurePath(name).match(pattern)
+    ]
     return [path for path in files if path.match(pattern)] + inside
 
 
 def _walk(folder):
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(here) in seen:                 # a link to a folder above
+        if os.path.realpath(here) in seen:  # a link to a folder above
             folders.clear()
             continue
         seen.add(os.path.realpath(here))
-        yield from (path for path in (pathlib.Path(here) / name for name in names) if path.is_file())
+        yield from (
+            path for path in (pathlib.Path(here) / name for name in names) if path.is_file()
+        )
 
 
 def archive_of(path):
     """The .zip that a path goes through, or None."""
-    return next((parent for parent in pathlib.Path(path).parents if parent.suffix.lower() == '.zip' and parent.is_file()), None)
+    return next(
+        (
+            parent
+            for parent in pathlib.Path(path).parents
+            if parent.suffix.lower() == '.zip' and parent.is_file()
+        ),
+        None,
+    )
 
 
 def is_file(path):
-    return _member(path) in _members(archive_of(path)) if archive_of(path) else pathlib.Path(path).is_file()
+    return (
+        _member(path) in _members(archive_of(path))
+        if archive_of(path)
+        else pathlib.Path(path).is_file()
+    )
 
 
 def size(path):
     """Bytes of a file, unpacked."""
-    return _members(archive_of(path))[_member(path)].file_size if archive_of(path) else os.path.getsize(path)
+    return (
+        _members(archive_of(path))[_member(path)].file_size
+        if archive_of(path)
+        else os.path.getsize(path)
+    )
 
 
 def read(path):
@@ -55,10 +79,19 @@ def read(path):
             return opened.read(_members(archive)[_member(path)])
     except FileNotFoundError:
         raise
-    except RuntimeError:                                   # how zipfile tells of encryption
+    except RuntimeError:  # how zipfile tells of encryption
         raise InputError(f'{path}: is encrypted; unpack {archive.name} yourself') from None
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError) as error:
-        raise InputError(f'{path}: can not be read ({getattr(error, "strerror", None) or error}); copy {archive.name if archive else "it"} again') from None
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        OSError,
+    ) as error:
+        raise InputError(
+            f'{path}: can not be read ({getattr(error, "strerror", None) or error}); copy {archive.name if archive else "it"} again'
+        ) from None
 
 
 def read_text(path):
@@ -88,7 +121,9 @@ def on_disk(path, *others):
                 try:
                     (folder / name).write_bytes(content)
                 except OSError as error:
-                    raise InputError(f'{shelter}: can not be written ({error.strerror}); free some space, or name another folder in TMPDIR') from None
+                    raise InputError(
+                        f'{shelter}: can not be written ({error.strerror}); free some space, or name another folder in TMPDIR'
+                    ) from None
         else:
             folder.symlink_to(path.parent.resolve(), target_is_directory=True)
         yield folder / path.name
@@ -107,7 +142,11 @@ def _members(archive):
 def _listing(archive, _):
     try:
         with zipfile.ZipFile(archive) as opened:
-            entries = {posixpath.normpath(entry.filename.replace('\\', '/')).lstrip('/'): entry for entry in opened.infolist() if not entry.is_dir()}
+            entries = {
+                posixpath.normpath(entry.filename.replace('\\', '/')).lstrip('/'): entry
+                for entry in opened.infolist()
+                if not entry.is_dir()
+            }
     except (zipfile.BadZipFile, OSError):
         raise InputError(f'{archive}: is not a whole .zip archive; copy it again') from None
     return {name: entry for name, entry in entries.items() if not name.startswith('__MACOSX/')}

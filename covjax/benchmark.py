@@ -2,6 +2,7 @@
 
 Ours has the whole of training in it: batches, augmentation, pool, looking at the losses. The peer has networks, losses and both Adams, on one batch.
 """
+
 import contextlib
 import csv
 import importlib.metadata
@@ -22,30 +23,58 @@ import numpy as np
 from covjax import InputError, cyclegan, data, train
 from covjax.workdir import write_json
 
-IMAGES = 500                              # random ones of each domain
-COLUMNS = {                               # name: how people read it
-    'image_size': 'image', 'batch_size': 'batch', 'dtype': 'dtype', 'seconds': 's/step', 'pairs_per_second': 'pairs/s', 'tflops': 'TFLOP/s', 'of_peak': 'of peak',
-    'waiting': 'waiting for input', 'peak_gib': 'peak GiB', 'peer_seconds': 'PyTorch s/step', 'peer_peak_gib': 'PyTorch peak GiB', 'ratio': 'PyTorch / covjax'}
+IMAGES = 500  # random ones of each domain
+COLUMNS = {  # name: how people read it
+    'image_size': 'image',
+    'batch_size': 'batch',
+    'dtype': 'dtype',
+    'seconds': 's/step',
+    'pairs_per_second': 'pairs/s',
+    'tflops': 'TFLOP/s',
+    'of_peak': 'of peak',
+    'waiting': 'waiting for input',
+    'peak_gib': 'peak GiB',
+    'peer_seconds': 'PyTorch s/step',
+    'peer_peak_gib': 'PyTorch peak GiB',
+    'ratio': 'PyTorch / covjax',
+}
 
 
 def run(config, workdir):
     """Measures every pair of config.image_size and config.batch_size -> <workdir>/benchmark.{json,csv,md}."""
     if len(config.image_size) != len(config.batch_size):
-        raise InputError(f'config.image_size={config.image_size} and config.batch_size={config.batch_size}: give as many of one as of the other')
+        raise InputError(
+            f'config.image_size={config.image_size} and config.batch_size={config.batch_size}: give as many of one as of the other'
+        )
     if config.peer and not pathlib.Path(config.peer).is_file():
-        raise InputError(f"config.peer={config.peer}: no such program; run from the repository's folder, or leave it empty")
+        raise InputError(
+            f"config.peer={config.peer}: no such program; run from the repository's folder, or leave it empty"
+        )
     rows = []
     for image_size, batch_size in zip(config.image_size, config.batch_size):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as process:         # for a peak of memory of its own
+        with ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context('spawn')
+        ) as process:  # for a peak of memory of its own
             rows.append(process.submit(measure, config, image_size, batch_size).result())
-        print(f'{image_size}x{image_size}, batch {batch_size}: ' + ', '.join(f'{COLUMNS[key]} {shown(key, rows[-1][key])}' for key in COLUMNS if rows[-1][key] is not None),
-              flush=True)
+        print(
+            f'{image_size}x{image_size}, batch {batch_size}: '
+            + ', '.join(
+                f'{COLUMNS[key]} {shown(key, rows[-1][key])}'
+                for key in COLUMNS
+                if rows[-1][key] is not None
+            ),
+            flush=True,
+        )
     write_json(workdir / 'benchmark.json', rows)
     with (workdir / 'benchmark.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction='ignore')
         writer.writeheader()
         writer.writerows(rows)
-    lines = [' | '.join(COLUMNS.values()), ' | '.join('---' for _ in COLUMNS), *(' | '.join(shown(key, row[key]) for key in COLUMNS) for row in rows)]
+    lines = [
+        ' | '.join(COLUMNS.values()),
+        ' | '.join('---' for _ in COLUMNS),
+        *(' | '.join(shown(key, row[key]) for key in COLUMNS) for row in rows),
+    ]
     table = '\n'.join(f'| {line} |' for line in lines)
     (workdir / 'benchmark.md').write_text(f'{json.dumps(rows[0]["machine"])}\n\n{table}\n')
     print(f'\n{table}\n\n{workdir / "benchmark.md"}')
@@ -55,35 +84,67 @@ def measure(config, image_size, batch_size):
     """One row of the table."""
     train.check_devices(batch_size)
     gan = config.cyclegan.copy_and_resolve_references()
-    gan.update({'image_size': image_size, 'load_size': image_size * gan.load_size // gan.image_size, 'batch_size': batch_size})
+    gan.update(
+        {
+            'image_size': image_size,
+            'load_size': image_size * gan.load_size // gan.image_size,
+            'batch_size': batch_size,
+        }
+    )
     rng = np.random.default_rng(0)
-    examples = {domain: data.Examples(rng.integers(0, 256, (IMAGES, gan.load_size, gan.load_size, 1), np.uint8), np.zeros(IMAGES, np.int32), [{}] * IMAGES)
-                for domain in cyclegan.DOMAINS}
+    examples = {
+        domain: data.Examples(
+            rng.integers(0, 256, (IMAGES, gan.load_size, gan.load_size, 1), np.uint8),
+            np.zeros(IMAGES, np.int32),
+            [{}] * IMAGES,
+        )
+        for domain in cyclegan.DOMAINS
+    }
     clock, ours, theirs, peer_peak = Clock(cyclegan.task_on(gan, examples, {})), [], [], None
     with peer(config, gan) as ask:
         clock.steps(config.warmup)
         ask(config.warmup)
-        clock.waited = 0.
+        clock.waited = 0.0
         for _ in range(config.rounds):
             ours.append(clock.steps(config.steps))
             if answer := ask(config.steps):
                 theirs.append(answer['seconds'])
-                peer_peak = answer['peak_bytes'] / 2 ** 30
+                peer_peak = answer['peak_bytes'] / 2**30
     seconds, tflops = float(np.median(ours)), step_flops(gan) / 1e12
     peer_seconds = float(np.median(theirs)) if theirs else None
-    machine = {'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'cpu': platform.processor() or platform.machine(), 'jax': jax.__version__,
-               'torch': importlib.metadata.version('torch') if has_torch() else None}
-    return {'image_size': image_size, 'batch_size': batch_size, 'dtype': gan.dtype, 'seconds': seconds, 'pairs_per_second': batch_size / seconds,
-            'tflops': tflops / seconds, 'of_peak': tflops / seconds / config.peak_tflops / jax.device_count() if config.peak_tflops else None,
-            'waiting': clock.waited / (sum(ours) * config.steps), 'peak_gib': peak_bytes() / 2 ** 30, 'peer_seconds': peer_seconds, 'peer_peak_gib': peer_peak,
-            'ratio': peer_seconds / seconds if peer_seconds and jax.device_count() == 1 else None, 'all_seconds': ours, 'all_peer_seconds': theirs, 'machine': machine}
+    machine = {
+        'device': jax.devices()[0].device_kind,
+        'devices': jax.device_count(),
+        'cpu': platform.processor() or platform.machine(),
+        'jax': jax.__version__,
+        'torch': importlib.metadata.version('torch') if has_torch() else None,
+    }
+    return {
+        'image_size': image_size,
+        'batch_size': batch_size,
+        'dtype': gan.dtype,
+        'seconds': seconds,
+        'pairs_per_second': batch_size / seconds,
+        'tflops': tflops / seconds,
+        'of_peak': tflops / seconds / config.peak_tflops / jax.device_count()
+        if config.peak_tflops
+        else None,
+        'waiting': clock.waited / (sum(ours) * config.steps),
+        'peak_gib': peak_bytes() / 2**30,
+        'peer_seconds': peer_seconds,
+        'peer_peak_gib': peer_peak,
+        'ratio': peer_seconds / seconds if peer_seconds and jax.device_count() == 1 else None,
+        'all_seconds': ours,
+        'all_peer_seconds': theirs,
+        'machine': machine,
+    }
 
 
 class Clock:
     """Runs training steps and times them: batches are made while the devices compute, and scalars are looked at now and then, as train.fit does."""
 
     def __init__(self, task):
-        self.task, self.at, self.waited = task, 0, 0.
+        self.task, self.at, self.waited = task, 0, 0.0
         self.step_fn, _ = train.parallel(task)
         self.state = train.replicated(task.init(jax.random.key(0), task.train_batch(0)))
 
@@ -116,16 +177,35 @@ def step_flops(config):
     square = lambda fraction: (config.image_size * fraction) ** 2
     patch = config.image_size // 8
     f, d = config.gen_filters, config.disc_filters
-    gen = (square(1) * 49 * f + square(1 / 2) * 9 * f * 2 * f + square(1 / 4) * 9 * 2 * f * 4 * f + square(1 / 4) * config.gen_blocks * 2 * 9 * (4 * f) ** 2
-           + square(1 / 4) * 9 * 4 * f * 2 * f + square(1 / 2) * 9 * 2 * f * f + square(1) * 49 * f)
-    disc = 16 * (square(1 / 2) * d + square(1 / 4) * d * 2 * d + square(1 / 8) * 2 * d * 4 * d + (patch - 1) ** 2 * 4 * d * 8 * d + (patch - 2) ** 2 * 8 * d)
-    return 2 * config.batch_size * (gen * 3 * (6 if config.lambda_identity else 4) + disc * 2 * (2 + 2 * 3))
+    gen = (
+        square(1) * 49 * f
+        + square(1 / 2) * 9 * f * 2 * f
+        + square(1 / 4) * 9 * 2 * f * 4 * f
+        + square(1 / 4) * config.gen_blocks * 2 * 9 * (4 * f) ** 2
+        + square(1 / 4) * 9 * 4 * f * 2 * f
+        + square(1 / 2) * 9 * 2 * f * f
+        + square(1) * 49 * f
+    )
+    disc = 16 * (
+        square(1 / 2) * d
+        + square(1 / 4) * d * 2 * d
+        + square(1 / 8) * 2 * d * 4 * d
+        + (patch - 1) ** 2 * 4 * d * 8 * d
+        + (patch - 2) ** 2 * 8 * d
+    )
+    return (
+        2
+        * config.batch_size
+        * (gen * 3 * (6 if config.lambda_identity else 4) + disc * 2 * (2 + 2 * 3))
+    )
 
 
 def peak_bytes():
     """The most memory in use so far: of the first device, or of this process where the device does not say."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get('peak_bytes_in_use') or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (
+        stats.get('peak_bytes_in_use') or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
 
 
 @contextlib.contextmanager
@@ -134,13 +214,27 @@ def peer(config, gan):
     if not (config.peer and has_torch()):
         yield lambda n: None
         return
-    command = [sys.executable, config.peer, f'--size={gan.image_size}', f'--batch={gan.batch_size}', f'--filters={gan.gen_filters}', f'--blocks={gan.gen_blocks}',
-               f'--identity={gan.lambda_identity}', *['--bfloat16'] * (gan.dtype == 'bfloat16'), *['--compile'] * config.peer_compile]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        config.peer,
+        f'--size={gan.image_size}',
+        f'--batch={gan.batch_size}',
+        f'--filters={gan.gen_filters}',
+        f'--blocks={gan.gen_blocks}',
+        f'--identity={gan.lambda_identity}',
+        *['--bfloat16'] * (gan.dtype == 'bfloat16'),
+        *['--compile'] * config.peer_compile,
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
         def answer():
             line = process.stdout.readline()
             if not line:
-                raise InputError(f'config.peer={config.peer}: ended early, see above (out of memory?); leave it empty to measure without')
+                raise InputError(
+                    f'config.peer={config.peer}: ended early, see above (out of memory?); leave it empty to measure without'
+                )
             return json.loads(line)
 
         def ask(n):
@@ -165,4 +259,12 @@ def shown(key, value):
     """A number as people read it."""
     if value is None:
         return ''
-    return f'{value:.0%}' if key == 'of_peak' else f'{value:.2%}' if key == 'waiting' else f'{value:.3g}' if isinstance(value, float) else str(value)
+    return (
+        f'{value:.0%}'
+        if key == 'of_peak'
+        else f'{value:.2%}'
+        if key == 'waiting'
+        else f'{value:.3g}'
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -1,8 +1,9 @@
 """A trained classifier, from the workdir of a run or from an exported file, for use anywhere: no training code and no TFDS are imported.
 
-    model, variables, preprocess = classifier.load('runs/resnet50')
-    logits = model.apply(variables, preprocess(images))           # images [B, H, W, 1] float in [-1, 1]; logits of noncovid, covid
+model, variables, preprocess = classifier.load('runs/resnet50')
+logits = model.apply(variables, preprocess(images))           # images [B, H, W, 1] float in [-1, 1]; logits of noncovid, covid
 """
+
 import pathlib
 from typing import Any, Callable, NamedTuple
 
@@ -16,6 +17,7 @@ LABELS = ('noncovid', 'covid')
 
 class Classifier(NamedTuple):
     """A module, its variables, and the function from images in [-1, 1] to what the module takes."""
+
     model: Any
     variables: dict
     preprocess: Callable
@@ -33,7 +35,9 @@ def load(path, which='best'):
 
 def network(config, **options):
     """The backbone of a config: two logits, and the computation in config.dtype."""
-    return models.create(config.model, num_classes=len(LABELS), dtype=models.compute_dtype(config), **options)
+    return models.create(
+        config.model, num_classes=len(LABELS), dtype=models.compute_dtype(config), **options
+    )
 
 
 def preprocess(config):
@@ -41,6 +45,7 @@ def preprocess(config):
     if not config.get('pretrained'):
         return lambda images: images
     from covjax.models import pretrained
+
     return pretrained.preprocess(config.model, channels=1)
 
 
@@ -51,6 +56,19 @@ def variables_of(state):
 
 def save(path, config, variables, step):
     """Writes variables as .safetensors: float32, named params/<module>/.../kernel, with what load needs to know in the header."""
-    about = {key: config.get(key, default) for key, default in (('model', ''), ('dtype', 'float32'), ('image_size', 0), ('train', ''), ('seed', 0))}
-    about |= {'pretrained': pathlib.Path(config.get('pretrained', '')).name, 'step': step, 'labels': LABELS}
+    about = {
+        key: config.get(key, default)
+        for key, default in (
+            ('model', ''),
+            ('dtype', 'float32'),
+            ('image_size', 0),
+            ('train', ''),
+            ('seed', 0),
+        )
+    }
+    about |= {
+        'pretrained': pathlib.Path(config.get('pretrained', '')).name,
+        'step': step,
+        'labels': LABELS,
+    }
     weights.write(path, variables, {'kind': 'classifier', **about})

@@ -6,6 +6,7 @@ SimpleITK and NumPy only, no JAX. Conventions:
   picture   an axial slice turned so that columns run to the patient's left and rows to the back, whatever way it is stored
   box       (ymin, xmin, ymax, xmax) in 0..1 of the picture, the order of TFDS BBox
 """
+
 import io
 import itertools
 import math
@@ -21,23 +22,32 @@ from covjax import InputError, archive
 
 class Window(NamedTuple):
     """The HU range that is spread over the 256 grey levels."""
+
     low: float
     high: float
 
 
-WINDOWS = {'lung': Window(-1000., 400.), 'wide': Window(-1024., 1024.)}
+WINDOWS = {'lung': Window(-1000.0, 400.0), 'wide': Window(-1024.0, 1024.0)}
 
-AIR = -1024.                               # HU of what is not in the picture
+AIR = -1024.0  # HU of what is not in the picture
 
-ELEMENT_BYTES = {'MET_SHORT': 2, 'MET_USHORT': 2, 'MET_INT': 4, 'MET_UINT': 4, 'MET_FLOAT': 4, 'MET_DOUBLE': 8}
+ELEMENT_BYTES = {
+    'MET_SHORT': 2,
+    'MET_USHORT': 2,
+    'MET_INT': 4,
+    'MET_UINT': 4,
+    'MET_FLOAT': 4,
+    'MET_DOUBLE': 8,
+}
 
 
 class Volume(NamedTuple):
     """A MetaImage volume whose data file is known to be complete: its header, or all of it."""
-    path: pathlib.Path                    # of the .mhd; it may go through a .zip archive
-    image: sitk.Image                     # SimpleITK does the world <-> voxel algebra; one voxel with the volume's geometry, until `load`
-    size: tuple[int, int, int]            # voxels, (x, y, z)
-    data: str                             # name of the data file
+
+    path: pathlib.Path  # of the .mhd; it may go through a .zip archive
+    image: sitk.Image  # SimpleITK does the world <-> voxel algebra; one voxel with the volume's geometry, until `load`
+    size: tuple[int, int, int]  # voxels, (x, y, z)
+    data: str  # name of the data file
     compressed: bool
 
     @property
@@ -93,27 +103,41 @@ def open_volume(path):
     fields = _mhd_fields(path)
     data = path.parent / fields['ElementDataFile']
     if not archive.is_file(data):
-        raise InputError(f'{path}: its data file {data.name} is missing; copy it next to the header')
+        raise InputError(
+            f'{path}: its data file {data.name} is missing; copy it next to the header'
+        )
     compressed = fields.get('CompressedData', 'False') == 'True'
     expected = int(fields.get('CompressedDataSize', 0)) if compressed else _voxel_bytes(fields)
     if archive.size(data) < expected:
-        raise InputError(f'{data}: truncated, {archive.size(data)} of {expected} bytes; copy it again')
+        raise InputError(
+            f'{data}: truncated, {archive.size(data)} of {expected} bytes; copy it again'
+        )
     if archive.size(data) > expected and not compressed and 'HeaderSize' not in fields:
-        raise InputError(f'{data}: has {archive.size(data)} bytes and {path.name} announces {expected} (DimSize, ElementType {fields["ElementType"]}); copy both again')
+        raise InputError(
+            f'{data}: has {archive.size(data)} bytes and {path.name} announces {expected} (DimSize, ElementType {fields["ElementType"]}); copy both again'
+        )
     reader = sitk.ImageFileReader()
     try:
         with archive.on_disk(path) as header:
             reader.SetFileName(str(header))
             reader.ReadImageInformation()
     except RuntimeError:
-        raise InputError(f'{path}: not a MetaImage header that SimpleITK can read; copy it again') from None
+        raise InputError(
+            f'{path}: not a MetaImage header that SimpleITK can read; copy it again'
+        ) from None
     if reader.GetDimension() != 3:
-        raise InputError(f'{path}: has {reader.GetDimension()} dimensions; expected a CT volume with 3')
+        raise InputError(
+            f'{path}: has {reader.GetDimension()} dimensions; expected a CT volume with 3'
+        )
     direction = reader.GetDirection()
     if any(abs(direction[i]) < 0.99 for i in (0, 4, 8)):
-        raise InputError(f'{path}: slices are not axial (TransformMatrix {" ".join(map(str, direction))}); resample the volume to axial slices')
+        raise InputError(
+            f'{path}: slices are not axial (TransformMatrix {" ".join(map(str, direction))}); resample the volume to axial slices'
+        )
     if not all(math.isfinite(mm) and mm > 0 for mm in reader.GetSpacing()):
-        raise InputError(f'{path}: ElementSpacing {reader.GetSpacing()} is not positive; copy the volume again')
+        raise InputError(
+            f'{path}: ElementSpacing {reader.GetSpacing()} is not positive; copy the volume again'
+        )
     image = sitk.Image([1, 1, 1], sitk.sitkUInt8)
     image.SetOrigin(reader.GetOrigin())
     image.SetSpacing(reader.GetSpacing())
@@ -126,14 +150,20 @@ def _mhd_fields(path):
         lines = archive.read(path).decode('latin-1').splitlines()
     except FileNotFoundError:
         raise InputError(f'{path}: no such volume') from None
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition('=') for line in lines)}
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition('=') for line in lines)
+    }
     missing = {'DimSize', 'ElementType', 'ElementDataFile'} - set(fields)
     if missing:
         raise InputError(f'{path}: no {", ".join(sorted(missing))} in the header; copy it again')
     if fields['ElementType'] not in ELEMENT_BYTES:
-        raise InputError(f'{path}: ElementType {fields["ElementType"]} is not a CT number type; expected MET_SHORT')
+        raise InputError(
+            f'{path}: ElementType {fields["ElementType"]} is not a CT number type; expected MET_SHORT'
+        )
     if not all(number.isdigit() for number in fields['DimSize'].split()):
-        raise InputError(f'{path}: DimSize {fields["DimSize"]} is not a list of numbers; copy it again')
+        raise InputError(
+            f'{path}: DimSize {fields["DimSize"]} is not a list of numbers; copy it again'
+        )
     return fields
 
 
@@ -150,7 +180,9 @@ def load(volume):
         with archive.on_disk(volume.path, volume.data) as path:
             return volume._replace(image=sitk.ReadImage(str(path)))
     except RuntimeError:
-        raise InputError(f'{volume.path}: can not be read, its data are damaged; copy the volume again') from None
+        raise InputError(
+            f'{volume.path}: can not be read, its data are damaged; copy the volume again'
+        ) from None
 
 
 def _extract(volume, index, size):
@@ -167,14 +199,18 @@ def _extract(volume, index, size):
             reader.SetFileName(str(path))
             return reader.Execute()
     except RuntimeError:
-        raise InputError(f'{volume.path}: can not be read at voxel {tuple(index)}, its data are damaged; copy the volume again') from None
+        raise InputError(
+            f'{volume.path}: can not be read at voxel {tuple(index)}, its data are damaged; copy the volume again'
+        ) from None
 
 
 def read_slice(volume, z):
     """HU [H, W] float32 of stored slice z as a picture."""
-    hu = sitk.GetArrayFromImage(_extract(volume, [0, 0, int(z)], [*volume.size[:2], 0])).astype(np.float32)
+    hu = sitk.GetArrayFromImage(_extract(volume, [0, 0, int(z)], [*volume.size[:2], 0])).astype(
+        np.float32
+    )
     flip_x, flip_y, _ = volume.flips
-    return hu[::-1 if flip_y else 1, ::-1 if flip_x else 1]
+    return hu[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
 def patch(volume, world, millimetres, spacing, dimensions):
@@ -186,11 +222,29 @@ def patch(volume, world, millimetres, spacing, dimensions):
     n = round(millimetres / spacing)
     size = [n, n, n if dimensions == 3 else 1]
     origin = [centre - (count - 1) / 2 * spacing for centre, count in zip(world, size)]
-    ends = np.array([world_to_voxel(volume, corner) for corner in itertools.product(*((low, low + (count - 1) * spacing) for low, count in zip(origin, size)))])
+    ends = np.array(
+        [
+            world_to_voxel(volume, corner)
+            for corner in itertools.product(
+                *((low, low + (count - 1) * spacing) for low, count in zip(origin, size))
+            )
+        ]
+    )
     first = np.clip(np.floor(ends.min(0)), 0, np.array(volume.size) - 1).astype(int)
     last = np.clip(np.ceil(ends.max(0)), 0, np.array(volume.size) - 1).astype(int)
-    block = sitk.Cast(_extract(volume, first.tolist(), (last - first + 1).tolist()), sitk.sitkFloat32)
-    patch = sitk.Resample(sitk.Maximum(block, AIR), size, sitk.Transform(), sitk.sitkLinear, origin, [spacing] * 3, np.eye(3).ravel().tolist(), AIR)
+    block = sitk.Cast(
+        _extract(volume, first.tolist(), (last - first + 1).tolist()), sitk.sitkFloat32
+    )
+    patch = sitk.Resample(
+        sitk.Maximum(block, AIR),
+        size,
+        sitk.Transform(),
+        sitk.sitkLinear,
+        origin,
+        [spacing] * 3,
+        np.eye(3).ravel().tolist(),
+        AIR,
+    )
     hu = sitk.GetArrayFromImage(patch)
     return hu if dimensions == 3 else hu[0]
 
@@ -219,8 +273,10 @@ def check_inside(volume, row):
     """An error when the place of a Nodule or Candidate lies outside the volume."""
     voxel = world_to_voxel(volume, row.world)
     if not all(-0.5 <= v < n - 0.5 for v, n in zip(voxel, volume.size)):
-        raise InputError(f'{volume.path}: row {row.row} of the table lies outside the volume at voxel {tuple(round(v, 1) for v in voxel)}; '
-                         'the table belongs to another volume')
+        raise InputError(
+            f'{volume.path}: row {row.row} of the table lies outside the volume at voxel {tuple(round(v, 1) for v in voxel)}; '
+            'the table belongs to another volume'
+        )
 
 
 def nodule_slice(volume, nodule):
@@ -231,7 +287,7 @@ def nodule_slice(volume, nodule):
 
 def disc(diameter, distance):
     """Diameter in mm of the disc in which a plane cuts a sphere at a distance from its centre; 0 when it misses it."""
-    return 2 * math.sqrt(max((diameter / 2) ** 2 - distance ** 2, 0.))
+    return 2 * math.sqrt(max((diameter / 2) ** 2 - distance**2, 0.0))
 
 
 def chord(volume, nodule, z):
@@ -241,8 +297,10 @@ def chord(volume, nodule, z):
 
 def square(centre, side, extent):
     """The square of a side around a centre (y, x) as a box of a picture that spans `extent` (y, x), all mm, clipped to it; None when nothing of it is left."""
-    (ymin, ymax), (xmin, xmax) = (((c - side / 2) / whole, (c + side / 2) / whole) for c, whole in zip(centre, extent))
-    box = tuple(min(max(float(v), 0.), 1.) for v in (ymin, xmin, ymax, xmax))
+    (ymin, ymax), (xmin, xmax) = (
+        ((c - side / 2) / whole, (c + side / 2) / whole) for c, whole in zip(centre, extent)
+    )
+    box = tuple(min(max(float(v), 0.0), 1.0) for v in (ymin, xmin, ymax, xmax))
     return box if box[2] > box[0] and box[3] > box[1] else None
 
 
@@ -250,5 +308,13 @@ def nodule_box(volume, nodule, z):
     """The square around that disc, as a box of the picture of slice z; None when the slice misses the nodule."""
     voxel = world_to_voxel(volume, nodule.world)
     # Voxel i covers [i, i + 1) of the picture.
-    place = [(volume.size[axis] - voxel[axis] - 0.5 if volume.flips[axis] else voxel[axis] + 0.5) * volume.spacing[axis] for axis in (1, 0)]
-    return square(place, chord(volume, nodule, z), [volume.size[axis] * volume.spacing[axis] for axis in (1, 0)])
+    place = [
+        (volume.size[axis] - voxel[axis] - 0.5 if volume.flips[axis] else voxel[axis] + 0.5)
+        * volume.spacing[axis]
+        for axis in (1, 0)
+    ]
+    return square(
+        place,
+        chord(volume, nodule, z),
+        [volume.size[axis] * volume.spacing[axis] for axis in (1, 0)],
+    )

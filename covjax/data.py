@@ -4,6 +4,7 @@ A data set is named 'name/config:split', for example 'luna16_patches/nodules:tra
 only). '+' mixes several: 'synthetic_covid_ct:train+covid_ct:train@noncovid'. A comma separates data sets that stay apart. `data_dir` is TFDS's own
 folder by default; several folders, separated by commas, are searched in turn.
 """
+
 import contextlib
 import io
 import itertools
@@ -20,14 +21,17 @@ from covjax import InputError
 from covjax.workdir import read_json
 
 DEFAULT_DIR = '~/tensorflow_datasets'
-PART = re.compile(r'(?:(?P<dataset>[a-z]\w*(?:/\w+)?):)?(?P<split>[a-z]\w*(?:\[[^\]]*\])?)(?:@(?P<label>\w+))?')
+PART = re.compile(
+    r'(?:(?P<dataset>[a-z]\w*(?:/\w+)?):)?(?P<split>[a-z]\w*(?:\[[^\]]*\])?)(?:@(?P<label>\w+))?'
+)
 VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 
 class Examples(NamedTuple):
     """One or several splits in RAM. `rows` holds every other feature of each example (id, group, sha256, boxes, ...); no model ever sees it."""
-    images: np.ndarray                    # uint8 [N, size, size, 1]
-    labels: np.ndarray                    # int32 [N], 1 = covid, 0 = noncovid, -1 where the data set has no label
+
+    images: np.ndarray  # uint8 [N, size, size, 1]
+    labels: np.ndarray  # int32 [N], 1 = covid, 0 = noncovid, -1 where the data set has no label
     rows: list[dict]
 
 
@@ -66,7 +70,9 @@ def parse(spec):
         match = PART.fullmatch(text.strip())
         dataset = (match and match['dataset']) or dataset
         if not match or not dataset:
-            raise InputError(f"'{spec}' is not a data set; write name/config:split, for example covid_ct:train or luna16_patches/nodules:test")
+            raise InputError(
+                f"'{spec}' is not a data set; write name/config:split, for example covid_ct:train or luna16_patches/nodules:test"
+            )
         parts.append((dataset, match['split'], match['label']))
     return parts
 
@@ -76,21 +82,46 @@ def splits(spec, data_dir):
     if ':' in spec:
         return [(dataset, split) for dataset, split, _ in parse(spec)]
     order = ['train', 'validation', 'test']
-    names = [split['name'] for split in read_json(locate(spec, data_dir) / 'dataset_info.json')['splits']]
-    return [(spec, name) for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order))]
+    names = [
+        split['name'] for split in read_json(locate(spec, data_dir) / 'dataset_info.json')['splits']
+    ]
+    return [
+        (spec, name)
+        for name in sorted(
+            names, key=lambda name: order.index(name) if name in order else len(order)
+        )
+    ]
 
 
 def locate(dataset, data_dir):
     """The folder of a prepared data set: <data_dir>/<name>[/<config>]/<version>, the newest version. Without a config it is the default one."""
-    folders = [pathlib.Path(folder.strip()).expanduser() for folder in (data_dir or DEFAULT_DIR).split(',')]
-    found = [versions[-1] for folder in folders if (versions := _versions(_default_config(folder / dataset)) or _versions(folder / dataset))]
+    folders = [
+        pathlib.Path(folder.strip()).expanduser() for folder in (data_dir or DEFAULT_DIR).split(',')
+    ]
+    found = [
+        versions[-1]
+        for folder in folders
+        if (versions := _versions(_default_config(folder / dataset)) or _versions(folder / dataset))
+    ]
     if len(found) > 1:
-        raise InputError(f'{dataset} is in {found[0]} and in {found[1]}; leave one of the two out of config.data_dir')
+        raise InputError(
+            f'{dataset} is in {found[0]} and in {found[1]}; leave one of the two out of config.data_dir'
+        )
     if not found:
-        configs = sorted(f'{dataset}/{child.name}' for folder in folders if (folder / dataset).is_dir() for child in (folder / dataset).iterdir() if _versions(child))
-        remedy = (f'name one of {", ".join(configs)}' if configs else
-                  'add the data folder of the synthesize run to config.data_dir' if dataset == 'synthetic_covid_ct' else
-                  f'run launch.py --config=configs/prepare.py --config.dataset={dataset} --config.source=RAW_FOLDER')
+        configs = sorted(
+            f'{dataset}/{child.name}'
+            for folder in folders
+            if (folder / dataset).is_dir()
+            for child in (folder / dataset).iterdir()
+            if _versions(child)
+        )
+        remedy = (
+            f'name one of {", ".join(configs)}'
+            if configs
+            else 'add the data folder of the synthesize run to config.data_dir'
+            if dataset == 'synthetic_covid_ct'
+            else f'run launch.py --config=configs/prepare.py --config.dataset={dataset} --config.source=RAW_FOLDER'
+        )
         raise InputError(f'{dataset}: no such data set in {", ".join(map(str, folders))}; {remedy}')
     return found[0]
 
@@ -104,33 +135,57 @@ def _default_config(folder):
 def _versions(folder):
     if not folder.is_dir():
         return []
-    prepared = [path for path in folder.iterdir() if VERSION.fullmatch(path.name) and (path / 'dataset_info.json').is_file()]
+    prepared = [
+        path
+        for path in folder.iterdir()
+        if VERSION.fullmatch(path.name) and (path / 'dataset_info.json').is_file()
+    ]
     return sorted(prepared, key=lambda path: tuple(map(int, path.name.split('.'))))
 
 
 def _records(spec, data_dir, limit=None):
     """Yields (row, PNG bytes, or uint8 grey or int16 HU [H, W, 1] or [D, H, W, 1] of a data set that keeps arrays)."""
-    import tensorflow_datasets as tfds                     # 0.7 s, and only this room reads TFDS
+    import tensorflow_datasets as tfds  # 0.7 s, and only this room reads TFDS
+
     for dataset, split, label in parse(spec):
         folder = locate(dataset, data_dir)
         with readable(folder, dataset):
             builder = tfds.builder_from_directory(str(folder))
         if split.split('[')[0] not in builder.info.splits:
-            raise InputError(f'{dataset}:{split}: no such split; it has {", ".join(builder.info.splits)}')
+            raise InputError(
+                f'{dataset}:{split}: no such split; it has {", ".join(builder.info.splits)}'
+            )
         names = builder.info.features['label'].names if 'label' in builder.info.features else []
         if label and label not in names:
-            raise InputError(f"{dataset}:{split}@{label}: no such label; it has {', '.join(names) or 'none'}")
+            raise InputError(
+                f'{dataset}:{split}@{label}: no such label; it has {", ".join(names) or "none"}'
+            )
         try:
             encoded = isinstance(builder.info.features['image'], tfds.features.Image)
-            source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()} if encoded else None)
+            source = builder.as_data_source(
+                split, decoders={'image': tfds.decode.SkipDecoding()} if encoded else None
+            )
         except (ValueError, AssertionError) as error:
-            if '[' in split and 'can not be of 0 length' in str(error) and len(parse(spec)) > 1:       # a share of few is none; the others count
+            if (
+                '[' in split and 'can not be of 0 length' in str(error) and len(parse(spec)) > 1
+            ):  # a share of few is none; the others count
                 continue
-            raise InputError(f'{dataset}:{split}: TFDS finds nothing to read there ({str(error).splitlines()[0]})') from None
-        chosen = itertools.islice((example for example in _read_each(source, folder, dataset) if not label or names[example['label']] == label), limit)
+            raise InputError(
+                f'{dataset}:{split}: TFDS finds nothing to read there ({str(error).splitlines()[0]})'
+            ) from None
+        chosen = itertools.islice(
+            (
+                example
+                for example in _read_each(source, folder, dataset)
+                if not label or names[example['label']] == label
+            ),
+            limit,
+        )
         first = next(chosen, None)
         if first is None:
-            raise InputError(f'{dataset}:{split}{"@" + label if label else ""} is empty; choose another split')
+            raise InputError(
+                f'{dataset}:{split}{"@" + label if label else ""} is empty; choose another split'
+            )
         for example in itertools.chain([first], chosen):
             stored = example.pop('image')
             name = {'label_name': names[example['label']]} if names else {}
@@ -151,7 +206,8 @@ def _picture(stored):
     plane = stored[len(stored) // 2, ..., 0] if stored.ndim == 4 else stored[..., 0]
     if plane.dtype == np.uint8:
         return Image.fromarray(plane)
-    from covjax import ct                                  # SimpleITK, which pictures do not need
+    from covjax import ct  # SimpleITK, which pictures do not need
+
     return Image.fromarray(ct.to_grey(plane))
 
 
@@ -162,8 +218,10 @@ def readable(folder, dataset):
         yield
     except InputError:
         raise
-    except Exception as error:                             # TFDS raises whatever its readers raise
-        raise InputError(f'{folder}: is damaged ({type(error).__name__}); remove that folder and prepare {dataset} again') from None
+    except Exception as error:  # TFDS raises whatever its readers raise
+        raise InputError(
+            f'{folder}: is damaged ({type(error).__name__}); remove that folder and prepare {dataset} again'
+        ) from None
 
 
 def _plain(value):
@@ -180,14 +238,24 @@ def _plain(value):
 def read_lineage(spec, data_dir):
     """The lineage records stored beside the data sets of a spec: what trained the generator that made them."""
     folders = dict.fromkeys(locate(dataset, data_dir) for dataset, _, _ in parse(spec))
-    return [record for folder in folders if (folder / 'lineage.json').is_file() for record in read_json(folder / 'lineage.json')]
+    return [
+        record
+        for folder in folders
+        if (folder / 'lineage.json').is_file()
+        for record in read_json(folder / 'lineage.json')
+    ]
 
 
 def batch_indices(step, n, batch_size, seed):
     """Which of n examples form the batch of a step: int [batch_size]. Every epoch is a new permutation; batches run on across epochs."""
     position = step * batch_size + np.arange(batch_size)
     epochs = position // n
-    return np.concatenate([np.random.default_rng([seed, epoch]).permutation(n)[position[epochs == epoch] % n] for epoch in np.unique(epochs)])
+    return np.concatenate(
+        [
+            np.random.default_rng([seed, epoch]).permutation(n)[position[epochs == epoch] % n]
+            for epoch in np.unique(epochs)
+        ]
+    )
 
 
 def padded_batches(arrays, batch_size):
@@ -196,7 +264,9 @@ def padded_batches(arrays, batch_size):
     for start in range(0, n, batch_size):
         index = np.arange(start, start + batch_size)
         mask = index < n
-        yield {name: array[np.where(mask, index, start)] for name, array in arrays.items()} | {'mask': mask}
+        yield {name: array[np.where(mask, index, start)] for name, array in arrays.items()} | {
+            'mask': mask
+        }
 
 
 def predict(apply, images, batch_size, progress=''):
@@ -205,7 +275,9 @@ def predict(apply, images, batch_size, progress=''):
     `progress` captions a bar with rate and time left, on a screen only.
     """
     apply, outputs = jax.jit(apply), []
-    with tqdm(total=len(images), desc=progress, unit='image', disable=None if progress else True) as bar:
+    with tqdm(
+        total=len(images), desc=progress, unit='image', disable=None if progress else True
+    ) as bar:
         for batch in padded_batches({'images': images}, batch_size):
             outputs.append(np.asarray(apply(batch['images']))[batch['mask']])
             bar.update(len(outputs[-1]))

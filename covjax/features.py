@@ -1,4 +1,5 @@
 """Features in which sets of images are compared: pixels, a classifier that covjax trained, or Inception-v3 with weights that Keras published."""
+
 import pathlib
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 from covjax import classifier, models
 from covjax.augment import to_float
 
-SIDE = 32                                 # of the picture whose pixels are features
-INCEPTION = 299                           # what Inception-v3 is shown, as for the published distances
+SIDE = 32  # of the picture whose pixels are features
+INCEPTION = 299  # what Inception-v3 is shown, as for the published distances
 
 
 def extractor(name):
@@ -18,9 +19,10 @@ def extractor(name):
     features are taken; or a .h5 file of Inception-v3 that Keras wrote.
     """
     if name == 'pixels':
-        return lambda images: _resized(images, SIDE).reshape(len(images), -1) / 2 + .5
+        return lambda images: _resized(images, SIDE).reshape(len(images), -1) / 2 + 0.5
     if pathlib.Path(name).suffix == '.h5':
         from covjax.models import pretrained
+
         model = models.create('inception_v3', num_classes=None)
         variables, preprocess = pretrained.load(model, name, channels=1)
         return lambda images: model.apply(variables, preprocess(_resized(images, INCEPTION)))
@@ -30,4 +32,6 @@ def extractor(name):
 
 
 def _resized(images, side):
-    return jax.image.resize(to_float(images), (len(images), side, side, images.shape[-1]), 'bilinear').astype(jnp.float32)
+    return jax.image.resize(
+        to_float(images), (len(images), side, side, images.shape[-1]), 'bilinear'
+    ).astype(jnp.float32)

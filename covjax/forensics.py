@@ -1,4 +1,5 @@
 """Printed accuracy, recall, precision and F1 -> the confusion matrices of whole numbers that round to them, and so the sizes of the test set they can come from."""
+
 import csv
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ PERCENT = ('accuracy', 'recall', 'precision', 'f1')
 
 class Matrix(NamedTuple):
     """Counts of a test of `positives` and `negatives` images."""
+
     positives: int
     negatives: int
     tp: int
@@ -21,39 +23,76 @@ class Matrix(NamedTuple):
 def run(config, workdir):
     """Every row of config.table; what fits each, and which sizes fit all rows of a test."""
     rows = read_table(config.table)
-    fits = [matrices({name: row[name] for name in PERCENT}, config.tolerance, config.bound) for row in rows]
-    lines = ['| model | test | ' + ' | '.join(PERCENT) + ' | sizes that fit (positive / negative) |', '|' + '---|' * (len(PERCENT) + 3)]
+    fits = [
+        matrices({name: row[name] for name in PERCENT}, config.tolerance, config.bound)
+        for row in rows
+    ]
+    lines = [
+        '| model | test | ' + ' | '.join(PERCENT) + ' | sizes that fit (positive / negative) |',
+        '|' + '---|' * (len(PERCENT) + 3),
+    ]
     for row, found in zip(rows, fits):
-        told = [f'{positives} / {negatives}' for positives, negatives in sorted({fit[:2] for fit in found})]
-        lines.append(f'| {row["model"]} | {row["test"]} | ' + ' | '.join(f'{row[name]:.2f}' for name in PERCENT) + ' | '
-                     + (', '.join(told[:8]) + (f' and {len(told) - 8} more' if len(told) > 8 else '') or 'none') + ' |')
+        told = [
+            f'{positives} / {negatives}'
+            for positives, negatives in sorted({fit[:2] for fit in found})
+        ]
+        lines.append(
+            f'| {row["model"]} | {row["test"]} | '
+            + ' | '.join(f'{row[name]:.2f}' for name in PERCENT)
+            + ' | '
+            + (
+                ', '.join(told[:8]) + (f' and {len(told) - 8} more' if len(told) > 8 else '')
+                or 'none'
+            )
+            + ' |'
+        )
     common = {}
     for test in dict.fromkeys(row['test'] for row in rows):
         sets = [{fit[:2] for fit in found} for row, found in zip(rows, fits) if row['test'] == test]
         some = [sizes for sizes in sets if sizes]
         common[test] = sorted(set.intersection(*some)) if some else []
         near = ', '.join(f'{positives} / {negatives}' for positives, negatives in common[test][:8])
-        lines += ['', f'{test}: of {len(sets)} rows {len(some)} fit some size up to {config.bound} / {config.bound}; sizes that fit all of these: {near or "none"}.']
+        lines += [
+            '',
+            f'{test}: of {len(sets)} rows {len(some)} fit some size up to {config.bound} / {config.bound}; sizes that fit all of these: {near or "none"}.',
+        ]
         if config.claimed:
             size = tuple(int(part) for part in config.claimed.split('/'))
-            lines.append(f'{test}: {config.claimed} fits {sum(size in sizes for sizes in sets)} of {len(sets)} rows.')
+            lines.append(
+                f'{test}: {config.claimed} fits {sum(size in sizes for sizes in sets)} of {len(sets)} rows.'
+            )
     print('\n'.join(lines))
     (workdir / 'forensics.md').write_text('\n'.join(lines) + '\n')
-    write_json(workdir / 'forensics.json', {'tolerance': config.tolerance, 'bound': config.bound, 'common': common,
-                                            'rows': [{**row, 'fits': [fit._asdict() for fit in found]} for row, found in zip(rows, fits)]})
+    write_json(
+        workdir / 'forensics.json',
+        {
+            'tolerance': config.tolerance,
+            'bound': config.bound,
+            'common': common,
+            'rows': [
+                {**row, 'fits': [fit._asdict() for fit in found]} for row, found in zip(rows, fits)
+            ],
+        },
+    )
 
 
 def read_table(path):
     """CSV with columns model, test and the four rates in per cent."""
     if not archive.is_file(path):
-        raise InputError(f'config.table={path}: no such file; give a CSV with the columns model, test, {", ".join(PERCENT)}')
+        raise InputError(
+            f'config.table={path}: no such file; give a CSV with the columns model, test, {", ".join(PERCENT)}'
+        )
     rows = list(csv.DictReader(archive.read_text(path).splitlines()))
     if not rows or not {'model', 'test', *PERCENT} <= set(rows[0]):
-        raise InputError(f'config.table={path}: needs rows and the columns model, test, {", ".join(PERCENT)}')
+        raise InputError(
+            f'config.table={path}: needs rows and the columns model, test, {", ".join(PERCENT)}'
+        )
     try:
         rows = [{**row, **{name: float(row[name]) for name in PERCENT}} for row in rows]
     except (TypeError, ValueError):
-        raise InputError(f'config.table={path}: the four rates must be numbers in per cent') from None
+        raise InputError(
+            f'config.table={path}: the four rates must be numbers in per cent'
+        ) from None
     return rows
 
 
@@ -77,7 +116,10 @@ def matrices(printed, tolerance, bound):
 
 def _whole(percent, tolerance, total):
     """Whole numbers k with 100 k / total within the tolerance."""
-    low, high = np.ceil((percent - tolerance) * total / 100 - 1e-9), np.floor((percent + tolerance) * total / 100 + 1e-9)
+    low, high = (
+        np.ceil((percent - tolerance) * total / 100 - 1e-9),
+        np.floor((percent + tolerance) * total / 100 + 1e-9),
+    )
     return range(max(int(low), 0), min(int(high), total) + 1)
 
 
@@ -85,6 +127,10 @@ def _false_positives(percent, tolerance, tp, bound):
     """Whole numbers fp with 100 tp / (tp + fp) within the tolerance."""
     if not tp:
         return range(0)
-    most = bound if percent - tolerance <= 0 else min(bound, int(np.floor(100 * tp / (percent - tolerance) - tp + 1e-9)))
+    most = (
+        bound
+        if percent - tolerance <= 0
+        else min(bound, int(np.floor(100 * tp / (percent - tolerance) - tp + 1e-9)))
+    )
     least = max(0, int(np.ceil(100 * tp / (percent + tolerance) - tp - 1e-9)))
     return range(least, most + 1)

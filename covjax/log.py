@@ -1,4 +1,5 @@
 """What a training run tells while it runs: a progress line, metrics.jsonl, TensorBoard files (without TensorFlow), image grids."""
+
 import json
 import pathlib
 import time
@@ -21,9 +22,15 @@ class Log:
             return
         path = self.folder / 'metrics.jsonl'
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        path.write_text(''.join(line for line in lines if line.endswith('}\n') and json.loads(line)['step'] <= start))  # a killed run leaves half a line
+        path.write_text(
+            ''.join(
+                line for line in lines if line.endswith('}\n') and json.loads(line)['step'] <= start
+            )
+        )  # a killed run leaves half a line
         self.file = path.open('a')
-        self.board = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=start + 1 if start else None)
+        self.board = SummaryWriter(
+            str(self.folder / 'tensorboard'), purge_step=start + 1 if start else None
+        )
         (self.folder / 'images').mkdir(exist_ok=True)
 
     def __enter__(self):
@@ -45,8 +52,15 @@ class Log:
         began, start = self.began
         rate = (step - start) / max(time.monotonic() - began, 1e-9)
         left = f'{rate:.2g} steps/s, {duration((self.steps - step) / rate)} left' if rate else ''
-        print(f'step {step}/{self.steps}  ' + '  '.join(f'{name} {value:.4g}' for name, value in values.items()) + f'  {left}', flush=True)
-        if not self.compiled:                              # the first steps waited for the compiler: later lines do not count them
+        print(
+            f'step {step}/{self.steps}  '
+            + '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+            + f'  {left}',
+            flush=True,
+        )
+        if (
+            not self.compiled
+        ):  # the first steps waited for the compiler: later lines do not count them
             self.began, self.compiled = (time.monotonic(), step), True
 
     def images(self, step, name, images):
@@ -55,11 +69,19 @@ class Log:
             return
         grid = np.concatenate(list(images))
         self.board.add_image(name, grid, step, dataformats='HWC')
-        Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(self.folder / 'images' / f'{name.replace("/", "_")}_{step:06d}.png')
+        Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(
+            self.folder / 'images' / f'{name.replace("/", "_")}_{step:06d}.png'
+        )
 
 
 def duration(seconds):
     """'12s', '3m05s', '2h10m'."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'
+    return (
+        f'{hours}h{minutes:02d}m'
+        if hours
+        else f'{minutes}m{seconds:02d}s'
+        if minutes
+        else f'{seconds}s'
+    )

@@ -1,4 +1,5 @@
 """A prepared data set -> one page to look at: pictures of every split, counts, sizes, grey levels, and what lies in two splits."""
+
 import csv
 from collections import Counter, defaultdict
 from typing import NamedTuple
@@ -19,12 +20,13 @@ TILE, COLUMNS, PAIRS = 160, 8, 24
 
 class Seen(NamedTuple):
     """What is kept of an example."""
+
     split: str
-    label: str                            # '' where the data set has none
+    label: str  # '' where the data set has none
     row: dict
     shape: tuple[int, int]
-    histogram: np.ndarray                 # pixels of each grey level, [256]
-    small: np.ndarray                     # uint8 [SIZE, SIZE, 1]
+    histogram: np.ndarray  # pixels of each grey level, [256]
+    small: np.ndarray  # uint8 [SIZE, SIZE, 1]
 
 
 def run(config, workdir):
@@ -32,29 +34,62 @@ def run(config, workdir):
     if not config.dataset:
         raise InputError('config.dataset is empty; name a prepared data set, for example covid_ct')
     if '+' in config.dataset or '@' in config.dataset:
-        raise InputError(f'config.dataset={config.dataset}: name one data set, or one split of it; both classes are shown apart anyway')
+        raise InputError(
+            f'config.dataset={config.dataset}: name one data set, or one split of it; both classes are shown apart anyway'
+        )
     images, seen, sheets, cut = workdir / 'images', [], [], set()
     for dataset, split in data.splits(config.dataset, config.data_dir):
         tiles = defaultdict(list)
-        examples = tqdm(data.each_native(f'{dataset}:{split}', config.data_dir, config.limit + 1), f'looking at {split}', unit='image', disable=None)
+        examples = tqdm(
+            data.each_native(f'{dataset}:{split}', config.data_dir, config.limit + 1),
+            f'looking at {split}',
+            unit='image',
+            disable=None,
+        )
         for i, (grey, row) in enumerate(examples):
             if i == config.limit:
                 cut.add(split)
                 break
             label = row.get('label_name', '')
-            seen.append(Seen(split, label, row, grey.shape, np.bincount(grey.ravel(), minlength=256), shrunk(grey)))
+            seen.append(
+                Seen(
+                    split,
+                    label,
+                    row,
+                    grey.shape,
+                    np.bincount(grey.ravel(), minlength=256),
+                    shrunk(grey),
+                )
+            )
             if len(tiles[label]) < config.shown:
-                tiles[label].append(pictures.draw_boxes(*_square(grey, row.get('nodules', {}).get('box', ())), TILE))
+                tiles[label].append(
+                    pictures.draw_boxes(*_square(grey, row.get('nodules', {}).get('box', ())), TILE)
+                )
         for label, these in sorted(tiles.items()):
             name = '_'.join(filter(None, ['sheet', split.split('[')[0], label])) + '.png'
             pictures.save(images / name, pictures.contact_sheet(these, min(len(these), COLUMNS)))
-            sheets.append((images / name, f'{split}{f", {label}" if label else ""}: the first {len(these)}, boxes in yellow where there are any'))
-    pairs = across_groups(near_duplicates(np.stack([one.small for one in seen])), [one.row for one in seen])
+            sheets.append(
+                (
+                    images / name,
+                    f'{split}{f", {label}" if label else ""}: the first {len(these)}, boxes in yellow where there are any',
+                )
+            )
+    pairs = across_groups(
+        near_duplicates(np.stack([one.small for one in seen])), [one.row for one in seen]
+    )
     _write_pairs(workdir / 'near_duplicates.csv', pairs, seen)
     straddling = two_splits(seen)
-    figures = [*_draw(images, seen), *_draw_straddling(images, straddling), *_pair_sheet(images, config, pairs, seen)]
-    (workdir / 'look.html').write_text(_page(config, seen, sheets, figures, straddling, pairs, cut), encoding='utf-8')
-    print(f'{len(seen)} examples of {config.dataset}, {len(straddling)} documents or series in two splits, {len(pairs)} near-duplicates between groups: {workdir / "look.html"}')
+    figures = [
+        *_draw(images, seen),
+        *_draw_straddling(images, straddling),
+        *_pair_sheet(images, config, pairs, seen),
+    ]
+    (workdir / 'look.html').write_text(
+        _page(config, seen, sheets, figures, straddling, pairs, cut), encoding='utf-8'
+    )
+    print(
+        f'{len(seen)} examples of {config.dataset}, {len(straddling)} documents or series in two splits, {len(pairs)} near-duplicates between groups: {workdir / "look.html"}'
+    )
 
 
 def two_splits(seen):
@@ -70,8 +105,13 @@ def _square(grey, boxes):
     height, width = grey.shape
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    shift, scale = np.array([top, left, top, left]) / side, np.array([height, width, height, width]) / side
-    return np.pad(grey, ((top, side - height - top), (left, side - width - left))), [shift + scale * box for box in boxes]
+    shift, scale = (
+        np.array([top, left, top, left]) / side,
+        np.array([height, width, height, width]) / side,
+    )
+    return np.pad(grey, ((top, side - height - top), (left, side - width - left))), [
+        shift + scale * box for box in boxes
+    ]
 
 
 def _groups(seen):
@@ -89,21 +129,43 @@ def _draw(images, seen):
     if len(shapes) > 1:
         figure, ax = plt.subplots(figsize=(6, 4.5), layout='constrained')
         for name, group in groups.items():
-            ax.scatter(*zip(*((one.shape[1], one.shape[0]) for one in group)), s=9, alpha=.6, label=name)
-        ax.set(xlabel='width, pixels', ylabel='height, pixels', xscale='log', yscale='log', title=f'{len(shapes)} sizes')
+            ax.scatter(
+                *zip(*((one.shape[1], one.shape[0]) for one in group)), s=9, alpha=0.6, label=name
+            )
+        ax.set(
+            xlabel='width, pixels',
+            ylabel='height, pixels',
+            xscale='log',
+            yscale='log',
+            title=f'{len(shapes)} sizes',
+        )
         ax.legend(fontsize=8)
         yield _saved(figure, images / 'sizes.png', 'Width and height of every image')
     figure, ax = plt.subplots(figsize=(6, 4.5), layout='constrained')
     for name, group in groups.items():
-        share = np.mean([one.histogram / one.histogram.sum() for one in group], axis=0).reshape(64, 4).sum(1)
+        share = (
+            np.mean([one.histogram / one.histogram.sum() for one in group], axis=0)
+            .reshape(64, 4)
+            .sum(1)
+        )
         ax.stairs(share, np.arange(0, 257, 4), label=name)
-    ax.set(xlabel='grey level', ylabel='share of pixels', yscale='log', title='grey levels, mean over images')
+    ax.set(
+        xlabel='grey level',
+        ylabel='share of pixels',
+        yscale='log',
+        title='grey levels, mean over images',
+    )
     ax.legend(fontsize=8)
     yield _saved(figure, images / 'grey.png', 'Histogram of grey levels')
-    diameters = {name: [d for one in group for d in one.row.get('nodules', {}).get('diameter', ())] for name, group in groups.items()}
+    diameters = {
+        name: [d for one in group for d in one.row.get('nodules', {}).get('diameter', ())]
+        for name, group in groups.items()
+    }
     if any(diameters.values()):
         figure, ax = plt.subplots(figsize=(6, 4.5), layout='constrained')
-        ax.hist(list(diameters.values()), bins=np.arange(0, 34, 2), stacked=True, label=list(diameters))
+        ax.hist(
+            list(diameters.values()), bins=np.arange(0, 34, 2), stacked=True, label=list(diameters)
+        )
         ax.set(xlabel='diameter of the nodules, mm', ylabel='boxes')
         ax.legend(fontsize=8)
         yield _saved(figure, images / 'diameters.png', 'Histogram of nodule diameters')
@@ -112,8 +174,13 @@ def _draw(images, seen):
 def _draw_straddling(images, straddling):
     if straddling:
         splits = list(dict.fromkeys(split for counts in straddling.values() for split in counts))
-        figure, ax = plt.subplots(figsize=(7, 1 + .4 * min(len(straddling), 40)), layout='constrained')
-        names, start = [name if len(name) < 40 else name[:39] + '…' for _, name in straddling][:40], np.zeros(min(len(straddling), 40))
+        figure, ax = plt.subplots(
+            figsize=(7, 1 + 0.4 * min(len(straddling), 40)), layout='constrained'
+        )
+        names, start = (
+            [name if len(name) < 40 else name[:39] + '…' for _, name in straddling][:40],
+            np.zeros(min(len(straddling), 40)),
+        )
         for split in splits:
             counts = np.array([counts[split] for counts in straddling.values()][:40])
             ax.barh(names, counts, left=start, label=split)
@@ -121,7 +188,11 @@ def _draw_straddling(images, straddling):
         ax.set(xlabel='images', title='source documents or series in more than one split')
         ax.invert_yaxis()
         ax.legend(fontsize=8)
-        yield _saved(figure, images / 'straddling.png', 'Images of each source document or series that is in more than one split')
+        yield _saved(
+            figure,
+            images / 'straddling.png',
+            'Images of each source document or series that is in more than one split',
+        )
 
 
 def _saved(figure, path, alt):
@@ -134,16 +205,32 @@ def _saved(figure, path, alt):
 def _pair_sheet(images, config, pairs, seen):
     """The near-duplicates, one above the other."""
     if pairs:
-        tiles = [[np.repeat(seen[i].small.repeat(3, 0).repeat(3, 1), 3, 2) for i in pair[1:]] for pair in pairs[:PAIRS]]
-        pictures.save(images / 'near_duplicates.png', np.hstack([np.vstack(pair) for pair in tiles]))
-        yield images / 'near_duplicates.png', f'Near-duplicates of different groups, one above the other, as compared at {SIZE}x{SIZE}'
+        tiles = [
+            [np.repeat(seen[i].small.repeat(3, 0).repeat(3, 1), 3, 2) for i in pair[1:]]
+            for pair in pairs[:PAIRS]
+        ]
+        pictures.save(
+            images / 'near_duplicates.png', np.hstack([np.vstack(pair) for pair in tiles])
+        )
+        yield (
+            images / 'near_duplicates.png',
+            f'Near-duplicates of different groups, one above the other, as compared at {SIZE}x{SIZE}',
+        )
 
 
 def _write_pairs(path, pairs, seen):
     with path.open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerow(['correlation', *(f'{key}_{n}' for n in (1, 2) for key in ('split', 'label', 'id', 'group'))])
-        writer.writerows([f'{value:.4f}', *(cell for k in (i, j) for cell in _cells(seen[k]))] for value, i, j in pairs)
+        writer.writerow(
+            [
+                'correlation',
+                *(f'{key}_{n}' for n in (1, 2) for key in ('split', 'label', 'id', 'group')),
+            ]
+        )
+        writer.writerows(
+            [f'{value:.4f}', *(cell for k in (i, j) for cell in _cells(seen[k]))]
+            for value, i, j in pairs
+        )
 
 
 def _cells(one):
@@ -155,22 +242,75 @@ def _page(config, seen, sheets, figures, straddling, pairs, cut):
     for name, group in _groups(seen).items():
         sides = np.array([one.shape for one in group])
         grey = np.sum([one.histogram for one in group], axis=0)
-        rows.append([name, len(group), len({one.row['group'] for one in group}), len({document(one.row['group']) for one in group}),
-                     sum(len(one.row.get('nodules', {}).get('box') or one.row.get('nodules', {}).get('row', ())) for one in group),
-                     f'{np.median(sides[:, 1]):.0f} x {np.median(sides[:, 0]):.0f}', f'{sides.min()} to {sides.max()}', float(grey @ np.arange(256) / grey.sum()),
-                     f'{grey[0] / grey.sum():.1%}', f'{grey[255] / grey.sum():.1%}'])
+        rows.append(
+            [
+                name,
+                len(group),
+                len({one.row['group'] for one in group}),
+                len({document(one.row['group']) for one in group}),
+                sum(
+                    len(
+                        one.row.get('nodules', {}).get('box')
+                        or one.row.get('nodules', {}).get('row', ())
+                    )
+                    for one in group
+                ),
+                f'{np.median(sides[:, 1]):.0f} x {np.median(sides[:, 0]):.0f}',
+                f'{sides.min()} to {sides.max()}',
+                float(grey @ np.arange(256) / grey.sum()),
+                f'{grey[0] / grey.sum():.1%}',
+                f'{grey[255] / grey.sum():.1%}',
+            ]
+        )
     copies = Counter(one.row['sha256'] for one in seen)
-    notes = [f'<p>{sum(n - 1 for n in copies.values())} images equal another one pixel for pixel.</p>',
-             f'<p>{len(straddling)} source documents or series are in more than one split.</p>',
-             f'<p>{len(pairs)} pairs of different groups (patient, or series) show nearly the same picture: correlation above {THRESHOLD} at {SIZE}x{SIZE}. '
-             'Such pairs are to be looked at: at that size two slices of different people can look alike. All are in near_duplicates.csv.</p>']
-    tables = [page.table(['label', 'document or series', 'images in each split'], [(label, name, ', '.join(f'{split} {n}' for split, n in counts.items()))
-                                                                             for (label, name), counts in straddling.items()]) if straddling else '',
-              page.table(['correlation', 'split', 'label', 'id', 'group', 'split', 'label', 'id', 'group'],
-                         [(value, *_cells(seen[i]), *_cells(seen[j])) for value, i, j in pairs[:PAIRS]]) if pairs else '']
+    notes = [
+        f'<p>{sum(n - 1 for n in copies.values())} images equal another one pixel for pixel.</p>',
+        f'<p>{len(straddling)} source documents or series are in more than one split.</p>',
+        f'<p>{len(pairs)} pairs of different groups (patient, or series) show nearly the same picture: correlation above {THRESHOLD} at {SIZE}x{SIZE}. '
+        'Such pairs are to be looked at: at that size two slices of different people can look alike. All are in near_duplicates.csv.</p>',
+    ]
+    tables = [
+        page.table(
+            ['label', 'document or series', 'images in each split'],
+            [
+                (label, name, ', '.join(f'{split} {n}' for split, n in counts.items()))
+                for (label, name), counts in straddling.items()
+            ],
+        )
+        if straddling
+        else '',
+        page.table(
+            ['correlation', 'split', 'label', 'id', 'group', 'split', 'label', 'id', 'group'],
+            [(value, *_cells(seen[i]), *_cells(seen[j])) for value, i, j in pairs[:PAIRS]],
+        )
+        if pairs
+        else '',
+    ]
     limit = f'Only the first {config.limit} of {", ".join(sorted(cut))} were read. ' if cut else ''
-    body = [f'<p class="quiet">covjax {__version__}; {page.text(data.locate(config.dataset.partition(":")[0], config.data_dir))}. {limit}Not for diagnosis.</p>', '<h2>Counts</h2>',
-            page.table(['split', 'images', 'groups', 'documents or series', 'nodules', 'median size', 'sides', 'mean grey', 'black', 'white'], rows),
-            '<h2>What lies in two places</h2>', *notes, *tables, '<h2>Figures</h2>', *(page.figure(path, alt, alt) for path, alt in figures),
-            '<h2>Pictures</h2>', *(page.figure(path, f'Contact sheet: {caption}', caption) for path, caption in sheets)]
+    body = [
+        f'<p class="quiet">covjax {__version__}; {page.text(data.locate(config.dataset.partition(":")[0], config.data_dir))}. {limit}Not for diagnosis.</p>',
+        '<h2>Counts</h2>',
+        page.table(
+            [
+                'split',
+                'images',
+                'groups',
+                'documents or series',
+                'nodules',
+                'median size',
+                'sides',
+                'mean grey',
+                'black',
+                'white',
+            ],
+            rows,
+        ),
+        '<h2>What lies in two places</h2>',
+        *notes,
+        *tables,
+        '<h2>Figures</h2>',
+        *(page.figure(path, alt, alt) for path, alt in figures),
+        '<h2>Pictures</h2>',
+        *(page.figure(path, f'Contact sheet: {caption}', caption) for path, caption in sheets),
+    ]
     return page.document(config.dataset, '\n'.join(body))

@@ -1,9 +1,13 @@
 """Where the lungs are in a grey CT slice, found by SimpleITK without HU: for audits and measurements, not for the clinic."""
+
 import numpy as np
 import SimpleITK as sitk
 
-PLAUSIBLE = (0.05, 0.7)                   # share of the picture that two lungs take; outside of it something else was found
-SMALLEST = 0.01                           # share of the picture below which a piece of air is an airway or bowel
+PLAUSIBLE = (
+    0.05,
+    0.7,
+)  # share of the picture that two lungs take; outside of it something else was found
+SMALLEST = 0.01  # share of the picture below which a piece of air is an airway or bowel
 
 
 def mask(grey):
@@ -13,11 +17,18 @@ def mask(grey):
     4 % of the side. Consolidation at the pleura stays outside, and so does a lung that a figure has cut off.
     """
     image = sitk.GetImageFromArray(np.ascontiguousarray(grey))
-    air = sitk.OtsuThreshold(image)                        # 1 where it is dark
-    pieces = sitk.RelabelComponent(sitk.ConnectedComponent(air - sitk.BinaryReconstructionByDilation(_edge(air), air)), minimumObjectSize=int(max(SMALLEST * grey.size, 1)))
-    lungs = sitk.BinaryFillhole((pieces > 0) & (pieces <= 2))              # before closing, which can join two lungs around the heart
+    air = sitk.OtsuThreshold(image)  # 1 where it is dark
+    pieces = sitk.RelabelComponent(
+        sitk.ConnectedComponent(air - sitk.BinaryReconstructionByDilation(_edge(air), air)),
+        minimumObjectSize=int(max(SMALLEST * grey.size, 1)),
+    )
+    lungs = sitk.BinaryFillhole(
+        (pieces > 0) & (pieces <= 2)
+    )  # before closing, which can join two lungs around the heart
     radius = max(round(0.04 * max(grey.shape)), 1)
-    lungs = sitk.ConstantPad(lungs, [radius] * 2, [radius] * 2)            # closing would cut what is near the edge
+    lungs = sitk.ConstantPad(
+        lungs, [radius] * 2, [radius] * 2
+    )  # closing would cut what is near the edge
     lungs = sitk.BinaryMorphologicalClosing(lungs, [radius] * 2)
     return sitk.GetArrayFromImage(sitk.Crop(lungs, [radius] * 2, [radius] * 2)).astype(bool)
 

@@ -1,9 +1,10 @@
 """One self-contained HTML page: text, tables and pictures, nothing loaded from elsewhere; light and dark, narrow, wide and printed."""
+
 import base64
 import html
 import pathlib
 
-STYLE = '''
+STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: #777; }
 @media (prefers-color-scheme: dark) { :root { --quiet: #999; } }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
@@ -15,24 +16,37 @@ td { font-variant-numeric: tabular-nums; } td:nth-child(-n+3) { overflow-wrap: a
 figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: 14px; }
 img { max-width: 100%; height: auto; background: white; } .quiet { color: var(--quiet); }
 @media print { body { margin: 0; max-width: none; font-size: 11pt; } figure, tr { break-inside: avoid; } .wide { overflow: visible; } }
-'''
+"""
 
 
 def document(title, body):
     """The whole page around HTML that is ready."""
-    return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{text(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n')
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{text(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n'
+    )
 
 
 def text(value):
     """Anything as escaped text, numbers with three decimals."""
-    return '' if value is None else f'{value:.3f}' if isinstance(value, float) else html.escape(str(value))
+    return (
+        ''
+        if value is None
+        else f'{value:.3f}'
+        if isinstance(value, float)
+        else html.escape(str(value))
+    )
 
 
 def table(columns, rows, caption=''):
     """A table with a header; cells are text, or HTML that is marked as such by `raw`."""
     head = ''.join(f'<th scope="col">{text(column)}</th>' for column in columns)
-    body = ''.join('<tr>' + ''.join(f'<td>{cell if isinstance(cell, raw) else text(cell)}</td>' for cell in row) + '</tr>' for row in rows)
+    body = ''.join(
+        '<tr>'
+        + ''.join(f'<td>{cell if isinstance(cell, raw) else text(cell)}</td>' for cell in row)
+        + '</tr>'
+        for row in rows
+    )
     return f'<div class="wide"><table>{f"<caption>{text(caption)}</caption>" if caption else ""}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -3,6 +3,7 @@
 They exercise the whole path and look like what they stand for; they are drawings, not patients: nothing learned from them says anything
 about disease.
 """
+
 import csv
 import pathlib
 import uuid
@@ -26,27 +27,50 @@ def write_luna16(folder, seed=0, series=30, slices=8, size=512):
     Ids are drawn so that every split of `annotations.series_split` gets some series. Returns the folder.
     """
     if series < 3:
-        raise InputError(f'config.phantom.luna16.series={series}: each of the three splits needs one; choose at least 3')
+        raise InputError(
+            f'config.phantom.luna16.series={series}: each of the three splits needs one; choose at least 3'
+        )
     if slices > 35:
-        raise InputError(f'config.phantom.luna16.slices={slices}: the chest is drawn 85 mm high and slices are 2.5 mm apart; choose at most 35')
+        raise InputError(
+            f'config.phantom.luna16.slices={slices}: the chest is drawn 85 mm high and slices are 2.5 mm apart; choose at most 35'
+        )
     folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 16])
     rows, candidates = [], []
-    for i, name in enumerate(tqdm(_series_ids(rng, series), 'drawing volumes', series, disable=None)):
-        spacing = (float(rng.choice([.66, .7, .74])) * 512 / size, 2.5)
+    for i, name in enumerate(
+        tqdm(_series_ids(rng, series), 'drawing volumes', series, disable=None)
+    ):
+        spacing = (float(rng.choice([0.66, 0.7, 0.74])) * 512 / size, 2.5)
         depth = (slices - 1) * spacing[1]
         bottom = rng.uniform(-45, 40 - depth)
-        chest = draw_chest(rng, nodules=int(rng.integers(1, 4)), z_range=(bottom + .2 * depth, bottom + .8 * depth))
+        chest = draw_chest(
+            rng,
+            nodules=int(rng.integers(1, 4)),
+            z_range=(bottom + 0.2 * depth, bottom + 0.8 * depth),
+        )
         outside = float(rng.choice([-2048, -3024]))
         heights = bottom + spacing[1] * np.arange(slices)
-        with ThreadPoolExecutor() as threads:                                                        # NumPy lets go of the interpreter lock
-            hu = np.stack(list(threads.map(lambda z: render(chest, z, size, spacing[0], outside), heights)))
+        with ThreadPoolExecutor() as threads:  # NumPy lets go of the interpreter lock
+            hu = np.stack(
+                list(threads.map(lambda z: render(chest, z, size, spacing[0], outside), heights))
+            )
         corner = -(size - 1) / 2 * spacing[0]
         subset = folder / f'subset{i % 2}'
         subset.mkdir(parents=True, exist_ok=True)
-        _write_volume(subset / f'{name}.mhd', hu, spacing, (corner, corner, bottom), turned=i % 7 == 3, compressed=i % 5 == 2)
+        _write_volume(
+            subset / f'{name}.mhd',
+            hu,
+            spacing,
+            (corner, corner, bottom),
+            turned=i % 7 == 3,
+            compressed=i % 5 == 2,
+        )
         rows += [[name, *nodule[:3], 2 * nodule[3]] for nodule in chest.nodules]
-        elsewhere = np.random.default_rng([seed, 17, i]).uniform([-90, -60, bottom], [90, 60, bottom + depth], (2 * len(chest.nodules), 3))
-        candidates += [[name, *nodule[:3], 1] for nodule in chest.nodules] + [[name, *place.tolist(), 0] for place in elsewhere]
+        elsewhere = np.random.default_rng([seed, 17, i]).uniform(
+            [-90, -60, bottom], [90, 60, bottom + depth], (2 * len(chest.nodules), 3)
+        )
+        candidates += [[name, *nodule[:3], 1] for nodule in chest.nodules] + [
+            [name, *place.tolist(), 0] for place in elsewhere
+        ]
     _write_table(folder / 'annotations.csv', 'diameter_mm', rows)
     _write_table(folder / 'candidates.csv', 'class', candidates)
     (folder / 'PHANTOM.txt').write_text(NOTE)
@@ -72,8 +96,8 @@ def _series_ids(rng, n):
 
 
 def _write_volume(path, hu, spacing, origin, turned, compressed):
-    sign = -1. if turned else 1.
-    image = sitk.GetImageFromArray(np.round(hu[:, ::int(sign), ::int(sign)]).astype(np.int16))
+    sign = -1.0 if turned else 1.0
+    image = sitk.GetImageFromArray(np.round(hu[:, :: int(sign), :: int(sign)]).astype(np.int16))
     image.SetSpacing([spacing[0], spacing[0], spacing[1]])
     image.SetOrigin([sign * origin[0], sign * origin[1], origin[2]])
     image.SetDirection([sign, 0, 0, 0, sign, 0, 0, 0, 1])
@@ -101,12 +125,18 @@ def write_covid_ct(folder, seed=0, train=40, validation=10, test=16):
                 pictures = min(int(rng.integers(1, 4)), count - len(names))
                 for k in range(pictures):
                     part = f'%{k}' if pictures > 1 else ''
-                    stem = f'2020.03.{patient % 28 + 1:02d}.{20030000 + patient}-p{patient % 20 + 2}-{50 + patient}{part}' if covid else f'{patient}{part}'
-                    extension = '.png' if rng.random() < .7 else '.jpg'
+                    stem = (
+                        f'2020.03.{patient % 28 + 1:02d}.{20030000 + patient}-p{patient % 20 + 2}-{50 + patient}{part}'
+                        if covid
+                        else f'{patient}{part}'
+                    )
+                    extension = '.png' if rng.random() < 0.7 else '.jpg'
                     _write_picture(folder / f'CT_{label}' / (stem + extension), chest, rng)
                     names.append(stem + extension)
                     bar.update()
-            (folder / 'Data-split' / label / f'{split}CT_{label}.txt').write_text('\n'.join(names) + '\n')
+            (folder / 'Data-split' / label / f'{split}CT_{label}.txt').write_text(
+                '\n'.join(names) + '\n'
+            )
     bar.close()
     (folder / 'PHANTOM.txt').write_text(NOTE)
     return folder
@@ -114,19 +144,29 @@ def write_covid_ct(folder, seed=0, train=40, validation=10, test=16):
 
 def _patient(rng, covid):
     if covid:
-        return draw_chest(rng, opacities=int(rng.integers(3, 8)), z_range=(-30., 30.))
+        return draw_chest(rng, opacities=int(rng.integers(3, 8)), z_range=(-30.0, 30.0))
     kind = rng.integers(3)
-    return draw_chest(rng, nodules=int(rng.integers(1, 3)) * (kind == 1), bullae=int(rng.integers(4, 12)) * (kind == 2), z_range=(-30., 30.))
+    return draw_chest(
+        rng,
+        nodules=int(rng.integers(1, 3)) * (kind == 1),
+        bullae=int(rng.integers(4, 12)) * (kind == 2),
+        z_range=(-30.0, 30.0),
+    )
 
 
 def _write_picture(path, chest, rng):
     """One slice as a figure would show it: cropped by hand, windowed by taste, saved by whatever tool was there."""
     size = int(rng.integers(220, 420))
     hu = render(chest, rng.uniform(-25, 25), size, 345 / size)
-    top, bottom, left, right = (int(size * share) for share in rng.uniform([.02, .02, 0, 0], [.14, .14, .05, .05]))
-    grey = ct.to_grey(hu[top:size - bottom, left:size - right], ct.Window(rng.uniform(-1350, -950), rng.uniform(150, 400)))
+    top, bottom, left, right = (
+        int(size * share) for share in rng.uniform([0.02, 0.02, 0, 0], [0.14, 0.14, 0.05, 0.05])
+    )
+    grey = ct.to_grey(
+        hu[top : size - bottom, left : size - right],
+        ct.Window(rng.uniform(-1350, -950), rng.uniform(150, 400)),
+    )
     image = Image.fromarray(grey).convert(str(rng.choice(['L', 'RGB', 'RGBA'])))
-    if path.suffix == '.jpg' or rng.random() < .1:                                                   # some .png files are JPEG inside
+    if path.suffix == '.jpg' or rng.random() < 0.1:  # some .png files are JPEG inside
         image.convert('RGB').save(path, format='JPEG', quality=90)
     else:
         image.save(path, format='PNG')

@@ -1,4 +1,5 @@
 """The whole path on phantoms: raw files and data sets here, the rest as in any study."""
+
 import time
 
 from covjax import phantom, prepare, study
@@ -19,10 +20,10 @@ def run(config, workdir):
         with claimed(stage, workdir / f'prepare_{name}') as folder:
             prepare.run(stage, folder)
     study.follow(study.parts(config, workdir, data_dir), workdir)
-    print(f'''
+    print(f"""
 Done in {duration(time.monotonic() - began)}, on phantoms: drawings, not patients, so no number here says anything about disease.
   phantoms            {raw}
   data sets           {data_dir}
   translations        {workdir / 'synthesize' / 'images' / 'input_and_synthetic.png'}
   training pictures   {workdir / 'cyclegan' / 'images'}
-  report              {workdir / 'report' / 'report.html'}''')
+  report              {workdir / 'report' / 'report.html'}""")

@@ -1,4 +1,5 @@
 """The contract between a task (CycleGAN, classification) and the one training loop, and what both kinds of step share."""
+
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -6,7 +7,7 @@ import optax
 from flax import struct
 from jax import lax
 
-AXIS = 'devices'                          # the axis that pmap names, and that steps average over
+AXIS = 'devices'  # the axis that pmap names, and that steps average over
 
 
 class Task(NamedTuple):
@@ -14,19 +15,23 @@ class Task(NamedTuple):
 
     `sources` is {config key: rows of the examples drawn from}: lineage records what a task uses, not what its config says it should.
     """
-    train_batch: Callable    # (step) -> {name: uint8 or int array [B, ...]}; a pure function of the step, so resuming needs no iterator state
-    eval_batches: Callable   # () -> {split: iterable of batches with 'mask' [B] bool}; every example exactly once on any device count
-    init: Callable           # (rng, batch) -> state
-    train_step: Callable     # (state, batch, rng) -> (state, scalars); pure, runs under an axis named AXIS
-    eval_step: Callable      # (state, batch) -> {name: per-example array [B, ...]}; pure
-    summarize: Callable      # {name: np.ndarray [N, ...]} -> (scalars, {name: uint8 images [N, H, W, C]}); NumPy, once per split
-    steps: int               # updates of the whole training: a task may count them in epochs
+
+    train_batch: Callable  # (step) -> {name: uint8 or int array [B, ...]}; a pure function of the step, so resuming needs no iterator state
+    eval_batches: Callable  # () -> {split: iterable of batches with 'mask' [B] bool}; every example exactly once on any device count
+    init: Callable  # (rng, batch) -> state
+    train_step: (
+        Callable  # (state, batch, rng) -> (state, scalars); pure, runs under an axis named AXIS
+    )
+    eval_step: Callable  # (state, batch) -> {name: per-example array [B, ...]}; pure
+    summarize: Callable  # {name: np.ndarray [N, ...]} -> (scalars, {name: uint8 images [N, H, W, C]}); NumPy, once per split
+    steps: int  # updates of the whole training: a task may count them in epochs
     sources: dict
 
 
 @struct.dataclass
 class Net:
     """Parameters and the state of the optimizer that moves them."""
+
     params: Any
     opt_state: Any
 

@@ -1,4 +1,5 @@
 """The only training loop: init or restore, step, log, evaluate, save. It knows no loss."""
+
 import signal
 import sys
 
@@ -13,17 +14,19 @@ from covjax.task import AXIS, count_params
 from covjax.workdir import read_json, write_json
 
 MAKE = {'cyclegan': cyclegan.make, 'classification': classification.make}
-BLOCK_EVERY = 10                 # steps in flight at most: virtual CPU devices can deadlock on long queues, and NaN is seen soon
-PICTURES = 8                     # examples of which evaluation keeps images
+BLOCK_EVERY = 10  # steps in flight at most: virtual CPU devices can deadlock on long queues, and NaN is seen soon
+PICTURES = 8  # examples of which evaluation keeps images
 
 
 def run(config, workdir):
     """Trains what config.task names, or goes on with the checkpoint in the workdir."""
-    check_devices(config.batch_size)                       # before anything is written
+    check_devices(config.batch_size)  # before anything is written
     task = MAKE[config.task](config)
     record, file = lineage.record(config, config.data_dir, task.sources), workdir / 'lineage.json'
     if checkpoint.exists(workdir) and read_json(file) != record:
-        raise InputError(f'{workdir} was trained on other images than config.data_dir={config.data_dir} now holds; choose another --workdir')
+        raise InputError(
+            f'{workdir} was trained on other images than config.data_dir={config.data_dir} now holds; choose another --workdir'
+        )
     if jax.process_index() == 0:
         write_json(file, record)
     fit(task, config, workdir)
@@ -32,14 +35,20 @@ def run(config, workdir):
 def check_devices(batch_size):
     """Refuses a batch that the devices of all processes can not share evenly."""
     if batch_size % jax.device_count():
-        raise InputError(f'config.batch_size={batch_size} can not be split over {jax.device_count()} devices; choose a multiple of {jax.device_count()}')
+        raise InputError(
+            f'config.batch_size={batch_size} can not be split over {jax.device_count()} devices; choose a multiple of {jax.device_count()}'
+        )
 
 
 def parallel(task):
     """(train_step on all devices of all processes, eval_step on the devices of this one)."""
-    train_step = lambda state, batch, rng: task.train_step(state, batch, jax.random.fold_in(rng, state.step))
-    return (jax.pmap(train_step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0),
-            jax.pmap(task.eval_step, axis_name=AXIS, devices=jax.local_devices()))
+    train_step = lambda state, batch, rng: task.train_step(
+        state, batch, jax.random.fold_in(rng, state.step)
+    )
+    return (
+        jax.pmap(train_step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0),
+        jax.pmap(task.eval_step, axis_name=AXIS, devices=jax.local_devices()),
+    )
 
 
 def replicated(state):
@@ -49,13 +58,21 @@ def replicated(state):
 
 def on_devices(batch):
     """A batch with one row a device of this process."""
-    return {name: array.reshape(jax.local_device_count(), -1, *array.shape[1:]) for name, array in batch.items()}
+    return {
+        name: array.reshape(jax.local_device_count(), -1, *array.shape[1:])
+        for name, array in batch.items()
+    }
 
 
 def my_share(batch):
     """What this process computes of a batch that all processes train on."""
     at, of = jax.process_index(), jax.process_count()
-    return on_devices({name: array[len(array) * at // of:len(array) * (at + 1) // of] for name, array in batch.items()})
+    return on_devices(
+        {
+            name: array[len(array) * at // of : len(array) * (at + 1) // of]
+            for name, array in batch.items()
+        }
+    )
 
 
 def fit(task, config, workdir):
@@ -68,8 +85,10 @@ def fit(task, config, workdir):
     # Init or restore.
     init_rng, run_rng = jax.random.split(jax.random.key(config.seed))
     state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
-    print(f'{count_params(checkpoint.split_state(state)[0]):,} parameters, {jax.device_count()} x {jax.devices()[0].device_kind}, batch {config.batch_size}',
-          flush=True)
+    print(
+        f'{count_params(checkpoint.split_state(state)[0]):,} parameters, {jax.device_count()} x {jax.devices()[0].device_kind}, batch {config.batch_size}',
+        flush=True,
+    )
     with checkpoint.manager(workdir, config.best) as checkpoints, Stop() as stop:
         restored = checkpoint.restore_latest(checkpoints, state)
         state = state if restored is None else restored
@@ -85,7 +104,12 @@ def fit(task, config, workdir):
                 unseen.append((step, scalars))
                 last, stopping = step == task.steps, stop.agreed(step)
                 evaluating = step % config.eval_every == 0 or last
-                if step % BLOCK_EVERY == 0 or step % config.log_every == 0 or evaluating or stopping:
+                if (
+                    step % BLOCK_EVERY == 0
+                    or step % config.log_every == 0
+                    or evaluating
+                    or stopping
+                ):
                     values = check_finite(unseen)
                     unseen.clear()
                 if step % config.log_every == 0 or last:
@@ -97,7 +121,10 @@ def fit(task, config, workdir):
                     checkpoint.save(checkpoints, step, host(state))
                 if stopping:
                     checkpoints.wait_until_finished()
-                    print(f'stopped after step {step}; the same command goes on from there', flush=True)
+                    print(
+                        f'stopped after step {step}; the same command goes on from there',
+                        flush=True,
+                    )
                     sys.exit(128 + stopping)
     return host(state)
 
@@ -110,9 +137,16 @@ def evaluate(task, eval_step, state, step, log):
         for batch in batches:
             mask = batch.pop('mask')
             outputs = jax.device_get(eval_step(state, on_devices(batch)))
-            outputs = {name: array.reshape(-1, *array.shape[2:])[mask] for name, array in outputs.items()}
+            outputs = {
+                name: array.reshape(-1, *array.shape[2:])[mask] for name, array in outputs.items()
+            }
             # Arrays of rank 4 are images: a few are looked at, more would only fill memory.
-            parts.append({name: array if array.ndim < 4 else array[:max(PICTURES - seen, 0)] for name, array in outputs.items()})
+            parts.append(
+                {
+                    name: array if array.ndim < 4 else array[: max(PICTURES - seen, 0)]
+                    for name, array in outputs.items()
+                }
+            )
             seen += mask.sum()
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         scalars, images = task.summarize(outputs)
@@ -139,7 +173,9 @@ def check_finite(unseen):
         values = {name: float(value[0]) for name, value in scalars.items()}
         for name, value in values.items():
             if not np.isfinite(value):
-                raise FloatingPointError(f'{name} is {value} at step {step}; lower config.learning_rate or look at the data')
+                raise FloatingPointError(
+                    f'{name} is {value} at step {step}; lower config.learning_rate or look at the data'
+                )
     return values
 
 
@@ -148,18 +184,24 @@ class Stop:
 
     def __enter__(self):
         self.asked = 0
-        self.old = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.old = {
+            number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def ask(self, number, _):
         self.asked = number
-        signal.signal(number, self.old[number])            # a second one does not wait
+        signal.signal(number, self.old[number])  # a second one does not wait
 
     def agreed(self, step):
         """The signal to stop at after this step, 0 for none. Several processes must leave together, so they ask one another now and then."""
         if jax.process_count() == 1:
             return self.asked
-        return int(multihost_utils.process_allgather(np.int32(self.asked)).max()) if step % BLOCK_EVERY == 0 else 0
+        return (
+            int(multihost_utils.process_allgather(np.int32(self.asked)).max())
+            if step % BLOCK_EVERY == 0
+            else 0
+        )
 
     def __exit__(self, *_):
         for number, handler in self.old.items():

@@ -1,4 +1,5 @@
 """Pictures or a CT volume through a trained generator: files of the same names in <workdir>/translated."""
+
 import pathlib
 import shutil
 
@@ -10,20 +11,29 @@ from tqdm import tqdm
 from covjax import InputError, ct, data, generator, pictures, volume
 
 PICTURES = ('.png', '.jpg', '.jpeg')
-SHOWN = 8                                 # columns of the side-by-side picture
-CHUNK = 64                                # pictures in memory at a time
+SHOWN = 8  # columns of the side-by-side picture
+CHUNK = 64  # pictures in memory at a time
 
 
 def run(config, workdir):
     """config.input through config.generator in config.direction."""
     if not config.generator or not config.input:
         key = 'input' if config.generator else 'generator'
-        raise InputError(f'config.{key} is empty; ' + ('give a folder of pictures or a CT volume' if key == 'input' else 'give a CycleGAN workdir, or a .safetensors or .pth file'))
+        raise InputError(
+            f'config.{key} is empty; '
+            + (
+                'give a folder of pictures or a CT volume'
+                if key == 'input'
+                else 'give a CycleGAN workdir, or a .safetensors or .pth file'
+            )
+        )
     source = pathlib.Path(config.input)
     if not source.exists():
         raise InputError(f'config.input={source}: no such file or folder')
     if config.window not in ct.WINDOWS:
-        raise InputError(f'config.window={config.window}: no such window; choose one of {", ".join(ct.WINDOWS)}')
+        raise InputError(
+            f'config.window={config.window}: no such window; choose one of {", ".join(ct.WINDOWS)}'
+        )
     translator = generator.load(config.generator, config.direction)
     files = find_pictures(source)
     draft, final = workdir / 'translated.part', workdir / 'translated'
@@ -31,7 +41,9 @@ def run(config, workdir):
     draft.mkdir()
     try:
         if files:
-            pairs = translate_pictures(config, translator, files, source if source.is_dir() else source.parent, draft)
+            pairs = translate_pictures(
+                config, translator, files, source if source.is_dir() else source.parent, draft
+            )
         else:
             pairs = translate_volume(config, translator, source, draft)
     except BaseException:
@@ -41,7 +53,9 @@ def run(config, workdir):
         pictures.save(workdir / 'side_by_side.png', sheet(pairs))
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
-    print(f'{len(files) or 1} {"pictures" if files else "volume"} translated {config.direction} in {final}')
+    print(
+        f'{len(files) or 1} {"pictures" if files else "volume"} translated {config.direction} in {final}'
+    )
 
 
 def find_pictures(source):
@@ -52,26 +66,34 @@ def find_pictures(source):
     found = [path for path in files if path.suffix.lower() in PICTURES]
     scans = [path for path in files if volume.suffix(path) or path.suffix.lower() == '.dcm']
     if found and scans:
-        raise InputError(f'config.input={source}: holds pictures ({found[0].name}) and CT data ({scans[0].name}); give the volume or a folder of one kind')
+        raise InputError(
+            f'config.input={source}: holds pictures ({found[0].name}) and CT data ({scans[0].name}); give the volume or a folder of one kind'
+        )
     return found
 
 
 def translate_pictures(config, translator, files, folder, target):
     """Writes every picture under its own name -> the first few as [(input, output)] uint8 [H, W, C]. Pictures of one size share their batches."""
     by_size, apply, pairs = {}, generator.apply_uint8(translator), []
-    for path in files:                                      # all are looked at before the first is translated
-        by_size.setdefault(read_picture(path, translator.channels, config.image_size).shape, []).append(path)
+    for path in files:  # all are looked at before the first is translated
+        by_size.setdefault(
+            read_picture(path, translator.channels, config.image_size).shape, []
+        ).append(path)
     with tqdm(total=len(files), desc='translating', unit='picture', disable=None) as bar:
         for paths in by_size.values():
             for start in range(0, len(paths), CHUNK):
-                chunk = paths[start:start + CHUNK]
-                images = np.stack([read_picture(path, translator.channels, config.image_size) for path in chunk])
+                chunk = paths[start : start + CHUNK]
+                images = np.stack(
+                    [read_picture(path, translator.channels, config.image_size) for path in chunk]
+                )
                 outputs = data.predict(apply, images, config.batch_size)
                 for path, output in zip(chunk, outputs):
                     file = target / path.relative_to(folder)
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(output.squeeze(-1) if output.shape[-1] == 1 else output).save(file, **{} if file.suffix.lower() == '.png' else {'quality': 95})
-                pairs += list(zip(images, outputs))[:SHOWN - len(pairs)]
+                    Image.fromarray(output.squeeze(-1) if output.shape[-1] == 1 else output).save(
+                        file, **{} if file.suffix.lower() == '.png' else {'quality': 95}
+                    )
+                pairs += list(zip(images, outputs))[: SHOWN - len(pairs)]
                 bar.update(len(chunk))
     return pairs
 
@@ -86,18 +108,26 @@ def read_picture(path, channels, size):
 def translate_volume(config, translator, source, target):
     """Writes one volume of the same geometry in HU -> slices as above. HU beyond config.window come back as its ends."""
     if config.image_size:
-        raise InputError(f'config.image_size={config.image_size}: volumes keep their voxels; leave it out')
+        raise InputError(
+            f'config.image_size={config.image_size}: volumes keep their voxels; leave it out'
+        )
     image, code = volume.read(source)
     window, apply = ct.WINDOWS[config.window], generator.apply(translator)
 
     def through(hu):
-        share = (jnp.clip(hu.astype(jnp.float32), *window) - window.low) / (window.high - window.low)
-        return jnp.round(window.low + (apply(2 * share - 1) + 1) / 2 * (window.high - window.low)).astype(jnp.int16)
+        share = (jnp.clip(hu.astype(jnp.float32), *window) - window.low) / (
+            window.high - window.low
+        )
+        return jnp.round(
+            window.low + (apply(2 * share - 1) + 1) / 2 * (window.high - window.low)
+        ).astype(jnp.int16)
 
     slices = volume.hu(image)[..., None]
     outputs = data.predict(through, slices, config.batch_size, 'slices')
-    end = volume.suffix(source)                             # of the input, in small letters, by which SimpleITK knows the format
-    name = source.name[:-len(end)] + end if end else f'{source.name}.nii.gz'
+    end = volume.suffix(
+        source
+    )  # of the input, in small letters, by which SimpleITK knows the format
+    name = source.name[: -len(end)] + end if end else f'{source.name}.nii.gz'
     volume.write(target / name, outputs[..., 0], image, code)
     shown = np.unique(np.linspace(0, len(slices) - 1, SHOWN).round().astype(int))
     return [(ct.to_grey(slices[z], window), ct.to_grey(outputs[z], window)) for z in shown]
@@ -105,5 +135,9 @@ def translate_volume(config, translator, source, target):
 
 def sheet(pairs):
     """Inputs above their translations, 256 pixels each."""
-    tile = lambda pixels: np.asarray(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert('RGB').resize((256, 256)))
+    tile = lambda pixels: np.asarray(
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        .convert('RGB')
+        .resize((256, 256))
+    )
     return pictures.contact_sheet([tile(pair[row]) for row in (0, 1) for pair in pairs], len(pairs))

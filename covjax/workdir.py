@@ -1,4 +1,5 @@
 """The folder a run writes to: config.json, environment.json, checkpoints/, metrics.jsonl, lineage.json, images/, results.json."""
+
 import contextlib
 import json
 import os
@@ -13,8 +14,16 @@ from ml_collections import ConfigDict
 
 from covjax import InputError, __version__
 
-RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}    # what a run goes on from, where it has made it; other runs start anew
-MAY_CHANGE = {'log_every', 'eval_every', 'data_dir', 'features'}       # of a run that is taken up again; the schedules depend on `steps`
+RESUMES = {
+    'train': 'checkpoints/[0-9]*',
+    'quickstart': 'phantoms',
+}  # what a run goes on from, where it has made it; other runs start anew
+MAY_CHANGE = {
+    'log_every',
+    'eval_every',
+    'data_dir',
+    'features',
+}  # of a run that is taken up again; the schedules depend on `steps`
 
 
 @contextlib.contextmanager
@@ -31,7 +40,7 @@ def claimed(config, workdir):
         write_json(file, json.loads(config.to_json()))
         yield workdir
         note_environment(workdir, config.run, time.monotonic() - began)
-    except SystemExit:                                     # a training that was stopped
+    except SystemExit:  # a training that was stopped
         note_environment(workdir, config.run, time.monotonic() - began)
         raise
     except InputError:
@@ -47,10 +56,22 @@ def claimed(config, workdir):
 def note_environment(workdir, run, seconds):
     """environment.json: versions, devices and seconds, of all sessions of a run that goes on where it was stopped."""
     file = pathlib.Path(workdir) / 'environment.json'
-    before = read_json(file)['seconds'] if run in RESUMES and file.is_file() else 0.
-    versions = {name: metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy', 'tensorflow-datasets')}
+    before = read_json(file)['seconds'] if run in RESUMES and file.is_file() else 0.0
+    versions = {
+        name: metadata.version(name)
+        for name in ('jax', 'flax', 'optax', 'numpy', 'tensorflow-datasets')
+    }
     devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
-    write_json(file, {'covjax': __version__, 'python': platform.python_version(), **versions, 'devices': devices, 'seconds': round(before + seconds, 1)})
+    write_json(
+        file,
+        {
+            'covjax': __version__,
+            'python': platform.python_version(),
+            **versions,
+            'devices': devices,
+            'seconds': round(before + seconds, 1),
+        },
+    )
 
 
 def _refuse_another_run(before, config, workdir):
@@ -59,16 +80,26 @@ def _refuse_another_run(before, config, workdir):
     if config.run not in RESUMES or not any(workdir.glob(RESUMES[config.run])):
         return
     old, new = _leaves(before), _leaves(json.loads(config.to_json()))
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key.rpartition('.')[2] not in MAY_CHANGE)
+    changed = sorted(
+        key
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and key.rpartition('.')[2] not in MAY_CHANGE
+    )
     if changed:
-        raise InputError(f'{workdir} holds a run with another config.{changed[0]}'
-                         f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; choose another --workdir')
+        raise InputError(
+            f'{workdir} holds a run with another config.{changed[0]}'
+            f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; choose another --workdir'
+        )
 
 
 def _leaves(tree, prefix=''):
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
-    return {key: leaf for name, child in tree.items() for key, leaf in _leaves(child, f'{prefix}{name}.').items()}
+    return {
+        key: leaf
+        for name, child in tree.items()
+        for key, leaf in _leaves(child, f'{prefix}{name}.').items()
+    }
 
 
 def read_config(workdir, run, key):
@@ -77,10 +108,14 @@ def read_config(workdir, run, key):
         raise InputError(f'config.{key} is empty; give the workdir of a run of {run}')
     file = pathlib.Path(workdir) / 'config.json'
     if not file.is_file():
-        raise InputError(f'config.{key}={workdir}: no config.json there; give the workdir of a run of {run}')
+        raise InputError(
+            f'config.{key}={workdir}: no config.json there; give the workdir of a run of {run}'
+        )
     config = ConfigDict(read_json(file))
     if run not in (config.run, config.get('task')):
-        raise InputError(f'config.{key}={workdir}: is a run of {config.get("task") or config.run}; give the workdir of a run of {run}')
+        raise InputError(
+            f'config.{key}={workdir}: is a run of {config.get("task") or config.run}; give the workdir of a run of {run}'
+        )
     return config
 
 

@@ -1,4 +1,5 @@
 """Phantoms, prepared data and a plain pool that tests share. Real files are used only where COVJAX_DATA points at them."""
+
 import os
 import pathlib
 import subprocess
@@ -16,7 +17,7 @@ from covjax import phantom, prepare
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REAL = os.environ.get('COVJAX_DATA')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-os.environ['KERAS_BACKEND'] = 'jax'          # read when keras is imported
+os.environ['KERAS_BACKEND'] = 'jax'  # read when keras is imported
 
 
 @pytest.fixture(scope='session')
@@ -48,10 +49,20 @@ def real():
 @pytest.fixture(scope='session')
 def launch():
     """launch(*arguments, devices=1) -> CompletedProcess of launch.py in a process of its own."""
+
     def run(*arguments, devices=1, **kwargs):
-        environment = os.environ | {'XLA_FLAGS': f'{FAST} --xla_force_host_platform_device_count={devices}'}
-        return subprocess.run([sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)], cwd=ROOT, env=environment, text=True,
-                              capture_output=True, **kwargs)
+        environment = os.environ | {
+            'XLA_FLAGS': f'{FAST} --xla_force_host_platform_device_count={devices}'
+        }
+        return subprocess.run(
+            [sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            capture_output=True,
+            **kwargs,
+        )
+
     return run
 
 

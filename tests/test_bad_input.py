@@ -1,4 +1,5 @@
 """Wrong raw data and wrong folders: one line that names the file or key, exit code 2, nothing left behind."""
+
 import shutil
 import zipfile
 
@@ -14,7 +15,9 @@ def first(folder, pattern):
 
 
 def annotated_raw(folder):
-    annotated = {nodule.series for nodule in annotations.read_nodules(folder / 'luna16' / 'annotations.csv')}
+    annotated = {
+        nodule.series for nodule in annotations.read_nodules(folder / 'luna16' / 'annotations.csv')
+    }
     return next(path for path in sorted(folder.rglob('*.raw')) if path.stem in annotated)
 
 
@@ -121,6 +124,7 @@ def number_type(name, told):
         path = annotated_raw(folder).with_suffix('.mhd')
         path.write_text(path.read_text().replace('MET_SHORT', name))
         return told
+
     return spoil
 
 
@@ -142,13 +146,22 @@ def table_with(change):
         header, first, *rest = path.read_text().splitlines()
         path.write_text('\n'.join(change(header, first, rest)))
         return 'annotations.csv'
+
     return spoil
 
 
-nan_diameter = table_with(lambda header, first, rest: [header, first.rpartition(',')[0] + ',nan', *rest])
-negative_diameter = table_with(lambda header, first, rest: [header, first.rpartition(',')[0] + ',-3', *rest])
-infinite_place = table_with(lambda header, first, rest: [header, first.replace(first.split(',')[2], 'inf', 1), *rest])
-semicolons = table_with(lambda header, *rows: [line.replace(',', ';') for line in (header, rows[0], *rows[1])])
+nan_diameter = table_with(
+    lambda header, first, rest: [header, first.rpartition(',')[0] + ',nan', *rest]
+)
+negative_diameter = table_with(
+    lambda header, first, rest: [header, first.rpartition(',')[0] + ',-3', *rest]
+)
+infinite_place = table_with(
+    lambda header, first, rest: [header, first.replace(first.split(',')[2], 'inf', 1), *rest]
+)
+semicolons = table_with(
+    lambda header, *rows: [line.replace(',', ';') for line in (header, rows[0], *rows[1])]
+)
 no_rows = table_with(lambda header, first, rest: [header])
 short_row = table_with(lambda header, first, rest: [header, first.partition(',')[0]])
 
@@ -178,7 +191,9 @@ def too_many_bytes(folder):
 
 
 stray_quote = table_with(lambda header, first, rest: [header, '"' + first, *rest, *[first] * 3000])
-huge_diameter = table_with(lambda header, first, rest: [header, first.rpartition(',')[0] + ',1e308', *rest])
+huge_diameter = table_with(
+    lambda header, first, rest: [header, first.rpartition(',')[0] + ',1e308', *rest]
+)
 
 
 def damaged_member(folder):
@@ -199,26 +214,75 @@ def picture_as(save):
         path = first(folder / 'covid_ct' / 'CT_COVID', '*')
         save(path)
         return path.name
+
     return spoil
 
 
 empty_picture = picture_as(lambda path: path.write_bytes(b''))
-sixteen_bits = picture_as(lambda path: Image.fromarray(np.zeros((9, 9), np.uint16)).save(path, 'PNG'))
-animated = picture_as(lambda path: Image.new('L', (9, 9)).save(path, 'GIF', save_all=True, append_images=[Image.new('L', (9, 9), 9)]))
+sixteen_bits = picture_as(
+    lambda path: Image.fromarray(np.zeros((9, 9), np.uint16)).save(path, 'PNG')
+)
+animated = picture_as(
+    lambda path: Image.new('L', (9, 9)).save(
+        path, 'GIF', save_all=True, append_images=[Image.new('L', (9, 9), 9)]
+    )
+)
 text_picture = picture_as(lambda path: path.write_text('<html>404</html>'))
 
 
-LUNA = (cut_raw, drop_raw, drop_volume, spoil_zraw, flip_a_byte, spoil_header, spoil_annotation, no_column, drop_annotations, other_number_type, wider_number_type,
-        narrower_number_type, outside, nan_diameter, negative_diameter, infinite_place, semicolons, no_rows, short_row, not_text, same_series_twice, broken_archive,
-        too_many_bytes, stray_quote, huge_diameter, damaged_member)
-COVID = (drop_listed, spoil_picture, empty_split, drop_split, twice, no_folder, empty_picture, sixteen_bits, animated, text_picture)
+LUNA = (
+    cut_raw,
+    drop_raw,
+    drop_volume,
+    spoil_zraw,
+    flip_a_byte,
+    spoil_header,
+    spoil_annotation,
+    no_column,
+    drop_annotations,
+    other_number_type,
+    wider_number_type,
+    narrower_number_type,
+    outside,
+    nan_diameter,
+    negative_diameter,
+    infinite_place,
+    semicolons,
+    no_rows,
+    short_row,
+    not_text,
+    same_series_twice,
+    broken_archive,
+    too_many_bytes,
+    stray_quote,
+    huge_diameter,
+    damaged_member,
+)
+COVID = (
+    drop_listed,
+    spoil_picture,
+    empty_split,
+    drop_split,
+    twice,
+    no_folder,
+    empty_picture,
+    sixteen_bits,
+    animated,
+    text_picture,
+)
 
 
-@pytest.mark.parametrize('spoil', LUNA + COVID, ids=lambda spoil: next(name for name, value in globals().items() if value is spoil))
+@pytest.mark.parametrize(
+    'spoil',
+    LUNA + COVID,
+    ids=lambda spoil: next(name for name, value in globals().items() if value is spoil),
+)
 def test_prepare(raw, tmp_path, spoil):
     folder = shutil.copytree(raw, tmp_path / 'raw')
     named = spoil(folder)
-    dataset, source = ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
+    dataset, source = (
+        ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
+    )
     with pytest.raises(InputError) as told:
         prepare.build(dataset, folder / source, str(tmp_path / 'data'))
     assert named in str(told.value) and '\n' not in str(told.value)
@@ -229,11 +293,23 @@ def test_prepare(raw, tmp_path, spoil):
 def test_launch_tells_it_in_one_line(launch, raw, tmp_path, spoil):
     folder = shutil.copytree(raw, tmp_path / 'raw')
     named = spoil(folder)
-    dataset, source = ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
-    result = launch('--config=configs/prepare.py', f'--config.dataset={dataset}', f'--config.source={folder / source}',
-                    f'--config.data_dir={tmp_path / "data"}', f'--workdir={tmp_path / "run"}')
+    dataset, source = (
+        ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
+    )
+    result = launch(
+        '--config=configs/prepare.py',
+        f'--config.dataset={dataset}',
+        f'--config.source={folder / source}',
+        f'--config.data_dir={tmp_path / "data"}',
+        f'--workdir={tmp_path / "run"}',
+    )
     told = [line for line in result.stderr.splitlines() if line.startswith('covjax: ')]
-    assert result.returncode == 2 and len(told) == 1 and named in told[0] and 'Traceback' not in result.stderr, result.stderr
+    assert (
+        result.returncode == 2
+        and len(told) == 1
+        and named in told[0]
+        and 'Traceback' not in result.stderr
+    ), result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {'raw'}
 
 
@@ -247,7 +323,9 @@ def palette(folder):
     Image.open(path).convert('L').convert('P').save(path, 'PNG')
 
 
-@pytest.mark.parametrize('harmless, dataset', [(with_byte_order_mark, 'luna16_patches/nodules'), (palette, 'covid_ct')])
+@pytest.mark.parametrize(
+    'harmless, dataset', [(with_byte_order_mark, 'luna16_patches/nodules'), (palette, 'covid_ct')]
+)
 def test_what_is_only_unusual_is_read(raw, data_dir, tmp_path, harmless, dataset):
     folder = shutil.copytree(raw, tmp_path / 'raw')
     harmless(folder)
@@ -256,30 +334,92 @@ def test_what_is_only_unusual_is_read(raw, data_dir, tmp_path, harmless, dataset
     assert ids(str(tmp_path / 'data')) == ids(data_dir)
 
 
-@pytest.mark.parametrize('arguments, named', [
-    (['prepare.py', '--config.dataset=covid'], 'luna16_patches/nodules'),
-    (['prepare.py', '--config.dataset=luna16_patches/nodules'], 'config.source'),
-    (['prepare.py', '--config.dataset=covid_ct', '--config.source={empty}', '--config.workers=-1'], 'at least 0'),
-    (['look.py'], 'config.dataset is empty'),
-    (['look.py', '--config.dataset=covid_ct:train@covid', '--config.data_dir={data}'], 'name one data set'),
-    (['prepare.py', '--config.dataset=luna16_patches/', '--config.source={empty}'], 'no such data set'),
-    (['prepare.py', '--config.dataset=covid_ct', '--config.source={empty}', '--config.data_dir={empty}/a[1]'], 'patterns'),
-    (['look.py', '--config.dataset=covid_ct', '--config.data_dir={empty}'], 'configs/prepare.py'),
-    (['prepare.py', '--config.dataset=covid_ct', '--config.annotations=x'], 'config.annotations'),
-    (['cyclegan.py:small', '--config.data_dir={data}', '--config.cancer=luna16_patches/nodules:nope'], 'train'),
-    (['cyclegan.py:small', '--config.data_dir={empty}'], 'configs/prepare.py'),
-    (['classifier.py', '--config.data_dir={data}'], 'synthesize'),
-    (['classifier.py', '--config.data_dir={data}', '--config.train=covid_ct:train@covid'], 'both classes'),
-    (['classifier.py', '--config.data_dir={data}', '--config.train=covid_ct:train', '--config.pretrained={empty}/a.h5'], 'a.h5: no such file'),
-    (['classifier.py:vgg16', '--config.data_dir={data}', '--config.train=covid_ct:train', '--config.image_size=16'], 'at least 32x32'),
-    (['export.py'], 'config.classifier'),
-    (['synthesize.py'], 'config.generator'),
-    (['synthesize.py', '--config.generator={empty}'], 'config.generator'),
-    (['evaluate.py', '--config.classifier={empty}/none'], 'config.classifier'),
-    (['report.py', '--config.evaluations={empty}'], 'config.evaluations')])
+@pytest.mark.parametrize(
+    'arguments, named',
+    [
+        (['prepare.py', '--config.dataset=covid'], 'luna16_patches/nodules'),
+        (['prepare.py', '--config.dataset=luna16_patches/nodules'], 'config.source'),
+        (
+            [
+                'prepare.py',
+                '--config.dataset=covid_ct',
+                '--config.source={empty}',
+                '--config.workers=-1',
+            ],
+            'at least 0',
+        ),
+        (['look.py'], 'config.dataset is empty'),
+        (
+            ['look.py', '--config.dataset=covid_ct:train@covid', '--config.data_dir={data}'],
+            'name one data set',
+        ),
+        (
+            ['prepare.py', '--config.dataset=luna16_patches/', '--config.source={empty}'],
+            'no such data set',
+        ),
+        (
+            [
+                'prepare.py',
+                '--config.dataset=covid_ct',
+                '--config.source={empty}',
+                '--config.data_dir={empty}/a[1]',
+            ],
+            'patterns',
+        ),
+        (
+            ['look.py', '--config.dataset=covid_ct', '--config.data_dir={empty}'],
+            'configs/prepare.py',
+        ),
+        (
+            ['prepare.py', '--config.dataset=covid_ct', '--config.annotations=x'],
+            'config.annotations',
+        ),
+        (
+            [
+                'cyclegan.py:small',
+                '--config.data_dir={data}',
+                '--config.cancer=luna16_patches/nodules:nope',
+            ],
+            'train',
+        ),
+        (['cyclegan.py:small', '--config.data_dir={empty}'], 'configs/prepare.py'),
+        (['classifier.py', '--config.data_dir={data}'], 'synthesize'),
+        (
+            ['classifier.py', '--config.data_dir={data}', '--config.train=covid_ct:train@covid'],
+            'both classes',
+        ),
+        (
+            [
+                'classifier.py',
+                '--config.data_dir={data}',
+                '--config.train=covid_ct:train',
+                '--config.pretrained={empty}/a.h5',
+            ],
+            'a.h5: no such file',
+        ),
+        (
+            [
+                'classifier.py:vgg16',
+                '--config.data_dir={data}',
+                '--config.train=covid_ct:train',
+                '--config.image_size=16',
+            ],
+            'at least 32x32',
+        ),
+        (['export.py'], 'config.classifier'),
+        (['synthesize.py'], 'config.generator'),
+        (['synthesize.py', '--config.generator={empty}'], 'config.generator'),
+        (['evaluate.py', '--config.classifier={empty}/none'], 'config.classifier'),
+        (['report.py', '--config.evaluations={empty}'], 'config.evaluations'),
+    ],
+)
 def test_stages(launch, data_dir, tmp_path, arguments, named):
     (tmp_path / 'empty').mkdir()
-    config, *keys = [argument.format(data=data_dir, empty=tmp_path / 'empty') for argument in arguments]
+    config, *keys = [
+        argument.format(data=data_dir, empty=tmp_path / 'empty') for argument in arguments
+    ]
     result = launch(f'--config=configs/{config}', *keys, f'--workdir={tmp_path / "run"}')
-    assert result.returncode == 2 and 'Traceback' not in result.stderr and named in result.stderr, result.stderr
+    assert result.returncode == 2 and 'Traceback' not in result.stderr and named in result.stderr, (
+        result.stderr
+    )
     assert {path.name for path in tmp_path.iterdir()} == {'empty'}

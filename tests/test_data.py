@@ -1,4 +1,5 @@
 """Data sets named by strings, batches by steps, evaluation once each."""
+
 import numpy as np
 import pytest
 
@@ -8,7 +9,10 @@ from covjax import InputError, data
 def test_parse():
     assert data.parse('a/b:train') == [('a/b', 'train', None)]
     assert data.parse('covid_ct:train[:80%]@covid+validation + luna16_patches/nodules:test') == [
-        ('covid_ct', 'train[:80%]', 'covid'), ('covid_ct', 'validation', None), ('luna16_patches/nodules', 'test', None)]
+        ('covid_ct', 'train[:80%]', 'covid'),
+        ('covid_ct', 'validation', None),
+        ('luna16_patches/nodules', 'test', None),
+    ]
     for wrong in ('', 'covid_ct', 'train', 'covid_ct:', 'covid_ct:train@', ':train'):
         with pytest.raises(InputError):
             data.parse(wrong)
@@ -17,7 +21,7 @@ def test_parse():
 @pytest.mark.parametrize('n, batch', [(1, 4), (7, 3), (12, 4), (5, 12)])
 def test_every_epoch_is_a_permutation(n, batch):
     drawn = np.concatenate([data.batch_indices(step, n, batch, seed=3) for step in range(4 * n)])
-    for epoch in drawn[:len(drawn) // n * n].reshape(-1, n):
+    for epoch in drawn[: len(drawn) // n * n].reshape(-1, n):
         assert sorted(epoch) == list(range(n))
 
 
@@ -35,21 +39,35 @@ def test_padded_batches_show_every_example_once(n, batch):
 
 def test_predict_equals_one_forward_pass():
     images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 1), np.uint8)
-    np.testing.assert_allclose(data.predict(lambda x: x.astype('float32').mean((1, 2, 3)), images, 4), images.mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(
+        data.predict(lambda x: x.astype('float32').mean((1, 2, 3)), images, 4),
+        images.mean((1, 2, 3)),
+        rtol=1e-5,
+    )
 
 
 def test_read(data_dir):
     examples = data.read('covid_ct:train@covid+covid_ct:test@noncovid', data_dir, 32)
     assert examples.images.shape == (8 + 6, 32, 32, 1) and examples.images.dtype == np.uint8
     assert examples.labels.tolist() == [1] * 8 + [0] * 6
-    assert all(row['group'] and row['sha256'] for row in examples.rows) and len({row['id'] for row in examples.rows}) == 14
+    assert (
+        all(row['group'] and row['sha256'] for row in examples.rows)
+        and len({row['id'] for row in examples.rows}) == 14
+    )
     nodules = data.read('luna16_patches/nodules:test', data_dir, 32)
     assert set(nodules.labels) == {-1} and all(row['nodules']['box'] for row in nodules.rows)
 
 
-@pytest.mark.parametrize('spec, message', [
-    ('covid_ct:nope', 'train, validation, test|no such split'), ('covid_ct:train@nope', 'noncovid, covid'), ('unknown_set:train', 'configs/prepare.py'),
-    ('luna16_patches/nodule:train', 'configs/prepare.py'), ('covid_ct:train[:0%]', 'nothing to read')])
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('covid_ct:nope', 'train, validation, test|no such split'),
+        ('covid_ct:train@nope', 'noncovid, covid'),
+        ('unknown_set:train', 'configs/prepare.py'),
+        ('luna16_patches/nodule:train', 'configs/prepare.py'),
+        ('covid_ct:train[:0%]', 'nothing to read'),
+    ],
+)
 def test_wrong_names_are_told_with_the_remedy(data_dir, spec, message):
     with pytest.raises(InputError, match=message):
         data.read_rows(spec, data_dir)

@@ -1,4 +1,5 @@
 """The whole path on phantoms, stopped in the middle and taken up again, on two (virtual) devices."""
+
 import csv
 import json
 import os
@@ -15,17 +16,51 @@ from covjax import checkpoint, classification, data, generator, lineage, picture
 from covjax.models import create
 from covjax.report import COLUMNS
 
-KEYS = ['phantom.luna16.series=10', 'phantom.luna16.slices=3', 'phantom.luna16.size=128',
-        'phantom.covid_ct.train=6', 'phantom.covid_ct.validation=3', 'phantom.covid_ct.test=5',
-        'cyclegan.image_size=32', 'cyclegan.load_size=36', 'cyclegan.gen_filters=4', 'cyclegan.gen_blocks=1', 'cyclegan.disc_filters=4',
-        'cyclegan.steps=300', 'cyclegan.eval_every=150', 'cyclegan.log_every=5', 'classifier.image_size=32', 'classifier.load_size=32',
-        'classifier.batch_size=4', 'classifier.steps=4', 'classifier.eval_every=2', 'classifier.log_every=1', 'classifier.warmup_steps=1']
+KEYS = [
+    'phantom.luna16.series=10',
+    'phantom.luna16.slices=3',
+    'phantom.luna16.size=128',
+    'phantom.covid_ct.train=6',
+    'phantom.covid_ct.validation=3',
+    'phantom.covid_ct.test=5',
+    'cyclegan.image_size=32',
+    'cyclegan.load_size=36',
+    'cyclegan.gen_filters=4',
+    'cyclegan.gen_blocks=1',
+    'cyclegan.disc_filters=4',
+    'cyclegan.steps=300',
+    'cyclegan.eval_every=150',
+    'cyclegan.log_every=5',
+    'classifier.image_size=32',
+    'classifier.load_size=32',
+    'classifier.batch_size=4',
+    'classifier.steps=4',
+    'classifier.eval_every=2',
+    'classifier.log_every=1',
+    'classifier.warmup_steps=1',
+]
 
 
 def command(workdir):
-    environment = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2', 'PYTHONUNBUFFERED': '1'}
-    arguments = [sys.executable, str(ROOT / 'launch.py'), '--config=configs/quickstart.py', f'--workdir={workdir}', *(f'--config.{key}' for key in KEYS)]
-    return dict(args=arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    environment = os.environ | {
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+        'PYTHONUNBUFFERED': '1',
+    }
+    arguments = [
+        sys.executable,
+        str(ROOT / 'launch.py'),
+        '--config=configs/quickstart.py',
+        f'--workdir={workdir}',
+        *(f'--config.{key}' for key in KEYS),
+    ]
+    return dict(
+        args=arguments,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -48,7 +83,11 @@ def quickstart(tmp_path_factory):
 def test_goes_on_where_it_was_stopped(quickstart):
     _, first, second = quickstart
     stopped = re.search(r'stopped after step (\d+)', first).group(1)
-    assert f'going on after step {stopped}\n' in second and 'step 5/300' not in second and 'already prepared' in second
+    assert (
+        f'going on after step {stopped}\n' in second
+        and 'step 5/300' not in second
+        and 'already prepared' in second
+    )
     assert 20 <= int(stopped) < 300
 
 
@@ -56,9 +95,13 @@ def test_every_workdir_is_complete(quickstart):
     workdir, _, second = quickstart
     for run, task in (('cyclegan', 'cyclegan'), ('classifier/resnet50_0', 'classification')):
         folder = workdir / run
-        assert {'config.json', 'checkpoints', 'metrics.jsonl', 'lineage.json', 'images'} <= {path.name for path in folder.iterdir()}
+        assert {'config.json', 'checkpoints', 'metrics.jsonl', 'lineage.json', 'images'} <= {
+            path.name for path in folder.iterdir()
+        }
         config, _, step = checkpoint.load_model(folder, task, 'generator')
-        steps = [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+        steps = [
+            json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()
+        ]
         assert steps == sorted(steps) and steps[-1] == config.steps >= step
     assert list((workdir / 'cyclegan' / 'images').glob('*input_translated_reconstructed*.png'))
     for path in re.findall(r'^  [a-z ]+  (/.*)$', second, re.MULTILINE):
@@ -76,8 +119,17 @@ def test_synthetic_data_set_carries_its_sources(quickstart):
         assert len(fakes.rows) == len(sources.rows) and set(fakes.labels) == {1}
         for row, fake in zip(fakes.rows, fakes.images):
             source, image = by_id[row['source_id']]
-            assert row['nodules'] == source['nodules'] and row['window'] == source['window'] and row['source_sha256'] == source['sha256']
-            assert (row['group'], row['series'], row['z'], row['generator_step']) == (source['group'], source['series'], source['z'], step)
+            assert (
+                row['nodules'] == source['nodules']
+                and row['window'] == source['window']
+                and row['source_sha256'] == source['sha256']
+            )
+            assert (row['group'], row['series'], row['z'], row['generator_step']) == (
+                source['group'],
+                source['series'],
+                source['z'],
+                step,
+            )
             assert np.abs(np.asarray(apply(image[None]))[0].astype(int) - fake).max() <= 1
 
 
@@ -87,45 +139,84 @@ def test_synthetic_folder_serves_without_covjax(quickstart):
     rows = [json.loads(line) for line in (folder / 'manifest.jsonl').read_text().splitlines()]
     boxes = json.loads((folder / 'annotations.json').read_text())
     card = json.loads((folder / 'meta.json').read_text())
-    assert [image['file_name'] for image in boxes['images']] == [row['file'] for row in rows] and all((folder / row['file']).is_file() for row in rows)
+    assert [image['file_name'] for image in boxes['images']] == [
+        row['file'] for row in rows
+    ] and all((folder / row['file']).is_file() for row in rows)
     count = sum(len(row['nodules']) for row in rows)
-    assert len(boxes['annotations']) == len(list(csv.DictReader((folder / 'annotations.csv').open()))) == card['boxes'] == count > 0
-    assert card['images'] == len(rows) == sum(card['splits'].values()) and card['windows'] == ['lung'] and card['image_size'] == boxes['images'][0]['width']
+    assert (
+        len(boxes['annotations'])
+        == len(list(csv.DictReader((folder / 'annotations.csv').open())))
+        == card['boxes']
+        == count
+        > 0
+    )
+    assert (
+        card['images'] == len(rows) == sum(card['splits'].values())
+        and card['windows'] == ['lung']
+        and card['image_size'] == boxes['images'][0]['width']
+    )
 
 
 def test_generator_lineage_reaches_the_classifier(quickstart):
     workdir, _, _ = quickstart
     records = json.loads((workdir / 'classifier' / 'resnet50_0' / 'lineage.json').read_text())
-    assert {(record['role'], record['through']) for record in records} == {('train', ''), ('val', ''), ('cancer', 'generator'), ('covid', 'generator'), ('val', 'generator')}
+    assert {(record['role'], record['through']) for record in records} == {
+        ('train', ''),
+        ('val', ''),
+        ('cancer', 'generator'),
+        ('covid', 'generator'),
+        ('val', 'generator'),
+    }
     train_rows = data.read_rows('covid_ct:train@covid', str(workdir / 'data'))
-    assert lineage.overlap(records, train_rows)[0]['images'] == len(train_rows)    # only the generator has seen these
+    assert lineage.overlap(records, train_rows)[0]['images'] == len(
+        train_rows
+    )  # only the generator has seen these
 
 
 def test_results_and_report(quickstart):
     workdir, _, _ = quickstart
-    results = json.loads((workdir / 'evaluate' / 'resnet50_0' / 'results.json').read_text())['results']
-    config, model, _ = checkpoint.load_model(workdir / 'classifier' / 'resnet50_0', 'classification', 'classifier')
+    results = json.loads((workdir / 'evaluate' / 'resnet50_0' / 'results.json').read_text())[
+        'results'
+    ]
+    config, model, _ = checkpoint.load_model(
+        workdir / 'classifier' / 'resnet50_0', 'classification', 'classifier'
+    )
     data_dir = f'{workdir / "data"},{workdir / "synthesize" / "data"}'
     for result in results:
         test = data.read(result['test_set'], data_dir, config.image_size)
-        assert [(image['id'], image['label']) for image in result['images']] == [(row['id'], label) for row, label in zip(test.rows, test.labels)]
+        assert [(image['id'], image['label']) for image in result['images']] == [
+            (row['id'], label) for row, label in zip(test.rows, test.labels)
+        ]
         if result['model'] == 'resnet50':
             scores = np.asarray(classification.score(config, model)(test.images))
-            np.testing.assert_allclose([image['score'] for image in result['images']], scores, atol=1e-4)
+            np.testing.assert_allclose(
+                [image['score'] for image in result['images']], scores, atol=1e-4
+            )
     rows = list(csv.DictReader((workdir / 'report' / 'table.csv').open()))
     assert list(rows[0]) == list(COLUMNS) and len(rows) == len(results) == 10
     for row, result in zip(rows, results):
-        assert row['positive_class'] == 'covid' and int(row['n_positive']) + int(row['n_negative']) == len(result['images'])
+        assert row['positive_class'] == 'covid' and int(row['n_positive']) + int(
+            row['n_negative']
+        ) == len(result['images'])
     page = (workdir / 'report' / 'report.html').read_text()
-    assert page.count('data:image/png;base64,') == 6 and not re.search(r'(src|href)="(?!data:|#)', page) and 'Phantom' in page
+    assert (
+        page.count('data:image/png;base64,') == 6
+        and not re.search(r'(src|href)="(?!data:|#)', page)
+        and 'Phantom' in page
+    )
     for picture in ('roc.png', 'panels.png'):
         assert pictures.read(workdir / 'report' / picture).std() > 10
 
 
 def test_checkpoint_of_two_devices_runs_on_one(quickstart):
     workdir, _, _ = quickstart
-    config, model, _ = checkpoint.load_model(workdir / 'classifier' / 'resnet50_0', 'classification', 'classifier')
-    logits = create('resnet50').apply({'params': model['net']['params'], 'batch_stats': model['batch_stats']}, np.zeros((1, 32, 32, 1), np.float32))
+    config, model, _ = checkpoint.load_model(
+        workdir / 'classifier' / 'resnet50_0', 'classification', 'classifier'
+    )
+    logits = create('resnet50').apply(
+        {'params': model['net']['params'], 'batch_stats': model['batch_stats']},
+        np.zeros((1, 32, 32, 1), np.float32),
+    )
     assert logits.shape == (1, 2) and np.isfinite(logits).all()
 
 

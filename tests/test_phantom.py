@@ -1,4 +1,5 @@
 """The phantoms have the layouts and the anatomy they claim."""
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -12,26 +13,39 @@ from covjax.chest import draw_chest, render
 def test_luna16_layout(raw):
     folder = raw / 'luna16'
     volumes = ct.find_volumes(folder)
-    assert len(volumes) == 10 and {path.parent.name for path in volumes.values()} == {'subset0', 'subset1'}
+    assert len(volumes) == 10 and {path.parent.name for path in volumes.values()} == {
+        'subset0',
+        'subset1',
+    }
     assert list(folder.rglob('*.zraw')) and list(folder.rglob('*.raw'))
-    assert {annotations.series_split(series) for series in volumes} == {'train', 'validation', 'test'}
+    assert {annotations.series_split(series) for series in volumes} == {
+        'train',
+        'validation',
+        'test',
+    }
     outside = set()
     for path in volumes.values():
         with archive.on_disk(path) as plain:
             hu = sitk.GetArrayFromImage(sitk.ReadImage(str(plain)))
         assert hu.dtype == np.int16
         outside.add(int(hu.min()))
-        assert (hu == hu.min()).mean() > .1                                    # the corners
+        assert (hu == hu.min()).mean() > 0.1  # the corners
     assert outside == {-2048, -3024}
 
 
 def test_covid_ct_layout(raw):
     folder = raw / 'covid_ct'
     files = [path for part in ('CT_COVID', 'CT_NonCOVID') for path in (folder / part).iterdir()]
-    listed = [name for path in (folder / 'Data-split').rglob('*.txt') for name in path.read_text().split()]
+    listed = [
+        name for path in (folder / 'Data-split').rglob('*.txt') for name in path.read_text().split()
+    ]
     assert sorted(path.name for path in files) == sorted(listed) and len(listed) == 2 * (8 + 4 + 6)
     images = [Image.open(path) for path in files]
-    assert len({image.size for image in images}) > 10 and len({image.mode for image in images}) >= 2 and {image.format for image in images} == {'PNG', 'JPEG'}
+    assert (
+        len({image.size for image in images}) > 10
+        and len({image.mode for image in images}) >= 2
+        and {image.format for image in images} == {'PNG', 'JPEG'}
+    )
     assert any('%' in name for name in listed)
 
 
@@ -50,17 +64,23 @@ def test_same_seed_same_files(raw, tmp_path):
 def test_anatomy():
     rng = np.random.default_rng(0)
     healthy = draw_chest(rng)
-    sick = draw_chest(np.random.default_rng(0), opacities=6)._replace(vessels=healthy.vessels, body=healthy.body, lungs=healthy.lungs,
-                                                                              heart=healthy.heart, seed=healthy.seed, noise=healthy.noise)
-    hu = render(healthy, 0., size=256, pixel=1.4)
+    sick = draw_chest(np.random.default_rng(0), opacities=6)._replace(
+        vessels=healthy.vessels,
+        body=healthy.body,
+        lungs=healthy.lungs,
+        heart=healthy.heart,
+        seed=healthy.seed,
+        noise=healthy.noise,
+    )
+    hu = render(healthy, 0.0, size=256, pixel=1.4)
     inside = np.hypot(*np.mgrid[-128:128, -128:128]) < 128
     lung = (hu > -980) & (hu < -650) & inside
     left, right = lung[:, :128].sum(), lung[:, 128:].sum()
-    assert .5 < left / right < 2 and .08 < lung.mean() < .35
-    assert (hu > 300).mean() > .005                                            # ribs, spine, sternum
+    assert 0.5 < left / right < 2 and 0.08 < lung.mean() < 0.35
+    assert (hu > 300).mean() > 0.005  # ribs, spine, sternum
     deep = ndimage.binary_erosion(ndimage.binary_closing(lung, iterations=4), iterations=8)
     vessels = (hu > -500) & deep
-    assert 20 < vessels.sum() < .2 * deep.sum()
-    more = render(sick, 0., size=256, pixel=1.4)
+    assert 20 < vessels.sum() < 0.2 * deep.sum()
+    more = render(sick, 0.0, size=256, pixel=1.4)
     ground_glass = lambda a: ((a > -700) & (a < -250) & inside).sum()
     assert ground_glass(more) > 1.3 * ground_glass(hu)

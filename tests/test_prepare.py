@@ -1,4 +1,5 @@
 """Preparing: other sources, failures, kills, full disks and downloads leave whole data sets or none."""
+
 import functools
 import http.server
 import os
@@ -57,8 +58,12 @@ def test_missing_volumes(raw, tmp_path):
     with pytest.raises(InputError, match='allow_missing'):
         prepare.build('luna16_patches/nodules', source, str(tmp_path / 'data'), **kwargs)
     assert not (tmp_path / 'data').exists()
-    builder = prepare.build('luna16_patches/nodules', source, str(tmp_path / 'data'), allow_missing=True, **kwargs)
-    assert builder.info.splits.total_num_examples == sum(nodule.series == series for nodule in nodules)
+    builder = prepare.build(
+        'luna16_patches/nodules', source, str(tmp_path / 'data'), allow_missing=True, **kwargs
+    )
+    assert builder.info.splits.total_num_examples == sum(
+        nodule.series == series for nodule in nodules
+    )
     assert set(builder.skipped) == {nodule.series for nodule in nodules} - {series}
 
 
@@ -69,7 +74,10 @@ def test_a_prepared_data_set_that_is_damaged(data_dir, tmp_path):
     with pytest.raises(InputError, match='covid_ct.*is damaged.*prepare'):
         data.read_rows('covid_ct:train', str(tmp_path / 'data'))
     (folder / 'dataset_info.json').write_text('{')
-    for read in (lambda: data.read_rows('covid_ct:train', str(tmp_path / 'data')), lambda: prepare.build('covid_ct', tmp_path, str(tmp_path / 'data'))):
+    for read in (
+        lambda: data.read_rows('covid_ct:train', str(tmp_path / 'data')),
+        lambda: prepare.build('covid_ct', tmp_path, str(tmp_path / 'data')),
+    ):
         with pytest.raises(InputError, match='is damaged'):
             read()
 
@@ -90,7 +98,10 @@ def stop(*arguments):
 _base.stored = stop
 prepare.build({dataset!r}, {str(source)!r}, {str(data_dir)!r}, {overwrite})
 """
-    assert subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True).returncode
+        == -signal.SIGKILL
+    )
 
 
 def test_a_build_that_is_killed_goes_on(raw, data_dir, tmp_path):
@@ -98,14 +109,18 @@ def test_a_build_that_is_killed_goes_on(raw, data_dir, tmp_path):
     with pytest.raises(InputError, match='no such data set'):
         data.locate('covid_ct', str(tmp_path))
     prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path))
-    assert data.read_rows('covid_ct:train', str(tmp_path)) == data.read_rows('covid_ct:train', data_dir)
+    assert data.read_rows('covid_ct:train', str(tmp_path)) == data.read_rows(
+        'covid_ct:train', data_dir
+    )
     folder = data.locate('covid_ct', str(tmp_path))
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     other = tmp_path / 'other'
     phantom.write_covid_ct(other, seed=2, train=4, validation=2, test=2)
     killed_half_way('covid_ct', other, tmp_path, overwrite=True)
     prepare.build('covid_ct', other, str(tmp_path))
-    assert len(data.read_rows('covid_ct:train', str(tmp_path))) == 8 and [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert len(data.read_rows('covid_ct:train', str(tmp_path))) == 8 and [
+        path.name for path in folder.parent.iterdir()
+    ] == [folder.name]
 
 
 def test_a_failure_leaves_what_others_have_built(raw, tmp_path, monkeypatch):
@@ -117,20 +132,28 @@ def test_a_failure_leaves_what_others_have_built(raw, tmp_path, monkeypatch):
         monkeypatch.setattr(BUILDERS['covid_ct'], '_split_generators', generate)
         prepare.build('luna16_patches/nodules', raw / 'luna16', str(tmp_path / 'data'))
         return generate(*arguments)
+
     monkeypatch.setattr(BUILDERS['covid_ct'], '_split_generators', meanwhile)
     with pytest.raises(InputError):
         prepare.build('covid_ct', source, str(tmp_path / 'data'))
-    assert data.read_rows('luna16_patches/nodules:train', str(tmp_path / 'data')) and not (tmp_path / 'data' / 'covid_ct').exists()
+    assert (
+        data.read_rows('luna16_patches/nodules:train', str(tmp_path / 'data'))
+        and not (tmp_path / 'data' / 'covid_ct').exists()
+    )
 
 
 def test_what_tfds_alone_has_built_is_known_too(raw, tmp_path):
     """The stamp and the lineage are written with the data, not after them."""
     builder = tfds.builder('covid_ct', data_dir=str(tmp_path))
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(raw / 'covid_ct')))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=str(raw / 'covid_ct'))
+    )
     before = (data.locate('covid_ct', str(tmp_path)) / 'source.json').stat().st_mtime_ns
     prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path))
     assert (data.locate('covid_ct', str(tmp_path)) / 'source.json').stat().st_mtime_ns == before
-    (data.locate('covid_ct', str(tmp_path)) / 'source.json').unlink()          # of an origin that nobody knows
+    (
+        data.locate('covid_ct', str(tmp_path)) / 'source.json'
+    ).unlink()  # of an origin that nobody knows
     with pytest.raises(InputError, match='overwrite'):
         prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path))
 
@@ -153,7 +176,7 @@ def test_a_target_that_can_not_be_written(raw, tmp_path):
         prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path / 'file' / 'data'))
     folder = tmp_path / 'read only'
     folder.mkdir(mode=0o555)
-    if not os.access(folder, os.W_OK):                                         # root may write everywhere
+    if not os.access(folder, os.W_OK):  # root may write everywhere
         with pytest.raises(InputError, match='can not be written'):
             prepare.build('covid_ct', raw / 'covid_ct', str(folder))
 
@@ -177,16 +200,25 @@ def test_downloads_what_is_free(raw, data_dir, server, tmp_path, monkeypatch):
             file.write(path, f'COVID-CT-master/{path.relative_to(raw / "covid_ct")}')
     monkeypatch.setattr(BUILDERS['covid_ct'], 'DOWNLOAD', f'{address}master.zip')
     prepare.build('covid_ct', '', str(tmp_path / 'data'))
-    assert data.read_rows('covid_ct:test', str(tmp_path / 'data')) == data.read_rows('covid_ct:test', data_dir)
+    assert data.read_rows('covid_ct:test', str(tmp_path / 'data')) == data.read_rows(
+        'covid_ct:test', data_dir
+    )
     shutil.rmtree(folder)
-    prepare.build('covid_ct/clean', '', str(tmp_path / 'data'))                # what was downloaded serves again
+    prepare.build('covid_ct/clean', '', str(tmp_path / 'data'))  # what was downloaded serves again
     monkeypatch.setattr(BUILDERS['covid_ct'], 'DOWNLOAD', f'{address}none.zip')
     with pytest.raises(InputError, match='can not be downloaded.*config.source'):
         prepare.build('covid_ct', '', str(tmp_path / 'other'))
     assert not (tmp_path / 'other').exists()
 
 
-@pytest.mark.parametrize('spoil', [lambda path: path.write_text('<html>log in</html>'), lambda path: zipfile.ZipFile(path, 'w').close()], ids=['a page', 'empty'])
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda path: path.write_text('<html>log in</html>'),
+        lambda path: zipfile.ZipFile(path, 'w').close(),
+    ],
+    ids=['a page', 'empty'],
+)
 def test_a_wrong_download_is_not_kept(raw, server, tmp_path, monkeypatch, spoil):
     folder, address = server
     monkeypatch.setattr(BUILDERS['covid_ct'], 'DOWNLOAD', f'{address}master.zip')

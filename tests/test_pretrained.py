@@ -1,4 +1,5 @@
 """Weights through files that Keras itself writes: the same logits, running statistics and input scaling as keras.applications, random weights."""
+
 import functools
 
 import h5py
@@ -12,9 +13,20 @@ from covjax import features as image_features
 from covjax.models import pretrained
 
 keras = pytest.importorskip('keras')
-KERAS = {'vgg16': 'VGG16', 'resnet50': 'ResNet50', 'inception_v3': 'InceptionV3', 'inception_resnet_v2': 'InceptionResNetV2', 'densenet169': 'DenseNet169'}
+KERAS = {
+    'vgg16': 'VGG16',
+    'resnet50': 'ResNet50',
+    'inception_v3': 'InceptionV3',
+    'inception_resnet_v2': 'InceptionResNetV2',
+    'densenet169': 'DenseNet169',
+}
 CLASSES = 5
-RANGES = {'gamma': (.5, 1.5), 'beta': (-.2, .2), 'moving_mean': (-.2, .2), 'moving_variance': (.5, 1.5)}     # away from their defaults
+RANGES = {
+    'gamma': (0.5, 1.5),
+    'beta': (-0.2, 0.2),
+    'moving_mean': (-0.2, 0.2),
+    'moving_variance': (0.5, 1.5),
+}  # away from their defaults
 LAYOUTS = ('.h5', '.weights.h5')
 
 
@@ -25,7 +37,9 @@ def test_every_family_has_its_order_and_scaling():
 def build(name, size, seed):
     """A keras.applications model with a top of five classes and random weights everywhere."""
     keras.utils.set_random_seed(seed)
-    model = getattr(keras.applications, KERAS[name])(weights=None, classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None)
+    model = getattr(keras.applications, KERAS[name])(
+        weights=None, classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None
+    )
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -46,7 +60,10 @@ def ours(name, num_classes=CLASSES):
 
 def run(model, images, training=False):
     """The output of a Keras model, whose running statistics move in training."""
-    values = [[variable.value for variable in variables] for variables in (model.trainable_variables, model.non_trainable_variables)]
+    values = [
+        [variable.value for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
     with jax.numpy_rank_promotion('allow'):
         forward = jax.jit(lambda *args: model.stateless_call(*args, training=training))
         output, moved = forward(*values, images)
@@ -62,7 +79,9 @@ def forward(model, **kwargs):
 
 
 def scaled_images(name, size, channels=3, batch=2):
-    images = np.random.default_rng(0).uniform(-1, 1, (batch, size, size, channels)).astype(np.float32)
+    images = (
+        np.random.default_rng(0).uniform(-1, 1, (batch, size, size, channels)).astype(np.float32)
+    )
     return images, pretrained.preprocess(name, channels)(images)
 
 
@@ -75,7 +94,11 @@ def pair(request, tmp_path_factory):
     """(name, [(size, Keras model)] of two sizes, folder), both alive in one process, so that the names of the second count on."""
     name = request.param
     smallest = models.create(name).smallest
-    return name, [(size, build(name, size, seed)) for seed, size in enumerate((smallest, smallest + 22))], tmp_path_factory.mktemp(name)
+    return (
+        name,
+        [(size, build(name, size, seed)) for seed, size in enumerate((smallest, smallest + 22))],
+        tmp_path_factory.mktemp(name),
+    )
 
 
 def test_logits(pair):
@@ -84,20 +107,31 @@ def test_logits(pair):
         images, inputs = scaled_images(name, size)
         expected = run(reference, inputs)
         for layout in LAYOUTS:
-            variables, preprocess = pretrained.load(ours(name), write(reference, folder / f'{i}{layout}'), channels=3, image_size=size)
+            variables, preprocess = pretrained.load(
+                ours(name), write(reference, folder / f'{i}{layout}'), channels=3, image_size=size
+            )
             close(forward(ours(name))(variables, preprocess(images)), expected)
 
 
 def test_running_statistics(pair):
     name, [_, (size, reference)], folder = pair
-    _, inputs = scaled_images(name, size, batch=8)         # two 1x1 maps normalised over each other would only amplify rounding
-    before, _ = pretrained.load(ours(name), write(reference, folder / 'before.weights.h5'), channels=3, image_size=size)
+    _, inputs = scaled_images(
+        name, size, batch=8
+    )  # two 1x1 maps normalised over each other would only amplify rounding
+    before, _ = pretrained.load(
+        ours(name), write(reference, folder / 'before.weights.h5'), channels=3, image_size=size
+    )
     _, updated = forward(ours(name), train=True, mutable='batch_stats')(before, inputs)
     run(reference, inputs, training=True)
-    after, _ = pretrained.load(ours(name), write(reference, folder / 'after.weights.h5'), channels=3, image_size=size)
+    after, _ = pretrained.load(
+        ours(name), write(reference, folder / 'after.weights.h5'), channels=3, image_size=size
+    )
     flat = traverse_util.flatten_dict(after.get('batch_stats', {}), sep='/')
     assert bool(flat) == (name != 'vgg16')
-    got, old = (traverse_util.flatten_dict(stats.get('batch_stats', {}), sep='/') for stats in (updated, before))
+    got, old = (
+        traverse_util.flatten_dict(stats.get('batch_stats', {}), sep='/')
+        for stats in (updated, before)
+    )
     for path, expected in flat.items():
         close(got[path], expected)
         assert not np.array_equal(old[path], expected), path
@@ -105,17 +139,25 @@ def test_running_statistics(pair):
 
 def test_without_top_and_new_head(pair):
     name, [(size, reference), _], folder = pair
-    bottom = keras.Model(reference.inputs, reference.layers[-4 if name == 'vgg16' else -2].output)     # Flatten or pooling, as last layer
+    bottom = keras.Model(
+        reference.inputs, reference.layers[-4 if name == 'vgg16' else -2].output
+    )  # Flatten or pooling, as last layer
     _, inputs = scaled_images(name, size)
     features, two = models.create(name, num_classes=None), models.create(name, num_classes=2)
     found = []
     for layout in LAYOUTS:
-        file, whole = write(bottom, folder / f'bottom{layout}'), write(reference, folder / f'whole{layout}')
+        file, whole = (
+            write(bottom, folder / f'bottom{layout}'),
+            write(reference, folder / f'whole{layout}'),
+        )
         found += [pretrained.load(features, path, channels=3)[0] for path in (file, whole)]
         with pytest.raises(InputError, match='head'):
             pretrained.load(two, file, channels=3)
         variables, _ = pretrained.load(two, file, channels=3, new_head=True)
-        assert jax.eval_shape(two.apply, variables, inputs).shape == (2, 2) and (np.asarray(variables['params']['head']['kernel']) != 0).all()
+        assert (
+            jax.eval_shape(two.apply, variables, inputs).shape == (2, 2)
+            and (np.asarray(variables['params']['head']['kernel']) != 0).all()
+        )
     for variables in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, variables, found[0])
     pooled = forward(features)(found[0], inputs)
@@ -129,7 +171,10 @@ def test_inception_as_features(pair, monkeypatch):
     monkeypatch.setattr(image_features, 'INCEPTION', size)
     grey = np.random.default_rng(0).integers(0, 256, (2, size, size, 1), np.uint8)
     bottom = keras.Model(reference.inputs, reference.layers[-2].output)
-    close(jax.jit(image_features.extractor(str(write(bottom, folder / 'features.h5'))))(grey), run(bottom, np.float32(grey / 127.5 - 1).repeat(3, -1)))
+    close(
+        jax.jit(image_features.extractor(str(write(bottom, folder / 'features.h5'))))(grey),
+        run(bottom, np.float32(grey / 127.5 - 1).repeat(3, -1)),
+    )
 
 
 def test_grey_equals_three_equal_channels(pair):
@@ -137,14 +182,23 @@ def test_grey_equals_three_equal_channels(pair):
     grey, _ = scaled_images(name, size, channels=1)
     file, model = write(reference, folder / 'grey.h5'), models.create(name, num_classes=None)
     one, three = (pretrained.load(model, file, channels=channels) for channels in (1, 3))
-    close(forward(model)(one[0], one[1](grey)), forward(model)(three[0], three[1](grey.repeat(3, -1))))
+    close(
+        forward(model)(one[0], one[1](grey)), forward(model)(three[0], three[1](grey.repeat(3, -1)))
+    )
 
 
 @pytest.mark.parametrize('name', models.MODELS)
 def test_input_scaling(name):
     images = np.random.default_rng(0).uniform(-1, 1, (2, 5, 5, 3)).astype(np.float32)
-    module = getattr(keras.applications, {'inception_resnet_v2': 'inception_resnet_v2', 'densenet169': 'densenet'}.get(name, name))
-    np.testing.assert_allclose(pretrained.preprocess(name, 3)(images), module.preprocess_input((images + 1) * 127.5), atol=1e-4)
+    module = getattr(
+        keras.applications,
+        {'inception_resnet_v2': 'inception_resnet_v2', 'densenet169': 'densenet'}.get(name, name),
+    )
+    np.testing.assert_allclose(
+        pretrained.preprocess(name, 3)(images),
+        module.preprocess_input((images + 1) * 127.5),
+        atol=1e-4,
+    )
     with pytest.raises(InputError, match='channels=3'):
         pretrained.preprocess(name, 1)(images)
 
@@ -194,9 +248,17 @@ def swap(group):
     group.attrs['layer_names'] = names
 
 
-@pytest.mark.parametrize('change, told', [
-    (drop, '1 missing: stage3_block2/conv2 3x3x128x128 128'), (add, '1 extra: conv3_block2_2_bn 128'),
-    (reshape, '1 of another shape: stage3_block2/conv2 is 3x3x128x128 128, conv3_block2_2_conv 3x3x128x127')])
+@pytest.mark.parametrize(
+    'change, told',
+    [
+        (drop, '1 missing: stage3_block2/conv2 3x3x128x128 128'),
+        (add, '1 extra: conv3_block2_2_bn 128'),
+        (
+            reshape,
+            '1 of another shape: stage3_block2/conv2 is 3x3x128x128 128, conv3_block2_2_conv 3x3x128x127',
+        ),
+    ],
+)
 def test_weights_that_do_not_fit_are_listed(resnet, change, told):
     with pytest.raises(InputError, match=told) as error:
         pretrained.load(ours('resnet50'), edited(resnet[1], change), channels=3)
@@ -213,14 +275,20 @@ def test_order_in_the_file_decides_as_in_keras(resnet):
     """A swap of two layers of one shape is followed, not undone by their names."""
     reference, folder = resnet
     path, (_, inputs) = edited(folder, swap), scaled_images('resnet50', 32)
-    with h5py.File(path) as file, h5py.File(folder / 'swapped.h5', 'w') as out:                # weights alone, which Keras loads by place
+    with (
+        h5py.File(path) as file,
+        h5py.File(folder / 'swapped.h5', 'w') as out,
+    ):  # weights alone, which Keras loads by place
         file.copy(file['model_weights'], out, 'g')
         for name in list(out['g']):
             out.move(f'g/{name}', name)
         for key, value in out['g'].attrs.items():
             out.attrs[key] = value
         del out['g']
-    results = [forward(ours('resnet50'))(pretrained.load(ours('resnet50'), file, channels=3)[0], inputs) for file in (path, folder / 'swapped.h5', folder / 'a.h5')]
+    results = [
+        forward(ours('resnet50'))(pretrained.load(ours('resnet50'), file, channels=3)[0], inputs)
+        for file in (path, folder / 'swapped.h5', folder / 'a.h5')
+    ]
     other = keras.models.clone_model(reference)
     other.load_weights(str(folder / 'swapped.h5'))
     expected = run(other, inputs)
@@ -229,9 +297,15 @@ def test_order_in_the_file_decides_as_in_keras(resnet):
     assert np.abs(results[2] - expected).max() > 1e-2 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize('make, told', [
-    (lambda path, whole: None, 'no such file'), (lambda path, whole: path.write_text('weights'), 'not an HDF5 file'),
-    (lambda path, whole: path.write_bytes(whole[:len(whole) // 2]), 'is damaged'), (lambda path, whole: h5py.File(path, 'w').close(), 'no weights')])
+@pytest.mark.parametrize(
+    'make, told',
+    [
+        (lambda path, whole: None, 'no such file'),
+        (lambda path, whole: path.write_text('weights'), 'not an HDF5 file'),
+        (lambda path, whole: path.write_bytes(whole[: len(whole) // 2]), 'is damaged'),
+        (lambda path, whole: h5py.File(path, 'w').close(), 'no weights'),
+    ],
+)
 def test_files_that_are_not_weights(resnet, tmp_path, make, told):
     path = tmp_path / 'weights.h5'
     make(path, (resnet[1] / 'a.h5').read_bytes())

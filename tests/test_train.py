@@ -1,4 +1,5 @@
 """The loop on a task that is neither network nor image: what it promises to every task."""
+
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from covjax import InputError, checkpoint, train
 from covjax.checkpoint import join_state, split_state
 from covjax.task import AXIS, Net, Task
 
-TRUTH = np.array([2., -1., .5], np.float32)
+TRUTH = np.array([2.0, -1.0, 0.5], np.float32)
 
 
 @struct.dataclass
@@ -26,8 +27,9 @@ class State:
     seen: jax.Array
 
 
-def regression(steps=30, poison=None, stop_at=None, tx=optax.adam(.1)):
+def regression(steps=30, poison=None, stop_at=None, tx=optax.adam(0.1)):
     """Least squares on three weights; `seen` sums what passed through. Poison a step with NaN, or ask to stop at one."""
+
     def train_batch(step):
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -40,18 +42,31 @@ def regression(steps=30, poison=None, stop_at=None, tx=optax.adam(.1)):
     def train_step(state, batch, rng):
         loss = lambda params: ((batch['x'] @ params['w'] - batch['y']) ** 2).mean()
         value, grads = jax.value_and_grad(loss)(state.net.params)
-        state = State(state.step + 1, state.net.update(grads, tx), state.seen + lax.psum(jax.random.uniform(rng), AXIS))
+        state = State(
+            state.step + 1,
+            state.net.update(grads, tx),
+            state.seen + lax.psum(jax.random.uniform(rng), AXIS),
+        )
         return state, {'loss': lax.pmean(value, AXIS)}
 
     def eval_batches():
         index = np.arange(7, dtype=np.int32)
-        yield_two = [{'index': index[:4], 'mask': np.ones(4, bool)}, {'index': np.array([4, 5, 6, 4], np.int32), 'mask': np.array([1, 1, 1, 0], bool)}]
+        yield_two = [
+            {'index': index[:4], 'mask': np.ones(4, bool)},
+            {'index': np.array([4, 5, 6, 4], np.int32), 'mask': np.array([1, 1, 1, 0], bool)},
+        ]
         return {'': yield_two}
 
-    eval_step = lambda state, batch: {'index': batch['index'], 'score': -state.step * jnp.ones(len(batch['index'])), 'image': jnp.zeros((len(batch['index']), 2, 2, 1), jnp.uint8)}
+    eval_step = lambda state, batch: {
+        'index': batch['index'],
+        'score': -state.step * jnp.ones(len(batch['index'])),
+        'image': jnp.zeros((len(batch['index']), 2, 2, 1), jnp.uint8),
+    }
 
     def summarize(outputs):
-        assert outputs['index'].tolist() == list(range(7)) and len(outputs['image']) == 3       # every example once, a few pictures
+        assert (
+            outputs['index'].tolist() == list(range(7)) and len(outputs['image']) == 3
+        )  # every example once, a few pictures
         return {'score': outputs['score'].mean()}, {'picture': outputs['image']}
 
     return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, steps, {})
@@ -62,11 +77,23 @@ def fit(config, workdir, **options):
 
 
 def settings(**fields):
-    return ConfigDict({'steps': 30, 'batch_size': 4, 'log_every': 5, 'eval_every': 10, 'best': '', 'seed': 0, **fields})
+    return ConfigDict(
+        {
+            'steps': 30,
+            'batch_size': 4,
+            'log_every': 5,
+            'eval_every': 10,
+            'best': '',
+            'seed': 0,
+            **fields,
+        }
+    )
 
 
 def steps_of(workdir):
-    return [json.loads(line)['step'] for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [
+        json.loads(line)['step'] for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -76,10 +103,12 @@ def three_pictures(monkeypatch):
 
 def test_learns_logs_and_draws(tmp_path):
     state = fit(settings(steps=200, eval_every=100), tmp_path)
-    np.testing.assert_allclose(state.net.params['w'], TRUTH, atol=.02)
+    np.testing.assert_allclose(state.net.params['w'], TRUTH, atol=0.02)
     assert int(state.step) == 200
     assert steps_of(tmp_path) == sorted([*range(5, 201, 5), 100, 200])
-    assert (tmp_path / 'images' / 'val_picture_000200.png').is_file() and list((tmp_path / 'tensorboard').iterdir())
+    assert (tmp_path / 'images' / 'val_picture_000200.png').is_file() and list(
+        (tmp_path / 'tensorboard').iterdir()
+    )
 
 
 @pytest.mark.parametrize('best', ['', 'val/score'])
@@ -92,7 +121,9 @@ def test_stopping_and_going_on_changes_nothing(tmp_path, capsys, best):
     parts = fit(settings(best=best), tmp_path / 'parts')
     assert 'going on after step 13\n' in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
-    assert (tmp_path / 'whole' / 'metrics.jsonl').read_text() == (tmp_path / 'parts' / 'metrics.jsonl').read_text()
+    assert (tmp_path / 'whole' / 'metrics.jsonl').read_text() == (
+        tmp_path / 'parts' / 'metrics.jsonl'
+    ).read_text()
 
 
 def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
@@ -134,7 +165,7 @@ def test_nan_stops_with_step_and_term(tmp_path):
         fit(settings(log_every=100), tmp_path, poison=8)
     with pytest.raises(FloatingPointError, match='loss is nan at step 9'):
         fit(settings(log_every=1), tmp_path, poison=8)
-    with pytest.raises(FloatingPointError):                                    # an evaluation between two looks saves no such state
+    with pytest.raises(FloatingPointError):  # an evaluation between two looks saves no such state
         fit(settings(eval_every=7, log_every=100), tmp_path, poison=4)
     assert not checkpoint.exists(tmp_path)
 
@@ -145,12 +176,24 @@ def test_batch_that_can_not_be_split(tmp_path, monkeypatch):
         fit(settings(), tmp_path)
 
 
-@pytest.mark.parametrize('tx', [optax.adam(.1), optax.chain(optax.clip(1.), optax.sgd(.1)), optax.adamw(optax.linear_schedule(1., 0., 9))], ids=['adam', 'chain', 'schedule'])
+@pytest.mark.parametrize(
+    'tx',
+    [
+        optax.adam(0.1),
+        optax.chain(optax.clip(1.0), optax.sgd(0.1)),
+        optax.adamw(optax.linear_schedule(1.0, 0.0, 9)),
+    ],
+    ids=['adam', 'chain', 'schedule'],
+)
 def test_split_and_join_are_inverse(tx):
     task = regression(tx=tx)
     state = task.init(jax.random.key(0), None)
     model, rest = split_state(state)
-    assert model == {'net': {'params': {'w': state.net.params['w']}}} and 'step' in rest and not any('params' in key.split('/')[:2] and 'opt' not in key for key in rest)
+    assert (
+        model == {'net': {'params': {'w': state.net.params['w']}}}
+        and 'step' in rest
+        and not any('params' in key.split('/')[:2] and 'opt' not in key for key in rest)
+    )
     back = join_state(jax.tree.map(jnp.zeros_like, state), model, rest)
     assert jax.tree.structure(back) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, back, state)

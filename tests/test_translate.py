@@ -1,4 +1,5 @@
 """Generators used on files: pictures of any size, volumes of any format, and what is written back."""
+
 import json
 import re
 import shutil
@@ -15,7 +16,17 @@ from PIL import Image
 from configs import export as export_config
 from configs import translate as config_file
 from conftest import ROOT
-from covjax import InputError, archive, augment, checkpoint, ct, export, generator, translate, volume
+from covjax import (
+    InputError,
+    archive,
+    augment,
+    checkpoint,
+    ct,
+    export,
+    generator,
+    translate,
+    volume,
+)
 from test_cyclegan import task_of
 
 
@@ -26,7 +37,9 @@ def run(tmp_path_factory):
     config, task = task_of()
     (workdir / 'config.json').write_text(config.to_json())
     with checkpoint.manager(workdir) as checkpoints:
-        checkpoint.save(checkpoints, 1, jax.device_get(task.init(jax.random.key(0), task.train_batch(0))))
+        checkpoint.save(
+            checkpoints, 1, jax.device_get(task.init(jax.random.key(0), task.train_batch(0)))
+        )
     return workdir
 
 
@@ -45,28 +58,39 @@ def test_an_exported_generator_is_the_generator(run, tmp_path):
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 1)), jnp.float32)
     outputs = []
     for direction in generator.DIRECTIONS:
-        a, b = (generator.load(path, direction) for path in (run, tmp_path / f'{direction}.safetensors'))
+        a, b = (
+            generator.load(path, direction) for path in (run, tmp_path / f'{direction}.safetensors')
+        )
         assert a.model == b.model
         outputs += [generator.apply(t)(images) for t in (a, b)]
         np.testing.assert_array_equal(*outputs[-2:])
     assert np.abs(outputs[0] - outputs[2]).max() > 0
-    for path, direction, message in ((tmp_path / 'to_covid.safetensors', 'to_cancer', 'direction=to_covid'), (run, 'sideways', 'to_covid, to_cancer'),
-                                     (tmp_path / 'none.safetensors', 'to_covid', 'no such file')):
+    for path, direction, message in (
+        (tmp_path / 'to_covid.safetensors', 'to_cancer', 'direction=to_covid'),
+        (run, 'sideways', 'to_covid, to_cancer'),
+        (tmp_path / 'none.safetensors', 'to_covid', 'no such file'),
+    ):
         with pytest.raises(InputError, match=message):
             generator.load(path, direction)
 
 
 def test_snippet_of_the_readme(run):
     """In a process of its own, on NumPy images, without training code, TFDS or SimpleITK."""
-    snippet, = re.findall(r'```python\n(from covjax import generator.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
-    script = f'''
+    (snippet,) = re.findall(
+        r'```python\n(from covjax import generator.*?)```',
+        (ROOT / 'README.md').read_text(),
+        re.DOTALL,
+    )
+    script = f"""
 import numpy as np, sys
 images = np.random.default_rng(0).uniform(-1, 1, (2, 33, 45, 1)).astype(np.float32)
 {snippet.replace("'runs/cyclegan'", repr(str(run)))}
 assert synthetic.shape == images.shape and np.isfinite(synthetic).all()
 assert not {{'covjax.train', 'covjax.cyclegan', 'covjax.data', 'tensorflow_datasets', 'SimpleITK'}} & set(sys.modules)
-'''
-    result = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, capture_output=True)
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', script], cwd=ROOT, text=True, capture_output=True
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -91,22 +115,39 @@ def test_pictures(run, tmp_path):
         Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(source / name)
     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(source / 'd.jpg')
     target = translated(run, source, tmp_path / 'run', side_by_side=True)
-    assert {str(path.relative_to(target)) for path in target.rglob('*') if path.is_file()} == {*grey, 'd.jpg'}
+    assert {str(path.relative_to(target)) for path in target.rglob('*') if path.is_file()} == {
+        *grey,
+        'd.jpg',
+    }
     apply = generator.apply(generator.load(run, 'to_covid'))
     for name in grey:
         pixels = np.asarray(Image.open(source / name))
-        expected = augment.to_uint8(apply(augment.to_float(jnp.asarray(pixels))[None, ..., None]))[0, ..., 0]
-        assert np.abs(np.asarray(Image.open(target / name)).astype(int) - np.asarray(expected)).max() <= 1
-    assert Image.open(target / 'd.jpg').format == 'JPEG' and Image.open(tmp_path / 'run' / 'side_by_side.png').size == (4 * 256, 2 * 256)
+        expected = augment.to_uint8(apply(augment.to_float(jnp.asarray(pixels))[None, ..., None]))[
+            0, ..., 0
+        ]
+        assert (
+            np.abs(np.asarray(Image.open(target / name)).astype(int) - np.asarray(expected)).max()
+            <= 1
+        )
+    assert Image.open(target / 'd.jpg').format == 'JPEG' and Image.open(
+        tmp_path / 'run' / 'side_by_side.png'
+    ).size == (4 * 256, 2 * 256)
     one = translated(run, source / 'a.png', tmp_path / 'one', image_size=32)
-    assert [path.name for path in one.iterdir()] == ['a.png'] and Image.open(one / 'a.png').size == (32, 32)
+    assert [path.name for path in one.iterdir()] == ['a.png'] and Image.open(
+        one / 'a.png'
+    ).size == (32, 32)
 
 
 def test_the_shown_command(run, launch, tmp_path):
     """Through launch.py, as the config's text says."""
     (tmp_path / 'in').mkdir()
     Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / 'in' / 'a.png')
-    result = launch('--config=configs/translate.py', f'--workdir={tmp_path / "run"}', f'--config.generator={run}', f'--config.input={tmp_path / "in"}')
+    result = launch(
+        '--config=configs/translate.py',
+        f'--workdir={tmp_path / "run"}',
+        f'--config.generator={run}',
+        f'--config.input={tmp_path / "in"}',
+    )
     assert result.returncode == 0, result.stderr
     assert Image.open(tmp_path / 'run' / 'translated' / 'a.png').size == (24, 20)
 
@@ -118,8 +159,8 @@ def scan():
     array = rng.normal(-600, 300, (6, 40, 36)).astype(np.int16)
     array[:, :3], array[2, 10:20, 10:20], array[3, 5] = -3024, 60, 1200
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing((.7, .8, 2.5))
-    image.SetOrigin((-10., 20., -30.))
+    image.SetSpacing((0.7, 0.8, 2.5))
+    image.SetOrigin((-10.0, 20.0, -30.0))
     return image
 
 
@@ -130,16 +171,28 @@ def write_dicom(image, folder):
     writer.KeepOriginalImageUIDOn()
     for z in range(image.GetDepth()):
         part = image[:, :, z]
-        tags = {'0008|0060': 'CT', '0020|000e': '1.2.3.4', '0020|000d': '1.2.3', '0008|0018': f'1.2.3.4.{z + 1}', '0008|0016': '1.2.840.10008.5.1.4.1.1.2',
-                '0020|0032': '\\'.join(map(str, image.TransformIndexToPhysicalPoint((0, 0, z)))), '0020|0037': '1\\0\\0\\0\\1\\0', '0020|0013': str(z + 1),
-                '0028|1052': '-1024', '0028|1053': '1', '0018|0050': '2.5'}
+        tags = {
+            '0008|0060': 'CT',
+            '0020|000e': '1.2.3.4',
+            '0020|000d': '1.2.3',
+            '0008|0018': f'1.2.3.4.{z + 1}',
+            '0008|0016': '1.2.840.10008.5.1.4.1.1.2',
+            '0020|0032': '\\'.join(map(str, image.TransformIndexToPhysicalPoint((0, 0, z)))),
+            '0020|0037': '1\\0\\0\\0\\1\\0',
+            '0020|0013': str(z + 1),
+            '0028|1052': '-1024',
+            '0028|1053': '1',
+            '0018|0050': '2.5',
+        }
         for tag, value in tags.items():
             part.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f'{z}.dcm'))
         writer.Execute(part)
 
 
-@pytest.mark.parametrize('form', ['a.nii.gz', 'a.mhd', 'LOUD.NII.GZ', 'turned.nii.gz', 'real.nii', 'dicom'])
+@pytest.mark.parametrize(
+    'form', ['a.nii.gz', 'a.mhd', 'LOUD.NII.GZ', 'turned.nii.gz', 'real.nii', 'dicom']
+)
 def test_volumes(run, scan, tmp_path, form):
     """Every format gives the same HU on the same geometry: those of the generator on windowed slices, none outside the window."""
     source = tmp_path / 'in %' / form
@@ -156,16 +209,32 @@ def test_volumes(run, scan, tmp_path, form):
             sitk.WriteImage(image, str(file.with_name(file.name.lower())))
             file.with_name(file.name.lower()).rename(file)
     target = translated(run, source, tmp_path / 'run', side_by_side=True, batch_size=4)
-    result, _ = volume.read(target / {'dicom': 'dicom.nii.gz', 'LOUD.NII.GZ': 'LOUD.nii.gz'}.get(form, form))
-    np.testing.assert_allclose([*result.GetSpacing(), *result.GetOrigin()], [*scan.GetSpacing(), *scan.GetOrigin()], atol=1e-4)
+    result, _ = volume.read(
+        target / {'dicom': 'dicom.nii.gz', 'LOUD.NII.GZ': 'LOUD.nii.gz'}.get(form, form)
+    )
+    np.testing.assert_allclose(
+        [*result.GetSpacing(), *result.GetOrigin()],
+        [*scan.GetSpacing(), *scan.GetOrigin()],
+        atol=1e-4,
+    )
     hu = sitk.GetArrayFromImage(result)
     window, array = ct.WINDOWS['lung'], sitk.GetArrayFromImage(scan).astype(np.float32)
     grey = 2 * (np.clip(array, *window) - window.low) / (window.high - window.low) - 1
-    expected = window.low + (np.asarray(generator.apply(generator.load(run, 'to_covid'))(grey[..., None]))[..., 0] + 1) / 2 * (window.high - window.low)
-    assert hu.dtype == np.int16 and np.abs(hu - expected).max() <= 1 and hu.std() > 1 and hu.min() >= window.low and hu.max() <= window.high
+    expected = window.low + (
+        np.asarray(generator.apply(generator.load(run, 'to_covid'))(grey[..., None]))[..., 0] + 1
+    ) / 2 * (window.high - window.low)
+    assert (
+        hu.dtype == np.int16
+        and np.abs(hu - expected).max() <= 1
+        and hu.std() > 1
+        and hu.min() >= window.low
+        and hu.max() <= window.high
+    )
     assert Image.open(tmp_path / 'run' / 'side_by_side.png').size == (6 * 256, 2 * 256)
-    if form == 'turned.nii.gz':                                                # the file itself is turned as the input was
-        assert sitk.ReadImage(str(target / form)).GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
+    if form == 'turned.nii.gz':  # the file itself is turned as the input was
+        assert sitk.ReadImage(str(target / form)).GetDirection() == pytest.approx(
+            image.GetDirection(), abs=1e-6
+        )
 
 
 def deep(folder):
@@ -184,7 +253,15 @@ def nothing(folder):
     (folder / 'notes.txt').write_text('x')
 
 
-@pytest.mark.parametrize('spoil, message', [(deep, 'deep.png.*8 bits'), (broken, 'broken.jpg.*not a readable picture'), (small, '5x20 are too small'), (nothing, 'holds 0 DICOM series')])
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (deep, 'deep.png.*8 bits'),
+        (broken, 'broken.jpg.*not a readable picture'),
+        (small, '5x20 are too small'),
+        (nothing, 'holds 0 DICOM series'),
+    ],
+)
 def test_wrong_folders(run, tmp_path, spoil, message):
     source = tmp_path / 'in'
     source.mkdir()
@@ -194,17 +271,32 @@ def test_wrong_folders(run, tmp_path, spoil, message):
     assert not list((tmp_path / 'run').iterdir())
 
 
-@pytest.mark.parametrize('fields, message', [
-    (dict(generator=''), 'config.generator is empty'), (dict(input=''), 'config.input is empty'), (dict(input='none'), 'config.input=none'), (dict(window='bone'), 'lung'),
-    (dict(generator='none'), 'no config.json'), (dict(direction='up'), 'to_covid, to_cancer')])
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        (dict(generator=''), 'config.generator is empty'),
+        (dict(input=''), 'config.input is empty'),
+        (dict(input='none'), 'config.input=none'),
+        (dict(window='bone'), 'lung'),
+        (dict(generator='none'), 'no config.json'),
+        (dict(direction='up'), 'to_covid, to_cancer'),
+    ],
+)
 def test_wrong_words(run, tmp_path, fields, message):
     (tmp_path / 'in').mkdir()
     with pytest.raises(InputError, match=message):
         translated(run, tmp_path / 'in', tmp_path / 'run', **fields)
 
 
-@pytest.mark.parametrize('name, content', [('a.nii.gz', b'x'), ('a.mhd', b'ObjectType = Image\n'), ('a.txt', b'x'),
-                                           ('b.mhd', b'DimSize = a b c\nElementType = MET_SHORT\nElementDataFile = b.raw\n')])
+@pytest.mark.parametrize(
+    'name, content',
+    [
+        ('a.nii.gz', b'x'),
+        ('a.mhd', b'ObjectType = Image\n'),
+        ('a.txt', b'x'),
+        ('b.mhd', b'DimSize = a b c\nElementType = MET_SHORT\nElementDataFile = b.raw\n'),
+    ],
+)
 def test_wrong_volumes(run, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=name):
@@ -215,15 +307,34 @@ def test_old_workdirs_still_load(run, tmp_path):
     """A config.json from before the switches means what they were then."""
     shutil.copytree(run, tmp_path / 'old')
     config = json.loads((run / 'config.json').read_text())
-    keys = ('norm', 'upsample', 'dtype', 'loss', 'real_label', 'lambda_identity', 'disc_last_stride', 'constant_epochs', 'decay_epochs', 'epoch_images')
-    (tmp_path / 'old' / 'config.json').write_text(json.dumps({key: value for key, value in config.items() if key not in keys} | {'constant_share': .5}))
+    keys = (
+        'norm',
+        'upsample',
+        'dtype',
+        'loss',
+        'real_label',
+        'lambda_identity',
+        'disc_last_stride',
+        'constant_epochs',
+        'decay_epochs',
+        'epoch_images',
+    )
+    (tmp_path / 'old' / 'config.json').write_text(
+        json.dumps(
+            {key: value for key, value in config.items() if key not in keys}
+            | {'constant_share': 0.5}
+        )
+    )
     images = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 1)).astype(np.float32)
-    old, new = (generator.apply(generator.load(path, 'to_covid'))(images) for path in (tmp_path / 'old', run))
+    old, new = (
+        generator.apply(generator.load(path, 'to_covid'))(images)
+        for path in (tmp_path / 'old', run)
+    )
     np.testing.assert_array_equal(old, new)
 
 
 def cut(path):
-    path.write_bytes(path.read_bytes()[:-path.stat().st_size // 3])
+    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
 
 
 def flip(path):
@@ -232,7 +343,16 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize('name, damaged, spoil', [('a.nii', 'a.nii', cut), ('a.nii.gz', 'a.nii.gz', cut), ('a.nii.gz', 'a.nii.gz', flip), ('a.mhd', 'a.zraw', cut), ('a.mhd', 'a.zraw', flip)])
+@pytest.mark.parametrize(
+    'name, damaged, spoil',
+    [
+        ('a.nii', 'a.nii', cut),
+        ('a.nii.gz', 'a.nii.gz', cut),
+        ('a.nii.gz', 'a.nii.gz', flip),
+        ('a.mhd', 'a.zraw', cut),
+        ('a.mhd', 'a.zraw', flip),
+    ],
+)
 def test_damaged_volumes(run, scan, tmp_path, name, damaged, spoil):
     sitk.WriteImage(scan, str(tmp_path / name), useCompression=True)
     spoil(tmp_path / damaged)
@@ -249,7 +369,15 @@ def preview(folder):
     Image.new('L', (40, 40)).save(folder / 'preview.jpg')
 
 
-@pytest.mark.parametrize('spoil, message', [(drop_slice, '2.5 to 5 mm apart'), (lambda folder: cut(folder / '3.dcm'), '3.dcm'), (preview, 'preview.jpg')], ids=['missing', 'cut', 'preview'])
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (drop_slice, '2.5 to 5 mm apart'),
+        (lambda folder: cut(folder / '3.dcm'), '3.dcm'),
+        (preview, 'preview.jpg'),
+    ],
+    ids=['missing', 'cut', 'preview'],
+)
 def test_damaged_series(run, scan, tmp_path, spoil, message):
     write_dicom(scan, tmp_path / 'dicom')
     spoil(tmp_path / 'dicom')

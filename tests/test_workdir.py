@@ -1,4 +1,5 @@
 """Who may write to a folder, and that wrong input leaves it as it was."""
+
 import json
 
 import pytest
@@ -19,9 +20,9 @@ def config_of(folder):
 
 def test_a_run_that_resumes_refuses_another_config(tmp_path):
     claim(tmp_path / 'a', run='train', seed=0, log_every=5)
-    claim(tmp_path / 'a', run='train', seed=1, log_every=5)                    # there is nothing yet to go on from
+    claim(tmp_path / 'a', run='train', seed=1, log_every=5)  # there is nothing yet to go on from
     (tmp_path / 'a' / 'checkpoints' / '10').mkdir(parents=True)
-    claim(tmp_path / 'a', run='train', seed=1, log_every=9)                    # does not change what is trained
+    claim(tmp_path / 'a', run='train', seed=1, log_every=9)  # does not change what is trained
     with pytest.raises(InputError, match='config.seed.*--workdir'):
         claim(tmp_path / 'a', run='train', seed=0, log_every=9)
     assert config_of(tmp_path / 'a') == {'run': 'train', 'seed': 1, 'log_every': 9}
@@ -43,7 +44,10 @@ def test_wrong_input_leaves_everything_as_it_was(tmp_path, before):
     if before == 'a run':
         claim(folder, run='evaluate', tests='x')
     files = sorted(tmp_path.rglob('*'))
-    with pytest.raises(InputError, match='wrong'), claimed(ConfigDict({'run': 'evaluate', 'tests': 'y'}), folder):
+    with (
+        pytest.raises(InputError, match='wrong'),
+        claimed(ConfigDict({'run': 'evaluate', 'tests': 'y'}), folder),
+    ):
         raise InputError('wrong')
     assert sorted(tmp_path.rglob('*')) == files
     assert before != 'a run' or config_of(folder)['tests'] == 'x'

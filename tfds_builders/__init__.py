@@ -2,19 +2,30 @@
 
 They build and read without TensorFlow (array_record files); with TensorFlow installed `tfds.load` reads the same files.
 """
+
 from tfds_builders.covid_ct.covid_ct_dataset_builder import Builder as CovidCt
 from tfds_builders.luna16_patches.luna16_patches_dataset_builder import Builder as Luna16Patches
-from tfds_builders.synthetic_covid_ct.synthetic_covid_ct_dataset_builder import Builder as SyntheticCovidCt
+from tfds_builders.synthetic_covid_ct.synthetic_covid_ct_dataset_builder import (
+    Builder as SyntheticCovidCt,
+)
 
 BUILDERS = {builder.name: builder for builder in (CovidCt, Luna16Patches, SyntheticCovidCt)}
 
 
 def names():
     """Every data set by name."""
-    return sorted(f'{name}/{config}' if config else name for name, builder in BUILDERS.items() for config in builder.builder_configs or [''])
+    return sorted(
+        f'{name}/{config}' if config else name
+        for name, builder in BUILDERS.items()
+        for config in builder.builder_configs or ['']
+    )
 
 
 def known(dataset):
     """Whether there is a builder of a data set; without a config it means the first one."""
     name, slash, config = dataset.partition('/')
-    return name in BUILDERS and (not slash or config in BUILDERS[name].builder_configs or BUILDERS[name].described(config) is not None)
+    return name in BUILDERS and (
+        not slash
+        or config in BUILDERS[name].builder_configs
+        or BUILDERS[name].described(config) is not None
+    )

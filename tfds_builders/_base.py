@@ -3,6 +3,7 @@
 Every example has `image` (uint8 grey PNG, or int16 HU in one config), `id` (unique in the data set), `group` (what must not straddle train and test: a source document
 and patient as 'document/patient', or a CT series) and `sha256` (of the decoded pixels, what lineage compares).
 """
+
 import abc
 import collections
 import concurrent.futures
@@ -38,12 +39,12 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
     beam       leave that to Apache Beam, with the runner that TFDS is told (DownloadConfig)
     """
 
-    DOWNLOAD = ''                         # URL of the raw files, where they may be had without signing up
+    DOWNLOAD = ''  # URL of the raw files, where they may be had without signing up
 
     def __init__(self, *, file_format=None, workers=0, beam=False, **kwargs):
         self.workers, self.beam = workers, beam
         super().__init__(file_format=file_format, **kwargs)
-        if file_format is None and not self.is_prepared():            # prepared data keep their own format
+        if file_format is None and not self.is_prepared():  # prepared data keep their own format
             self.info.set_file_format('array_record', override=True)
 
     @classmethod
@@ -52,7 +53,11 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         return None
 
     def _create_builder_config(self, builder_config, version):
-        made = self.described(builder_config) if isinstance(builder_config, str) and builder_config not in self.builder_configs else None
+        made = (
+            self.described(builder_config)
+            if isinstance(builder_config, str) and builder_config not in self.builder_configs
+            else None
+        )
         return made or super()._create_builder_config(builder_config, version)
 
     @abc.abstractmethod
@@ -75,7 +80,12 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         super()._download_and_prepare(dl_manager, *args, **kwargs)
         # Still in the draft that TFDS renames when all is there, so that no data set is without them.
         folder = self.source_folder(dl_manager)
-        stamp = {'source.json': json.dumps({'fingerprint': self.fingerprint(folder), 'source': str(folder)}) + '\n'}
+        stamp = {
+            'source.json': json.dumps(
+                {'fingerprint': self.fingerprint(folder), 'source': str(folder)}
+            )
+            + '\n'
+        }
         for name, text in (stamp | self.companions(folder)).items():
             (pathlib.Path(self.data_path) / name).write_text(text)
 
@@ -99,9 +109,9 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         try:
             shutil.rmtree(draft, ignore_errors=True)
             shutil.unpack_archive(file, draft, 'zip')
-            self.source_files(draft)                       # checks the layout
+            self.source_files(draft)  # checks the layout
             return draft.rename(folder)
-        except BaseException:                              # or TFDS would go on with what it has kept
+        except BaseException:  # or TFDS would go on with what it has kept
             shutil.rmtree(draft, ignore_errors=True)
             for kept in (file, file.with_name(file.name + '.INFO')):
                 kept.unlink(missing_ok=True)
@@ -111,8 +121,13 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         """The examples of a split: function(job) yields (key, example), here, in other processes or in Beam. TFDS orders them by key, so all three give the same examples."""
         if self.beam:
             import apache_beam
+
             return apache_beam.Create(jobs) | apache_beam.FlatMap(function)
-        return _in_processes(function, jobs, self.workers, name) if self.workers else _here(function, jobs, name)
+        return (
+            _in_processes(function, jobs, self.workers, name)
+            if self.workers
+            else _here(function, jobs, name)
+        )
 
     def as_dataset(self, *args, **kwargs):
         """tf.data, for those who have TensorFlow; TFDS itself has no tf.data reader for array_record."""
@@ -128,7 +143,12 @@ def _here(function, jobs, name):
 def _in_processes(function, jobs, workers, name):
     """The same, a few jobs ahead of the one that is written, so that examples do not pile up."""
     whole = functools.partial(_listed, function)
-    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool, tqdm(total=len(jobs), desc=name, disable=None, leave=False) as bar:
+    with (
+        concurrent.futures.ProcessPoolExecutor(
+            workers, multiprocessing.get_context('spawn')
+        ) as pool,
+        tqdm(total=len(jobs), desc=name, disable=None, leave=False) as bar,
+    ):
         waiting = collections.deque()
         try:
             for job in jobs + [None] * 2 * workers:
@@ -145,7 +165,9 @@ def _result(future):
     try:
         return future.result()
     except concurrent.futures.process.BrokenProcessPool:
-        raise InputError('a worker process died, which out of memory they do; choose fewer config.workers') from None
+        raise InputError(
+            'a worker process died, which out of memory they do; choose fewer config.workers'
+        ) from None
 
 
 def _listed(function, job):
@@ -161,7 +183,9 @@ def _records_as_tf_data(cls, filename, buffer_size=None):
         for start in range(0, len(source), 32):
             yield from source.__getitems__(range(start, min(start + 32, len(source))))
 
-    return tf.data.Dataset.from_generator(records, args=(filename,), output_signature=tf.TensorSpec((), tf.string))
+    return tf.data.Dataset.from_generator(
+        records, args=(filename,), output_signature=tf.TensorSpec((), tf.string)
+    )
 
 
 def read_grey(path):

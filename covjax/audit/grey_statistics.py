@@ -1,4 +1,5 @@
 """What brightness gives away: a logistic regression on the mean, spread and percentiles of the grey levels, without any position."""
+
 import sys
 
 import numpy as np
@@ -14,12 +15,23 @@ PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 def features(examples):
     """[(uint8 [H, W], row)] -> float [N, 11]: mean, standard deviation, percentiles, shares of black and white."""
-    return np.array([[grey.mean(), grey.std(), *np.percentile(grey, PERCENTILES), (grey <= 5).mean(), (grey >= 250).mean()] for grey, _ in examples])
+    return np.array(
+        [
+            [
+                grey.mean(),
+                grey.std(),
+                *np.percentile(grey, PERCENTILES),
+                (grey <= 5).mean(),
+                (grey >= 250).mean(),
+            ]
+            for grey, _ in examples
+        ]
+    )
 
 
 def scores(train, test):
     """P(covid) float [len(test)], fitted on train; both as `features` takes them, rows with `label`."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1., max_iter=5000))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
     model.fit(features(train), [row['label'] for _, row in train])
     return model.predict_proba(features(test))[:, 1]
 

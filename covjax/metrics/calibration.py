@@ -1,4 +1,5 @@
 """Whether a score of 0.8 means 80 %: Brier score, expected calibration error, reliability curve, and temperature scaling."""
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
@@ -7,8 +8,8 @@ from sklearn.metrics import brier_score_loss
 from covjax.metrics.rates import checked
 
 BINS = 10
-CLIP = 1e-6                               # scores of 0 and 1 would be infinite logits
-TEMPERATURES = (0.05, 20.)
+CLIP = 1e-6  # scores of 0 and 1 would be infinite logits
+TEMPERATURES = (0.05, 20.0)
 
 
 def brier(labels, scores):
@@ -42,7 +43,13 @@ def fit_temperature(labels, scores):
         return float('nan')
     logits, sign = logit(np.clip(scores, CLIP, 1 - CLIP)), 1 - 2 * labels
     loss = lambda log_t: np.logaddexp(0, sign * logits / np.exp(log_t)).mean()
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method='bounded', options={'xatol': 1e-6}).x))
+    return float(
+        np.exp(
+            minimize_scalar(
+                loss, bounds=np.log(TEMPERATURES), method='bounded', options={'xatol': 1e-6}
+            ).x
+        )
+    )
 
 
 def scaled(scores, temperature):

@@ -1,4 +1,5 @@
 """ROC curve and the area under it by the trapezoid rule, and the threshold that validation chooses on it."""
+
 import numpy as np
 from sklearn import metrics
 
@@ -24,7 +25,11 @@ def operating_point(labels, scores):
     labels, scores = np.asarray(labels), np.asarray(scores, float)
     if len(np.unique(labels)) < 2:
         return float('nan')
-    false_positive_rate, true_positive_rate, thresholds = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    false_positive_rate, true_positive_rate, thresholds = metrics.roc_curve(
+        labels, scores, drop_intermediate=False
+    )
     chosen = thresholds[np.argmax(true_positive_rate - false_positive_rate)]
     below = scores[scores < chosen]
-    return float((min(chosen, scores.max() + 1e-6) + below.max()) / 2) if len(below) else float(chosen)
+    return (
+        float((min(chosen, scores.max() + 1e-6) + below.max()) / 2) if len(below) else float(chosen)
+    )

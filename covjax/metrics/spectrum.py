@@ -1,8 +1,9 @@
 """Checkerboards: the pattern that upsampling leaves, seen as peaks of the spectrum (Odena et al. 2016, Durall et al. 2020, arXiv 2003.01826)."""
+
 import numpy as np
 from scipy import ndimage
 
-NEAR, FAR = 1, 3                          # bins around a peak that count as peak, and that it is compared with
+NEAR, FAR = 1, 3  # bins around a peak that count as peak, and that it is compared with
 
 
 def checkerboard(images):
@@ -15,8 +16,10 @@ def checkerboard(images):
     images = np.asarray(images, float)[..., 0]
     height, width = images.shape[1:]
     if min(height, width) < 16:
-        raise ValueError(f'the spectrum of images of {height}x{width} is too coarse; give at least 16x16')
-    images = images[:, :height // 4 * 4, :width // 4 * 4]
+        raise ValueError(
+            f'the spectrum of images of {height}x{width} is too coarse; give at least 16x16'
+        )
+    images = images[:, : height // 4 * 4, : width // 4 * 4]
     taper = np.hanning(images.shape[1])[:, None] * np.hanning(images.shape[2])
     images = (images - images.mean((1, 2), keepdims=True)) * taper
     power = (np.abs(np.fft.fft2(images)) ** 2).mean(0)
@@ -25,13 +28,18 @@ def checkerboard(images):
 
 def _lattice(height, width):
     """Bins of the frequencies that are multiples of 1/4 in both directions, one of each pair of mirrored ones."""
-    steps = [(i, j) for i in range(3) for j in range(4) if (i, j) != (0, 0) and not (i in (0, 2) and j == 3)]
+    steps = [
+        (i, j)
+        for i in range(3)
+        for j in range(4)
+        if (i, j) != (0, 0) and not (i in (0, 2) and j == 3)
+    ]
     return [(i * height // 4, j * width // 4) for i, j in steps]
 
 
 def _excess(power, y, x):
     """10 log10 of the mean power near a bin over the median of the ring around it."""
-    centred = np.roll(power, (FAR - y, FAR - x), (0, 1))[:2 * FAR + 1, :2 * FAR + 1]
+    centred = np.roll(power, (FAR - y, FAR - x), (0, 1))[: 2 * FAR + 1, : 2 * FAR + 1]
     inner = np.zeros(centred.shape, bool)
     inner[FAR, FAR] = True
     inner = ndimage.binary_dilation(inner, np.ones((3, 3)), iterations=NEAR)

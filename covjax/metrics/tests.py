@@ -1,4 +1,5 @@
 """Tests of whether two classifiers differ on the same images: DeLong for areas, McNemar for decisions, Holm for several of them."""
+
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ from covjax.metrics.rates import checked
 
 class Comparison(NamedTuple):
     """What a comparison found."""
-    difference: float                     # of the first from the second: area, or share of images decided right
-    p: float                              # two-sided; 1 where there is nothing to tell apart, NaN where nothing can be said
+
+    difference: float  # of the first from the second: area, or share of images decided right
+    p: float  # two-sided; 1 where there is nothing to tell apart, NaN where nothing can be said
 
 
 def delong(labels, first, second):
@@ -29,10 +31,14 @@ def delong(labels, first, second):
         of_negatives.append(1 - (among_all[negative] - stats.rankdata(scores[negative])) / m)
         areas.append(of_positives[-1].mean())
     difference = float(areas[0] - areas[1])
-    spread = lambda parts, count: np.var(np.subtract(*parts), ddof=1) / count if count > 1 else np.nan
+    spread = lambda parts, count: (
+        np.var(np.subtract(*parts), ddof=1) / count if count > 1 else np.nan
+    )
     variance = spread(of_positives, m) + spread(of_negatives, n)
     if not variance > 0:
-        return Comparison(difference, 1. if difference == 0 and variance == 0 else float('nan'))             # both perfect, or too few images
+        return Comparison(
+            difference, 1.0 if difference == 0 and variance == 0 else float('nan')
+        )  # both perfect, or too few images
     return Comparison(difference, float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance))))
 
 
@@ -42,7 +48,11 @@ def mcnemar(labels, first, second):
     labels, second = checked(labels, second)
     only_first = int(((first == labels) & (second != labels)).sum())
     only_second = int(((first != labels) & (second == labels)).sum())
-    p = stats.binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.
+    p = (
+        stats.binomtest(only_first, only_first + only_second).pvalue
+        if only_first + only_second
+        else 1.0
+    )
     return Comparison((only_first - only_second) / len(labels), float(p))
 
 
@@ -52,5 +62,7 @@ def holm(p_values):
     known = np.flatnonzero(~np.isnan(p_values))
     order = known[np.argsort(p_values[known])]
     adjusted = np.full(len(p_values), np.nan)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1)
+    adjusted[order] = np.minimum(
+        np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1
+    )
     return adjusted.tolist()

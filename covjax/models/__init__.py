@@ -1,9 +1,10 @@
 """The networks as Flax linen modules. Importing this needs jax and flax only.
 
-    model = covjax.models.create('resnet50', num_classes=2)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
-    logits = model.apply(variables, images)                       # images [B, H, W, 1] float in [-1, 1]
+model = covjax.models.create('resnet50', num_classes=2)
+variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+logits = model.apply(variables, images)                       # images [B, H, W, 1] float in [-1, 1]
 """
+
 import jax.numpy as jnp
 
 from covjax import InputError
@@ -13,7 +14,13 @@ from covjax.models.inception_resnet import InceptionResNetV2
 from covjax.models.resnet import ResNet50
 from covjax.models.vgg import VGG16
 
-MODELS = {'vgg16': VGG16, 'resnet50': ResNet50, 'inception_v3': InceptionV3, 'inception_resnet_v2': InceptionResNetV2, 'densenet169': DenseNet169}
+MODELS = {
+    'vgg16': VGG16,
+    'resnet50': ResNet50,
+    'inception_v3': InceptionV3,
+    'inception_resnet_v2': InceptionResNetV2,
+    'densenet169': DenseNet169,
+}
 DTYPES = ('float32', 'bfloat16')
 
 

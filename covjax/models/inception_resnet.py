@@ -3,6 +3,7 @@
 Endpoints: 'stem', 'mixed_5b', 'block35', 'mixed_6a', 'block17', 'mixed_7a', 'block8' (the map after the last of those residual blocks) and 'conv_7b'.
 H and W >= 75.
 """
+
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,19 @@ BLOCKS = {
     'block35': ([[(32, 1)], [(32, 1), (32, 3)], [(32, 1), (48, 3), (64, 3)]], 10, 0.17),
     'mixed_6a': [[(384, 3, 2)], [(256, 1), (256, 3), (384, 3, 2)], [MAX]],
     'block17': ([[(192, 1)], [(128, 1), (160, (1, 7)), (192, (7, 1))]], 20, 0.1),
-    'mixed_7a': [[(256, 1), (384, 3, 2)], [(256, 1), (288, 3, 2)], [(256, 1), (288, 3), (320, 3, 2)], [MAX]],
-    'block8': ([[(192, 1)], [(192, 1), (224, (1, 3)), (256, (3, 1))]], 10, 0.2)}
+    'mixed_7a': [
+        [(256, 1), (384, 3, 2)],
+        [(256, 1), (288, 3, 2)],
+        [(256, 1), (288, 3), (320, 3, 2)],
+        [MAX],
+    ],
+    'block8': ([[(192, 1)], [(192, 1), (224, (1, 3)), (256, (3, 1))]], 10, 0.2),
+}
 
 
 class Residual(nn.Module):
     """x + scale * (a 1x1 convolution, with bias and without BatchNorm, of the branches)."""
+
     branches: Any
     scale: float
     conv: Any
@@ -44,8 +52,8 @@ def body(x, conv, norm):
         else:
             branches, count, scale = block
             for i in range(1, count + 1):
-                last = (name, i) == ('block8', count)                          # neither scaled down nor rectified
-                x = Residual(branches, 1. if last else scale, conv, norm, name=f'{name}_{i}')(x)
+                last = (name, i) == ('block8', count)  # neither scaled down nor rectified
+                x = Residual(branches, 1.0 if last else scale, conv, norm, name=f'{name}_{i}')(x)
                 x = x if last else nn.relu(x)
         maps[name] = x
     return maps | {'conv_7b': Unit(1536, 1, 1, 'SAME', conv, norm, name='conv_7b')(x)}

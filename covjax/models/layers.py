@@ -2,6 +2,7 @@
 
 Where XLA's CPU backend is slow at a convolution, the same sum is written another way, here and nowhere else; parameters and results are the same.
 """
+
 from functools import partial, reduce
 from typing import Any
 
@@ -12,7 +13,7 @@ from flax import linen as nn
 from jax import lax
 
 
-NHWC = ('NHWC', 'HWIO', 'NHWC')           # dimension_numbers of lax convolutions
+NHWC = ('NHWC', 'HWIO', 'NHWC')  # dimension_numbers of lax convolutions
 
 
 def reflect_pad(x, n):
@@ -25,6 +26,7 @@ class InstanceNorm(nn.Module):
 
     With `affine` times a scale, from N(1, 0.02), plus a bias, from 0: float32 [C].
     """
+
     affine: bool = False
     eps: float = 1e-5
 
@@ -35,8 +37,12 @@ class InstanceNorm(nn.Module):
         variance = ((wide - mean) ** 2).mean((1, 2), keepdims=True)
         y = (wide - mean) * lax.rsqrt(variance + self.eps)
         if self.affine:
-            scale = self.param('scale', lambda rng, shape: 1 + 0.02 * jax.random.normal(rng, shape), x.shape[-1:])
-            y = y * scale.reshape(1, 1, 1, -1) + self.param('bias', nn.initializers.zeros_init(), x.shape[-1:]).reshape(1, 1, 1, -1)
+            scale = self.param(
+                'scale', lambda rng, shape: 1 + 0.02 * jax.random.normal(rng, shape), x.shape[-1:]
+            )
+            y = y * scale.reshape(1, 1, 1, -1) + self.param(
+                'bias', nn.initializers.zeros_init(), x.shape[-1:]
+            ).reshape(1, 1, 1, -1)
         return y.astype(x.dtype)
 
 
@@ -48,29 +54,44 @@ def on_cpu():
 def convolve(x, kernel, strides, padding, **options):
     """lax.conv_general_dilated; on CPU, where one of the ways below is faster, that way."""
     if on_cpu():
-        (size, width, channels, features), plain = kernel.shape, padding == 'VALID' and tuple(strides) == (1, 1)
+        (size, width, channels, features), plain = (
+            kernel.shape,
+            padding == 'VALID' and tuple(strides) == (1, 1),
+        )
         if (size, width) == (1, 1) and isinstance(padding, str):
             return pointwise(x, kernel, strides)
         if plain and features <= 4 < channels:
             return by_taps(x, kernel)
-        if plain and (size, width) == (3, 3) and min(channels, features) >= 32 and not (x.shape[1] % 2 or x.shape[2] % 2) and x.dtype == jnp.float32:
+        if (
+            plain
+            and (size, width) == (3, 3)
+            and min(channels, features) >= 32
+            and not (x.shape[1] % 2 or x.shape[2] % 2)
+            and x.dtype == jnp.float32
+        ):
             return winograd(x, kernel)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 def pointwise(x, kernel, strides):
     """A 1x1 convolution as a matrix product: its weight gradient is then two to five times faster."""
-    x = x[:, ::strides[0], ::strides[1]]
+    x = x[:, :: strides[0], :: strides[1]]
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
 def by_taps(x, kernel):
     """A convolution to few channels as one product and shifted sums: XLA's own takes some seventy times longer for one channel of 7x7, forward."""
     height, width, channels, features = kernel.shape
-    planes = jnp.matmul(x.reshape(-1, channels), kernel.transpose(2, 0, 1, 3).reshape(channels, -1), preferred_element_type=jnp.float32)
+    planes = jnp.matmul(
+        x.reshape(-1, channels),
+        kernel.transpose(2, 0, 1, 3).reshape(channels, -1),
+        preferred_element_type=jnp.float32,
+    )
     planes = planes.reshape(*x.shape[:3], height, width, features)
     down, right = x.shape[1] - height + 1, x.shape[2] - width + 1
-    return sum(planes[:, i:i + down, j:j + right, i, j] for i in range(height) for j in range(width)).astype(x.dtype)
+    return sum(
+        planes[:, i : i + down, j : j + right, i, j] for i in range(height) for j in range(width)
+    ).astype(x.dtype)
 
 
 @jax.custom_vjp
@@ -80,23 +101,34 @@ def winograd(x, kernel):
     [B, H, W, C], [3, 3, C, F] -> [B, H - 2, W - 2, F] for even H and W. It is 1.3 to 2 times faster than XLA's convolution (tests/benchmarks/convolutions.py),
     with the same rounding error.
     """
-    return _untile(_tiles(x) @ _transform(KERNEL, kernel.reshape(9, *kernel.shape[2:])), len(x), x.shape[1] - 2)
+    return _untile(
+        _tiles(x) @ _transform(KERNEL, kernel.reshape(9, *kernel.shape[2:])), len(x), x.shape[1] - 2
+    )
 
 
 def _winograd_gradients(saved, g):
     """Of the image: the same convolution of g with the kernel turned around. Of the kernel: the products and transforms above, transposed."""
-    (x, kernel), g = saved, lax.optimization_barrier(g)                    # see _tiles
+    (x, kernel), g = saved, lax.optimization_barrier(g)  # see _tiles
     turned = _transform(KERNEL[:, ::-1], kernel.reshape(9, *kernel.shape[2:]))
-    dx = _untile(jnp.einsum('tnf,tcf->tnc', _tiles(jnp.pad(g, ((0, 0), (2, 2), (2, 2), (0, 0)))), turned), len(x), x.shape[1])
-    spread = _transform(OUTPUT.T, jnp.stack([g[:, i::2, j::2].reshape(-1, g.shape[-1]) for i in range(2) for j in range(2)]))
+    dx = _untile(
+        jnp.einsum('tnf,tcf->tnc', _tiles(jnp.pad(g, ((0, 0), (2, 2), (2, 2), (0, 0)))), turned),
+        len(x),
+        x.shape[1],
+    )
+    spread = _transform(
+        OUTPUT.T,
+        jnp.stack([g[:, i::2, j::2].reshape(-1, g.shape[-1]) for i in range(2) for j in range(2)]),
+    )
     dk = _transform(KERNEL.T, jnp.einsum('tnc,tnf->tcf', _tiles(x), spread))
     return dx, dk.reshape(kernel.shape)
 
 
 winograd.defvjp(lambda x, kernel: (winograd(x, kernel), (x, kernel)), _winograd_gradients)
 
-INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)               # B^T, G and A^T of the paper's section 4.1
-KERNEL = np.array([[1, 0, 0], [.5, .5, .5], [.5, -.5, .5], [0, 0, 1]], np.float32)
+INPUT = np.array(
+    [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32
+)  # B^T, G and A^T of the paper's section 4.1
+KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 
 
@@ -109,8 +141,12 @@ def _transform(matrix, grid):
 def _tiles(x):
     """[B, H, W, C] -> the transform of every 4x4 tile, one every two pixels: [16, tiles, C]."""
     down, right = x.shape[1] // 2 - 1, x.shape[2] // 2 - 1
-    x = lax.optimization_barrier(x)                        # or what x comes from would be computed once for every corner
-    corners = [x[:, i:i + 2 * down - 1:2, j:j + 2 * right - 1:2].reshape(-1, x.shape[-1]) for i in range(4) for j in range(4)]
+    x = lax.optimization_barrier(x)  # or what x comes from would be computed once for every corner
+    corners = [
+        x[:, i : i + 2 * down - 1 : 2, j : j + 2 * right - 1 : 2].reshape(-1, x.shape[-1])
+        for i in range(4)
+        for j in range(4)
+    ]
     return _transform(INPUT, jnp.stack(corners))
 
 
@@ -122,12 +158,20 @@ def _untile(products, batch, height):
 
 def conv(dtype):
     """nn.Conv(features, kernel_size, strides, ...) of the backbones: padding SAME, He initialisation."""
-    return partial(nn.Conv, dtype=dtype, kernel_init=nn.initializers.he_normal(), conv_general_dilated=convolve)
+    return partial(
+        nn.Conv, dtype=dtype, kernel_init=nn.initializers.he_normal(), conv_general_dilated=convolve
+    )
 
 
 def batch_norm(train, momentum, dtype, axis_name):
     """nn.BatchNorm(...) of the backbones: batch statistics in training (over all devices of an axis), running ones otherwise."""
-    return partial(nn.BatchNorm, use_running_average=not train, momentum=momentum, dtype=dtype, axis_name=axis_name)
+    return partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=momentum,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
 
 
 def max_pool(x, size, stride):
@@ -146,7 +190,10 @@ def avg_pool_3x3(x):
     if not on_cpu():
         return nn.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False)
     for axis in (1, 2):
-        sums, counts = (sum(_shifted(jnp.pad(a, [(int(at == axis),) * 2 for at in range(4)]), 3, 1, axis)) for a in (x, jnp.ones_like(x[:1, :, :, :1])))
+        sums, counts = (
+            sum(_shifted(jnp.pad(a, [(int(at == axis),) * 2 for at in range(4)]), 3, 1, axis))
+            for a in (x, jnp.ones_like(x[:1, :, :, :1]))
+        )
         x = sums / counts
     return x
 
@@ -159,6 +206,7 @@ def _shifted(x, size, stride, axis):
 
 class ExampleDropout(nn.Module):
     """Dropout of features [B, F] whose mask depends on an example's place in the global batch, so not on the number of devices."""
+
     rate: float
     axis_name: str | None = None
 
@@ -167,9 +215,11 @@ class ExampleDropout(nn.Module):
         if deterministic or not self.rate:
             return x
         first = lax.axis_index(self.axis_name) * len(x) if self.axis_name else 0
-        rngs = jax.vmap(partial(jax.random.fold_in, self.make_rng('dropout')))(first + jnp.arange(len(x)))
+        rngs = jax.vmap(partial(jax.random.fold_in, self.make_rng('dropout')))(
+            first + jnp.arange(len(x))
+        )
         keep = jax.vmap(lambda rng: jax.random.bernoulli(rng, 1 - self.rate, x.shape[1:]))(rngs)
-        return jnp.where(keep, x / (1 - self.rate), 0.)
+        return jnp.where(keep, x / (1 - self.rate), 0.0)
 
 
 class UpConv(nn.Module):
@@ -178,6 +228,7 @@ class UpConv(nn.Module):
     A transposed convolution with stride 2, PyTorch's padding=1, output_padding=1: y[2i - 1 + k] += x[i] kernel[k]. With `resize` a convolution of doubled
     pixels, which leaves no checkerboard (Odena et al. 2016).
     """
+
     features: int
     resize: bool = False
     dtype: Any = jnp.float32
@@ -194,7 +245,9 @@ class UpConv(nn.Module):
 
 def transposed(x, kernel):
     """The sum of UpConv as a convolution of the image with zeros between its pixels."""
-    return lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), ((1, 2), (1, 2)), lhs_dilation=(2, 2), dimension_numbers=NHWC)
+    return lax.conv_general_dilated(
+        x, kernel[::-1, ::-1], (1, 1), ((1, 2), (1, 2)), lhs_dilation=(2, 2), dimension_numbers=NHWC
+    )
 
 
 def transposed_by_taps(x, kernel):
@@ -202,17 +255,25 @@ def transposed_by_taps(x, kernel):
     dilated convolution take twenty times longer.
     """
     batch, height, width, channels = x.shape
-    planes = (x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)).reshape(batch, height, width, 3, 3, -1)
+    planes = (x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)).reshape(
+        batch, height, width, 3, 3, -1
+    )
     rows = planes[:, :, :, 1], planes[:, :, :, 2] + _next(planes[:, :, :, 0], 1)
-    y = [jnp.stack([row[:, :, :, 1], row[:, :, :, 2] + _next(row[:, :, :, 0], 2)], 3) for row in rows]
+    y = [
+        jnp.stack([row[:, :, :, 1], row[:, :, :, 2] + _next(row[:, :, :, 0], 2)], 3) for row in rows
+    ]
     return jnp.stack(y, 2).reshape(batch, 2 * height, 2 * width, -1)
 
 
 def _next(x, axis):
     """x[i + 1] along an axis, and 0 after the last."""
-    return jnp.pad(lax.slice_in_dim(x, 1, None, 1, axis), [(0, int(at == axis)) for at in range(x.ndim)])
+    return jnp.pad(
+        lax.slice_in_dim(x, 1, None, 1, axis), [(0, int(at == axis)) for at in range(x.ndim)]
+    )
 
 
 def doubled(x, kernel):
     """Every pixel doubled, then a reflect-padded 3x3 convolution."""
-    return convolve(reflect_pad(x.repeat(2, 1).repeat(2, 2), 1), kernel, (1, 1), 'VALID', dimension_numbers=NHWC)
+    return convolve(
+        reflect_pad(x.repeat(2, 1).repeat(2, 2), 1), kernel, (1, 1), 'VALID', dimension_numbers=NHWC
+    )

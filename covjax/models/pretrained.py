@@ -8,6 +8,7 @@ Both layouts are read: `.h5` with a group a layer, as Keras publishes them, and 
 place: names count instances (conv2d_94), differ between layouts, and some published files name layers otherwise than the code does. Keras lists
 layers by their distance to the output, so branches of a block are interleaved; `_nearest_last` says how.
 """
+
 import difflib
 import pathlib
 import re
@@ -22,13 +23,14 @@ from flax import traverse_util
 from covjax import InputError
 from covjax.models import densenet, inception, inception_resnet, resnet, vgg
 
-SHOWN = 12                                # wrong weights that a message lists of each kind
-CAFFE_MEAN = (103.939, 116.779, 123.68)   # ImageNet, BGR, 0..255
-TORCH_MEAN, TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)           # ImageNet, RGB, 0..1
+SHOWN = 12  # wrong weights that a message lists of each kind
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # ImageNet, BGR, 0..255
+TORCH_MEAN, TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB, 0..1
 
 
 class Family(NamedTuple):
     """Paths of the convolutions and norms of a body in the order of Keras, and the name of the input scaling."""
+
     convs: list[str]
     norms: list[str]
     scaling: str
@@ -42,22 +44,38 @@ def load(model, path, channels=1, new_head=False, image_size=224, rng=None):
     Raises InputError with the weights that are missing, extra or of another shape.
     """
     family = FAMILIES[model.family]
-    exact_sum = channels == 1 and family.scaling == 'tf'                       # three equal channels: as good as one with the sum of the kernels
+    exact_sum = (
+        channels == 1 and family.scaling == 'tf'
+    )  # three equal channels: as good as one with the sum of the kernels
     found = _read(path)
     if exact_sum and found['conv']:
         name, (kernel, *bias) = found['conv'][0]
         found['conv'][0] = name, [kernel.sum(2, keepdims=True), *bias]
     image = jnp.zeros((1, image_size, image_size, 1 if exact_sum else 3))
-    wanted = traverse_util.flatten_dict(jax.eval_shape(model.init, jax.random.key(0), image), sep='/')
-    tops = [f'hidden{i + 1}' for i in range(len(model.hidden))] + (['head'] if model.num_classes is not None and not new_head else [])
+    wanted = traverse_util.flatten_dict(
+        jax.eval_shape(model.init, jax.random.key(0), image), sep='/'
+    )
+    tops = [f'hidden{i + 1}' for i in range(len(model.hidden))] + (
+        ['head'] if model.num_classes is not None and not new_head else []
+    )
     if new_head or model.num_classes is None:
-        found['dense'] = found['dense'][:len(model.hidden)]
-    values = _match({'conv': family.convs, 'norm': family.norms, 'dense': tops}, found, wanted, path, model.family)
+        found['dense'] = found['dense'][: len(model.hidden)]
+    values = _match(
+        {'conv': family.convs, 'norm': family.norms, 'dense': tops},
+        found,
+        wanted,
+        path,
+        model.family,
+    )
     if new_head and model.num_classes is not None:
         features = wanted['params/head/kernel'].shape[0]
-        head = nn.Dense(model.num_classes).init(jax.random.key(0) if rng is None else rng, jnp.zeros((1, features)))
+        head = nn.Dense(model.num_classes).init(
+            jax.random.key(0) if rng is None else rng, jnp.zeros((1, features))
+        )
         values |= {f'params/head/{name}': value for name, value in head['params'].items()}
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), traverse_util.unflatten_dict(values, sep='/')), preprocess(model.family, channels)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float32), traverse_util.unflatten_dict(values, sep='/')
+    ), preprocess(model.family, channels)
 
 
 def preprocess(family, channels=1):
@@ -71,13 +89,17 @@ def preprocess(family, channels=1):
 
     def scaled(images):
         if images.shape[-1] != channels:
-            raise InputError(f'preprocess was made for images [B, H, W, {channels}], got {list(images.shape)}; load the weights with channels={images.shape[-1]}')
+            raise InputError(
+                f'preprocess was made for images [B, H, W, {channels}], got {list(images.shape)}; load the weights with channels={images.shape[-1]}'
+            )
         if scaling == 'tf':
             return images
         rgb = jnp.broadcast_to(images, (*images.shape[:-1], 3))
         if scaling == 'caffe':
             return (rgb[..., ::-1] + 1) * 127.5 - jnp.array(CAFFE_MEAN).reshape(1, 1, 1, 3)
-        return ((rgb + 1) / 2 - jnp.array(TORCH_MEAN).reshape(1, 1, 1, 3)) / jnp.array(TORCH_STD).reshape(1, 1, 1, 3)
+        return ((rgb + 1) / 2 - jnp.array(TORCH_MEAN).reshape(1, 1, 1, 3)) / jnp.array(
+            TORCH_STD
+        ).reshape(1, 1, 1, 3)
 
     return scaled
 
@@ -87,9 +109,14 @@ def _match(paths, found, wanted, file, family):
     values, missing, extra, wrong = {}, [], [], []
     for kind, ours in paths.items():
         names = [[name for name in _leaves(path) if name in wanted] for path in ours]
-        expected, there = [[wanted[n].shape for n in leaf] for leaf in names], [[w.shape for w in weights] for _, weights in found[kind]]
+        expected, there = (
+            [[wanted[n].shape for n in leaf] for leaf in names],
+            [[w.shape for w in weights] for _, weights in found[kind]],
+        )
         as_keys = lambda shapes: [str(shape) for shape in shapes]
-        for tag, i, i_end, j, j_end in difflib.SequenceMatcher(None, as_keys(expected), as_keys(there), autojunk=False).get_opcodes():
+        for tag, i, i_end, j, j_end in difflib.SequenceMatcher(
+            None, as_keys(expected), as_keys(there), autojunk=False
+        ).get_opcodes():
             for a, b in zip_longest(range(i, i_end), range(j, j_end)):
                 if tag == 'equal':
                     values |= zip(names[a], found[kind][b][1])
@@ -98,10 +125,15 @@ def _match(paths, found, wanted, file, family):
                 elif a is None:
                     extra.append(f'{found[kind][b][0]} {_show(there[b])}')
                 else:
-                    wrong.append(f'{ours[a]} is {_show(expected[a])}, {found[kind][b][0]} {_show(there[b])}')
+                    wrong.append(
+                        f'{ours[a]} is {_show(expected[a])}, {found[kind][b][0]} {_show(there[b])}'
+                    )
     extra += [f'{name} {_show([w.shape for w in weights])}' for name, weights in found['other']]
-    told = [f'{len(names)} {what}: {", ".join(names[:SHOWN])}{", ..." if len(names) > SHOWN else ""}'
-            for what, names in (('missing', missing), ('extra', extra), ('of another shape', wrong)) if names]
+    told = [
+        f'{len(names)} {what}: {", ".join(names[:SHOWN])}{", ..." if len(names) > SHOWN else ""}'
+        for what, names in (('missing', missing), ('extra', extra), ('of another shape', wrong))
+        if names
+    ]
     if told:
         raise InputError(f'{file}: does not fit {family}; {"; ".join(told)}')
     return values
@@ -109,7 +141,13 @@ def _match(paths, found, wanted, file, family):
 
 def _leaves(path):
     """Our names of a layer's weights in the order in which Keras stores them; a layer has only some of them."""
-    return [f'params/{path}/kernel', f'params/{path}/scale', f'params/{path}/bias', f'batch_stats/{path}/mean', f'batch_stats/{path}/var']
+    return [
+        f'params/{path}/kernel',
+        f'params/{path}/scale',
+        f'params/{path}/bias',
+        f'batch_stats/{path}/mean',
+        f'batch_stats/{path}/var',
+    ]
 
 
 def _show(shapes):
@@ -118,7 +156,8 @@ def _show(shapes):
 
 def _read(path):
     """{'conv', 'norm', 'dense', 'other': [(name, [arrays])]} of a file, each in the order of Keras."""
-    import h5py                                            # only this function needs it
+    import h5py  # only this function needs it
+
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise InputError(f'{path}: no such file; give a .h5 or .weights.h5 that Keras wrote')
@@ -126,27 +165,63 @@ def _read(path):
         with h5py.File(path) as file:
             group = file['model_weights'] if 'model_weights' in file else file
             if not {'layer_names', 'layer_names0'}.isdisjoint(group.attrs):
-                layers = [(name, [group[name][weight][()] for weight in _texts(group[name], 'weight_names')]) for name in _texts(group, 'layer_names')]
+                layers = [
+                    (
+                        name,
+                        [group[name][weight][()] for weight in _texts(group[name], 'weight_names')],
+                    )
+                    for name in _texts(group, 'layer_names')
+                ]
             elif 'layers' in file:
                 stored = file['layers']
-                layers = [(name, [stored[name]['vars'][key][()] for key in sorted(stored[name].get('vars', ()), key=int)]) for name in sorted(stored, key=_counted)]
+                layers = [
+                    (
+                        name,
+                        [
+                            stored[name]['vars'][key][()]
+                            for key in sorted(stored[name].get('vars', ()), key=int)
+                        ],
+                    )
+                    for name in sorted(stored, key=_counted)
+                ]
             else:
-                raise InputError(f'{path}: holds no weights in a layout of Keras; write them with model.save_weights')
-    except (OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:       # whatever h5py finds instead
+                raise InputError(
+                    f'{path}: holds no weights in a layout of Keras; write them with model.save_weights'
+                )
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # whatever h5py finds instead
         if isinstance(error, InputError):
             raise
-        raise InputError(f'{path}: is damaged or not an HDF5 file ({type(error).__name__}); give a .h5 or .weights.h5 that Keras wrote') from None
+        raise InputError(
+            f'{path}: is damaged or not an HDF5 file ({type(error).__name__}); give a .h5 or .weights.h5 that Keras wrote'
+        ) from None
     found = {'conv': [], 'norm': [], 'dense': [], 'other': []}
     for name, weights in layers:
         if weights:
-            found[{4: 'conv', 2: 'dense', 1: 'norm'}.get(weights[0].ndim, 'other')].append((name, weights))
+            found[{4: 'conv', 2: 'dense', 1: 'norm'}.get(weights[0].ndim, 'other')].append(
+                (name, weights)
+            )
     return found
 
 
 def _texts(group, name):
     """A list of names among the attributes of a group; long ones are stored as name0, name1, ..."""
-    keys = [name] if name in group.attrs else sorted((key for key in group.attrs if re.fullmatch(rf'{name}\d+', key)), key=_counted)
-    return [text.decode() if isinstance(text, bytes) else text for key in keys for text in group.attrs[key]]
+    keys = (
+        [name]
+        if name in group.attrs
+        else sorted((key for key in group.attrs if re.fullmatch(rf'{name}\d+', key)), key=_counted)
+    )
+    return [
+        text.decode() if isinstance(text, bytes) else text
+        for key in keys
+        for text in group.attrs[key]
+    ]
 
 
 def _counted(name):
@@ -163,11 +238,11 @@ def _nearest_last(prefix, branches):
         for j, step in reversed(list(enumerate(steps, 1))):
             if step in (inception.AVG, inception.MAX):
                 distance += 1
-            elif isinstance(step, list):                   # a fork: one more layer, which concatenates
+            elif isinstance(step, list):  # a fork: one more layer, which concatenates
                 distance += 4
                 units += [(distance, f'{prefix}/branch{i}_{j}{letter}') for letter in 'ab']
             else:
-                distance += 3                              # convolution, norm, ReLU
+                distance += 3  # convolution, norm, ReLU
                 units.append((distance, f'{prefix}/branch{i}_{j}'))
     return [path for _, path in sorted(units, key=lambda unit: -unit[0])]
 
@@ -177,13 +252,29 @@ def _units(paths):
 
 
 def _vgg():
-    return Family([f'block{i}_conv{j + 1}' for i, (_, count) in enumerate(vgg.BLOCKS, 1) for j in range(count)], [], 'caffe')
+    return Family(
+        [
+            f'block{i}_conv{j + 1}'
+            for i, (_, count) in enumerate(vgg.BLOCKS, 1)
+            for j in range(count)
+        ],
+        [],
+        'caffe',
+    )
 
 
 def _resnet():
-    layers = [(f'stage{stage}_block{block + 1}', i) for stage, count in enumerate(resnet.BLOCKS, 2) for block in range(count)
-              for i in ((1, 2, 3) if block else (1, 2, 0, 3))]                 # the projection is as near to the sum as the third convolution
-    return Family(['stem_conv', *(f'{block}/conv{i}' for block, i in layers)], ['stem_norm', *(f'{block}/norm{i}' for block, i in layers)], 'caffe')
+    layers = [
+        (f'stage{stage}_block{block + 1}', i)
+        for stage, count in enumerate(resnet.BLOCKS, 2)
+        for block in range(count)
+        for i in ((1, 2, 3) if block else (1, 2, 0, 3))
+    ]  # the projection is as near to the sum as the third convolution
+    return Family(
+        ['stem_conv', *(f'{block}/conv{i}' for block, i in layers)],
+        ['stem_norm', *(f'{block}/norm{i}' for block, i in layers)],
+        'caffe',
+    )
 
 
 def _densenet():
@@ -196,7 +287,17 @@ def _densenet():
 
 
 def _inception():
-    return Family(*_units([f'stem{i}' for i in range(1, 6)] + [path for name, block in inception.BLOCKS.items() for path in _nearest_last(name, block)]), 'tf')
+    return Family(
+        *_units(
+            [f'stem{i}' for i in range(1, 6)]
+            + [
+                path
+                for name, block in inception.BLOCKS.items()
+                for path in _nearest_last(name, block)
+            ]
+        ),
+        'tf',
+    )
 
 
 def _inception_resnet():
@@ -210,4 +311,10 @@ def _inception_resnet():
     return Family([*convs, 'conv_7b/conv'], [*norms, 'conv_7b/norm'], 'tf')
 
 
-FAMILIES = {'vgg16': _vgg(), 'resnet50': _resnet(), 'densenet169': _densenet(), 'inception_v3': _inception(), 'inception_resnet_v2': _inception_resnet()}
+FAMILIES = {
+    'vgg16': _vgg(),
+    'resnet50': _resnet(),
+    'densenet169': _densenet(),
+    'inception_v3': _inception(),
+    'inception_resnet_v2': _inception_resnet(),
+}

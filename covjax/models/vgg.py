@@ -2,6 +2,7 @@
 
 Endpoints: 'block1'..'block5', the last convolution of each block before its pooling, and 'features', the last one pooled. H and W >= 32.
 """
+
 from functools import partial
 
 from flax import linen as nn
@@ -9,7 +10,7 @@ from flax import linen as nn
 from covjax.models import layers
 from covjax.models.backbone import Backbone
 
-BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))       # width and number of 3x3 convolutions
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and number of 3x3 convolutions
 
 
 def body(x, conv, norm):
