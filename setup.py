@@ -4,13 +4,15 @@ from setuptools import find_packages, setup
 
 setup(
     name='covjax',
-    version='0.5.0',
+    version='0.6.0',
     description='CycleGAN-synthesised COVID-19 CT and the classifiers trained on it, in JAX',
     long_description=open('README.md', encoding='utf-8').read(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11',
-    packages=find_packages(include=['covjax*', 'configs*', 'tfds_builders*']),
+    # The configs lie beside the package in a checkout, and inside it in a wheel, where the name is free.
+    packages=[*find_packages(include=['covjax*', 'tfds_builders*']), 'covjax.shipped.configs'],
+    package_dir={'covjax.shipped.configs': 'configs'},
     package_data={'': ['*.md', '*.bib', '*.txt', '*.html', '*.png']},
     install_requires=[
         'jax>=0.10.2',

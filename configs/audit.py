@@ -6,7 +6,7 @@ audited one took; they are kept in config.experiments, so that a second audit fi
 """
 
 from configs import base, classifier, evaluate, synthesize
-from covjax.controls import CONTROLS
+from covjax.stand_ins import STAND_INS
 
 
 def get_config():
@@ -18,9 +18,9 @@ def get_config():
         names='synthetic test,real test',
         protocol='clean',  # of the experiments: official and paper allow overlap
         baseline='covid_ct:train',  # real pictures of both classes, for baselines, and non-COVID images of the experiments
-        sources='luna16_patches/nodules:train,covid_ct:train@noncovid;synthetic_covid_ct:test,covid_ct:test@covid',  # pairs of sources of one class
+        pairs='luna16_patches/nodules:train,covid_ct:train@noncovid;synthetic_covid_ct:test,covid_ct:test@covid',  # pairs of sources of one class
         synthetic='',  # workdir of a synthesize run; '' leaves out what has to be trained
-        controls=CONTROLS,  # in place of the generator
+        stand_ins=STAND_INS,  # in place of the generator
         shares=(0, 25, 50, 75, 100),  # per cent of synthetic among the COVID-19 images of a mixture
         experiments='',  # where trained controls and mixtures are; '' is <workdir>/experiments
         batch_size=32,

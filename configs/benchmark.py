@@ -38,7 +38,7 @@ def get_config(variant=''):
             'steps': 3,  # of each in a round
             'peak_tflops': 0.0,  # what the device can do at most, in this dtype, for the share of it; 790 was measured for bfloat16 on an H200;
             # give your card's own; 0: not known, no share
-            'peer': 'tests/benchmarks/torch_cyclegan.py',
+            'peer': 'benchmarks/torch_cyclegan.py',
             'peer_compile': False,
         },
     )

@@ -11,6 +11,6 @@ def get_config():
         'synthesize',
         generator='',  # workdir of a cyclegan run
         cancer='luna16_patches/nodules',  # every split of it, unless one is named
-        how='translated',  # or a control in place of the generator: nothing, window, histogram, jpeg, untrained, reconstructed (covjax/controls.py)
+        stand_in='translated',  # or a control in place of the generator: nothing, window, histogram, jpeg, untrained, reconstructed (covjax/controls.py)
         batch_size=16,
     )

@@ -3,7 +3,7 @@
 python launch.py --config=configs/translate.py --workdir=runs/translate --config.generator=runs/cyclegan --config.input=FOLDER_OR_VOLUME
 
 A generator knows lungs at the size it was trained on: a slice of 512x512 through one trained at 96x96 shows texture of the wrong scale. Pictures can be
-resized with config.image_size; for volumes train at their size. tests/benchmarks/translate_volume.py measures
+resized with config.image_size; for volumes train at their size. benchmarks/translate_volume.py measures
 memory and time.
 """
 

@@ -1,14 +1,42 @@
 """covjax: lung-cancer CT turned into synthetic COVID-19 CT, and what classifiers learn from it, in JAX."""
 
-__version__ = '0.5.0'
+__version__ = '0.6.0'
+CLASSES = ('noncovid', 'covid')  # of labels 0 and 1
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message is one line that names the file or key and the remedy.
 
-    `launch.py` prints it without a traceback and exits with code 2; every other exception is a bug and exits with 1. `details` are printed below it, one a line.
+    The launcher prints it without a traceback and exits with code 2; every other exception is a bug and
+    exits with code 1. `details` are printed below the message, one a line.
     """
 
     def __init__(self, message, details=()):
         super().__init__(message)
         self.details = list(details)
+
+
+class Stopped(Exception):
+    """A training was asked to stop by a signal, and has saved its state. The same command goes on from there."""
+
+    def __init__(self, signal):
+        super().__init__(f'stopped by signal {signal}')
+        self.signal = signal
+
+
+def choice(config, key, options):
+    """The value of config[key], which must be one of a few.
+
+    Args:
+        config: anything with [key], such as a ConfigDict or a dict.
+        key: the name that the message says as config.KEY.
+        options: the valid values, or a dict with them as keys.
+
+    Raises:
+        InputError: the value is not among them; the message lists them.
+    """
+    value = config[key]
+    if value not in options:
+        valid = ', '.join(str(option) if option != '' else "''" for option in options)
+        raise InputError(f'config.{key}={value}: no such choice; choose one of {valid}')
+    return value

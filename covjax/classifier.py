@@ -1,7 +1,7 @@
 """A trained classifier, from the workdir of a run or from an exported file, for use anywhere: no training code and no TFDS are imported.
 
 model, variables, preprocess = classifier.load('runs/resnet50')
-logits = model.apply(variables, preprocess(images))           # images [B, H, W, 1] float in [-1, 1]; logits of noncovid, covid
+logits = model.apply(variables, preprocess(images))  # images [B, H, W, 1] float in [-1, 1]; noncovid, covid
 """
 
 import pathlib
@@ -10,65 +10,88 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from covjax import checkpoint, models, weights
+from covjax import CLASSES, models, trained
+from covjax.data.augment import to_float
+from covjax.weights import safetensors
 
-LABELS = ('noncovid', 'covid')
+EXPORTED = ('model', 'dtype', 'image_size', 'train', 'seed')  # keys of the run in an exported file
 
 
 class Classifier(NamedTuple):
-    """A module, its variables, and the function from images in [-1, 1] to what the module takes."""
+    """A network, ready for use."""
 
-    model: Any
-    variables: dict
-    preprocess: Callable
+    model: Any  # models.backbone.Backbone with two logits
+    variables: dict  # {'params', 'batch_stats'}
+    preprocess: Callable  # images float [B, H, W, 1] in [-1, 1] -> what the model takes
 
 
 def load(path, which='best'):
-    """The Classifier of a workdir of `train` (its best checkpoint by validation, or its latest) or of a .safetensors file of `export`."""
+    """The Classifier of a file or folder.
+
+    Args:
+        path: the workdir of a classification run, or a .safetensors file of `export`.
+        which: of a workdir, 'best' (checkpoint by validation) or 'latest'.
+
+    Returns:
+        Classifier.
+
+    Raises:
+        InputError: there is no classifier, or it is damaged.
+    """
     if pathlib.Path(path).suffix == '.safetensors':
-        config, variables = weights.read(path, 'classifier')
-    else:
-        config, state, _ = checkpoint.load_model(path, 'classification', 'classifier', which)
-        variables = variables_of(state)
-    return Classifier(network(config), jax.tree.map(jnp.asarray, variables), preprocess(config))
+        config, variables = safetensors.read(path, 'classifier')
+        return _classifier(config, variables)
+    return of_run(trained.open_run(path, 'classification', 'classifier', which))
+
+
+def of_run(run):
+    """The Classifier of a classification run (trained.Trained)."""
+    return _classifier(run.config, variables_of(run))
+
+
+def _classifier(config, variables):
+    variables = jax.tree.map(jnp.asarray, variables)
+    return Classifier(network(config), variables, preprocess(config))
 
 
 def network(config, **options):
-    """The backbone of a config: two logits, and the computation in config.dtype."""
-    return models.create(
-        config.model, num_classes=len(LABELS), dtype=models.compute_dtype(config), **options
-    )
+    """The backbone of a config: two logits, computed in config.dtype; options are fields of models.backbone.Backbone."""
+    dtype = models.compute_dtype(config)
+    return models.create(config.model, num_classes=len(CLASSES), dtype=dtype, **options)
 
 
 def preprocess(config):
-    """Images [B, H, W, 1] in [-1, 1] -> the input of network(config): the same, or the scale of the weights that training started from."""
-    if not config.get('pretrained'):
+    """The function from images float [B, H, W, 1] in [-1, 1] to the input of network(config): the same, or the scale of the weights that training started from."""
+    if not config.pretrained:
         return lambda images: images
-    from covjax.models import pretrained
+    from covjax.weights import keras as keras_weights
 
-    return pretrained.preprocess(config.model, channels=1)
-
-
-def variables_of(state):
-    """What apply takes, of a restored training state."""
-    return {'params': state['net']['params'], 'batch_stats': state.get('batch_stats', {})}
+    return keras_weights.preprocess(config.model, channels=1)
 
 
-def save(path, config, variables, step):
-    """Writes variables as .safetensors: float32, named params/<module>/.../kernel, with what load needs to know in the header."""
-    about = {
-        key: config.get(key, default)
-        for key, default in (
-            ('model', ''),
-            ('dtype', 'float32'),
-            ('image_size', 0),
-            ('train', ''),
-            ('seed', 0),
-        )
-    }
+def score(classifier):
+    """A pure function from images uint8 [B, H, W, 1] to P(covid) float32 [B], the softmax of the logits of a Classifier."""
+    model, variables, preprocess = classifier
+
+    def score(images):
+        return jax.nn.softmax(model.apply(variables, preprocess(to_float(images))))[:, 1]
+
+    return score
+
+
+def variables_of(run):
+    """{'params', 'batch_stats'} of a classification run (trained.Trained), what apply takes."""
+    stats = run.variables.get('batch_stats', {})
+    return {'params': run.variables['net']['params'], 'batch_stats': stats}
+
+
+def save(path, run):
+    """Writes the variables of a classification run (trained.Trained) as .safetensors: float32, named params/<module>/.../kernel, with what `load` needs in the header."""
+    about = {key: run.config[key] for key in EXPORTED}
     about |= {
-        'pretrained': pathlib.Path(config.get('pretrained', '')).name,
-        'step': step,
-        'labels': LABELS,
+        'kind': 'classifier',
+        'pretrained': pathlib.Path(run.config.pretrained).name,
+        'step': run.step,
+        'labels': CLASSES,
     }
-    weights.write(path, variables, {'kind': 'classifier', **about})
+    safetensors.write(path, variables_of(run), about)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from covjax import classifier, models
-from covjax.augment import to_float
+from covjax.data.augment import to_float
 
 SIDE = 32  # of the picture whose pixels are features
 INCEPTION = 299  # what Inception-v3 is shown, as for the published distances
@@ -21,10 +21,10 @@ def extractor(name):
     if name == 'pixels':
         return lambda images: _resized(images, SIDE).reshape(len(images), -1) / 2 + 0.5
     if pathlib.Path(name).suffix == '.h5':
-        from covjax.models import pretrained
+        from covjax.weights import keras as keras_weights
 
         model = models.create('inception_v3', num_classes=None)
-        variables, preprocess = pretrained.load(model, name, channels=1)
+        variables, preprocess = keras_weights.load(model, name, channels=1)
         return lambda images: model.apply(variables, preprocess(_resized(images, INCEPTION)))
     network, variables, preprocess = classifier.load(name)
     model = network.clone(num_classes=None)

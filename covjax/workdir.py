@@ -1,4 +1,8 @@
-"""The folder a run writes to: config.json, environment.json, checkpoints/, metrics.jsonl, lineage.json, images/, results.json."""
+"""The folder that a run writes to, and JSON that is written whole or not at all.
+
+A workdir holds config.json, environment.json and what the run makes; a training also checkpoints/,
+metrics.jsonl, lineage.json, images/ and tensorboard/.
+"""
 
 import contextlib
 import json
@@ -12,35 +16,51 @@ from importlib import metadata
 import jax
 from ml_collections import ConfigDict
 
-from covjax import InputError, __version__
+from covjax import InputError, Stopped, __version__
 
-RESUMES = {
-    'train': 'checkpoints/[0-9]*',
-    'quickstart': 'phantoms',
-}  # what a run goes on from, where it has made it; other runs start anew
-MAY_CHANGE = {
-    'log_every',
-    'eval_every',
-    'data_dir',
-    'features',
-}  # of a run that is taken up again; the schedules depend on `steps`
+# What a run goes on from, where it has made it; other runs start anew.
+RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}
+# Keys that may change when a run is taken up again. `steps` may not: schedules depend on it.
+MAY_CHANGE = {'log_every', 'eval_every', 'data_dir', 'features'}
+VERSIONS_OF = ('jax', 'flax', 'optax', 'numpy', 'tensorflow-datasets')
+# Keys and commands of config.json that 0.5.0 wrote under other names: (command, old key) -> new key.
+RENAMED_KEYS = {
+    ('synthesize', 'how'): 'stand_in',
+    ('audit', 'controls'): 'stand_ins',
+    ('audit', 'sources'): 'pairs',
+}
+RENAMED_RUNS = {'forensics': 'printed_rates'}
 
 
 @contextlib.contextmanager
 def claimed(config, workdir):
-    """Makes the folder of a run and writes its config.json. Wrong input inside leaves everything as it was, but for finished parts of a study."""
-    workdir, file = pathlib.Path(workdir), pathlib.Path(workdir) / 'config.json'
-    existed, before = workdir.exists(), read_json(file) if file.is_file() else None
+    """Makes the folder of a run and writes its config.json and, at the end, environment.json.
+
+    Wrong input inside leaves everything as it was, but for finished stages of a pipeline.
+
+    Args:
+        config: ConfigDict of the run.
+        workdir: the folder; made where there is none.
+
+    Yields:
+        workdir as a pathlib.Path.
+
+    Raises:
+        InputError: the folder holds another run, or is a file.
+    """
+    workdir = pathlib.Path(workdir)
+    file, existed = workdir / 'config.json', workdir.exists()
+    before = read_json(file) if file.is_file() else None
     if before:
-        _refuse_another_run(before, config, workdir)
-    if next((path for path in (workdir, *workdir.parents) if path.exists())).is_file():
+        _refuse_another_run(upgraded(before), config, workdir)
+    if next(path for path in (workdir, *workdir.parents) if path.exists()).is_file():
         raise InputError(f'--workdir={workdir}: is a file; choose a folder')
     began = time.monotonic()
     try:
         write_json(file, json.loads(config.to_json()))
         yield workdir
         note_environment(workdir, config.run, time.monotonic() - began)
-    except SystemExit:  # a training that was stopped
+    except Stopped:
         note_environment(workdir, config.run, time.monotonic() - began)
         raise
     except InputError:
@@ -54,73 +74,94 @@ def claimed(config, workdir):
 
 
 def note_environment(workdir, run, seconds):
-    """environment.json: versions, devices and seconds, of all sessions of a run that goes on where it was stopped."""
-    file = pathlib.Path(workdir) / 'environment.json'
+    """Writes environment.json: versions, devices, and the seconds of all sessions of a run that goes on where it was stopped.
+
+    Args:
+        workdir: pathlib.Path.
+        run: config.run.
+        seconds: of this session.
+    """
+    file = workdir / 'environment.json'
     before = read_json(file)['seconds'] if run in RESUMES and file.is_file() else 0.0
-    versions = {
-        name: metadata.version(name)
-        for name in ('jax', 'flax', 'optax', 'numpy', 'tensorflow-datasets')
+    environment = {
+        'covjax': __version__,
+        'python': platform.python_version(),
+        **{name: metadata.version(name) for name in VERSIONS_OF},
+        'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+        'seconds': round(before + seconds, 1),
     }
-    devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
-    write_json(
-        file,
-        {
-            'covjax': __version__,
-            'python': platform.python_version(),
-            **versions,
-            'devices': devices,
-            'seconds': round(before + seconds, 1),
-        },
-    )
+    write_json(file, environment)
 
 
 def _refuse_another_run(before, config, workdir):
+    """Raises an InputError where `before`, the config.json of a workdir, is of a run that `config` cannot go on with."""
     if before['run'] != config.run:
         raise InputError(f'{workdir} holds a run of {before["run"]}; choose another --workdir')
     if config.run not in RESUMES or not any(workdir.glob(RESUMES[config.run])):
         return
     old, new = _leaves(before), _leaves(json.loads(config.to_json()))
-    changed = sorted(
-        key
-        for key in old.keys() | new.keys()
-        if old.get(key) != new.get(key) and key.rpartition('.')[2] not in MAY_CHANGE
-    )
+    differ = (key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    changed = sorted(key for key in differ if key.rpartition('.')[2] not in MAY_CHANGE)
     if changed:
+        more = f' (and {len(changed) - 1} more)' if len(changed) > 1 else ''
         raise InputError(
-            f'{workdir} holds a run with another config.{changed[0]}'
-            f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; choose another --workdir'
+            f'{workdir} holds a run with another config.{changed[0]}{more}; choose another --workdir'
         )
 
 
 def _leaves(tree, prefix=''):
+    """{'cyclegan.steps': value} of nested dicts."""
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
-    return {
-        key: leaf
-        for name, child in tree.items()
-        for key, leaf in _leaves(child, f'{prefix}{name}.').items()
-    }
+    leaves = {}
+    for name, child in tree.items():
+        leaves |= _leaves(child, f'{prefix}{name}.')
+    return leaves
+
+
+def upgraded(tree):
+    """The content of a config.json as this version would have written it: keys and commands of 0.5.0 get their new names, in nested configs too."""
+    if not isinstance(tree, dict):
+        return tree
+    run = tree.get('run')
+    renamed = {RENAMED_KEYS.get((run, key), key): upgraded(value) for key, value in tree.items()}
+    return renamed | ({'run': RENAMED_RUNS[run]} if run in RENAMED_RUNS else {})
+
+
+def read_stored_config(file):
+    """The ConfigDict of a config.json (path) of this version or of an older one."""
+    return ConfigDict(upgraded(read_json(file)))
 
 
 def read_config(workdir, run, key):
-    """The config of an upstream run. `run` is what it must be a run of, `key` the config key that named the folder, for the message."""
+    """The config of an upstream run.
+
+    Args:
+        workdir: its folder.
+        run: what it must be a run of: a command, or the task of a training.
+        key: the config key that named the folder, for messages.
+
+    Returns:
+        ConfigDict.
+
+    Raises:
+        InputError: no folder is given, or it holds no such run.
+    """
+    expected = f'give the workdir of a run of {run}'
     if not workdir:
-        raise InputError(f'config.{key} is empty; give the workdir of a run of {run}')
+        raise InputError(f'config.{key} is empty; {expected}')
     file = pathlib.Path(workdir) / 'config.json'
     if not file.is_file():
-        raise InputError(
-            f'config.{key}={workdir}: no config.json there; give the workdir of a run of {run}'
-        )
-    config = ConfigDict(read_json(file))
+        raise InputError(f'config.{key}={workdir}: no config.json there; {expected}')
+    config = read_stored_config(file)
     if run not in (config.run, config.get('task')):
-        raise InputError(
-            f'config.{key}={workdir}: is a run of {config.get("task") or config.run}; give the workdir of a run of {run}'
-        )
+        actual = config.get('task') or config.run
+        raise InputError(f'config.{key}={workdir}: is a run of {actual}; {expected}')
     return config
 
 
 def read_json(path):
-    """What write_json wrote."""
+    """What write_json wrote; an InputError where the file is missing or damaged."""
     try:
         return json.loads(pathlib.Path(path).read_text())
     except FileNotFoundError:
@@ -130,9 +171,18 @@ def read_json(path):
 
 
 def write_json(path, value):
-    """Writes whole or not at all; makes the folder."""
+    """Writes a value as JSON, whole or not at all; makes the folder."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + '.part')
     draft.write_text(json.dumps(value, indent=1) + '\n')
     os.replace(draft, path)
+
+
+def duration(seconds):
+    """'12s', '3m05s' or '2h10m'."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f'{hours}h{minutes:02d}m'
+    return f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'

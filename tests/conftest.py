@@ -12,7 +12,8 @@ os.environ['XLA_FLAGS'] = FAST
 import jax
 import pytest
 
-from covjax import phantom, prepare
+from covjax.phantom import raw_files
+from covjax.runs import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REAL = os.environ.get('COVJAX_DATA')
@@ -24,8 +25,8 @@ os.environ['KERAS_BACKEND'] = 'jax'  # read when keras is imported
 def raw(tmp_path_factory):
     """Phantom raw folders luna16/ and covid_ct/, small."""
     folder = tmp_path_factory.mktemp('raw files % ü')
-    phantom.write_luna16(folder / 'luna16', seed=1, series=10, slices=4, size=128)
-    phantom.write_covid_ct(folder / 'covid_ct', seed=1, train=8, validation=4, test=6)
+    raw_files.write_luna16(folder / 'luna16', seed=1, series=10, slices=4, size=128)
+    raw_files.write_covid_ct(folder / 'covid_ct', seed=1, train=8, validation=4, test=6)
     return folder
 
 

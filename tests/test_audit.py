@@ -7,24 +7,26 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from covjax import chest, controls, ct, lineage, lungs
+from covjax import stand_ins
 from covjax.audit import (
     attribution,
     grey_statistics,
     metadata_baseline,
     mixing,
-    near_duplicates,
+    origin,
     overlap,
     pixel_baseline,
     regions,
-    reliability,
-    source,
     verdict,
 )
-from covjax.audit import controls as controls_check
-from covjax.audit.run import CHECKS
+from covjax.audit import calibration as calibration_check
+from covjax.audit import stand_ins as stand_ins_check
 from covjax.audit.verdict import Images, Subject
+from covjax.ct import lungs, windows
+from covjax.data import lineage, near_duplicates
 from covjax.models import MODELS, create
+from covjax.phantom import chest
+from covjax.runs.audit import CHECKS
 
 SIZE, RADIUS, GREY = 64, 3, 90
 DISC = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2  # a little smaller
@@ -34,7 +36,7 @@ def draw(people, seed):
     """uint8 [2 * people, SIZE, SIZE] phantom slices, framed by hand; every second has a grey disc somewhere in a lung."""
     rng, images = np.random.default_rng(seed), []
     for i in range(2 * people):
-        window, room = ct.Window(rng.uniform(-1250, -1000), rng.uniform(200, 400)), SIZE // 4
+        window, room = windows.Window(rng.uniform(-1250, -1000), rng.uniform(200, 400)), SIZE // 4
         hu = chest.render(
             chest.draw_chest(rng),
             rng.uniform(-18, 18),
@@ -42,7 +44,7 @@ def draw(people, seed):
             rng.uniform(345, 420) / (SIZE + room),
         )
         top, left = rng.integers(3, room - 2, 2)
-        grey = ct.to_grey(hu[top : top + SIZE, left : left + SIZE], window)
+        grey = windows.to_grey(hu[top : top + SIZE, left : left + SIZE], window)
         if i % 2:
             inside = np.argwhere(ndimage.binary_erosion(lungs.mask(grey), iterations=2))
             y, x = inside[rng.integers(len(inside))]
@@ -136,7 +138,7 @@ def black_level(greys, labels):
     return np.where((labels == 1)[:, None, None], np.maximum(greys, 14), greys).astype(np.uint8)
 
 
-ASKED = (metadata_baseline, pixel_baseline, grey_statistics, overlap, regions, reliability)
+ASKED = (metadata_baseline, pixel_baseline, grey_statistics, overlap, regions, calibration_check)
 
 
 def test_an_honest_score_on_clean_phantoms_passes(subject):
@@ -209,13 +211,13 @@ def test_source_is_told_only_where_it_differs(subject, drawn):
     same = images_of('a', drawn['train']), images_of('b', drawn['test'])
     other = same[0], images_of('b', np.maximum(drawn['test'], 14))
     apart = {0: {'a'}, 1: {'b'}}
-    assert source.check(subject(sources=[same], origins=apart)).flag is False
-    assert source.check(subject(sources=[other], origins=apart)).flag is True
+    assert origin.check(subject(sources=[same], origins=apart)).flag is False
+    assert origin.check(subject(sources=[other], origins=apart)).flag is True
     assert (
-        source.check(subject(sources=[other])).flag is False
-        and 'AUC 1.000 (' in source.check(subject(sources=[other])).finding
+        origin.check(subject(sources=[other])).flag is False
+        and 'AUC 1.000 (' in origin.check(subject(sources=[other])).finding
     )
-    assert source.check(subject()).flag is None
+    assert origin.check(subject()).flag is None
 
 
 def result(scores, images, test='real test', seen=0):
@@ -247,9 +249,9 @@ def test_controls_and_mixtures(subject):
             }
         )
     )
-    assert asked(controls_check, controls_translated=good, controls_jpeg=chance).flag is False
+    assert asked(stand_ins_check, controls_translated=good, controls_jpeg=chance).flag is False
     found = asked(
-        controls_check, controls_translated=good, controls_jpeg=chance, controls_nothing=good
+        stand_ins_check, controls_translated=good, controls_jpeg=chance, controls_nothing=good
     )
     assert (
         found.flag is True
@@ -257,9 +259,9 @@ def test_controls_and_mixtures(subject):
         and 'jpeg' not in found.finding
     )
     assert (
-        asked(controls_check).flag is None
+        asked(stand_ins_check).flag is None
         and 'nothing that a control could explain'
-        in asked(controls_check, controls_translated=chance, controls_jpeg=chance).finding
+        in asked(stand_ins_check, controls_translated=chance, controls_jpeg=chance).finding
     )
     trained_on = {f'mixing/{share}': result(good, test, seen=share) for share in (0, 100)}
     assert (
@@ -292,9 +294,9 @@ def test_calibration_flags_what_chance_does_not_explain(subject):
         tests={'test': drawn(clean.tests['test'])},
         score=lambda images: truth[id(images)],
     )
-    assert reliability.check(meant).flag is False
+    assert calibration_check.check(meant).flag is False
     assert (
-        reliability.check(
+        calibration_check.check(
             meant._replace(
                 score=lambda images: np.clip(
                     truth[id(images)] + 0.4 * (images is meant.tests['test'].images), 0, 0.999
@@ -304,9 +306,9 @@ def test_calibration_flags_what_chance_does_not_explain(subject):
         is True
     )
     scores = rng.beta(2, 2, 60)
-    assert reliability.expected_by_chance(
+    assert calibration_check.expected_by_chance(
         scores, np.arange(60) // 10
-    ) > 1.3 * reliability.expected_by_chance(scores, np.arange(60))
+    ) > 1.3 * calibration_check.expected_by_chance(scores, np.arange(60))
 
 
 def test_regions_change_only_what_they_say(drawn):
@@ -401,7 +403,7 @@ def test_controls_do_what_they_are_called(drawn):
     )
     training = {'cancer': source_images, 'covid': goal}.get
     made = {
-        name: controls.METHODS[name](None, None, training, 8)(source_images)
+        name: stand_ins.METHODS[name](None, None, training, 8)(source_images)
         for name in ('nothing', 'window', 'histogram', 'jpeg')
     }
     assert all(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from covjax import augment
+from covjax.data import augment
 
 ON = dict(scale=0.1, flip=True, rotate=15.0, crop=0.1)
 

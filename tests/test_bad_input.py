@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covjax import InputError, annotations, data, prepare
+from covjax import InputError
+from covjax.ct import luna16
+from covjax.data import datasets
+from covjax.runs import prepare
 
 
 def first(folder, pattern):
@@ -16,7 +19,7 @@ def first(folder, pattern):
 
 def annotated_raw(folder):
     annotated = {
-        nodule.series for nodule in annotations.read_nodules(folder / 'luna16' / 'annotations.csv')
+        nodule.series for nodule in luna16.read_nodules(folder / 'luna16' / 'annotations.csv')
     }
     return next(path for path in sorted(folder.rglob('*.raw')) if path.stem in annotated)
 
@@ -330,7 +333,7 @@ def test_what_is_only_unusual_is_read(raw, data_dir, tmp_path, harmless, dataset
     folder = shutil.copytree(raw, tmp_path / 'raw')
     harmless(folder)
     prepare.build(dataset, folder / dataset.partition('_patches')[0], str(tmp_path / 'data'))
-    ids = lambda place: [row['id'] for row in data.read_rows(f'{dataset}:train', place)]
+    ids = lambda place: [row['id'] for row in datasets.read_rows(f'{dataset}:train', place)]
     assert ids(str(tmp_path / 'data')) == ids(data_dir)
 
 

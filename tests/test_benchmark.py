@@ -5,11 +5,12 @@ import json
 import time
 
 import pytest
+from test_cyclegan import task_of
 
 from configs import benchmark as benchmark_config
 from configs import cyclegan as cyclegan_config
-from covjax import InputError, benchmark
-from test_cyclegan import task_of
+from covjax import InputError
+from covjax.runs import benchmark
 
 
 @pytest.mark.parametrize('identity, tera', [(0.0, 1.26), (0.5, 1.86)])

@@ -12,7 +12,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfds_builders
-from covjax import InputError, annotations, ct, data, pictures, prepare
+from covjax import InputError
+from covjax.ct import luna16, picture, windows
+from covjax.ct.volume import find_volumes, open_volume, read_slice
+from covjax.data import datasets
+from covjax.runs import prepare
 from tfds_builders._base import read_grey, stored
 
 NAMES = tfds_builders.names() + ['luna16_patches/patches_3d_12mm_750um']
@@ -24,13 +28,13 @@ def sources(raw, data_dir, tmp_path_factory):
     """A raw folder for every data set."""
     slices, synthetic = tmp_path_factory.mktemp('slices'), tmp_path_factory.mktemp('synthetic')
     rows = []
-    for series, path in ct.find_volumes(raw / 'luna16').items():
-        volume = ct.open_volume(path)
+    for series, path in find_volumes(raw / 'luna16').items():
+        volume = open_volume(path)
         for z in (0, volume.size[2] - 1):
-            pictures.save(slices / f'{series}.mhd_{z}.png', ct.to_grey(ct.read_slice(volume, z)))
+            picture.save(slices / f'{series}.mhd_{z}.png', windows.to_grey(read_slice(volume, z)))
     for split in ('train', 'test'):
-        for grey, row in data.read_native(f'luna16_patches/nodules:{split}', data_dir):
-            pictures.save(synthetic / 'images' / f'{row["id"]}.png', 255 - grey)
+        for grey, row in datasets.read_native(f'luna16_patches/nodules:{split}', data_dir):
+            picture.save(synthetic / 'images' / f'{row["id"]}.png', 255 - grey)
             nodules = [
                 dict(zip(row['nodules'], values)) for values in zip(*row['nodules'].values())
             ]
@@ -79,7 +83,7 @@ def test_builds_and_reads(name, sources, tmp_path):
         assert len({example['id'] for example in examples}) == len(examples)
         groups[split] = {example['group'] for example in examples}
         if 'covid_ct/' not in name:  # its splits are lists
-            assert all(annotations.series_split(group.decode()) == split for group in groups[split])
+            assert all(luna16.series_split(group.decode()) == split for group in groups[split])
     assert sum(map(len, groups.values())) == len(set.union(*groups.values()))
 
 
@@ -95,7 +99,7 @@ def test_box_lies_on_the_nodule(data_dir):
     """In every orientation and compression: bright inside, lung around."""
     checked = 0
     for split in ('train', 'validation', 'test'):
-        for grey, row in data.read_native(f'luna16_patches/nodules:{split}', data_dir):
+        for grey, row in datasets.read_native(f'luna16_patches/nodules:{split}', data_dir):
             assert grey.shape == (512, 512) and row['row'] in row['nodules']['row']
             for box, chord in zip(row['nodules']['box'], row['nodules']['chord']):
                 ymin, xmin, ymax, xmax = np.array(box) * 512
@@ -125,14 +129,14 @@ def test_windows_show_the_same_slices(raw, tmp_path):
     names = ('nodules', 'nodules_wide', 'nodules_minmax', 'nodules_hu')
     for name in names:
         prepare.build(f'luna16_patches/{name}', raw / 'luna16', str(tmp_path))
-    rows = {name: data.read_rows(f'luna16_patches/{name}:train', str(tmp_path)) for name in names}
+    rows = {
+        name: datasets.read_rows(f'luna16_patches/{name}:train', str(tmp_path)) for name in names
+    }
     assert all(
         [row['id'] for row in rows[name]] == [row['id'] for row in rows['nodules']]
         for name in names
     )
-    volumes = {
-        series: ct.open_volume(path) for series, path in ct.find_volumes(raw / 'luna16').items()
-    }
+    volumes = {series: open_volume(path) for series, path in find_volumes(raw / 'luna16').items()}
     stored = {
         name: tfds.data_source(
             f'luna16_patches/{name}', split='train', data_dir=str(tmp_path), download=False
@@ -140,23 +144,24 @@ def test_windows_show_the_same_slices(raw, tmp_path):
         for name in names
     }
     for i, row in enumerate(rows['nodules']):
-        hu = ct.read_slice(volumes[row['series']], row['z'])
+        hu = read_slice(volumes[row['series']], row['z'])
         np.testing.assert_array_equal(stored['nodules_hu'][i]['image'][..., 0], hu)
         for name, window in (
-            ('nodules', ct.WINDOWS['lung']),
-            ('nodules_wide', ct.WINDOWS['wide']),
-            ('nodules_minmax', ct.whole_range(hu)),
+            ('nodules', windows.WINDOWS['lung']),
+            ('nodules_wide', windows.WINDOWS['wide']),
+            ('nodules_minmax', windows.whole_range(hu)),
         ):
-            grey = Image.fromarray(ct.to_grey(hu, window)).resize(
+            grey = Image.fromarray(windows.to_grey(hu, window)).resize(
                 (512, 512), Image.Resampling.BILINEAR
             )
             np.testing.assert_array_equal(stored[name][i]['image'][..., 0], np.asarray(grey))
-    images = data.read(
+    images = datasets.read(
         'luna16_patches/nodules_hu:train', str(tmp_path), 64
     ).images  # networks see HU through the lung window
     assert (
         np.abs(
-            images.astype(int) - data.read('luna16_patches/nodules:train', str(tmp_path), 64).images
+            images.astype(int)
+            - datasets.read('luna16_patches/nodules:train', str(tmp_path), 64).images
         ).mean()
         < 3
     )
@@ -175,9 +180,9 @@ def test_malignancy_and_fold(raw, tmp_path):
     prepare.build('luna16_patches/nodules', source, str(tmp_path / 'data'))
     seen = {}
     for split in ('train', 'validation', 'test'):
-        for row in data.read_rows(f'luna16_patches/nodules:{split}', str(tmp_path / 'data')):
+        for row in datasets.read_rows(f'luna16_patches/nodules:{split}', str(tmp_path / 'data')):
             seen |= dict(zip(row['nodules']['row'], row['nodules']['malignancy']))
-            path = ct.find_volumes(source)[row['series']]
+            path = find_volumes(source)[row['series']]
             assert row['fold'] == (
                 int(path.parent.name[-1]) if 'subset' in path.parent.name else -1
             )
@@ -202,11 +207,13 @@ def test_tfds_load_reads_the_same_examples(name, sources, tmp_path):
     pytest.importorskip('tensorflow')
     prepare.build(name, sources[name], str(tmp_path))
     dataset = tfds.load(name, split='train[:50%]', data_dir=str(tmp_path), download=False)
-    plain = data.read_native(f'{name}:train[:50%]', str(tmp_path))
+    plain = datasets.read_native(f'{name}:train[:50%]', str(tmp_path))
     for example, (grey, row) in zip(tfds.as_numpy(dataset), plain, strict=True):
         image = example['image'][..., 0]
         image = image[len(image) // 2] if image.ndim == 3 else image
-        np.testing.assert_array_equal(ct.to_grey(image) if image.dtype == np.int16 else image, grey)
+        np.testing.assert_array_equal(
+            windows.to_grey(image) if image.dtype == np.int16 else image, grey
+        )
         assert example['id'].decode() == row['id'] and example.get('label', -1) == row.get(
             'label', -1
         )

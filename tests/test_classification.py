@@ -10,17 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import FAST, ROOT
 from flax import jax_utils
 from flax.traverse_util import flatten_dict
 from sklearn.utils.class_weight import compute_class_weight
 
 from configs import classifier as config_file
-from conftest import FAST, ROOT
-from covjax import InputError, checkpoint, classification, data, models
-from covjax.augment import to_float
-from covjax.models import pretrained
+from covjax import InputError, models
+from covjax.data import datasets
+from covjax.data.augment import to_float
 from covjax.models.layers import ExampleDropout
-from covjax.task import AXIS, Net
+from covjax.training import classification
+from covjax.training.task import AXIS, Net
+from covjax.weights import checkpoint
+from covjax.weights import keras as keras_weights
 
 
 def test_two_devices_equal_one(data_dir, tmp_path, launch):
@@ -182,7 +185,7 @@ def test_fine_tuning_from_a_keras_file(data_dir, stepper, tmp_path):
         data_dir, pretrained=str(tmp_path / 'whole.h5'), body_rate=0.0, weight_decay=0.1
     )
     before, after = stepper(config, 1)
-    expected, preprocess = pretrained.load(
+    expected, preprocess = keras_weights.load(
         models.create('resnet50', num_classes=None), config.pretrained
     )
     for path, value in flatten_dict(expected['params']).items():
@@ -192,7 +195,7 @@ def test_fine_tuning_from_a_keras_file(data_dir, stepper, tmp_path):
         and before.net.params['stem_conv']['kernel'].shape[2] == 3
     )
     assert changed(before, after) == {'head': True, 'body': False, 'batch_stats': True}
-    images = data.read('covid_ct:test', data_dir, 32).images
+    images = datasets.read('covid_ct:test', data_dir, 32).images
     state = {'net': {'params': after.net.params}, 'batch_stats': after.batch_stats}
     logits = models.create('resnet50').apply(
         {'params': after.net.params, 'batch_stats': after.batch_stats}, preprocess(to_float(images))

@@ -9,18 +9,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from conftest import ROOT
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file, save_file
 
 from configs import classifier as config_file
-from conftest import ROOT
-from covjax import InputError, checkpoint, classification, classifier, data, models, train
+from covjax import InputError, classifier, models
+from covjax.data import datasets
+from covjax.runs import train
+from covjax.training import classification
+from covjax.weights import checkpoint
 
 TRAINING = (
-    'covjax.train',
-    'covjax.task',
-    'covjax.classification',
-    'covjax.data',
+    'covjax.training',
+    'covjax.data.datasets',
     'optax',
     'tensorflow_datasets',
     'SimpleITK',
@@ -124,7 +126,7 @@ def test_workdir_and_export_give_the_scores_of_evaluation(run, data_dir, tmp_pat
     )
     assert result.returncode == 0, result.stderr
     path = tmp_path / 'out' / 'resnet50.safetensors'
-    images = data.read('covid_ct:test', data_dir, 32).images
+    images = datasets.read('covid_ct:test', data_dir, 32).images
     config, state, _ = checkpoint.load_model(run, 'classification', 'classifier')
     expected = np.asarray(classification.score(config, state)(images))
     for source in (run, path):

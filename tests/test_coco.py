@@ -3,7 +3,7 @@
 import csv
 import json
 
-from covjax import coco
+from covjax.data import coco
 
 ROWS = [
     {

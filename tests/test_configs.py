@@ -5,13 +5,14 @@ import pathlib
 import re
 
 import pytest
+from conftest import ROOT
 from ml_collections import ConfigDict
 
-import launch as launcher
 from configs import base
-from covjax import InputError, models, train
+from covjax import InputError, launcher, models, runs
+from covjax.runs import train
 
-NAMES = [pathlib.Path(path).stem for path in launcher.configs()]
+NAMES = [pathlib.Path(path).stem for path in launcher.configs(ROOT)]
 STAGES = {
     'prepare',
     'cyclegan',
@@ -44,10 +45,10 @@ def test_config_loads_and_is_documented(name, variant):
     config = module.get_config(*([variant] if variant else []))
     assert (
         isinstance(config, ConfigDict)
-        and config.run in launcher.RUN
+        and config.run in runs.names()
         and f'--config=configs/{name}.py' in module.__doc__
     )
-    importlib.import_module(launcher.RUN[config.run])
+    assert callable(runs.find(config.run))
     if config.run == 'train':
         assert config.task in train.MAKE
     ConfigDict(__import__('json').loads(config.to_json()))  # what a workdir keeps
@@ -70,7 +71,7 @@ def test_training_configs_have_the_same_shared_keys():
 
 def commands():
     """Every launch.py command line that people are shown."""
-    texts = [launcher.ROOT / 'README.md', *(launcher.ROOT / 'configs').glob('*.py')]
+    texts = [ROOT / 'README.md', *(ROOT / 'configs').glob('*.py')]
     joined = '\n'.join(path.read_text(encoding='utf-8') for path in texts).replace('\\\n', ' ')
     return sorted(
         {

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covjax import InputError, data, lineage, prepare
-from covjax.audit.near_duplicates import SIZE, across_groups, near_duplicates
+from covjax import InputError
+from covjax.data import datasets, lineage
+from covjax.data.near_duplicates import SIZE, across_groups, near_duplicates
+from covjax.runs import prepare
 from tfds_builders.covid_ct.covid_ct_dataset_builder import (
     COPIES,
     Row,
@@ -23,7 +25,7 @@ SPLITS = ('train', 'validation', 'test')
 
 
 def rows_of(name, data_dir):
-    return {split: data.read_rows(f'{name}:{split}', str(data_dir)) for split in SPLITS}
+    return {split: datasets.read_rows(f'{name}:{split}', str(data_dir)) for split in SPLITS}
 
 
 def row(name, split, label='covid'):
@@ -57,7 +59,7 @@ def test_archives_give_the_same_examples(raw, data_dir, tmp_path, layout):
 
 
 def test_pixels_are_those_of_the_file(raw, data_dir):
-    for grey, example in data.read_native('covid_ct:test', data_dir):
+    for grey, example in datasets.read_native('covid_ct:test', data_dir):
         label, name = example['id'].split('/')
         image = Image.open(
             raw / 'covid_ct' / {'covid': 'CT_COVID', 'noncovid': 'CT_NonCOVID'}[label] / name
@@ -150,7 +152,7 @@ def test_real_mended_splits(real, tmp_path):
         == 1
     )
     assert {r['published_split'] for r in rows['test']} == {'test'}
-    examples = data.read('covid_ct/clean:train+validation+test', str(tmp_path), SIZE)
+    examples = datasets.read('covid_ct/clean:train+validation+test', str(tmp_path), SIZE)
     assert across_groups(near_duplicates(examples.images), examples.rows) == []
 
 

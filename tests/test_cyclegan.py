@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import PlainPool
 
 from configs import cyclegan as config_file
-from conftest import PlainPool
-from covjax import InputError, augment, checkpoint, cyclegan, data, generator, train
-from covjax.cyclegan import Pool, query_pool
+from covjax import InputError, generator
+from covjax.data import augment, batches, datasets, domains
 from covjax.models import layers
+from covjax.training import cyclegan, devices, loop
+from covjax.training.cyclegan import Pool, query_pool
+from covjax.weights import checkpoint
 
 TINY = dict(
     image_size=32,
@@ -64,7 +67,7 @@ def test_every_parameter_moves(data_dir, tmp_path):
     first = jax.device_get(
         task.init(jax.random.split(jax.random.key(config.seed))[0], task.train_batch(0))
     )
-    last = train.fit(task, config, tmp_path)
+    last = loop.fit(task, config, tmp_path)
     for before, after in ((first.gen, last.gen), (first.disc, last.disc)):
         for (path, a), b in zip(
             jax.tree_util.tree_leaves_with_path(before.params),
@@ -82,7 +85,7 @@ def test_every_parameter_moves(data_dir, tmp_path):
         *(
             f'train/{term}_{domain}'
             for term in ('adversarial', 'cycle', 'discriminator')
-            for domain in cyclegan.DOMAINS
+            for domain in domains.DOMAINS
         ),
     }
 
@@ -92,7 +95,7 @@ def test_constant_images_are_harmless(data_dir, tmp_path):
     config = tiny(data_dir, steps=2)
     task = cyclegan.make(config)
     black = {domain: np.zeros_like(images) for domain, images in task.train_batch(0).items()}
-    state = train.fit(task._replace(train_batch=lambda step: black), config, tmp_path)
+    state = loop.fit(task._replace(train_batch=lambda step: black), config, tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
@@ -120,8 +123,8 @@ def test_devices_and_processes_equal_one(data_dir, tmp_path, launch, free_port):
             }.items()
         ),
     ]
-    results, images = [], data.read('luna16_patches/nodules:test', data_dir, 32).images
-    for name, devices, processes in (
+    results, images = [], datasets.read('luna16_patches/nodules:test', data_dir, 32).images
+    for name, count, processes in (
         ('one', 1, 1),
         ('two', 2, 1),
         ('four', 4, 1),
@@ -143,7 +146,7 @@ def test_devices_and_processes_equal_one(data_dir, tmp_path, launch, free_port):
         with ThreadPoolExecutor(processes) as pool:
             for result in pool.map(
                 lambda flags: launch(
-                    *keys, f'--workdir={workdir}', *flags, devices=devices, timeout=300
+                    *keys, f'--workdir={workdir}', *flags, devices=count, timeout=300
                 ),
                 together,
             ):
@@ -153,7 +156,7 @@ def test_devices_and_processes_equal_one(data_dir, tmp_path, launch, free_port):
         lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
         config, model, step = checkpoint.load_model(workdir, 'cyclegan', 'generator')
         assert [line['step'] for line in lines] == [1, 2, 3, 3, 4, 5, 6, 6] and step == 6
-        pictures = data.predict(
+        pictures = batches.predict(
             generator.apply_uint8(generator.of_run(config, model, 'to_covid')), images, 4
         ).astype(int)
         results.append(
@@ -188,7 +191,7 @@ def examples(**sizes):
     """Random images of each domain, of the size that TINY loads."""
     rng = np.random.default_rng(0)
     return {
-        domain: data.Examples(
+        domain: datasets.Examples(
             rng.integers(0, 256, (n, 36, 36, 1), np.uint8), np.zeros(n, np.int32), [{}] * n
         )
         for domain, n in sizes.items()
@@ -233,7 +236,7 @@ def test_every_switch_trains(tmp_path, fields):
     config, task = task_of(
         **{'image_size': 48, 'load_size': 36, 'steps': 2, 'log_every': 1, **fields}
     )
-    state = train.fit(task, config, tmp_path)
+    state = loop.fit(task, config, tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)) and {
         leaf.dtype.name for leaf in jax.tree.leaves(state)
     } <= {'float32', 'int32'}
@@ -277,14 +280,14 @@ def test_tiny_and_unequal_domains(sizes):
 def test_augmentation_is_new_in_every_step():
     """The same batch in two steps meets the networks as two different ones, and what a step draws depends on nothing but seed and step."""
     config, task = task_of(dict(cancer=2, covid=2), learning_rate=0.0, pool_size=0)
-    step_fn, _ = train.parallel(task)
+    step_fn, _ = devices.parallel(task)
     state, batch, terms = (
         task.init(jax.random.key(0), task.train_batch(0)),
-        train.my_share(task.train_batch(0)),
+        devices.my_share(task.train_batch(0)),
         [],
     )
     for step in (0, 1, 0):
-        start = train.replicated(state.replace(step=jnp.int32(step)))
+        start = devices.replicated(state.replace(step=jnp.int32(step)))
         terms.append(float(step_fn(start, batch, jax.random.key(1))[1]['cycle_cancer'][0]))
     assert terms[0] == terms[2] != terms[1]
 
@@ -307,7 +310,7 @@ def test_bfloat16_trains_as_float32_does(tmp_path):
         outputs[dtype] = np.asarray(
             generator.network(config).apply({'params': state.gen.params['to_covid']}, images)
         )
-        train.fit(task, config, tmp_path / dtype)
+        loop.fit(task, config, tmp_path / dtype)
         lines = [
             json.loads(line)
             for line in (tmp_path / dtype / 'metrics.jsonl').read_text().splitlines()
@@ -332,12 +335,12 @@ def test_bfloat16_trains_as_float32_does(tmp_path):
 def test_one_call_on_all_images_is_the_same(monkeypatch):
     """Off the CPU each network sees all its images of a loss in one call, in other formulations: same losses, same step."""
     config, task = task_of(lambda_identity=0.5, gen_filters=8)
-    batch, results = train.my_share(task.train_batch(0)), []
+    batch, results = devices.my_share(task.train_batch(0)), []
     state = task.init(jax.random.key(0), task.train_batch(0))
     for cpu in (True, False):
         monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
-        step_fn, _ = train.parallel(task)
-        first, terms = step_fn(train.replicated(state), batch, jax.random.key(1))
+        step_fn, _ = devices.parallel(task)
+        first, terms = step_fn(devices.replicated(state), batch, jax.random.key(1))
         _, later = step_fn(first, batch, jax.random.key(1))
         results.append({name: [float(terms[name][0]), float(later[name][0])] for name in terms})
     for name in results[0]:

@@ -3,58 +3,59 @@
 import numpy as np
 import pytest
 
-from covjax import InputError, data
+from covjax import InputError
+from covjax.data import batches, datasets, specs
 
 
 def test_parse():
-    assert data.parse('a/b:train') == [('a/b', 'train', None)]
-    assert data.parse('covid_ct:train[:80%]@covid+validation + luna16_patches/nodules:test') == [
+    assert specs.parse('a/b:train') == [('a/b', 'train', None)]
+    assert specs.parse('covid_ct:train[:80%]@covid+validation + luna16_patches/nodules:test') == [
         ('covid_ct', 'train[:80%]', 'covid'),
         ('covid_ct', 'validation', None),
         ('luna16_patches/nodules', 'test', None),
     ]
     for wrong in ('', 'covid_ct', 'train', 'covid_ct:', 'covid_ct:train@', ':train'):
         with pytest.raises(InputError):
-            data.parse(wrong)
+            specs.parse(wrong)
 
 
 @pytest.mark.parametrize('n, batch', [(1, 4), (7, 3), (12, 4), (5, 12)])
 def test_every_epoch_is_a_permutation(n, batch):
-    drawn = np.concatenate([data.batch_indices(step, n, batch, seed=3) for step in range(4 * n)])
+    drawn = np.concatenate([batches.batch_indices(step, n, batch, seed=3) for step in range(4 * n)])
     for epoch in drawn[: len(drawn) // n * n].reshape(-1, n):
         assert sorted(epoch) == list(range(n))
 
 
 def test_batches_depend_on_step_and_seed_only():
-    draw = lambda step, seed: data.batch_indices(step, 50, 8, seed).tolist()
+    draw = lambda step, seed: batches.batch_indices(step, 50, 8, seed).tolist()
     assert draw(9, 0) == draw(9, 0) and draw(9, 0) != draw(9, 1) and draw(9, 0) != draw(10, 0)
 
 
 @pytest.mark.parametrize('n, batch', [(1, 4), (8, 4), (9, 4)])
 def test_padded_batches_show_every_example_once(n, batch):
-    batches = list(data.padded_batches({'x': np.arange(n)}, batch))
-    assert all(len(b['x']) == batch for b in batches)
-    assert np.concatenate([b['x'][b['mask']] for b in batches]).tolist() == list(range(n))
+    padded = list(batches.padded_batches({'x': np.arange(n)}, batch))
+    assert all(len(b['x']) == batch for b in padded)
+    assert np.concatenate([b['x'][b['mask']] for b in padded]).tolist() == list(range(n))
 
 
 def test_predict_equals_one_forward_pass():
     images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 1), np.uint8)
     np.testing.assert_allclose(
-        data.predict(lambda x: x.astype('float32').mean((1, 2, 3)), images, 4),
+        batches.predict(lambda x: x.astype('float32').mean((1, 2, 3)), images, 4),
         images.mean((1, 2, 3)),
         rtol=1e-5,
     )
 
 
 def test_read(data_dir):
-    examples = data.read('covid_ct:train@covid+covid_ct:test@noncovid', data_dir, 32)
+    examples = datasets.read('covid_ct:train@covid+covid_ct:test@noncovid', data_dir, 32)
     assert examples.images.shape == (8 + 6, 32, 32, 1) and examples.images.dtype == np.uint8
     assert examples.labels.tolist() == [1] * 8 + [0] * 6
     assert (
         all(row['group'] and row['sha256'] for row in examples.rows)
         and len({row['id'] for row in examples.rows}) == 14
     )
-    nodules = data.read('luna16_patches/nodules:test', data_dir, 32)
+    nodules = datasets.read('luna16_patches/nodules:test', data_dir, 32)
     assert set(nodules.labels) == {-1} and all(row['nodules']['box'] for row in nodules.rows)
 
 
@@ -70,9 +71,9 @@ def test_read(data_dir):
 )
 def test_wrong_names_are_told_with_the_remedy(data_dir, spec, message):
     with pytest.raises(InputError, match=message):
-        data.read_rows(spec, data_dir)
+        datasets.read_rows(spec, data_dir)
 
 
 def test_a_data_set_in_two_folders_is_refused(data_dir):
     with pytest.raises(InputError, match='leave one of the two out'):
-        data.locate('covid_ct', f'{data_dir},{data_dir}')
+        specs.locate('covid_ct', f'{data_dir},{data_dir}')

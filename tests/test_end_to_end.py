@@ -10,11 +10,14 @@ import sys
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
-from covjax import checkpoint, classification, data, generator, lineage, pictures
+
+from covjax import generator
+from covjax.data import datasets, lineage
 from covjax.models import create
-from covjax.report import COLUMNS
+from covjax.runs.report import COLUMNS
+from covjax.training import classification
+from covjax.weights import checkpoint
 
 KEYS = [
     'phantom.luna16.series=10',
@@ -113,9 +116,11 @@ def test_synthetic_data_set_carries_its_sources(quickstart):
     gan, model, step = checkpoint.load_model(workdir / 'cyclegan', 'cyclegan', 'generator')
     apply = generator.apply_uint8(generator.of_run(gan, model, 'to_covid'))
     for split in ('train', 'validation', 'test'):
-        sources = data.read(f'luna16_patches/nodules:{split}', str(workdir / 'data'), 32)
+        sources = datasets.read(f'luna16_patches/nodules:{split}', str(workdir / 'data'), 32)
         by_id = {row['id']: (row, image) for row, image in zip(sources.rows, sources.images)}
-        fakes = data.read(f'synthetic_covid_ct:{split}', str(workdir / 'synthesize' / 'data'), 32)
+        fakes = datasets.read(
+            f'synthetic_covid_ct:{split}', str(workdir / 'synthesize' / 'data'), 32
+        )
         assert len(fakes.rows) == len(sources.rows) and set(fakes.labels) == {1}
         for row, fake in zip(fakes.rows, fakes.images):
             source, image = by_id[row['source_id']]
@@ -167,7 +172,7 @@ def test_generator_lineage_reaches_the_classifier(quickstart):
         ('covid', 'generator'),
         ('val', 'generator'),
     }
-    train_rows = data.read_rows('covid_ct:train@covid', str(workdir / 'data'))
+    train_rows = datasets.read_rows('covid_ct:train@covid', str(workdir / 'data'))
     assert lineage.overlap(records, train_rows)[0]['images'] == len(
         train_rows
     )  # only the generator has seen these
@@ -183,7 +188,7 @@ def test_results_and_report(quickstart):
     )
     data_dir = f'{workdir / "data"},{workdir / "synthesize" / "data"}'
     for result in results:
-        test = data.read(result['test_set'], data_dir, config.image_size)
+        test = datasets.read(result['test_set'], data_dir, config.image_size)
         assert [(image['id'], image['label']) for image in result['images']] == [
             (row['id'], label) for row, label in zip(test.rows, test.labels)
         ]
@@ -205,7 +210,7 @@ def test_results_and_report(quickstart):
         and 'Phantom' in page
     )
     for picture in ('roc.png', 'panels.png'):
-        assert pictures.read(workdir / 'report' / picture).std() > 10
+        assert picture.read(workdir / 'report' / picture).std() > 10
 
 
 def test_checkpoint_of_two_devices_runs_on_one(quickstart):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from covjax import InputError, lineage
+from covjax import InputError
+from covjax.data import lineage
 
 
 def row(sha, group, name, **extra):
@@ -63,11 +64,11 @@ def test_protocols():
 
 
 def test_lineage_of_a_generator_travels_with_its_data_set(data_dir):
-    from covjax import data
+    from covjax.data import datasets, specs
     from covjax.workdir import write_json
 
-    rows = data.read_rows('covid_ct:train', data_dir)
-    beside = data.locate('luna16_patches/nodules', data_dir) / 'lineage.json'
+    rows = datasets.read_rows('covid_ct:train', data_dir)
+    beside = specs.locate('luna16_patches/nodules', data_dir) / 'lineage.json'
     write_json(beside, [dict(RECORDS[0], role='covid')])
     try:
         records = lineage.record(

@@ -7,7 +7,8 @@ import shutil
 
 from PIL import Image, ImageEnhance
 
-from covjax import data, prepare
+from covjax.data import datasets
+from covjax.runs import prepare
 
 
 def plant(raw, folder):
@@ -63,7 +64,7 @@ def test_what_is_planted_is_shown(launch, raw, tmp_path):
             label,
             sum(
                 row['label_name'] == label
-                for row in data.read_rows(f'covid_ct:{split}', str(tmp_path / 'data'))
+                for row in datasets.read_rows(f'covid_ct:{split}', str(tmp_path / 'data'))
             ),
         )
         for split in ('train', 'validation', 'test')

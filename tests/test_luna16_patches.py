@@ -12,7 +12,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfds_builders
-from covjax import InputError, annotations, archive, ct, prepare
+from covjax import InputError
+from covjax.ct import archive, geometry, luna16, windows
+from covjax.ct.volume import find_volumes, load_volume, open_volume, read_slice
+from covjax.runs import prepare
 from tfds_builders.luna16_patches.luna16_patches_dataset_builder import examples, patches
 
 SPLITS = ('train', 'validation', 'test')
@@ -40,9 +43,9 @@ def whole(path):
 
 def test_patch_equals_resampling_the_whole_volume(raw):
     """Away from the edge of the volume, in both orientations: SimpleITK's resampling onto a grid around the nodule."""
-    volumes, compared = ct.find_volumes(raw / 'luna16'), 0
-    for nodule in annotations.read_nodules(raw / 'luna16' / 'annotations.csv'):
-        volume = ct.open_volume(volumes[nodule.series])
+    volumes, compared = find_volumes(raw / 'luna16'), 0
+    for nodule in luna16.read_nodules(raw / 'luna16' / 'annotations.csv'):
+        volume = open_volume(volumes[nodule.series])
         for dimensions, millimetres, spacing in ((2, 30, 0.5), (3, 9, 0.75)):
             n = round(millimetres / spacing)
             grid = sitk.Image([n, n, n if dimensions == 3 else 1], sitk.sitkFloat32)
@@ -59,29 +62,34 @@ def test_patch_equals_resampling_the_whole_volume(raw):
                     -1024.0,
                 )
             )
-            patch = ct.patch(volume, nodule.world, millimetres, spacing, dimensions)
+            patch = geometry.patch(volume, nodule.world, millimetres, spacing, dimensions)
             assert patch.shape == (n,) * dimensions
             np.testing.assert_allclose(
                 patch, expected if dimensions == 3 else expected[0], atol=0.01
             )
             np.testing.assert_array_equal(
-                patch, ct.patch(ct.load(volume), nodule.world, millimetres, spacing, dimensions)
+                patch,
+                geometry.patch(load_volume(volume), nodule.world, millimetres, spacing, dimensions),
             )
             compared += 1
     assert compared >= 20
 
 
 def test_patch_beyond_the_volume_is_air(raw):
-    volume = ct.open_volume(next(iter(ct.find_volumes(raw / 'luna16').values())))
+    volume = open_volume(next(iter(find_volumes(raw / 'luna16').values())))
     corner = volume.image.TransformIndexToPhysicalPoint([0, 0, 0])
-    patch = ct.patch(volume, corner, 20, 1, 3)
-    assert patch.shape == (20, 20, 20) and (patch[0] == ct.AIR).all() and patch.min() >= ct.AIR
+    patch = geometry.patch(volume, corner, 20, 1, 3)
+    assert (
+        patch.shape == (20, 20, 20)
+        and (patch[0] == windows.AIR).all()
+        and patch.min() >= windows.AIR
+    )
 
 
 def test_patches_are_centred_on_their_nodule(raw, tmp_path):
     prepare.build('luna16_patches/patches', raw / 'luna16', str(tmp_path))
     rows = stored('luna16_patches/patches', tmp_path)
-    assert len(rows) == len(annotations.read_nodules(raw / 'luna16' / 'annotations.csv'))
+    assert len(rows) == len(luna16.read_nodules(raw / 'luna16' / 'annotations.csv'))
     for row in rows.values():
         image, nodules = row['image'][..., 0], row['nodules']
         own = list(nodules['row']).index(row['row'])
@@ -104,13 +112,11 @@ def test_patches_are_centred_on_their_nodule(raw, tmp_path):
 def test_candidates_have_the_class_of_the_table(raw, tmp_path):
     prepare.build('luna16_patches/candidates', raw / 'luna16', str(tmp_path))
     rows = stored('luna16_patches/candidates', tmp_path)
-    table = annotations.read_candidates(raw / 'luna16' / 'candidates.csv')
+    table = luna16.read_candidates(raw / 'luna16' / 'candidates.csv')
     assert {row['row']: row['label'] for row in rows.values()} == {
         candidate.row: int(candidate.nodule) for candidate in table
     }
-    nodules = {
-        nodule.row for nodule in annotations.read_nodules(raw / 'luna16' / 'annotations.csv')
-    }
+    nodules = {nodule.row for nodule in luna16.read_nodules(raw / 'luna16' / 'annotations.csv')}
     assert {n for row in rows.values() if row['label'] for n in row['nodules']['row']} >= nodules
 
 
@@ -151,23 +157,23 @@ def test_an_unpacked_series_counts_before_its_archive(raw, tmp_path):
     path = next(folder.rglob('*.mhd'))
     with zipfile.ZipFile(folder / 'subset7.zip', 'w') as file:
         file.write(path, f'subset7/{path.name}')
-    assert ct.find_volumes(folder)[path.stem] == path
+    assert find_volumes(folder)[path.stem] == path
     shutil.copy(folder / 'subset7.zip', folder / 'subset8.zip')
     path.unlink()
     with pytest.raises(InputError, match='subset8.zip.*is also at .*subset7.zip'):
-        ct.find_volumes(folder)
+        find_volumes(folder)
 
 
 @pytest.mark.parametrize('packed', [False, True])
 def test_lung_masks_are_not_ct(raw, tmp_path, packed):
     """seg-lungs-LUNA16 has an .mhd of the same name for every series."""
     folder = pathlib.Path(shutil.copytree(raw / 'luna16', tmp_path / 'luna16'))
-    before = ct.find_volumes(folder)
+    before = find_volumes(folder)
     shutil.copytree(folder / 'subset0', folder / 'seg-lungs-LUNA16')
     if packed:
         shutil.make_archive(folder / 'seg-lungs-LUNA16', 'zip', folder, 'seg-lungs-LUNA16')
         shutil.rmtree(folder / 'seg-lungs-LUNA16')
-    assert ct.find_volumes(folder) == before
+    assert find_volumes(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -179,12 +185,12 @@ def test_ways_to_write_paths_in_an_archive(raw, tmp_path, prefix, fold):
         for part in (path, path.with_suffix('.mhd')):
             file.writestr(prefix + part.name, part.read_bytes())
     (tmp_path / 'folder.zip').mkdir()  # a folder may be called so
-    found = ct.find_volumes(tmp_path)[path.stem]
+    found = find_volumes(tmp_path)[path.stem]
     np.testing.assert_array_equal(
-        ct.read_slice(ct.open_volume(found), 1),
-        ct.read_slice(ct.open_volume(path.with_suffix('.mhd')), 1),
+        read_slice(open_volume(found), 1),
+        read_slice(open_volume(path.with_suffix('.mhd')), 1),
     )
-    assert annotations.challenge_fold(found) == fold
+    assert luna16.challenge_fold(found) == fold
 
 
 def test_linked_folders_are_followed(raw, tmp_path):
@@ -192,7 +198,7 @@ def test_linked_folders_are_followed(raw, tmp_path):
     (tmp_path / 'subset0b').symlink_to(
         tmp_path, target_is_directory=True
     )  # and one to itself is no trap
-    assert set(ct.find_volumes(tmp_path)) == {
+    assert set(find_volumes(tmp_path)) == {
         path.stem for path in (raw / 'luna16' / 'subset0').glob('*.mhd')
     }
 
@@ -231,15 +237,15 @@ def test_real_volume_turned_round(real, tmp_path, name):
     series = '1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192'
     straight, copy = real / 'volumes' / f'{series}.mhd', tmp_path / f'{series}.mhd'
     sitk.WriteImage(sitk.Flip(whole(straight), [True, True, False]), str(copy))
-    assert ct.open_volume(copy).flips == (True, True, False)
+    assert open_volume(copy).flips == (True, True, False)
     nodules = [
         nodule
-        for nodule in annotations.read_nodules(real / 'luna16_csv' / 'annotations.csv')
+        for nodule in luna16.read_nodules(real / 'luna16_csv' / 'annotations.csv')
         if nodule.series == series
     ]
     config = tfds_builders.BUILDERS['luna16_patches'].builder_configs[name]
-    ((_, first),) = examples(config, (ct.open_volume(straight), nodules, nodules))
-    ((_, second),) = examples(config, (ct.open_volume(copy), nodules, nodules))
+    ((_, first),) = examples(config, (open_volume(straight), nodules, nodules))
+    ((_, second),) = examples(config, (open_volume(copy), nodules, nodules))
     np.testing.assert_allclose(pixels(first), pixels(second), atol=1 if 'patches' in name else 0)
     for one, other in zip(first['nodules'], second['nodules'], strict=True):
         np.testing.assert_allclose(one.get('box', 0), other.get('box', 0), atol=1e-6)

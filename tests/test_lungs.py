@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from covjax import chest, ct, lungs
+from covjax.ct import lungs, windows
+from covjax.phantom import chest
 
 
 def drawn(seed, size=128, z=0.0):
@@ -11,7 +12,7 @@ def drawn(seed, size=128, z=0.0):
     person = chest.draw_chest(np.random.default_rng(seed), nodules=1, opacities=2 * (seed % 2))
     axis = (np.arange(size) - (size - 1) / 2) * 345 / size
     truth = chest._lung_distance(person.lungs, person.heart, axis[None, :], axis[:, None], z) < 0
-    return ct.to_grey(chest.render(person, z, size, 345 / size)), truth
+    return windows.to_grey(chest.render(person, z, size, 345 / size)), truth
 
 
 def test_masks_are_the_lungs_of_phantoms():

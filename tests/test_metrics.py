@@ -6,9 +6,10 @@ from scipy.stats import binom, norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
-from covjax import data, prepare
 from covjax.audit import metadata_baseline, pixel_baseline
-from covjax.metrics import calibration, intervals, rates, roc, tests
+from covjax.data import datasets
+from covjax.metrics import calibration, intervals, rates, roc, significance
+from covjax.runs import prepare
 
 
 @pytest.mark.parametrize('seed, levels', [(0, None), (1, 4), (2, 2)])
@@ -182,8 +183,8 @@ def test_both_classes_and_either_as_positive():
         calibration.brier,
         calibration.expected_calibration_error,
         calibration.fit_temperature,
-        lambda labels, scores: tests.delong(labels, scores, scores),
-        lambda labels, scores: tests.mcnemar(labels, scores, scores),
+        lambda labels, scores: significance.delong(labels, scores, scores),
+        lambda labels, scores: significance.mcnemar(labels, scores, scores),
         lambda labels, scores: intervals.bootstrap(labels, scores, ['a'] * len(labels)),
     ],
 )
@@ -273,12 +274,14 @@ def test_delong():
             np.round(labels * gain + rng.normal(size=70), 1) for gain in (1.2, 0.6)
         )  # ties
         np.testing.assert_allclose(
-            tests.delong(labels, first, second), brute_delong(labels, first, second), rtol=1e-9
+            significance.delong(labels, first, second),
+            brute_delong(labels, first, second),
+            rtol=1e-9,
         )
-        assert tests.delong(labels, first, first) == (0, 1)
-    assert np.isnan(tests.delong([1, 1], [0.1, 0.2], [0.2, 0.3])).all()  # one class
-    assert tests.delong([0, 1], [0.1, 0.9], [0.9, 0.1])[0] == 1 and np.isnan(
-        tests.delong([0, 1], [0.1, 0.9], [0.9, 0.1]).p
+        assert significance.delong(labels, first, first) == (0, 1)
+    assert np.isnan(significance.delong([1, 1], [0.1, 0.2], [0.2, 0.3])).all()  # one class
+    assert significance.delong([0, 1], [0.1, 0.9], [0.9, 0.1])[0] == 1 and np.isnan(
+        significance.delong([0, 1], [0.1, 0.9], [0.9, 0.1]).p
     )
 
 
@@ -288,7 +291,9 @@ def test_delong_keeps_its_level():
     def p(seed):
         rng = np.random.default_rng(seed)
         labels, signal = np.arange(120) % 2, rng.normal(size=120)
-        return tests.delong(labels, *(labels + signal + rng.normal(size=120) for _ in range(2))).p
+        return significance.delong(
+            labels, *(labels + signal + rng.normal(size=120) for _ in range(2))
+        ).p
 
     assert 0.02 < np.mean([p(seed) < 0.05 for seed in range(400)]) < 0.09
 
@@ -297,20 +302,22 @@ def test_mcnemar():
     """Agresti, Categorical Data Analysis, approval ratings: 150 and 86 of 1600 changed their mind."""
     labels, first, second = np.ones(1600, int), np.ones(1600, int), np.ones(1600, int)
     first[:86], second[86:236] = 0, 0
-    difference, p = tests.mcnemar(labels, first, second)
+    difference, p = significance.mcnemar(labels, first, second)
     assert (
         difference == pytest.approx((150 - 86) / 1600)
         and p == pytest.approx(2 * binom.cdf(86, 236, 0.5))
         and p < 1e-4
     )
-    assert tests.mcnemar([0, 1], [0, 1], [0, 1]) == (0, 1)
+    assert significance.mcnemar([0, 1], [0, 1], [0, 1]) == (0, 1)
 
 
 def test_holm():
     """Holm's step-down by hand: 4, 3, 2, 1 times the sorted values, never falling."""
-    np.testing.assert_allclose(tests.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(tests.holm([0.5, np.nan, 0.01]), [0.5, np.nan, 0.02])
-    assert tests.holm([0.9, 0.8]) == [1, 1] and tests.holm([]) == []
+    np.testing.assert_allclose(
+        significance.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02]
+    )
+    np.testing.assert_allclose(significance.holm([0.5, np.nan, 0.01]), [0.5, np.nan, 0.02])
+    assert significance.holm([0.9, 0.8]) == [1, 1] and significance.holm([]) == []
 
 
 def test_calibration():
@@ -358,7 +365,7 @@ def test_baselines_on_the_published_split(real, tmp_path):
     """Accuracy and AUC of both, on the real files, as measured independently of this code."""
     prepare.build('covid_ct', str(real / 'covid_ct'), str(tmp_path))
     train, test = (
-        data.read_native(f'covid_ct:{split}', str(tmp_path)) for split in ('train', 'test')
+        datasets.read_native(f'covid_ct:{split}', str(tmp_path)) for split in ('train', 'test')
     )
     for baseline, accuracy, auc in (
         (metadata_baseline, (0.88, 0.89), (0.929, 0.935)),

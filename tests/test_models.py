@@ -10,7 +10,7 @@ from covjax import InputError, models
 from covjax.models import cyclegan as gan
 from covjax.models import layers
 from covjax.models.cyclegan import Discriminator, Generator
-from covjax.task import count_params
+from covjax.training.task import count_params
 
 # (with a top of 1000 classes, without) of keras.applications, BatchNorm running statistics counted, checked with Keras 3.15.
 COUNTS = {

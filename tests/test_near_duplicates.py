@@ -5,8 +5,9 @@ import io
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from covjax import data, prepare
-from covjax.audit.near_duplicates import SAME_DETAIL, SIZE, across_groups, detail, near_duplicates
+from covjax.data import datasets
+from covjax.data.near_duplicates import SAME_DETAIL, SIZE, across_groups, detail, near_duplicates
+from covjax.runs import prepare
 
 
 def small(image):
@@ -93,7 +94,7 @@ def test_copies_of_one_patient_are_told_apart():
 def test_real_covid_ct(real, tmp_path):
     """Between patients exactly the two that are in train as non-COVID and in test as COVID."""
     prepare.build('covid_ct', real / 'covid_ct', str(tmp_path))
-    examples = data.read('covid_ct:train+validation+test', str(tmp_path), SIZE)
+    examples = datasets.read('covid_ct:train+validation+test', str(tmp_path), SIZE)
     found = {
         tuple(sorted((examples.rows[i]['id'], examples.rows[j]['id'])))
         for _, i, j in across_groups(near_duplicates(examples.images), examples.rows)
@@ -103,6 +104,6 @@ def test_real_covid_ct(real, tmp_path):
         ('covid/kjr-21-e24-p5-31.png', 'noncovid/71%1.jpg'),
     }
     native = {
-        row['id']: grey for grey, row in data.read_native('covid_ct:train+test', str(tmp_path))
+        row['id']: grey for grey, row in datasets.read_native('covid_ct:train+test', str(tmp_path))
     }
     assert all(detail(native[one], native[other]) > SAME_DETAIL for one, other in found)

@@ -6,19 +6,22 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
-from covjax import InputError, annotations, archive, ct, phantom
-from covjax.chest import draw_chest, render
+from covjax import InputError
+from covjax.ct import archive, luna16
+from covjax.ct.volume import find_volumes
+from covjax.phantom import raw_files
+from covjax.phantom.chest import draw_chest, render
 
 
 def test_luna16_layout(raw):
     folder = raw / 'luna16'
-    volumes = ct.find_volumes(folder)
+    volumes = find_volumes(folder)
     assert len(volumes) == 10 and {path.parent.name for path in volumes.values()} == {
         'subset0',
         'subset1',
     }
     assert list(folder.rglob('*.zraw')) and list(folder.rglob('*.raw'))
-    assert {annotations.series_split(series) for series in volumes} == {
+    assert {luna16.series_split(series) for series in volumes} == {
         'train',
         'validation',
         'test',
@@ -51,12 +54,12 @@ def test_covid_ct_layout(raw):
 
 def test_too_few_series_for_three_splits(tmp_path):
     with pytest.raises(InputError, match='at least 3'):
-        phantom.write_luna16(tmp_path / 'few', series=2)
+        raw_files.write_luna16(tmp_path / 'few', series=2)
     assert not (tmp_path / 'few').exists()
 
 
 def test_same_seed_same_files(raw, tmp_path):
-    phantom.write_covid_ct(tmp_path, seed=1, train=8, validation=4, test=6)
+    raw_files.write_covid_ct(tmp_path, seed=1, train=8, validation=4, test=6)
     for path in tmp_path.rglob('*.png'):
         assert path.read_bytes() == (raw / 'covid_ct' / path.relative_to(tmp_path)).read_bytes()
 

@@ -15,7 +15,11 @@ import zipfile
 import pytest
 import tensorflow_datasets as tfds
 
-from covjax import InputError, annotations, data, phantom, prepare
+from covjax import InputError
+from covjax.ct import luna16
+from covjax.data import datasets, specs
+from covjax.phantom import raw_files
+from covjax.runs import prepare
 from tfds_builders import BUILDERS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -23,34 +27,34 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def test_another_source_is_refused_until_overwrite(raw, tmp_path):
     prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path / 'data'))
-    folder = data.locate('covid_ct', str(tmp_path / 'data'))
+    folder = specs.locate('covid_ct', str(tmp_path / 'data'))
     before = sorted(path.stat().st_mtime_ns for path in folder.iterdir())
     prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path / 'data'))
     assert sorted(path.stat().st_mtime_ns for path in folder.iterdir()) == before
     other = tmp_path / 'other'
-    phantom.write_covid_ct(other, seed=2, train=2, validation=2, test=2)
+    raw_files.write_covid_ct(other, seed=2, train=2, validation=2, test=2)
     with pytest.raises(InputError, match='overwrite'):
         prepare.build('covid_ct', other, str(tmp_path / 'data'))
     prepare.build('covid_ct', other, str(tmp_path / 'data'), overwrite=True)
-    assert len(data.read_rows('covid_ct:train', str(tmp_path / 'data'))) == 4
+    assert len(datasets.read_rows('covid_ct:train', str(tmp_path / 'data'))) == 4
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_failed_overwrite_keeps_the_old_data(raw, tmp_path):
     source, data_dir = tmp_path / 'source', str(tmp_path / 'data')
-    phantom.write_covid_ct(source, seed=2, train=2, validation=2, test=2)
+    raw_files.write_covid_ct(source, seed=2, train=2, validation=2, test=2)
     prepare.build('covid_ct', source, data_dir)
     picture = next((source / 'CT_COVID').iterdir())
     picture.write_bytes(b'not a picture')
     with pytest.raises(InputError, match=picture.name.replace('%', '.')):
         prepare.build('covid_ct', source, data_dir, overwrite=True)
-    assert len(data.read_rows('covid_ct:train', data_dir)) == 4
+    assert len(datasets.read_rows('covid_ct:train', data_dir)) == 4
 
 
 def test_missing_volumes(raw, tmp_path):
     source = tmp_path / 'flat'
     source.mkdir()
-    nodules = annotations.read_nodules(raw / 'luna16' / 'annotations.csv')
+    nodules = luna16.read_nodules(raw / 'luna16' / 'annotations.csv')
     series = nodules[0].series
     for path in (raw / 'luna16').rglob(f'{series}.*'):
         (source / path.name).write_bytes(path.read_bytes())
@@ -68,14 +72,14 @@ def test_missing_volumes(raw, tmp_path):
 
 
 def test_a_prepared_data_set_that_is_damaged(data_dir, tmp_path):
-    folder = data.locate('covid_ct', str(shutil.copytree(data_dir, tmp_path / 'data')))
+    folder = specs.locate('covid_ct', str(shutil.copytree(data_dir, tmp_path / 'data')))
     shard = next(folder.glob('*train.array_record*'))
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(InputError, match='covid_ct.*is damaged.*prepare'):
-        data.read_rows('covid_ct:train', str(tmp_path / 'data'))
+        datasets.read_rows('covid_ct:train', str(tmp_path / 'data'))
     (folder / 'dataset_info.json').write_text('{')
     for read in (
-        lambda: data.read_rows('covid_ct:train', str(tmp_path / 'data')),
+        lambda: datasets.read_rows('covid_ct:train', str(tmp_path / 'data')),
         lambda: prepare.build('covid_ct', tmp_path, str(tmp_path / 'data')),
     ):
         with pytest.raises(InputError, match='is damaged'):
@@ -107,18 +111,18 @@ prepare.build({dataset!r}, {str(source)!r}, {str(data_dir)!r}, {overwrite})
 def test_a_build_that_is_killed_goes_on(raw, data_dir, tmp_path):
     killed_half_way('covid_ct', raw / 'covid_ct', tmp_path)
     with pytest.raises(InputError, match='no such data set'):
-        data.locate('covid_ct', str(tmp_path))
+        specs.locate('covid_ct', str(tmp_path))
     prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path))
-    assert data.read_rows('covid_ct:train', str(tmp_path)) == data.read_rows(
+    assert datasets.read_rows('covid_ct:train', str(tmp_path)) == datasets.read_rows(
         'covid_ct:train', data_dir
     )
-    folder = data.locate('covid_ct', str(tmp_path))
+    folder = specs.locate('covid_ct', str(tmp_path))
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     other = tmp_path / 'other'
-    phantom.write_covid_ct(other, seed=2, train=4, validation=2, test=2)
+    raw_files.write_covid_ct(other, seed=2, train=4, validation=2, test=2)
     killed_half_way('covid_ct', other, tmp_path, overwrite=True)
     prepare.build('covid_ct', other, str(tmp_path))
-    assert len(data.read_rows('covid_ct:train', str(tmp_path))) == 8 and [
+    assert len(datasets.read_rows('covid_ct:train', str(tmp_path))) == 8 and [
         path.name for path in folder.parent.iterdir()
     ] == [folder.name]
 
@@ -137,7 +141,7 @@ def test_a_failure_leaves_what_others_have_built(raw, tmp_path, monkeypatch):
     with pytest.raises(InputError):
         prepare.build('covid_ct', source, str(tmp_path / 'data'))
     assert (
-        data.read_rows('luna16_patches/nodules:train', str(tmp_path / 'data'))
+        datasets.read_rows('luna16_patches/nodules:train', str(tmp_path / 'data'))
         and not (tmp_path / 'data' / 'covid_ct').exists()
     )
 
@@ -148,11 +152,11 @@ def test_what_tfds_alone_has_built_is_known_too(raw, tmp_path):
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=str(raw / 'covid_ct'))
     )
-    before = (data.locate('covid_ct', str(tmp_path)) / 'source.json').stat().st_mtime_ns
+    before = (specs.locate('covid_ct', str(tmp_path)) / 'source.json').stat().st_mtime_ns
     prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path))
-    assert (data.locate('covid_ct', str(tmp_path)) / 'source.json').stat().st_mtime_ns == before
+    assert (specs.locate('covid_ct', str(tmp_path)) / 'source.json').stat().st_mtime_ns == before
     (
-        data.locate('covid_ct', str(tmp_path)) / 'source.json'
+        specs.locate('covid_ct', str(tmp_path)) / 'source.json'
     ).unlink()  # of an origin that nobody knows
     with pytest.raises(InputError, match='overwrite'):
         prepare.build('covid_ct', raw / 'covid_ct', str(tmp_path))
@@ -200,7 +204,7 @@ def test_downloads_what_is_free(raw, data_dir, server, tmp_path, monkeypatch):
             file.write(path, f'COVID-CT-master/{path.relative_to(raw / "covid_ct")}')
     monkeypatch.setattr(BUILDERS['covid_ct'], 'DOWNLOAD', f'{address}master.zip')
     prepare.build('covid_ct', '', str(tmp_path / 'data'))
-    assert data.read_rows('covid_ct:test', str(tmp_path / 'data')) == data.read_rows(
+    assert datasets.read_rows('covid_ct:test', str(tmp_path / 'data')) == datasets.read_rows(
         'covid_ct:test', data_dir
     )
     shutil.rmtree(folder)

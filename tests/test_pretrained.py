@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from covjax import InputError, models
 from covjax import features as image_features
-from covjax.models import pretrained
+from covjax.weights import keras as keras_weights
 
 keras = pytest.importorskip('keras')
 KERAS = {
@@ -31,7 +31,7 @@ LAYOUTS = ('.h5', '.weights.h5')
 
 
 def test_every_family_has_its_order_and_scaling():
-    assert set(pretrained.FAMILIES) == set(models.MODELS) == set(KERAS)
+    assert set(keras_weights.FAMILIES) == set(models.MODELS) == set(KERAS)
 
 
 def build(name, size, seed):
@@ -82,7 +82,7 @@ def scaled_images(name, size, channels=3, batch=2):
     images = (
         np.random.default_rng(0).uniform(-1, 1, (batch, size, size, channels)).astype(np.float32)
     )
-    return images, pretrained.preprocess(name, channels)(images)
+    return images, keras_weights.preprocess(name, channels)(images)
 
 
 def close(got, expected):
@@ -107,7 +107,7 @@ def test_logits(pair):
         images, inputs = scaled_images(name, size)
         expected = run(reference, inputs)
         for layout in LAYOUTS:
-            variables, preprocess = pretrained.load(
+            variables, preprocess = keras_weights.load(
                 ours(name), write(reference, folder / f'{i}{layout}'), channels=3, image_size=size
             )
             close(forward(ours(name))(variables, preprocess(images)), expected)
@@ -118,12 +118,12 @@ def test_running_statistics(pair):
     _, inputs = scaled_images(
         name, size, batch=8
     )  # two 1x1 maps normalised over each other would only amplify rounding
-    before, _ = pretrained.load(
+    before, _ = keras_weights.load(
         ours(name), write(reference, folder / 'before.weights.h5'), channels=3, image_size=size
     )
     _, updated = forward(ours(name), train=True, mutable='batch_stats')(before, inputs)
     run(reference, inputs, training=True)
-    after, _ = pretrained.load(
+    after, _ = keras_weights.load(
         ours(name), write(reference, folder / 'after.weights.h5'), channels=3, image_size=size
     )
     flat = traverse_util.flatten_dict(after.get('batch_stats', {}), sep='/')
@@ -150,10 +150,10 @@ def test_without_top_and_new_head(pair):
             write(bottom, folder / f'bottom{layout}'),
             write(reference, folder / f'whole{layout}'),
         )
-        found += [pretrained.load(features, path, channels=3)[0] for path in (file, whole)]
+        found += [keras_weights.load(features, path, channels=3)[0] for path in (file, whole)]
         with pytest.raises(InputError, match='head'):
-            pretrained.load(two, file, channels=3)
-        variables, _ = pretrained.load(two, file, channels=3, new_head=True)
+            keras_weights.load(two, file, channels=3)
+        variables, _ = keras_weights.load(two, file, channels=3, new_head=True)
         assert (
             jax.eval_shape(two.apply, variables, inputs).shape == (2, 2)
             and (np.asarray(variables['params']['head']['kernel']) != 0).all()
@@ -181,7 +181,7 @@ def test_grey_equals_three_equal_channels(pair):
     name, [(size, reference), _], folder = pair
     grey, _ = scaled_images(name, size, channels=1)
     file, model = write(reference, folder / 'grey.h5'), models.create(name, num_classes=None)
-    one, three = (pretrained.load(model, file, channels=channels) for channels in (1, 3))
+    one, three = (keras_weights.load(model, file, channels=channels) for channels in (1, 3))
     close(
         forward(model)(one[0], one[1](grey)), forward(model)(three[0], three[1](grey.repeat(3, -1)))
     )
@@ -195,12 +195,12 @@ def test_input_scaling(name):
         {'inception_resnet_v2': 'inception_resnet_v2', 'densenet169': 'densenet'}.get(name, name),
     )
     np.testing.assert_allclose(
-        pretrained.preprocess(name, 3)(images),
+        keras_weights.preprocess(name, 3)(images),
         module.preprocess_input((images + 1) * 127.5),
         atol=1e-4,
     )
     with pytest.raises(InputError, match='channels=3'):
-        pretrained.preprocess(name, 1)(images)
+        keras_weights.preprocess(name, 1)(images)
 
 
 # What follows is about files, and needs one family only.
@@ -261,14 +261,14 @@ def swap(group):
 )
 def test_weights_that_do_not_fit_are_listed(resnet, change, told):
     with pytest.raises(InputError, match=told) as error:
-        pretrained.load(ours('resnet50'), edited(resnet[1], change), channels=3)
+        keras_weights.load(ours('resnet50'), edited(resnet[1], change), channels=3)
     assert 'edited.h5: does not fit resnet50' in str(error.value) and '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('name', sorted(set(models.MODELS) - {'resnet50'}))
 def test_weights_of_another_family(resnet, name):
     with pytest.raises(InputError, match=f'does not fit {name}; .*(missing|extra|another shape)'):
-        pretrained.load(models.create(name, num_classes=None), resnet[1] / 'a.h5')
+        keras_weights.load(models.create(name, num_classes=None), resnet[1] / 'a.h5')
 
 
 def test_order_in_the_file_decides_as_in_keras(resnet):
@@ -286,7 +286,7 @@ def test_order_in_the_file_decides_as_in_keras(resnet):
             out.attrs[key] = value
         del out['g']
     results = [
-        forward(ours('resnet50'))(pretrained.load(ours('resnet50'), file, channels=3)[0], inputs)
+        forward(ours('resnet50'))(keras_weights.load(ours('resnet50'), file, channels=3)[0], inputs)
         for file in (path, folder / 'swapped.h5', folder / 'a.h5')
     ]
     other = keras.models.clone_model(reference)
@@ -310,4 +310,4 @@ def test_files_that_are_not_weights(resnet, tmp_path, make, told):
     path = tmp_path / 'weights.h5'
     make(path, (resnet[1] / 'a.h5').read_bytes())
     with pytest.raises(InputError, match=f'weights.h5: .*{told}'):
-        pretrained.load(ours('resnet50'), path)
+        keras_weights.load(ours('resnet50'), path)

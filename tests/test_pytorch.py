@@ -7,16 +7,21 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from benchmarks import torch_cyclegan as reference  # noqa: E402
+from conftest import PlainPool  # noqa: E402
 from flax import jax_utils  # noqa: E402
 from flax.traverse_util import flatten_dict  # noqa: E402
 
+from benchmarks import torch_cyclegan as reference  # noqa: E402
 from configs import cyclegan as config_file  # noqa: E402
-from conftest import PlainPool  # noqa: E402
-from covjax import InputError, augment, cyclegan, data, generator, train  # noqa: E402
-from covjax.models import pytorch  # noqa: E402
+from covjax import InputError, generator
+from covjax.data import augment, datasets, domains
 from covjax.models.cyclegan import UPSAMPLE, Generator  # noqa: E402
 from covjax.models.layers import InstanceNorm  # noqa: E402
+from covjax.training import (
+    cyclegan,
+    devices,  # noqa: E402
+)
+from covjax.weights import pytorch  # noqa: E402
 
 nhwc = lambda tensor: tensor.detach().numpy().transpose(0, 2, 3, 1)
 nchw = lambda array: torch.from_numpy(np.asarray(array).transpose(0, 3, 1, 2).copy())
@@ -175,8 +180,10 @@ def test_three_steps(fields):
     )
     rng = np.random.default_rng(0)
     examples = {
-        domain: data.Examples(rng.integers(0, 256, (6, 32, 32, 1), np.uint8), np.zeros(6), [{}] * 6)
-        for domain in cyclegan.DOMAINS
+        domain: datasets.Examples(
+            rng.integers(0, 256, (6, 32, 32, 1), np.uint8), np.zeros(6), [{}] * 6
+        )
+        for domain in domains.DOMAINS
     }
     task = cyclegan.task_on(config, examples, {})
     state = task.init(jax.random.key(0), task.train_batch(0))
@@ -206,13 +213,13 @@ def test_three_steps(fields):
         config.lambda_identity,
         config.learning_rate,
     )
-    pools = {domain: PlainPool(3) for domain in cyclegan.DOMAINS}
-    step_fn, _ = train.parallel(task)
-    state, run_rng = train.replicated(state), jax.random.key(7)
+    pools = {domain: PlainPool(3) for domain in domains.DOMAINS}
+    step_fn, _ = devices.parallel(task)
+    state, run_rng = devices.replicated(state), jax.random.key(7)
     swaps = 0
     for step in range(3):
         pool_rng = jax.random.split(jax.random.fold_in(run_rng, step), 3)[2]
-        rngs = dict(zip(cyclegan.DOMAINS, jax.random.split(pool_rng)))
+        rngs = dict(zip(domains.DOMAINS, jax.random.split(pool_rng)))
 
         def show(domain, fakes):
             nonlocal swaps
@@ -232,7 +239,7 @@ def test_three_steps(fields):
             return torch.stack(shown)
 
         batch = task.train_batch(step)
-        state, terms = step_fn(state, train.my_share(batch), run_rng)
+        state, terms = step_fn(state, devices.my_share(batch), run_rng)
         expected = trainer.step(
             *(nchw(augment.to_float(batch[domain])) for domain in ('cancer', 'covid')), show
         )
@@ -261,7 +268,7 @@ def test_three_steps(fields):
             error = np.linalg.norm(got[leaf] - expected[leaf])
             if leaf.endswith('kernel'):
                 assert error < 1e-3 * np.linalg.norm(expected[leaf]), (name, leaf, error)
-            elif leaf in ('out/bias', *['conv1/bias'] * (name in cyclegan.DOMAINS)):
+            elif leaf in ('out/bias', *['conv1/bias'] * (name in domains.DOMAINS)):
                 assert np.abs(got[leaf] - expected[leaf]).max() < 0.1 * config.learning_rate, (
                     name,
                     leaf,

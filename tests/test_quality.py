@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from covjax import features, quality
+from covjax import features
 from covjax.metrics.distances import fid, fid_floor, kid, kid_value
 from covjax.metrics.spectrum import checkerboard
+from covjax.runs import quality
 
 
 def normal(seed, n, d=6, shift=0.0, scale=1.0):

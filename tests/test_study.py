@@ -13,10 +13,14 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from covjax import InputError, checkpoint, controls, data, generator, pictures, study, synthesize
-from covjax.audit import run as audit_run
-from covjax.audit.run import experiments
+from covjax import InputError, generator, stand_ins
 from covjax.audit.verdict import Images
+from covjax.ct import picture
+from covjax.data import datasets
+from covjax.runs import audit as audit_run
+from covjax.runs import study, synthesize
+from covjax.runs.audit import experiments
+from covjax.weights import checkpoint
 from covjax.workdir import claimed, read_json
 
 SMALL = [
@@ -90,7 +94,7 @@ def test_it_is_the_published_protocol(run, data_dir):
     }
     every = {
         row['sha256']
-        for row in data.read_rows('covid_ct:train@covid+validation@covid+test@covid', data_dir)
+        for row in datasets.read_rows('covid_ct:train@covid+validation@covid+test@covid', data_dir)
     }
     assert {image[0] for image in records['covid', 'generator']['images']} == every
     (real,) = (
@@ -127,7 +131,7 @@ def test_the_clean_protocol_refuses_it_with_the_list(run, launch, tmp_path):
     first = next(i for i, line in enumerate(told) if line.startswith('covjax: '))
     assert result.returncode == 2 and 'protocol' in told[first] and not (tmp_path / 'out').exists()
     assert {line.strip().split(':')[0] for line in told[first + 1 :]} == {
-        row['id'] for row in data.read_rows('covid_ct:test@covid', data_dirs)
+        row['id'] for row in datasets.read_rows('covid_ct:test@covid', data_dirs)
     }
 
 
@@ -182,7 +186,7 @@ def test_what_experiments_train_on(run, data_dir, tmp_path):
     config.update({'synthetic': str(run.workdir / 'synthesize'), 'classifier': 'w'})
     both = f'{data_dir},{run.workdir / "synthesize" / "data"}'
     trained = ConfigDict(read_json(run.workdir / 'classifier' / 'vgg16_0' / 'config.json'))
-    rows = data.read_rows('covid_ct:train', data_dir)
+    rows = datasets.read_rows('covid_ct:train', data_dir)
     subject = SimpleNamespace(
         tests={'real test': Images('covid_ct:test', None, None, [])},
         real=Images('covid_ct:train', None, np.array([row['label'] for row in rows]), rows),
@@ -191,10 +195,10 @@ def test_what_experiments_train_on(run, data_dir, tmp_path):
     stages = {
         name: stage for name, stage, _ in experiments(config, subject, trained, both, tmp_path)
     }
-    covid = {row['id'] for row in data.read_rows('covid_ct:train@covid', data_dir)}
+    covid = {row['id'] for row in datasets.read_rows('covid_ct:train@covid', data_dir)}
     for share in config.shares:
         stage = stages[f'mixing/{share}/classifier']
-        rows = [row for row in data.read_rows(stage.train, stage.data_dir) if row['label'] == 1]
+        rows = [row for row in datasets.read_rows(stage.train, stage.data_dir) if row['label'] == 1]
         synthetic = sum(row['id'] not in covid for row in rows)
         assert (
             len(rows) == len(covid)
@@ -212,14 +216,15 @@ def test_what_experiments_train_on(run, data_dir, tmp_path):
         and str(folder) not in stages['controls/window/classifier'].data_dir
     )
     made_of = {
-        row['id']: row for row in data.read_rows('synthetic_covid_ct:train', str(folder / 'data'))
+        row['id']: row
+        for row in datasets.read_rows('synthetic_covid_ct:train', str(folder / 'data'))
     }
     assert {row['generator'] for row in made_of.values()} == {'jpeg'} and json.loads(
         (folder / 'synthetic' / 'meta.json').read_text()
     )['what'].startswith('Lung-cancer CT slices, as a control changed by jpeg')
     for row in list(made_of.values())[:5]:
         source, image = (
-            pictures.read(folder / 'synthetic' / part / f'{row["id"]}.png').astype(int)
+            picture.read(folder / 'synthetic' / part / f'{row["id"]}.png').astype(int)
             for part in ('inputs', 'images')
         )
         assert 0 < np.abs(source - image).mean() < 15
@@ -275,7 +280,7 @@ def test_experiments_of_other_images_or_seeds_are_refused(run, tmp_path):
     with pytest.raises(InputError, match='config.experiments.*another seed'):
         audit_run._claim(tmp_path / 'experiments', made, ConfigDict({**trained, 'seed': 1}))
     picture = next((made / 'synthetic' / 'images').iterdir())
-    pictures.save(picture, 255 - pictures.read(picture))
+    picture.save(picture, 255 - picture.read(picture))
     with pytest.raises(InputError, match='config.experiments.*another synthetic'):
         audit_run._claim(tmp_path / 'experiments', made, trained)
 
@@ -324,7 +329,7 @@ def test_controls_that_are_networks(run):
     gan, model, _ = checkpoint.load_model(run.workdir / 'cyclegan', 'cyclegan', 'generator')
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
     apply = {
-        name: controls.METHODS[name](gan, model, None, 2)
+        name: stand_ins.METHODS[name](gan, model, None, 2)
         for name in ('translated', 'untrained', 'reconstructed')
     }
     back = generator.apply_uint8(generator.of_run(gan, model, 'to_cancer'))
@@ -398,7 +403,7 @@ def test_wrong_runs(launch, data_dir, tmp_path):
 def test_parts_are_ordered_by_what_they_need():
     from configs import clean
 
-    planned = list(study.parts(clean.get_config('small'), pathlib.Path('w'), 'd'))
+    planned = list(study.stages(clean.get_config('small'), pathlib.Path('w'), 'd'))
     for i, (_, _, needs) in enumerate(planned):
         assert set(needs) <= {name for name, _, _ in planned[:i]}
     assert len(planned) == 2 + 2 * 7 + 1 and all(

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from covjax import tables
 from covjax.audit import metadata_baseline, pixel_baseline
 from covjax.metrics.intervals import bootstrap
 from covjax.metrics.rates import rates
-from covjax.metrics.tests import delong, holm
+from covjax.metrics.significance import delong, holm
+from covjax.pages import tables
 
 LABELS = np.arange(40) % 2
 GROUPS = [f'patient {i // 2}' for i in range(40)]

@@ -13,9 +13,11 @@ from flax import struct
 from jax import lax
 from ml_collections import ConfigDict
 
-from covjax import InputError, checkpoint, train
-from covjax.checkpoint import join_state, split_state
-from covjax.task import AXIS, Net, Task
+from covjax import InputError
+from covjax.training import loop
+from covjax.training.task import AXIS, Net, Task
+from covjax.weights import checkpoint
+from covjax.weights.checkpoint import join_state, split_state
 
 TRUTH = np.array([2.0, -1.0, 0.5], np.float32)
 
@@ -73,7 +75,7 @@ def regression(steps=30, poison=None, stop_at=None, tx=optax.adam(0.1)):
 
 
 def fit(config, workdir, **options):
-    return train.fit(regression(config.steps, **options), config, workdir)
+    return loop.fit(regression(config.steps, **options), config, workdir)
 
 
 def settings(**fields):
@@ -98,7 +100,7 @@ def steps_of(workdir):
 
 @pytest.fixture(autouse=True)
 def three_pictures(monkeypatch):
-    monkeypatch.setattr(train, 'PICTURES', 3)
+    monkeypatch.setattr(loop, 'PICTURES', 3)
 
 
 def test_learns_logs_and_draws(tmp_path):

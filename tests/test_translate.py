@@ -11,23 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import ROOT
 from PIL import Image
+from test_cyclegan import task_of
 
 from configs import export as export_config
 from configs import translate as config_file
-from conftest import ROOT
-from covjax import (
-    InputError,
-    archive,
-    augment,
-    checkpoint,
-    ct,
-    export,
-    generator,
-    translate,
-    volume,
-)
-from test_cyclegan import task_of
+from covjax import InputError, generator
+from covjax.ct import archive, windows
+from covjax.ct import scan as scan_reader
+from covjax.data import augment
+from covjax.runs import export, translate
+from covjax.weights import checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -86,7 +81,7 @@ import numpy as np, sys
 images = np.random.default_rng(0).uniform(-1, 1, (2, 33, 45, 1)).astype(np.float32)
 {snippet.replace("'runs/cyclegan'", repr(str(run)))}
 assert synthetic.shape == images.shape and np.isfinite(synthetic).all()
-assert not {{'covjax.train', 'covjax.cyclegan', 'covjax.data', 'tensorflow_datasets', 'SimpleITK'}} & set(sys.modules)
+assert not {{'covjax.training', 'covjax.data.datasets', 'tensorflow_datasets', 'SimpleITK'}} & set(sys.modules)
 """
     result = subprocess.run(
         [sys.executable, '-c', script], cwd=ROOT, text=True, capture_output=True
@@ -209,7 +204,7 @@ def test_volumes(run, scan, tmp_path, form):
             sitk.WriteImage(image, str(file.with_name(file.name.lower())))
             file.with_name(file.name.lower()).rename(file)
     target = translated(run, source, tmp_path / 'run', side_by_side=True, batch_size=4)
-    result, _ = volume.read(
+    result, _ = scan_reader.read(
         target / {'dicom': 'dicom.nii.gz', 'LOUD.NII.GZ': 'LOUD.nii.gz'}.get(form, form)
     )
     np.testing.assert_allclose(
@@ -218,7 +213,7 @@ def test_volumes(run, scan, tmp_path, form):
         atol=1e-4,
     )
     hu = sitk.GetArrayFromImage(result)
-    window, array = ct.WINDOWS['lung'], sitk.GetArrayFromImage(scan).astype(np.float32)
+    window, array = windows.WINDOWS['lung'], sitk.GetArrayFromImage(scan).astype(np.float32)
     grey = 2 * (np.clip(array, *window) - window.low) / (window.high - window.low) - 1
     expected = window.low + (
         np.asarray(generator.apply(generator.load(run, 'to_covid'))(grey[..., None]))[..., 0] + 1

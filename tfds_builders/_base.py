@@ -21,9 +21,10 @@ from PIL import Image
 from tensorflow_datasets.core import file_adapters
 from tqdm import tqdm
 
-from covjax import InputError, archive, pictures
+from covjax import CLASSES, InputError
+from covjax.ct import archive, picture
 
-LABELS = ['noncovid', 'covid']
+LABELS = list(CLASSES)  # of label 0 and 1
 COMMON = {
     'image': tfds.features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format='png'),
     'id': tfds.features.Text(),
@@ -190,7 +191,7 @@ def _records_as_tf_data(cls, filename, buffer_size=None):
 
 def read_grey(path):
     """An 8-bit picture file of any container -> (uint8 grey [H, W], its file facts)."""
-    image, facts = pictures.open_file(path)
+    image, facts = picture.open_file(path)
     return np.asarray(image), facts
 
 

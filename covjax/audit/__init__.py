@@ -1,1 +1,1 @@
-"""Checks of what a score may rest on besides disease, one file a check: check(subject) -> Verdict. `run` asks them all."""
+"""Checks of what a score may rest on besides disease, one file a check: check(subject) -> Verdict."""

@@ -6,10 +6,12 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from covjax import lungs, pictures
-from covjax.audit.verdict import Verdict, interval
-from covjax.augment import to_float
+from covjax.audit.verdict import Verdict
+from covjax.ct import lungs, picture
+from covjax.data.augment import to_float
 from covjax.metrics.intervals import mean_interval
+from covjax.pages import pictures
+from covjax.pages.tables import interval
 
 NAME = 'attribution (Grad-CAM)'
 SHOWN, TILE = 6, 144
@@ -55,7 +57,7 @@ def boxes_mask(rows, size):
     """bool [N, size, size]: the nodule boxes of rows."""
     masks = np.zeros((len(rows), size, size), bool)
     for mask, row in zip(masks, rows):
-        for ymin, xmin, ymax, xmax in row.get('nodules', {}).get('box', ()):
+        for ymin, xmin, ymax, xmax in row.boxes:
             mask[
                 int(ymin * size) : int(np.ceil(ymax * size)),
                 int(xmin * size) : int(np.ceil(xmax * size)),
@@ -111,7 +113,7 @@ def check(subject):
             None,
             f'The map has {coarse[0]}x{coarse[1]} cells, too few to tell a lung from a chest wall: train on larger images.',
         )
-    pictures.save(subject.folder / 'attribution.png', pictures.contact_sheet(tiles, SHOWN))
+    picture.save(subject.folder / 'attribution.png', pictures.contact_sheet(tiles, SHOWN))
     finding = (
         f'Lungs get less attribution than their share of the picture: {"; ".join(told)}.'
         if told

@@ -1,12 +1,11 @@
 """What brightness gives away: a logistic regression on the mean, spread and percentiles of the grey levels, without any position."""
 
-import sys
-
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from covjax.audit.probe import Probe
 from covjax.audit.verdict import versus
 
 NAME = 'grey levels (logistic regression)'
@@ -32,10 +31,13 @@ def features(examples):
 def scores(train, test):
     """P(covid) float [len(test)], fitted on train; both as `features` takes them, rows with `label`."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
-    model.fit(features(train), [row['label'] for _, row in train])
+    model.fit(features(train), [row.label for _, row in train])
     return model.predict_proba(features(test))[:, 1]
+
+
+PROBE = Probe(NAME, 'grey', scores)
 
 
 def check(subject):
     """Whether grey levels alone do as well as the network."""
-    return versus(subject, NAME, sys.modules[__name__], 'a regression on grey levels')
+    return versus(subject, NAME, PROBE, 'a regression on grey levels')

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from covjax.audit.probe import Probe
 from covjax.audit.verdict import RED, Verdict, area
 
 NAME = 'file metadata (logistic regression)'
@@ -17,7 +18,7 @@ def features(examples):
     """[(uint8 [H, W] at stored size, row with `file` facts)] -> (numbers float [N, 8], modes str [N, 1])."""
     numbers, modes = [], []
     for grey, row in examples:
-        height, width = row['file']['height'], row['file']['width']
+        height, width = row.file['height'], row.file['width']
         numbers.append(
             [
                 height,
@@ -25,12 +26,12 @@ def features(examples):
                 width / height,
                 grey.mean(),
                 grey.std(),
-                row['file']['container'] == 'JPEG',
+                row.file['container'] == 'JPEG',
                 (grey <= 5).mean(),
                 (grey >= 250).mean(),
             ]
         )
-        modes.append([row['file']['mode']])
+        modes.append([row.file['mode']])
     return np.array(numbers, float), np.array(modes)
 
 
@@ -40,13 +41,16 @@ def scores(train, test):
     one_hot = OneHotEncoder(handle_unknown='ignore', sparse_output=False).fit(train_modes)
     join = lambda numbers, modes: np.hstack([numbers, one_hot.transform(modes)])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
-    model.fit(join(train_numbers, train_modes), [row['label'] for _, row in train])
+    model.fit(join(train_numbers, train_modes), [row.label for _, row in train])
     return model.predict_proba(join(test_numbers, test_modes))[:, 1]
+
+
+PROBE = Probe(NAME, 'metadata', scores, needs_file=True)
 
 
 def check(subject):
     """Whether files give the class away, in every test set of real pictures."""
-    known = lambda images: all('file' in row for row in images.rows)
+    known = lambda images: all(row.file for row in images.rows)
     asked = {
         name: images
         for name, images in {**subject.tests, 'validation': subject.validation}.items()

@@ -1,12 +1,9 @@
 """What synthetic images are worth beside real ones: classifiers trained on as many COVID-19 images, of which a growing share is synthetic."""
 
-import matplotlib
-
-from covjax.audit.controls import difference, test_results
-from covjax.audit.verdict import Verdict, interval
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402  after the backend that needs no screen
+from covjax.audit.stand_ins import difference, test_results
+from covjax.audit.verdict import Verdict
+from covjax.pages import figures
+from covjax.pages.tables import interval
 
 NAME = 'synthetic in place of real images'
 FOLDER = 'mixing'
@@ -31,7 +28,7 @@ def check(subject):
             'The classifiers, or the generator, have learned from images of every test set.',
         )
     rows, worse, told = [], [], []
-    figure, ax = plt.subplots(figsize=(6, 4.5), layout='constrained')
+    figure, ax = figures.subplots(figsize=(6, 4.5))
     for test, (real, real_ends, real_images) in (
         (test, found)
         for test, found in curve[0].items()
@@ -67,9 +64,7 @@ def check(subject):
     ax.axhline(0.5, color='grey', lw=0.8, ls=':')
     ax.set(xlabel='share of synthetic among COVID-19 training images, %', ylabel='AUC', ylim=(0, 1))
     ax.legend()
-    subject.folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(subject.folder / 'mixing.png', dpi=110)
-    plt.close(figure)
+    figures.save(figure, subject.folder / 'mixing.png')
     return Verdict(
         NAME,
         bool(worse),

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from covjax import lineage, pictures
-from covjax.audit.near_duplicates import (
+from covjax.audit.verdict import Verdict
+from covjax.ct import picture
+from covjax.data import lineage
+from covjax.data.near_duplicates import (
     SAME_DETAIL,
     SIZE,
     THRESHOLD,
@@ -12,7 +14,6 @@ from covjax.audit.near_duplicates import (
     near_duplicates,
     shrunk,
 )
-from covjax.audit.verdict import Verdict
 
 NAME = 'overlap and near-duplicates'
 SHOWN = 24
@@ -23,7 +24,7 @@ def check(subject):
     rows, bad, tiles = [], [], []
     # The real images are what the generator learned from, as far as an audit can know.
     before = {
-        row['sha256']: (name, grey, row)
+        row.sha256: (name, grey, row)
         for name, images in (
             ('real', subject.real),
             ('training', subject.train),
@@ -44,7 +45,7 @@ def check(subject):
         pairs = [
             (value, i, j)
             for value, i, j in pairs
-            if both[i][2]['sha256'] != both[j][2]['sha256']
+            if both[i][2].sha256 != both[j][2].sha256
             and detail(both[i][1], both[j][1]) > SAME_DETAIL
         ]  # the same is counted above
         rows += [
@@ -61,7 +62,7 @@ def check(subject):
         ]
         rows.append((test, 'near copies of training, validation or real images', len(pairs)))
         rows += [
-            (test, f'{both[j][2]["id"]} is like {both[i][2]["id"]} ({both[i][0]})', f'{value:.4f}')
+            (test, f'{both[j][2].id} is like {both[i][2].id} ({both[i][0]})', f'{value:.4f}')
             for value, i, j in pairs[:SHOWN]
         ]
         tiles += [
@@ -81,7 +82,7 @@ def check(subject):
             )
     figures = ()
     if tiles:
-        pictures.save(
+        picture.save(
             subject.folder / 'near_duplicates.png',
             np.hstack([np.vstack(tiles[i : i + 2]) for i in range(0, len(tiles), 2)]),
         )

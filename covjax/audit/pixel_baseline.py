@@ -3,12 +3,11 @@
 On the published COVID-CT split it reaches about 0.68 accuracy and 0.71 AUC.
 """
 
-import sys
-
 import numpy as np
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
+from covjax.audit.probe import Probe
 from covjax.audit.verdict import versus
 
 NAME = '32x32 pixels (logistic regression)'
@@ -29,10 +28,13 @@ def features(examples):
 def scores(train, test):
     """P(covid) float [len(test)], fitted on train; both as `features` takes them (data.read_native), rows with `label`."""
     model = LogisticRegression(C=0.01, max_iter=5000)
-    model.fit(features(train), [row['label'] for _, row in train])
+    model.fit(features(train), [row.label for _, row in train])
     return model.predict_proba(features(test))[:, 1]
+
+
+PROBE = Probe(NAME, 'pixels', scores)
 
 
 def check(subject):
     """Whether 32x32 pixels do as well as the network."""
-    return versus(subject, NAME, sys.modules[__name__], 'a regression on 32x32 pixels')
+    return versus(subject, NAME, PROBE, 'a regression on 32x32 pixels')

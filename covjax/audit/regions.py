@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from covjax import lungs, pictures
 from covjax.audit.verdict import Verdict, area
+from covjax.ct import lungs, picture
+from covjax.pages import pictures
 
 NAME = 'regions of the image'
 BORDER = 1 / 8  # of the side, the frame that is left of an image
@@ -95,7 +96,7 @@ def check(subject):
         ]
     if not rows:
         return Verdict(NAME, None, 'No plausible lungs were found in both classes of a test set.')
-    pictures.save(
+    picture.save(
         subject.folder / 'regions.png',
         np.vstack(
             [

@@ -7,11 +7,16 @@ import numpy as np
 
 from covjax.metrics.intervals import auc_difference, bootstrap
 from covjax.metrics.roc import auc
+from covjax.pages import tables
 
 BETTER = (
     0.05  # AUC by which a network is to be better than what sees little, with its whole interval
 )
+
+
 FLAGS = {True: 'red flag', False: 'no red flag', None: 'no answer'}
+
+
 RED = 0.65  # AUC from which something that sees no disease tells too much, if its whole interval is above 0.5 as well
 
 
@@ -40,7 +45,7 @@ class Images(NamedTuple):
 
     @property
     def groups(self):
-        return [row['group'] for row in self.rows]
+        return [row.group for row in self.rows]
 
 
 class Subject(NamedTuple):
@@ -69,16 +74,11 @@ class Area(NamedTuple):
     high: float
 
     def __str__(self):
-        return interval(*self)
+        return tables.interval(*self)
 
     def tells(self, least=RED):
         """Whether it tells classes apart beyond chance and to an extent that matters."""
         return self.low > 0.5 and self.value >= least
-
-
-def interval(value, low, high):
-    """'0.812 (0.755 to 0.861)'"""
-    return f'{value:.3f} ({low:.3f} to {high:.3f})'
 
 
 def area(scores, images):
@@ -89,9 +89,7 @@ def versus(subject, name, probe, rule_about):
     """The Verdict of a regression that sees little, beside the network: `probe` is a module with `scores(train, test)`, fitted on what the network was trained on and on real images."""
     rows, lost = [], []
     sets = {'what the network was trained on': subject.train}
-    if {row['sha256'] for row in subject.train.rows} != {
-        row['sha256'] for row in subject.real.rows
-    }:
+    if {row.sha256 for row in subject.train.rows} != {row.sha256 for row in subject.real.rows}:
         sets['real images'] = subject.real
     for test, images in {**subject.tests, 'validation': subject.validation}.items():
         network = subject.score(images.images)

@@ -3,9 +3,9 @@
 import numpy as np
 from sklearn import metrics
 
+from covjax import CLASSES
 from covjax.metrics.roc import auc
 
-CLASSES = ('noncovid', 'covid')  # of labels 0 and 1
 POSITIVE = 'covid'
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-
 NHWC = ('NHWC', 'HWIO', 'NHWC')  # dimension_numbers of lax convolutions
 
 
@@ -98,7 +97,7 @@ def by_taps(x, kernel):
 def winograd(x, kernel):
     """A 3x3 convolution, two by two outputs at a time from 16 products instead of 36: F(2x2, 3x3) of Lavin & Gray 2016, arXiv 1509.09308.
 
-    [B, H, W, C], [3, 3, C, F] -> [B, H - 2, W - 2, F] for even H and W. It is 1.3 to 2 times faster than XLA's convolution (tests/benchmarks/convolutions.py),
+    [B, H, W, C], [3, 3, C, F] -> [B, H - 2, W - 2, F] for even H and W. It is 1.3 to 2 times faster than XLA's convolution (benchmarks/convolutions.py),
     with the same rounding error.
     """
     return _untile(

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 import numpy as np
 import tensorflow_datasets as tfds
 
-from covjax import InputError, archive
+from covjax import InputError
+from covjax.ct import archive
 from tfds_builders import _base
 
 PUBLISHED = 'd1b5b11c1bf40ab661577ef010245c1d13db5ade1c9c72fc596f62c9b5e87249'  # digest() of the published pictures in the published splits

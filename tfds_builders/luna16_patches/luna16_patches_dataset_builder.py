@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from covjax import InputError, annotations, archive, ct
+from covjax import InputError
+from covjax.ct import archive, geometry, luna16, volume, windows
 from tfds_builders import _base
 
 SIZE = 512
@@ -121,7 +122,7 @@ class Builder(_base.ArrayRecordBuilder):
     ]
 
     def __init__(self, *, annotations=None, candidates=None, allow_missing=False, **kwargs):
-        self.tables = {'annotations.csv': annotations, 'candidates.csv': candidates}
+        self.tables = {'annotations.csv': luna16, 'candidates.csv': candidates}
         self.allow_missing, self.skipped = allow_missing, []
         super().__init__(**kwargs)
 
@@ -206,7 +207,7 @@ class Builder(_base.ArrayRecordBuilder):
                 [volume.path.stem for volume, _, _ in jobs],
                 functools.partial(examples, self.builder_config),
             )
-        splits = [annotations.series_split(name) for name in series]
+        splits = [luna16.series_split(name) for name in series]
         return {
             split: self._generate_examples(
                 function, [job for job, s in zip(jobs, splits) if s == split], split
@@ -243,18 +244,18 @@ class Builder(_base.ArrayRecordBuilder):
     def _jobs(self, folder):
         """[(volume, its rows to make examples of, all its nodules)] of each series that has rows and a volume; every header is checked."""
         annotated, candidates, rated = self._tables(folder)
-        nodules = annotations.read_nodules(annotated)
-        nodules = annotations.with_malignancy(nodules, rated) if archive.is_file(rated) else nodules
+        nodules = luna16.read_nodules(annotated)
+        nodules = luna16.with_malignancy(nodules, rated) if archive.is_file(rated) else nodules
         table = candidates if self.builder_config.rows == 'candidates' else annotated
-        rows = _by_series(annotations.read_candidates(table) if table is candidates else nodules)
-        nodules, paths = _by_series(nodules), ct.find_volumes(folder)
+        rows = _by_series(luna16.read_candidates(table) if table is candidates else nodules)
+        nodules, paths = _by_series(nodules), volume.find_volumes(folder)
         self.skipped = sorted(set(rows) - set(paths))
         if self.skipped and not self.allow_missing:
             raise InputError(
                 f'{folder}: no volume for {len(self.skipped)} series of {table.name}, the first is {self.skipped[0]}; '
                 'add the volumes, or set config.allow_missing=True to skip them'
             )
-        volumes = {series: ct.open_volume(paths[series]) for series in rows if series in paths}
+        volumes = {series: volume.open_volume(paths[series]) for series in rows if series in paths}
         if not volumes:
             raise InputError(
                 f'{folder}: no volume found; expected .mhd files named by the series ids of {table}, in folders or .zip archives'
@@ -298,9 +299,9 @@ def examples(config, job):
     """Yields (key, example) of a job: the examples of one volume. A function of its arguments alone, for other processes and other machines."""
     volume, rows, nodules = job
     for row in rows:  # before any voxel is read
-        ct.check_inside(volume, row)
+        geometry.check_inside(volume, row)
     if volume.packed or config.rows != 'nodules' and len(rows) >= MANY:
-        volume = ct.load(volume)
+        volume = volume.load(volume)
     make = nodule_slice if config.rows == 'nodules' else patch
     for row in rows:
         image, facts = make(config, volume, row, nodules)
@@ -314,9 +315,9 @@ def examples(config, job):
                 'group': row.series,
                 'series': row.series,
                 'row': row.row,
-                'fold': annotations.challenge_fold(volume.path),
+                'fold': luna16.challenge_fold(volume.path),
                 'world': np.array(row.world, MILLIMETRES),
-                'voxel': np.array(ct.world_to_voxel(volume, row.world), MILLIMETRES),
+                'voxel': np.array(geometry.world_to_voxel(volume, row.world), MILLIMETRES),
                 'spacing': np.array(volume.spacing, MILLIMETRES),
                 'window': config.window,
                 **(
@@ -330,17 +331,21 @@ def examples(config, job):
 
 def nodule_slice(config, volume, nodule, siblings):
     """The slice through a nodule, and the nodules that it cuts."""
-    z = ct.nodule_slice(volume, nodule)
-    image = _look(ct.read_slice(volume, z), config.window)
+    z = geometry.nodule_slice(volume, nodule)
+    image = _look(volume.read_slice(volume, z), config.window)
     if config.window != 'hu' and image.shape != (
         SIZE,
         SIZE,
     ):  # boxes are shares of the picture, so they stay right
         image = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     cut = [
-        {**_facts(other), 'box': tfds.features.BBox(*box), 'chord': ct.chord(volume, other, z)}
+        {
+            **_facts(other),
+            'box': tfds.features.BBox(*box),
+            'chord': geometry.chord(volume, other, z),
+        }
         for other in siblings
-        if (box := ct.nodule_box(volume, other, z))
+        if (box := geometry.nodule_box(volume, other, z))
     ]
     return image, {'z': z, 'nodules': cut}
 
@@ -348,7 +353,7 @@ def nodule_slice(config, volume, nodule, siblings):
 def patch(config, volume, row, nodules):
     """The patch around a row, and the nodules that reach into it."""
     image = _look(
-        ct.patch(volume, row.world, config.millimetres, config.spacing, config.dimensions),
+        geometry.patch(volume, row.world, config.millimetres, config.spacing, config.dimensions),
         config.window,
     )
     extent, inside = config.pixels * config.spacing, []
@@ -359,8 +364,8 @@ def patch(config, volume, row, nodules):
             inside.append(place)
         elif (
             config.dimensions == 2
-            and (side := ct.disc(other.diameter, offset[2]))
-            and (box := ct.square(offset[1::-1] + extent / 2, side, (extent, extent)))
+            and (side := geometry.disc(other.diameter, offset[2]))
+            and (box := geometry.square(offset[1::-1] + extent / 2, side, (extent, extent)))
         ):
             inside.append({**place, 'box': tfds.features.BBox(*box), 'chord': side})
     return image, {'nodules': inside}
@@ -374,7 +379,9 @@ def _look(hu, window):
     """HU -> int16 HU, or grey through a window."""
     if window == 'hu':
         return np.round(hu).astype(np.int16)
-    return ct.to_grey(hu, ct.whole_range(hu) if window == 'minmax' else ct.WINDOWS[window])
+    return windows.to_grey(
+        hu, windows.whole_range(hu) if window == 'minmax' else windows.WINDOWS[window]
+    )
 
 
 def slice_pictures(paths):

@@ -1,0 +1,94 @@
+"""The rows of data sets: what is known of an example besides its image. No model ever sees any of it."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodule:
+    """A lung nodule in an image, as the annotations of LUNA16 describe it."""
+
+    diameter: float  # mm, in 3-D
+    row: int  # of annotations.csv, from 0
+    malignancy: int = -1  # 1 malignant, 0 benign, -1 not known
+    box: tuple[float, float, float, float] | None = (
+        None  # ymin, xmin, ymax, xmax in 0..1 of the image
+    )
+    chord: float | None = None  # mm, diameter of the disc in which the slice cuts it
+    centre: tuple[float, float, float] | None = None  # mm from the centre of a patch, x y z
+
+    @classmethod
+    def from_json(cls, values):
+        """The Nodule of a dict of its fields; what is missing keeps its default."""
+        tuples = {
+            key: tuple(values[key]) for key in ('box', 'centre') if values.get(key) is not None
+        }
+        return cls(**values | tuples)
+
+    def as_json(self):
+        """A dict of the fields that are known, with lists for tuples."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        listed = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+        }
+        return {key: value for key, value in listed.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What a data set stores of one example besides its image. Texts are '' and numbers None where a data set has no such feature."""
+
+    id: str  # unique in the data set
+    group: str  # what must not straddle train and test: 'document/patient', or a CT series
+    sha256: str  # of the decoded pixels
+    label: int = -1  # 1 = covid, 0 = noncovid, -1 where the data set has no label
+    label_name: str = ''
+    nodules: tuple[Nodule, ...] = ()
+    series: str = ''
+    z: int | None = None  # index of the axial slice
+    window: str = ''  # that made the image grey
+    source_id: str = ''  # of a synthetic image: the example that it was made from
+    source_sha256: str = ''
+    source_dataset: str = ''
+    generator: str = ''  # hash of the config of the run that made it, or the name of a stand-in
+    generator_step: int | None = None
+    file: dict | None = None  # container, mode, width and height of the original file, for audits
+    others: dict = dataclasses.field(default_factory=dict)  # further features, by name
+
+    @classmethod
+    def from_features(cls, features, label_names=()):
+        """The Row of what TFDS reads back.
+
+        Args:
+            features: {name: value} of one example, without its image; nodules by column, as TFDS stores
+                sequences.
+            label_names: of the label, where the data set has one.
+        """
+        values = _plain(features)
+        columns = values.pop('nodules', {})
+        nodules = [dict(zip(columns, parts)) for parts in zip(*columns.values())]
+        if 'label' in values and label_names:
+            values['label_name'] = label_names[values['label']]
+        known = {field.name for field in dataclasses.fields(cls)} - {'others'}
+        return cls(
+            **{key: value for key, value in values.items() if key in known},
+            nodules=tuple(map(Nodule.from_json, nodules)),
+            others={key: value for key, value in values.items() if key not in known},
+        )
+
+    @property
+    def boxes(self):
+        """[(ymin, xmin, ymax, xmax)] in 0..1 of the nodules that have one."""
+        return [nodule.box for nodule in self.nodules if nodule.box is not None]
+
+
+def _plain(value):
+    """What TFDS reads back, as plain Python: text as str, numbers as numbers, arrays as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

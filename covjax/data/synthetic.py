@@ -1,0 +1,155 @@
+"""The folder of synthetic images that `synthesize` writes: manifest.jsonl, one line an image, and meta.json, its data card.
+
+The folder has images/ and inputs/ (PNG, the same names), the manifest, boxes in other formats
+(covjax.data.coco) and lineage.json. A box stays right at every size: it is a share of the image, and
+translation keeps geometry.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+
+from covjax import InputError, __version__
+from covjax.ct import archive
+from covjax.data.rows import Nodule
+
+MANIFEST = 'manifest.jsonl'
+AGAIN = 'run configs/synthesize.py again'
+LICENCE = (
+    'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and Setio et al. 2017. '
+    'The generator was trained on COVID-CT, whose pictures have no clear licence, and may have memorised some of it.'
+)
+FILES = {
+    'images/': 'PNG, 8-bit grey',
+    'inputs/': 'what was translated, same names',
+    'manifest.jsonl': 'one line a picture',
+    'annotations.json': 'COCO boxes',
+    'annotations.csv': 'the same boxes',
+    'lineage.json': 'what trained the generator',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticRow:
+    """One line of the manifest: an image, and the slice that it was made from."""
+
+    id: str
+    file: str  # of the image, below the folder
+    input: str  # of the slice that was translated, below the folder
+    split: str  # of the source slice
+    group: str  # of the source slice
+    series: str
+    z: int
+    source_id: str
+    source_sha256: str
+    source_dataset: str  # 'name/config:split'
+    nodules: tuple[Nodule, ...]
+    generator: str  # hash of the config of the run, or the name of a stand-in
+    generator_step: int
+    window: str = ''  # of the source, '' where slices came ready-made
+
+    @classmethod
+    def of_source(cls, row, dataset, split, generator, generator_step):
+        """The line of one source row (data.rows.Row) of a data set and split."""
+        name = row.id.replace('/', '_')
+        return cls(
+            id=name,
+            file=f'images/{name}.png',
+            input=f'inputs/{name}.png',
+            split=split.split('[')[0],
+            group=row.group,
+            series=row.series,
+            z=row.z,
+            source_id=row.id,
+            source_sha256=row.sha256,
+            source_dataset=f'{dataset}:{split}',
+            nodules=row.nodules,
+            generator=generator,
+            generator_step=generator_step,
+            window=row.window,
+        )
+
+    @property
+    def boxes(self):
+        """[(ymin, xmin, ymax, xmax)] in 0..1 of the nodules."""
+        return [nodule.box for nodule in self.nodules if nodule.box is not None]
+
+    def as_json(self):
+        """A dict of the fields, nodules as dicts."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {'nodules': [nodule.as_json() for nodule in self.nodules]}
+
+
+NEEDED = [
+    field.name
+    for field in dataclasses.fields(SyntheticRow)
+    if field.default is dataclasses.MISSING and field.name != 'input'
+]
+
+
+def write_manifest(folder, rows):
+    """Writes manifest.jsonl of SyntheticRows into a folder (pathlib.Path)."""
+    lines = [json.dumps(row.as_json()) + '\n' for row in rows]
+    (folder / MANIFEST).write_text(''.join(lines))
+
+
+def read_manifest(folder):
+    """[SyntheticRow] of a folder (pathlib.Path) that `synthesize` wrote, in file order.
+
+    Raises:
+        InputError: there is no manifest, or it is damaged, empty, or lacks a field.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise InputError(
+            f'{file}: no such file; give the `synthetic` folder of a finished run of configs/synthesize.py'
+        )
+    try:
+        lines = [json.loads(line) for line in archive.read_text(file).splitlines()]
+    except ValueError:
+        raise InputError(f'{file}: is damaged; {AGAIN}') from None
+    if not lines:
+        raise InputError(f'{file}: is empty; {AGAIN}')
+    return [_row(file, i, values) for i, values in enumerate(lines)]
+
+
+def _row(file, i, values):
+    """The SyntheticRow of one line; fields that covjax does not know are passed over."""
+    missing = [key for key in NEEDED if not isinstance(values, dict) or key not in values]
+    if missing:
+        raise InputError(f'{file}: row {i} has no {", ".join(missing)}; {AGAIN}')
+    known = {field.name for field in dataclasses.fields(SyntheticRow)}
+    values = {'input': ''} | {key: value for key, value in values.items() if key in known}
+    return SyntheticRow(**values | {'nodules': tuple(map(Nodule.from_json, values['nodules']))})
+
+
+def card(gan, rows, stand_in, generator, generator_step):
+    """What meta.json says of the whole folder, as a dict.
+
+    Args:
+        gan: config of the CycleGAN run.
+        rows: [SyntheticRow].
+        stand_in: what took the generator's place, or 'translated'.
+        generator, generator_step: as in every row.
+    """
+    if stand_in == 'translated':
+        made = 'translated to the style of COVID-19 CT by a CycleGAN'
+    else:
+        made = f'as a control changed by {stand_in}'
+    return {
+        'what': f'Lung-cancer CT slices, {made}; boxes are those of the lung nodules of the sources.',
+        'use': 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.',
+        'images': len(rows),
+        'image_size': gan.image_size,
+        'boxes': sum(len(row.nodules) for row in rows),
+        'series': len({row.series for row in rows}),
+        'splits': dict(Counter(row.split for row in rows)),
+        'sources': sorted({row.source_dataset for row in rows}),
+        'windows': sorted({row.window for row in rows}),
+        'generator': generator,
+        'generator_step': generator_step,
+        'generator_config': json.loads(gan.to_json()),
+        'covjax': __version__,
+        'licence': LICENCE,
+        'files': FILES,
+    }

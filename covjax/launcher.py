@@ -1,0 +1,204 @@
+"""From a command line to a run: flags and config are parsed and checked, the workdir is claimed, the run is called.
+
+`launch.py` of a checkout and `python -m covjax` of an installed package start here. Whatever is wrong with
+the words is reported in plain lines, with what would be valid, and exits with code 2.
+"""
+
+import contextlib
+import inspect
+import os
+import pathlib
+import runpy
+import sys
+
+import jax
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from covjax import InputError, Stopped, runs
+from covjax.workdir import claimed
+
+USAGE = (
+    'python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]'
+)
+CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
+WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder for everything the run writes; runs/NAME[-VARIANT] by default.'
+)
+COORDINATOR = flags.DEFINE_string(
+    'coordinator',
+    None,
+    'HOST:PORT at process 0 where several processes train one model; auto under Slurm or Open MPI.',
+)
+PROCESSES = flags.DEFINE_integer('processes', None, 'How many they are.')
+PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.')
+
+
+def main(argv, home, below):
+    """Parses a command line and runs what it names.
+
+    Args:
+        argv: the words, argv[0] is the program.
+        home: pathlib.Path of the folder that holds the package `configs`, which must be on sys.path.
+        below: pathlib.Path below which a run without --workdir gets its folder.
+    """
+    config, workdir = parse(argv, home, below)
+    launch(config, workdir)
+
+
+def launch(config, workdir):
+    """Runs a config in a workdir; wrong input ends the process with code 2, a training that was stopped with 128 + signal."""
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every step of a save
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
+    if COORDINATOR.value or PROCESSES.value or PROCESS.value is not None:
+        join(config)
+    run = runs.find(config.run)
+    # Of several processes the first makes the folder, and takes it away again.
+    first = not COORDINATOR.value or jax.process_index() == 0
+    try:
+        with claimed(config, workdir) if first else contextlib.nullcontext():
+            print(f'{config.run}: writing to {workdir}', flush=True)
+            run(config, workdir)
+    except (InputError, FloatingPointError) as error:  # the second: a training that diverged
+        fail('\n  '.join([str(error), *getattr(error, 'details', ())]))
+    except Stopped as stopped:
+        sys.exit(128 + stopped.signal)
+
+
+def join(config):
+    """Makes this one of several processes that train one model."""
+    if not COORDINATOR.value:
+        fail('--processes and --process need --coordinator=HOST:PORT, the same in every process')
+    given = f'--coordinator={COORDINATOR.value}'
+    if config.run != 'train':
+        fail(f'{given}: a run of {config.run} is one process; leave it out')
+    address = None if COORDINATOR.value == 'auto' else COORDINATOR.value
+    try:
+        jax.distributed.initialize(address, PROCESSES.value, PROCESS.value)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        remedy = 'outside Slurm and Open MPI give HOST:PORT, --processes and --process'
+        fail(f'{given}: {reason}; {remedy}')
+
+
+def parse(argv, home, below):
+    """(config, workdir) of a command line; ends the process with code 2 where a word is wrong, with 0 for --help.
+
+    The flags are those of absl and ml_collections.
+    """
+    name, variant = config_argument(argv)
+    asks_for_help = not {'--help', '-h'}.isdisjoint(argv)
+    if asks_for_help and name is None:
+        valid = '\n  '.join(configs(home))
+        print(f'{USAGE}\n\nconfigs, each with its own explanation at the top:\n  {valid}')
+        sys.exit(0)
+    path, config = load(name, variant, home)
+    if asks_for_help:
+        keys = '\n  '.join(f'--config.{key}={value!r}' for key, value in leaves(config))
+        print(f'{runpy.run_path(str(path))["__doc__"]}\nkeys and their values:\n  {keys}')
+        sys.exit(0)
+    try:
+        others = flags.FLAGS(with_path(argv, path, variant))[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        keys = '\n  '.join(f'config.{key}' for key, _ in leaves(config))
+        fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  {keys}')
+    if wrong := out_of_range(CONFIG.value):
+        fail(wrong)
+    if others:
+        fail(f'{others[0]}: not a flag; write keys as --config.key=value')
+    return CONFIG.value, pathlib.Path(WORKDIR.value or below / default_name(name, variant))
+
+
+def load(name, variant, home):
+    """(path, config) of what --config names; ends the process with code 2 where there is no such config or variant."""
+    valid = ', '.join(configs(home))
+    if name is None:
+        fail(f'--config is missing; choose one of {valid}')
+    path = find(name, home)
+    if path is None:
+        fail(f'--config={name}: no such config; choose one of {valid}')
+    get_config = runpy.run_path(str(path)).get('get_config')
+    if not get_config:
+        fail(f'--config={name}: defines no get_config; choose one of {valid}')
+    if variant and not inspect.signature(get_config).parameters:
+        fail(f'--config={name}:{variant}: this config has no variants; leave out :{variant}')
+    try:
+        return path, get_config(*([variant] if variant else []))
+    except InputError as error:
+        fail(f'--config={name}:{variant}: {error}')
+
+
+def find(name, home):
+    """The file that --config=NAME means: a path, or the name of a config of this package, with or without configs/ and .py; None where there is none."""
+    shipped = home / 'configs' / f'{pathlib.Path(name).stem}.py'
+    is_name = pathlib.Path(name).parent.name in ('', 'configs')
+    candidates = [pathlib.Path(name)] + [shipped] * is_name
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def with_path(argv, path, variant):
+    """The words of a command line, with the path of the config in place of its name."""
+    value = f'{path}:{variant}' if variant else str(path)
+    words = list(argv)
+    for i, word in enumerate(words):
+        flag, equals, _ = word.partition('=')
+        if flag in ('--config', '-config'):
+            words[i : i + 1 + (not equals)] = [f'{flag}={value}']
+            break
+    return words
+
+
+def out_of_range(config):
+    """What is wrong with the first number beyond the limits of configs.base, or None."""
+    from configs.base import BELOW, LEAST
+
+    for key, value in leaves(config):
+        values = value if isinstance(value, tuple) else (value,)
+        numbers = [number for number in values if isinstance(number, (int, float))]
+        name = key.rpartition('.')[2]
+        if name in LEAST and numbers and min(numbers) < LEAST[name]:
+            return f'--config.{key}={value}: must be at least {LEAST[name]}'
+        if name in BELOW and numbers and max(numbers) >= BELOW[name]:
+            return f'--config.{key}={value}: must be below {BELOW[name]}'
+    return None
+
+
+def config_argument(argv):
+    """('configs/x.py', 'variant') of --config=..., or (None, '')."""
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition('=')
+        if flag in ('--config', '-config'):
+            name, _, variant = (value if equals else ''.join(argv[i + 1 : i + 2])).partition(':')
+            return name, variant
+    return None, ''
+
+
+def default_name(name, variant):
+    """'cyclegan-small' of a config and its variant: the folder of a run without --workdir."""
+    return '-'.join(filter(None, (pathlib.Path(name).stem, variant.replace(',', '-'))))
+
+
+def configs(home):
+    """['configs/audit.py', ...]: every config that can be run, sorted."""
+    stems = (path.stem for path in (home / 'configs').glob('*.py'))
+    return sorted(f'configs/{stem}.py' for stem in stems if stem not in ('__init__', 'base'))
+
+
+def leaves(config, prefix=''):
+    """Yields ('cyclegan.steps', value) of every key of a config and the configs inside it."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f'{prefix}{key}.')
+        else:
+            yield prefix + key, value
+
+
+def fail(message):
+    """Prints one message and ends the process with code 2."""
+    print(f'covjax: {message}', file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(2)  # or this process would wait for the others, which may be training
+    sys.exit(2)

@@ -1,0 +1,57 @@
+"""A small make over runs: stages that are made from one another, each in a folder of its own.
+
+A stage that is finished is left alone, so the same command goes on where it was stopped. A stage is made
+again when its config has changed or when a stage that it is made from has been made again.
+"""
+
+import json
+import time
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from covjax.workdir import claimed, duration, read_json, write_json
+
+
+class Stage(NamedTuple):
+    """One run of a pipeline."""
+
+    folder: str  # below the folder of the pipeline; also its name
+    config: ConfigDict
+    needs: tuple[str, ...] = ()  # folders of the stages that it is made from
+
+
+def follow(stages, workdir, find):
+    """Makes every stage that is not finished yet, in order, and prints which and for how long.
+
+    Args:
+        stages: iterable of Stage; each comes after those it needs.
+        workdir: pathlib.Path, the folder of the pipeline.
+        find: function from config.run to run(config, folder); covjax.runs.find.
+
+    Raises:
+        InputError: whatever a stage refuses. What was finished before it is kept.
+    """
+    began, stages, made = time.monotonic(), list(stages), set()
+    for i, (name, config, needs) in enumerate(stages, 1):
+        folder, as_written = workdir / name, json.loads(config.to_json())
+        note = folder / 'finished.json'
+        if note.is_file() and read_json(note) == as_written and made.isdisjoint(needs):
+            print(f'== {name} is finished ({i} of {len(stages)})', flush=True)
+            continue
+        passed = duration(time.monotonic() - began)
+        print(f'\n== {name} ({i} of {len(stages)}), {passed} after the start', flush=True)
+        with claimed(config, folder):
+            note.unlink(missing_ok=True)
+            find(config.run)(config, folder)
+        write_json(note, as_written)
+        made.add(name)
+        jax.clear_caches()  # programs of this stage are of no use to the next
+
+
+def with_keys(config, **keys):
+    """A copy of a stage's config with what only its place in the pipeline can tell."""
+    config = config.copy_and_resolve_references()
+    config.update(keys)
+    return config

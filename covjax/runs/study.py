@@ -1,0 +1,64 @@
+"""A protocol from end to end: CycleGAN, synthetic data set, classifiers of several backbones and seeds,
+their evaluations, one report.
+
+Every stage has a folder of its own under the workdir and is what its own command would make. The same
+command goes on where it was stopped (covjax.pipeline).
+"""
+
+from covjax import InputError, pipeline, runs
+from covjax.data import specs
+from covjax.models import MODELS
+from covjax.pipeline import Stage, with_keys
+
+
+def run(config, workdir):
+    """Makes every stage of a study (configs/clean.py, configs/paper.py)."""
+    check(config)
+    pipeline.follow(stages(config, workdir, config.data_dir), workdir, runs.find)
+
+
+def check(config):
+    """Names a data set that is missing, or a wrong entry of config.runs, before hours of training."""
+    train_sets = config.classifier.train + '+' + config.evaluate.tests.replace(',', '+')
+    needed = (config.cyclegan.cancer, config.cyclegan.covid, *config.cyclegan.val.split(','))
+    for spec in (*needed, config.classifier.val, train_sets):
+        for dataset, _, _ in specs.parse(spec):
+            if dataset != 'synthetic_covid_ct':
+                specs.locate(dataset, config.data_dir)
+    for name in config.runs:
+        model, _, seed = name.partition(':')
+        if model not in MODELS or not seed.isdigit():
+            raise InputError(
+                f"config.runs: '{name}' is not a backbone and a seed; "
+                f'write {next(iter(MODELS))}:0, with one of {", ".join(MODELS)}'
+            )
+
+
+def stages(config, workdir, data_dir):
+    """Yields the Stages of a study.
+
+    Args:
+        config: of configs/clean.py, configs/paper.py or configs/quickstart.py: config.runs names the
+            classifiers as BACKBONE:SEED, the other keys are the configs of the stages.
+        workdir: pathlib.Path of the study.
+        data_dir: where the real data sets lie; the synthetic one lies in the stage `synthesize`.
+    """
+    gan, made = workdir / 'cyclegan', workdir / 'synthesize'
+    both = f'{data_dir or specs.DEFAULT_DIR},{made / "data"}'
+    yield Stage('cyclegan', with_keys(config.cyclegan, data_dir=data_dir))
+    synthesize = with_keys(config.synthesize, generator=str(gan), data_dir=data_dir)
+    yield Stage('synthesize', synthesize, ('cyclegan',))
+    synthetic = ('cyclegan', 'synthesize')
+    names = [name.replace(':', '_') for name in config.runs]
+    for name, run_name in zip(names, config.runs):
+        model, _, seed = run_name.partition(':')
+        classifier = with_keys(config.classifier, model=model, seed=int(seed), data_dir=both)
+        yield Stage(f'classifier/{name}', classifier, synthetic)
+    for name in names:
+        classifier = str(workdir / 'classifier' / name)
+        evaluate = with_keys(config.evaluate, classifier=classifier, data_dir=both)
+        yield Stage(f'evaluate/{name}', evaluate, (*synthetic, f'classifier/{name}'))
+    evaluations = tuple(f'evaluate/{name}' for name in names)
+    folders = ','.join(str(workdir / name) for name in evaluations)
+    report = with_keys(config.report, evaluations=folders, synthetic=str(made))
+    yield Stage('report', report, (*synthetic, *evaluations))

@@ -1,0 +1,85 @@
+"""CycleGAN workdir + lung-cancer slices -> synthetic COVID-19 CT with the nodule boxes of the sources, as files and as a TFDS data set.
+
+<workdir>/synthetic is the folder of covjax.data.synthetic; <workdir>/data holds synthetic_covid_ct.
+"""
+
+import hashlib
+import shutil
+import time
+
+from covjax import InputError, choice, stand_ins, trained
+from covjax.ct import picture
+from covjax.data import coco, datasets, domains, specs, synthetic
+from covjax.data.synthetic import SyntheticRow
+from covjax.pages import pictures
+from covjax.runs import prepare
+from covjax.workdir import duration, write_json
+
+SHOWN, TILE = 8, 256
+DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices translated by a CycleGAN. Not for diagnosis.'
+
+
+def run(config, workdir):
+    """Sends every slice of config.cancer through generator to_covid of config.generator, or through what config.stand_in puts in its place."""
+    if not config.cancer:
+        raise InputError(
+            'config.cancer is empty; name a data set, for example luna16_patches/nodules'
+        )
+    stand_in = choice(config, 'stand_in', stand_ins.METHODS)
+    gan = trained.open_run(config.generator, 'cyclegan', 'generator')
+    origin = {'generator': identity(gan, stand_in), 'generator_step': gan.step}
+    draft, final = workdir / 'synthetic.part', workdir / 'synthetic'
+    shutil.rmtree(draft, ignore_errors=True)
+    manifest = translate(config, gan, origin, draft)
+    for folder in (workdir, draft):  # `prepare` puts it beside the data set
+        write_json(folder / 'lineage.json', gan.lineage)
+    synthetic.write_manifest(draft, manifest)
+    coco.write(draft, manifest, gan.config.image_size, DESCRIPTION)
+    write_json(draft / 'meta.json', synthetic.card(gan.config, manifest, stand_in, **origin))
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+    prepare.build('synthetic_covid_ct', final, str(workdir / 'data'), overwrite=True)
+    picture.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, SHOWN))
+    place = f'{final} and as synthetic_covid_ct in {workdir / "data"}'
+    print(f'{len(manifest)} synthetic images in {place}')
+
+
+def identity(gan, stand_in):
+    """What a manifest calls the maker of its images: a hash of the config of the run, 12 hex digits, or the name of the stand-in."""
+    if stand_in != 'translated':
+        return stand_in
+    return hashlib.sha256(gan.config.to_json(sort_keys=True).encode()).hexdigest()[:12]
+
+
+def translate(config, gan, origin, folder):
+    """Writes the images of every split of config.cancer, and what they were made from, as PNG -> [SyntheticRow]."""
+    data_dir, size = trained.data_dir_of(config), gan.config.image_size
+    training = lambda name: domains.domain(gan.config[name], name, size, data_dir).images
+    apply = stand_ins.METHODS[config.stand_in](gan, training, config.batch_size)
+    manifest = []
+    for dataset, split in specs.splits(config.cancer, data_dir):
+        began = time.monotonic()
+        examples = datasets.read(f'{dataset}:{split}', data_dir, size)
+        if not examples.rows[0].series:
+            raise InputError(
+                f'config.cancer={config.cancer}: {dataset} has no CT series; '
+                'name a data set of slices, such as luna16_patches/nodules'
+            )
+        fakes = apply(examples.images)
+        rows = [SyntheticRow.of_source(row, dataset, split, **origin) for row in examples.rows]
+        for row, real, fake in zip(rows, examples.images, fakes):
+            picture.save(folder / row.input, real[..., 0])
+            picture.save(folder / row.file, fake[..., 0])
+        manifest += rows
+        seconds = time.monotonic() - began
+        rate = f'{len(rows) / seconds:.0f}/s, {duration(seconds)}'
+        print(f'{dataset}:{split}  {len(rows)} slices translated, {rate}', flush=True)
+    return manifest
+
+
+def pair_sheet(folder, rows, count):
+    """The first `count` test rows (any rows, where there is no test split) of a folder: input above its translation, boxes drawn -> uint8 RGB."""
+    rows = ([row for row in rows if row.split == 'test'] or rows)[:count]
+    above = [pictures.draw_boxes(picture.read(folder / row.input), row.boxes, TILE) for row in rows]
+    below = [pictures.draw_boxes(picture.read(folder / row.file), row.boxes, TILE) for row in rows]
+    return pictures.contact_sheet(above + below, len(rows))

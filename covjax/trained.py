@@ -1,0 +1,74 @@
+"""A finished training run, opened once: its config, its variables, the step they are of, what trained it, where its data lie."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from covjax import choice
+from covjax.weights import checkpoint
+from covjax.workdir import read_config, read_json, read_stored_config
+
+UPSTREAM = (
+    'classifier',
+    'generator',
+    'synthetic',
+)  # config keys that name the run a run is made from
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A training run as everything after it sees it. No training code is needed to open or to use one."""
+
+    folder: pathlib.Path  # its workdir
+    config: ConfigDict
+    variables: dict[str, Any]  # the item `model` of the checkpoint: nested dict of arrays
+    step: int  # of that checkpoint
+    checkpoint: str  # 'best' (by validation) or 'latest'
+    data_dir: str  # where its data sets lie, as covjax.data.specs takes it
+
+    @functools.cached_property
+    def lineage(self):
+        """[record] of lineage.json: what trained it, directly and through a generator (covjax.data.lineage)."""
+        return read_json(self.folder / 'lineage.json')
+
+
+def open_run(folder, task, key, which='best'):
+    """The Trained of a workdir.
+
+    Args:
+        folder: the workdir of a run of `train`.
+        task: what it must have trained, 'cyclegan' or 'classification'.
+        key: the config key that named the folder, for messages.
+        which: 'best' for the best checkpoint by the run's config.best (the latest, where that is empty),
+            or 'latest'.
+
+    Raises:
+        InputError: the folder holds no such run, or its checkpoint is missing or damaged.
+    """
+    choice({'checkpoint': which}, 'checkpoint', ('best', 'latest'))
+    config = read_config(folder, task, key)
+    best = bool(config.best) and which == 'best'
+    variables, step = checkpoint.load_model(folder, key, best, bool(config.best))
+    chosen = which if config.best else 'latest'
+    return Trained(pathlib.Path(folder), config, variables, step, chosen, config.data_dir)
+
+
+def data_dir_of(config):
+    """Where the data sets of a run lie: its own config.data_dir, or else that of the run that it is made from.
+
+    Args:
+        config: of any run; the run that it is made from is named by config.classifier, config.generator or
+            config.synthetic, and may itself be made from another one.
+
+    Returns:
+        str as covjax.data.specs takes it; '' is TFDS's own folder.
+    """
+    if config.data_dir:
+        return config.data_dir
+    folders = (config.get(key) for key in UPSTREAM)
+    configs = (pathlib.Path(folder) / 'config.json' for folder in folders if folder)
+    file = next((file for file in configs if file.is_file()), None)
+    return data_dir_of(read_stored_config(file)) if file else ''

@@ -1,0 +1,1 @@
+"""Training: the contract of a task, the one loop, and the tasks."""
