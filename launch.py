@@ -1,4 +1,7 @@
-"""Runs one stage: python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]."""
+"""Runs one stage of a checkout.
+
+python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]
+"""
 
 import pathlib
 import sys

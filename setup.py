@@ -1,4 +1,7 @@
-"""Installs covjax, its TFDS builders and its configs. Floors stand where older versions are known to lack something."""
+"""Installs covjax, its TFDS builders and its configs.
+
+Floors stand where older versions are known to lack something.
+"""
 
 from setuptools import find_packages, setup
 
@@ -10,7 +13,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11',
-    # The configs lie beside the package in a checkout, and inside it in a wheel, where the name is free.
+    # The configs lie beside the package in a checkout, and inside it in a wheel.
     packages=[*find_packages(include=['covjax*', 'tfds_builders*']), 'covjax.shipped.configs'],
     package_dir={'covjax.shipped.configs': 'configs'},
     package_data={'': ['*.md', '*.bib', '*.txt', '*.html', '*.png']},

@@ -3,10 +3,10 @@
     python benchmarks/same_bytes.py record CHECKOUT FOLDER        # runs the stages of a checkout
     python benchmarks/same_bytes.py compare FOLDER FOLDER         # exit code 1 where they differ
 
-Arrays of checkpoints, images, volumes, scores and every JSON value must be equal to the last bit, on one
-device and on two. The keys that may differ are listed in renamed_keys.json: renamed (old name -> new
-name), and added (new names that the older checkout does not write). Stages run in one fixed folder, since
-configs hold paths, and the hash of a config names a generator.
+Arrays of checkpoints, images, volumes, scores and every JSON value must be equal to the last bit,
+on one device and on two. The keys that may differ are listed in renamed_keys.json: renamed (old
+name -> new name), and added (new names that the older checkout does not write). Stages run in one
+fixed folder, since configs hold paths, and the hash of a config names a generator.
 
 What is left out: times, TensorBoard files, versions of libraries, and the order of keys.
 """
@@ -74,13 +74,21 @@ def quickstart():
 
 
 def stages(run):
-    """Yields (name, devices, config, keys) of every command, in an order in which each finds its input."""
+    """Yields (name, devices, config, keys) of every command; each finds its input."""
     for devices in (1, 2):
         yield f'whole_{devices}', devices, 'quickstart', quickstart()
     whole = run / 'whole_1'
-    data = {'data_dir': whole / 'data'}
-    both = {'data_dir': f'{whole / "data"},{whole / "synthesize" / "data"}'}
-    luna16, covid_ct = whole / 'phantoms' / 'luna16', whole / 'phantoms' / 'covid_ct'
+    yield from trainings({'data_dir': whole / 'data'})
+    yield from preparations(whole / 'phantoms', run / 'more')
+    yield from readings(run, whole)
+    yield from translations(whole)
+    yield 'export_classifier', 1, 'export', {'classifier': whole / 'classifier' / 'resnet50_0'}
+    yield 'export_generator', 1, 'export', {'generator': whole / 'cyclegan'}
+    yield 'printed_rates', 1, 'printed_rates', {'bound': 60}
+
+
+def trainings(data):
+    """Yields the stages that train, on one device and on two."""
     gan = {**SMALL_GAN, **data}
     cross_entropy = {'loss': 'bce', 'lambda_identity': 0.5, 'norm': 'affine', 'disc_last_stride': 2}
     resized = {
@@ -89,40 +97,53 @@ def stages(run):
         'dtype': 'bfloat16',
         'best': '-val/cancer/cycle_l1',
     }
+    schedule = {'schedule': 'step', 'class_weights': 'balanced', 'dropout': 0.3, 'freeze_steps': 2}
+    smooth = {'label_smoothing': 0.1, 'body_rate': 0.5, 'train': 'covid_ct:train'}
+    classifier = SMALL_CLASSIFIER | schedule | smooth | data
     for devices in (1, 2):
         yield f'gan_bce_{devices}', devices, 'cyclegan', gan | cross_entropy
         yield f'gan_resize_{devices}', devices, 'cyclegan', gan | resized
-        other = {'schedule': 'step', 'class_weights': 'balanced', 'dropout': 0.3, 'freeze_steps': 2}
-        smooth = {'label_smoothing': 0.1, 'body_rate': 0.5, 'train': 'covid_ct:train'}
-        keys = SMALL_CLASSIFIER | other | smooth | data
-        yield f'classifier_{devices}', devices, 'classifier', keys
+        yield f'classifier_{devices}', devices, 'classifier', classifier
+
+
+def preparations(phantoms, folder):
+    """Yields the stages that build data sets into a folder."""
     for name in ('nodules_hu', 'nodules_minmax', 'patches', 'patches_3d', 'candidates'):
-        keys = {'dataset': f'luna16_patches/{name}', 'source': luna16, 'data_dir': run / 'more'}
-        yield f'prepare_{name}', 1, 'prepare', keys
-    keys = {'dataset': 'covid_ct/clean', 'source': covid_ct, 'data_dir': run / 'more'}
+        keys = {'dataset': f'luna16_patches/{name}', 'source': phantoms / 'luna16'}
+        yield f'prepare_{name}', 1, 'prepare', {**keys, 'data_dir': folder}
+    keys = {'dataset': 'covid_ct/clean', 'source': phantoms / 'covid_ct', 'data_dir': folder}
     yield 'prepare_clean', 1, 'prepare', keys
+
+
+def readings(run, whole):
+    """Yields the stages that look at data, score a classifier, and report."""
+    data = {'data_dir': whole / 'data'}
+    both = {'data_dir': f'{whole / "data"},{whole / "synthesize" / "data"}'}
     yield 'look_covid_ct', 1, 'look', {'dataset': 'covid_ct', **data}
     yield 'look_nodules', 1, 'look', {'dataset': 'luna16_patches/nodules', **data}
-    classifier = whole / 'classifier' / 'resnet50_0'
+    classifier, synthetic = whole / 'classifier' / 'resnet50_0', whole / 'synthesize'
     keys = {'classifier': classifier, 'protocol': 'official', 'checkpoint': 'latest'}
     yield 'evaluate', 1, 'evaluate', {**keys, **both}
-    audited = {'classifier': classifier, 'synthetic': whole / 'synthesize', 'protocol': 'official'}
+    audited = {'classifier': classifier, 'synthetic': synthetic, 'protocol': 'official'}
     fewer = {'stand_ins': "('jpeg',)", 'shares': '(0,100)', **both}
     yield 'audit', 1, 'audit', {**audited, **fewer}
-    yield 'quality', 1, 'quality', {'synthetic': whole / 'synthesize', 'split': '', **data}
-    keys = {'evaluations': whole / 'evaluate' / 'resnet50_0', 'synthetic': whole / 'synthesize'}
+    yield 'quality', 1, 'quality', {'synthetic': synthetic, 'split': '', **data}
+    keys = {'evaluations': whole / 'evaluate' / 'resnet50_0', 'synthetic': synthetic}
     yield 'report', 1, 'report', {**keys, 'audits': run / 'audit'}
-    for how in ('reconstructed', 'untrained', 'histogram'):
-        keys = {'generator': whole / 'cyclegan', 'stand_in': how, **data}
-        yield f'synthesize_{how}', 1, 'synthesize', keys
-    keys = {'generator': whole / 'cyclegan', 'side_by_side': True}
+
+
+def translations(whole):
+    """Yields the stages that a generator or its stand-in makes images in."""
+    generator = {'generator': whole / 'cyclegan'}
+    for stand_in in ('reconstructed', 'untrained', 'histogram'):
+        keys = {**generator, 'stand_in': stand_in, 'data_dir': whole / 'data'}
+        yield f'synthesize_{stand_in}', 1, 'synthesize', keys
+    side_by_side = {**generator, 'side_by_side': True}
     pictures = whole / 'synthesize' / 'synthetic' / 'inputs'
-    yield 'translate_pictures', 1, 'translate', {**keys, 'input': pictures, 'batch_size': 3}
-    volume = '{first}' + str(luna16) + '/**/*.mhd'
-    yield 'translate_volume', 1, 'translate', {**keys, 'input': volume}
-    yield 'export_classifier', 1, 'export', {'classifier': classifier}
-    yield 'export_generator', 1, 'export', {'generator': whole / 'cyclegan'}
-    yield 'printed_rates', 1, 'printed_rates', {'bound': 60}
+    keys = {**side_by_side, 'input': pictures, 'batch_size': 3}
+    yield 'translate_pictures', 1, 'translate', keys
+    volume = '{first}' + str(whole / 'phantoms' / 'luna16') + '/**/*.mhd'
+    yield 'translate_volume', 1, 'translate', {**side_by_side, 'input': volume}
 
 
 def record(checkout, folder):
@@ -159,7 +180,7 @@ def first(value):
 
 
 def fingerprints(folder):
-    """{path below the folder, in new names: what must be equal} of everything that the stages wrote."""
+    """{path below the folder, in new names: what must be equal} of all that the stages wrote."""
     found = {}
     for path in sorted(folder.rglob('*')):
         name = str(path.relative_to(folder))
@@ -197,13 +218,13 @@ def arrays(path):
 
 
 def normalised(path):
-    """The value of a JSON file, or the list of its lines, with new names for renamed keys and without
-    added and volatile ones."""
+    """The value of a JSON file, or of each line, in new names, without added and volatile keys."""
     lines = path.read_text().splitlines() if path.suffix == '.jsonl' else [path.read_text()]
     return [plain(json.loads(line)) for line in lines if line.strip()]
 
 
 def plain(value):
+    """A JSON value in new names, without added and volatile keys."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):

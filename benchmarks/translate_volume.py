@@ -1,6 +1,9 @@
-"""How much memory and time translating a CT volume takes: random HU, random weights, configs/translate.py in a process of its own.
+"""How much memory and time translating a CT volume takes: random HU, random weights.
 
-python benchmarks/translate_volume.py SLICES FILTERS BLOCKS           # of 512x512; the networks of `original` have 64 and 9
+python benchmarks/translate_volume.py SLICES FILTERS BLOCKS
+
+Slices are of 512x512; the networks of `original` have 64 filters and 9 blocks. configs/translate.py
+runs in a process of its own, whose peak of memory is printed.
 """
 
 import pathlib
@@ -16,48 +19,47 @@ import SimpleITK as sitk
 
 from configs import cyclegan
 from covjax import generator
+from covjax.trained import Trained
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def write_generator(path, filters, blocks):
+    """Writes an untrained generator to_covid as .safetensors."""
+    config = cyclegan.get_config()
+    config.update({'gen_filters': filters, 'gen_blocks': blocks})
+    network, image = generator.network(config), np.zeros((1, 32, 32, 1), np.float32)
+    variables = {'gen': {'params': {'to_covid': network.init(jax.random.key(0), image)['params']}}}
+    run = Trained(path.parent, config, variables, 0, 'latest', '')
+    generator.save(path, run, 'to_covid')
+
+
+def write_volume(path, slices):
+    """Writes noise between -1000 and 400 HU as a volume of 512x512 voxels a slice."""
+    hu = np.random.default_rng(0).integers(-1000, 400, (slices, 512, 512), np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(path))
 
 
 def main(slices, filters, blocks):
-    config = cyclegan.get_config()
-    config.update({'gen_filters': filters, 'gen_blocks': blocks})
-    params = generator.network(config).init(
-        jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32)
-    )['params']
+    """Translates a volume and prints what it took."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        generator.save(
-            folder / 'g.safetensors',
-            config,
-            {'gen': {'params': {'to_covid': params}}},
-            'to_covid',
-            0,
-        )
-        sitk.WriteImage(
-            sitk.GetImageFromArray(
-                np.random.default_rng(0).integers(-1000, 400, (slices, 512, 512), np.int16)
-            ),
-            str(folder / 'v.mhd'),
-        )
+        write_generator(folder / 'g.safetensors', filters, blocks)
+        write_volume(folder / 'v.mhd', slices)
+        command = [
+            *(sys.executable, ROOT / 'launch.py'),
+            f'--config={ROOT / "configs/translate.py"}',
+            f'--workdir={folder / "run"}',
+            f'--config.generator={folder / "g.safetensors"}',
+            f'--config.input={folder / "v.mhd"}',
+        ]
         began = time.perf_counter()
-        subprocess.run(
-            [
-                sys.executable,
-                ROOT / 'launch.py',
-                f'--config={ROOT / "configs/translate.py"}',
-                f'--workdir={folder / "run"}',
-                f'--config.generator={folder / "g.safetensors"}',
-                f'--config.input={folder / "v.mhd"}',
-            ],
-            cwd=ROOT,
-            check=True,
-        )
+        subprocess.run(command, cwd=ROOT, check=True)
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(
-        f'{slices} slices of 512x512, {filters} filters, {blocks} blocks: peak {peak:.2f} GiB, {seconds:.0f} s, compiling and files included ({seconds / slices:.2f} s a slice)'
+        f'{slices} slices of 512x512, {filters} filters, {blocks} blocks: peak {peak:.2f} GiB, '
+        f'{seconds:.0f} s, compiling and files included ({seconds / slices:.2f} s a slice)'
     )
 
 

@@ -1,9 +1,14 @@
-"""COVID against non-COVID classifier, trained on synthetic COVID and real non-COVID slices. The variant names the backbone.
+"""COVID against non-COVID classifier, trained on synthetic COVID and real non-COVID slices.
 
-python launch.py --config=configs/classifier.py:resnet50 --workdir=runs/resnet50 --config.data_dir=$HOME/tensorflow_datasets,runs/synthesize/data
-Variants: vgg16, resnet50, inception_v3, inception_resnet_v2, densenet169. The Inceptions need image_size >= 75.
-For real training data: --config.train=covid_ct:train
-To fine-tune weights that Keras published: --config.pretrained=FILE.h5 --config.freeze_steps=200 --config.body_rate=0.1
+Source: Jiang et al. 2020 (doi 10.21203/rs.3.rs-58467/v1), who compare the five backbones of
+covjax.models.PUBLISHED. The variant names the backbone, one of covjax.models.MODELS:
+
+python launch.py --config=configs/classifier.py:resnet50 --workdir=runs/resnet50 \
+    --config.data_dir=$HOME/tensorflow_datasets,runs/synthesize/data
+
+The Inceptions need image_size >= 75. For real training data: --config.train=covid_ct:train
+To fine-tune weights that Keras published: --config.pretrained=FILE.h5 --config.freeze_steps=200
+--config.body_rate=0.1
 """
 
 from configs import base
@@ -13,23 +18,31 @@ from covjax.models import MODELS
 def get_config(backbone=''):
     return base.training(
         'classification',
+        # Data.
         train='synthetic_covid_ct:train+covid_ct:train@noncovid',
         val='covid_ct:validation',
-        model=base.variant(backbone, {name: name for name in ('resnet50', *MODELS)}),
-        pretrained='',  # a .h5 or .weights.h5 of the same network, written by Keras; '' trains from scratch
-        freeze_steps=0,  # in which only the head learns and the body stays as it was, BatchNorm statistics included
-        body_rate=1.0,  # learning rate of everything but the head, relative to learning_rate
-        dtype='float32',  # of the computation, or bfloat16; parameters and statistics are float32
+        class_weights='',  # balanced: each class counts the same, however many images it has
         batch_size=32,
+        # Network.
+        model=base.variant(backbone, {name: name for name in ('resnet50', *MODELS)}),
+        # A .h5 or .weights.h5 of the same network, written by Keras; '' trains from scratch.
+        pretrained='',
+        dtype='float32',  # of the computation, or bfloat16; parameters and statistics are float32
+        dropout=0.0,
+        bn_momentum=0.9,
+        # Length.
         steps=2000,
+        # In which only the head learns and the body stays as it was, BatchNorm statistics included.
+        freeze_steps=0,
         eval_every=100,
         best='val/auc',
+        # Optimizer and loss.
         learning_rate=1e-3,
-        schedule='cosine',  # after the warm-up: cosine to 0, or step: a tenth after 1/2 and again after 3/4 of the steps
+        body_rate=1.0,  # learning rate of everything but the head, relative to learning_rate
+        # After the warm-up: cosine to 0, or step: a tenth after 1/2 and again after 3/4 of the
+        # steps.
+        schedule='cosine',
         warmup_steps=100,  # also of the body, once it is no longer frozen
         weight_decay=1e-4,  # of kernels
         label_smoothing=0.0,
-        class_weights='',  # balanced: each class counts the same, however many images it has
-        dropout=0.0,
-        bn_momentum=0.9,
     )

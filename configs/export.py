@@ -1,6 +1,8 @@
-"""The weights of a trained classifier as one .safetensors file, or of the two generators of a CycleGAN as two.
+"""The weights of a trained run as .safetensors: one file of a classifier, two of a CycleGAN.
 
 python launch.py --config=configs/export.py --workdir=runs/export --config.classifier=runs/resnet50
+
+Cost: seconds.
 """
 
 from configs import base
@@ -11,5 +13,5 @@ def get_config():
         'export',
         classifier='',  # workdir of a classification run
         generator='',  # or workdir of a CycleGAN
-        checkpoint='best',
-    )  # by validation; or latest
+        checkpoint='best',  # by validation, or latest
+    )

@@ -1,8 +1,11 @@
 """Builds one data set from raw files, without TensorFlow.
 
 python launch.py --config=configs/prepare.py --config.dataset=covid_ct --config.source=COVID-CT
-python launch.py --config=configs/prepare.py --config.dataset=luna16_patches/nodules --config.source=LUNA16
-Without a source covid_ct is downloaded. A patch may have any size: luna16_patches/patches_3d_32mm_500um_hu is 32 mm at 0.5 mm a pixel, in HU.
+python launch.py --config=configs/prepare.py --config.dataset=luna16_patches/nodules \\
+    --config.source=LUNA16
+
+Without a source covid_ct is downloaded. A patch may have any size:
+luna16_patches/patches_3d_32mm_500um_hu is 32 mm at 0.5 mm a pixel, in HU.
 Cost: 1,000 pictures take seconds.
 """
 
@@ -12,12 +15,17 @@ from configs import base
 def get_config():
     return base.stage(
         'prepare',
-        dataset='',  # covid_ct, covid_ct/clean, luna16_patches/nodules (a wrong name lists all), synthetic_covid_ct
+        # covid_ct, covid_ct/clean, luna16_patches/nodules, synthetic_covid_ct ...; a wrong name
+        # lists all.
+        dataset='',
         source='',  # the raw folder; archives in it may stay packed
-        annotations='',  # luna16_patches: annotations.csv when it is not in the source folder
-        candidates='',  # luna16_patches/candidates: candidates.csv when it is not in the source folder
-        allow_missing=False,  # luna16_patches: skip series without a volume
+        # For luna16_patches: annotations.csv and, for candidates, candidates.csv where they are not
+        # in the source folder.
+        annotations='',
+        candidates='',
+        allow_missing=False,  # for luna16_patches: skip series without a volume
         workers=0,  # processes that read and encode beside this one
-        beam='',  # build with Apache Beam: options of its pipeline, such as --runner=DirectRunner
-        overwrite=False,
-    )  # build anew what was built from another source
+        # Build with Apache Beam: options of its pipeline, such as --runner=DirectRunner.
+        beam='',
+        overwrite=False,  # build anew what was built from another source
+    )

@@ -1,6 +1,8 @@
-"""Measures synthetic images: distance from real ones (KID, FID), copies of training images, checkerboards, whether lungs and nodules stayed.
+"""Measures synthetic images: distance from real ones (KID, FID), copies, checkerboards, anatomy.
 
-python launch.py --config=configs/quality.py --workdir=runs/quality --config.synthetic=runs/synthesize
+python launch.py --config=configs/quality.py --workdir=runs/quality \\
+    --config.synthetic=runs/synthesize
+
 Cost: seconds on two CPU cores with pixels as features.
 """
 
@@ -10,9 +12,14 @@ from configs import base
 def get_config():
     return base.stage(
         'quality',
-        synthetic='',  # workdir of a synthesize run
-        split='test',  # of its images; '' for all
-        real='covid_ct:test@covid',  # real COVID-19 images that the generator has not seen
-        features='pixels',  # or a classifier's workdir, or a .h5 file of Inception-v3 that Keras wrote; several separated by commas
+        # Workdir of a synthesize run.
+        synthetic='',
+        # Of its images; '' for all.
+        split='test',
+        # Real COVID-19 images that the generator has not seen.
+        real='covid_ct:test@covid',
+        # Or a classifier's workdir, or a .h5 file of Inception-v3 that Keras wrote; several are
+        # separated by commas.
+        features='pixels',
         batch_size=32,
     )

@@ -1,6 +1,9 @@
-"""Puts evaluations into one page: report.html, table.csv, roc.png, panels.png.
+"""Puts evaluations into one page, report.html, with its tables and pictures as files beside it.
 
-python launch.py --config=configs/report.py --workdir=runs/report --config.evaluations=runs/evaluate --config.synthetic=runs/synthesize
+python launch.py --config=configs/report.py --workdir=runs/report \\
+    --config.evaluations=runs/evaluate --config.synthetic=runs/synthesize
+
+Cost: seconds on two CPU cores.
 """
 
 from configs import base
@@ -9,8 +12,11 @@ from configs import base
 def get_config():
     return base.stage(
         'report',
-        evaluations='',  # workdirs of evaluate runs, separated by commas
-        synthetic='',  # workdir of the synthesize run, for the panels
-        audits='',  # workdirs of audits, separated by commas, whose verdicts are listed
+        # Workdirs of evaluate runs, separated by commas.
+        evaluations='',
+        # Workdir of the synthesize run, for the panels; '' leaves them out.
+        synthetic='',
+        # Workdirs of audits, separated by commas, whose verdicts are listed.
+        audits='',
         title='Synthetic COVID-19 CT: what classifiers learn from it',
     )

@@ -1,14 +1,15 @@
-"""covjax: lung-cancer CT turned into synthetic COVID-19 CT, and what classifiers learn from it, in JAX."""
+"""Lung-cancer CT turned into synthetic COVID-19 CT, and what classifiers learn from it, in JAX."""
 
 __version__ = '0.6.0'
 CLASSES = ('noncovid', 'covid')  # of labels 0 and 1
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message is one line that names the file or key and the remedy.
+    """Something the user gave is wrong. The message is one line that names the file or key and the
+    remedy.
 
-    The launcher prints it without a traceback and exits with code 2; every other exception is a bug and
-    exits with code 1. `details` are printed below the message, one a line.
+    The launcher prints it without a traceback and exits with code 2; every other exception is a bug
+    and exits with code 1. `details` are printed below the message, one a line.
     """
 
     def __init__(self, message, details=()):
@@ -17,7 +18,10 @@ class InputError(ValueError):
 
 
 class Stopped(Exception):
-    """A training was asked to stop by a signal, and has saved its state. The same command goes on from there."""
+    """A training was asked to stop by a signal, and has saved its state.
+
+    The same command goes on from there. `signal` is the number of the signal.
+    """
 
     def __init__(self, signal):
         super().__init__(f'stopped by signal {signal}')

@@ -1,4 +1,7 @@
-"""Runs one stage, installed or not: python -m covjax --config=NAME[:VARIANT] [--workdir=DIR] [--config.key=value ...]."""
+"""Runs one stage, from a checkout or installed.
+
+python -m covjax --config=NAME[:VARIANT] [--workdir=DIR] [--config.key=value ...]
+"""
 
 import pathlib
 import sys

@@ -1,11 +1,14 @@
-"""A trained classifier, from the workdir of a run or from an exported file, for use anywhere: no training code and no TFDS are imported.
+"""A trained classifier, from the workdir of a run or from an exported file, for use anywhere.
 
 model, variables, preprocess = classifier.load('runs/resnet50')
-logits = model.apply(variables, preprocess(images))  # images [B, H, W, 1] float in [-1, 1]; noncovid, covid
+logits = model.apply(variables, preprocess(images))  # noncovid, covid
+
+Images are [B, H, W, 1] float in [-1, 1]. No training code and no TFDS are imported.
 """
 
 import pathlib
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,13 +58,30 @@ def _classifier(config, variables):
 
 
 def network(config, **options):
-    """The backbone of a config: two logits, computed in config.dtype; options are fields of models.backbone.Backbone."""
+    """The backbone of a classification config, with two logits.
+
+    Args:
+        config: its `model` names the backbone, its `dtype` what it computes in.
+        **options: other fields of models.backbone.Backbone.
+
+    Returns:
+        models.backbone.Backbone.
+
+    Raises:
+        InputError: config.model or config.dtype is not a valid choice.
+    """
     dtype = models.compute_dtype(config)
     return models.create(config.model, num_classes=len(CLASSES), dtype=dtype, **options)
 
 
 def preprocess(config):
-    """The function from images float [B, H, W, 1] in [-1, 1] to the input of network(config): the same, or the scale of the weights that training started from."""
+    """The function from images float [B, H, W, 1] in [-1, 1] to the input of network(config).
+
+    Where training started from published weights it scales as they expect; otherwise images stay.
+
+    Raises:
+        InputError: config.pretrained is set, and Keras publishes no weights for config.model.
+    """
     if not config.pretrained:
         return lambda images: images
     from covjax.weights import keras as keras_weights
@@ -70,7 +90,10 @@ def preprocess(config):
 
 
 def score(classifier):
-    """A pure function from images uint8 [B, H, W, 1] to P(covid) float32 [B], the softmax of the logits of a Classifier."""
+    """A pure function from images uint8 [B, H, W, 1] to P(covid) float32 [B], by a Classifier.
+
+    P(covid) is the softmax of the two logits.
+    """
     model, variables, preprocess = classifier
 
     def score(images):
@@ -86,7 +109,12 @@ def variables_of(run):
 
 
 def save(path, run):
-    """Writes the variables of a classification run (trained.Trained) as .safetensors: float32, named params/<module>/.../kernel, with what `load` needs in the header."""
+    """Writes the variables of a classification run as a .safetensors file, which `load` can read.
+
+    Args:
+        path: of the file.
+        run: trained.Trained.
+    """
     about = {key: run.config[key] for key in EXPORTED}
     about |= {
         'kind': 'classifier',

@@ -36,8 +36,9 @@ def load(path, direction):
     """The Translator of a file or folder.
 
     Args:
-        path: the workdir of a CycleGAN, a .safetensors file of `export`, or a .pth file of the authors'
-            PyTorch implementation (which needs PyTorch, and holds one direction whatever it is called).
+        path: the workdir of a CycleGAN, a .safetensors file of `export`, or a .pth file of the
+            authors' PyTorch implementation (which needs PyTorch, and holds one direction, whatever
+            it is called).
         direction: 'to_covid' or 'to_cancer'.
 
     Returns:
@@ -92,15 +93,15 @@ def network(config):
 def apply(translator):
     """A pure function that translates images.
 
-    Sides that 4 does not divide are mirrored up to the next multiple and cropped back. Grey images go
-    through a colour generator as three equal channels, whose mean is the result.
+    Sides that 4 does not divide are mirrored up to the next multiple and cropped back. Grey images
+    go through a colour generator as three equal channels, whose mean is the result.
 
     Args:
         translator: Translator.
 
     Returns:
-        A function from images float [B, H, W, C] in [-1, 1], H and W at least 8, to float of the same
-        shape and range. It can be jitted.
+        A function from images float [B, H, W, C] in [-1, 1], H and W at least 8, to float of the
+        same shape and range. It can be jitted, and raises an InputError for smaller images.
     """
 
     def apply(images):
@@ -122,12 +123,22 @@ def apply(translator):
 
 
 def apply_uint8(translator):
-    """A pure function that translates uint8 images [B, H, W, C] to uint8 of the same shape; otherwise as `apply`."""
+    """A pure function that translates images uint8 [B, H, W, C], H and W at least 8, to uint8.
+
+    Sides that 4 does not divide are mirrored up to the next multiple and cropped back. It can be
+    jitted, and raises an InputError for smaller images.
+    """
     return lambda images: to_uint8(apply(translator)(to_float(images)))
 
 
 def save(path, run, direction):
-    """Writes one generator of a CycleGAN run (trained.Trained) as .safetensors, with what `load` needs in the header."""
+    """Writes one generator of a CycleGAN run as a .safetensors file, which `load` can read.
+
+    Args:
+        path: of the file.
+        run: trained.Trained.
+        direction: 'to_covid' or 'to_cancer'.
+    """
     about = {key: run.config[key] for key in EXPORTED}
     about |= {'kind': 'generator', 'direction': direction, 'step': run.step}
     safetensors.write(path, {'params': run.variables['gen']['params'][direction]}, about)

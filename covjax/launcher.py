@@ -1,7 +1,8 @@
-"""From a command line to a run: flags and config are parsed and checked, the workdir is claimed, the run is called.
+"""From a command line to a run: flags and config are parsed and checked, the workdir is claimed,
+the run is called.
 
-`launch.py` of a checkout and `python -m covjax` of an installed package start here. Whatever is wrong with
-the words is reported in plain lines, with what would be valid, and exits with code 2.
+`launch.py` of a checkout and `python -m covjax` of an installed package start here. Whatever is
+wrong with the words is reported in plain lines, with what would be valid, and exits with code 2.
 """
 
 import contextlib
@@ -41,7 +42,8 @@ def main(argv, home, below):
 
     Args:
         argv: the words, argv[0] is the program.
-        home: pathlib.Path of the folder that holds the package `configs`, which must be on sys.path.
+        home: pathlib.Path of the folder that holds the package `configs`, which must be on
+        sys.path.
         below: pathlib.Path below which a run without --workdir gets its folder.
     """
     config, workdir = parse(argv, home, below)
@@ -49,7 +51,10 @@ def main(argv, home, below):
 
 
 def launch(config, workdir):
-    """Runs a config in a workdir; wrong input ends the process with code 2, a training that was stopped with 128 + signal."""
+    """Runs a config in a workdir.
+
+    Wrong input ends the process with code 2, a training that was stopped with 128 + signal.
+    """
     logging.set_verbosity(logging.ERROR)  # Orbax reports every step of a save
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
@@ -85,7 +90,8 @@ def join(config):
 
 
 def parse(argv, home, below):
-    """(config, workdir) of a command line; ends the process with code 2 where a word is wrong, with 0 for --help.
+    """(config, workdir) of a command line; ends the process with code 2 where a word is wrong, with
+    0 for --help.
 
     The flags are those of absl and ml_collections.
     """
@@ -113,7 +119,10 @@ def parse(argv, home, below):
 
 
 def load(name, variant, home):
-    """(path, config) of what --config names; ends the process with code 2 where there is no such config or variant."""
+    """(path, config) of what --config names.
+
+    Ends the process with code 2 where there is no such config or variant.
+    """
     valid = ', '.join(configs(home))
     if name is None:
         fail(f'--config is missing; choose one of {valid}')
@@ -132,7 +141,10 @@ def load(name, variant, home):
 
 
 def find(name, home):
-    """The file that --config=NAME means: a path, or the name of a config of this package, with or without configs/ and .py; None where there is none."""
+    """The file that --config=NAME means, or None where there is none.
+
+    NAME is a path, or the name of a config of this package, with or without configs/ and .py.
+    """
     shipped = home / 'configs' / f'{pathlib.Path(name).stem}.py'
     is_name = pathlib.Path(name).parent.name in ('', 'configs')
     candidates = [pathlib.Path(name)] + [shipped] * is_name

@@ -1,7 +1,7 @@
 """A small make over runs: stages that are made from one another, each in a folder of its own.
 
-A stage that is finished is left alone, so the same command goes on where it was stopped. A stage is made
-again when its config has changed or when a stage that it is made from has been made again.
+A stage that is finished is left alone, so the same command goes on where it was stopped. A stage is
+made again when its config has changed or when a stage that it is made from has been made again.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from covjax.workdir import claimed, duration, read_json, write_json
+from covjax.workdir import claimed, duration, read_json, upgraded, write_json
 
 
 class Stage(NamedTuple):
@@ -37,7 +37,8 @@ def follow(stages, workdir, find):
     for i, (name, config, needs) in enumerate(stages, 1):
         folder, as_written = workdir / name, json.loads(config.to_json())
         note = folder / 'finished.json'
-        if note.is_file() and read_json(note) == as_written and made.isdisjoint(needs):
+        known = upgraded(read_json(note)) if note.is_file() else None
+        if known == as_written and made.isdisjoint(needs):
             print(f'== {name} is finished ({i} of {len(stages)})', flush=True)
             continue
         passed = duration(time.monotonic() - began)

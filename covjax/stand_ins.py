@@ -1,9 +1,11 @@
-"""Stand-ins: what may take the generator's place. Nothing, simple changes of style, and the traces of networks.
+"""Stand-ins, which take the generator's place: simple changes of style, and traces of networks.
 
-A classifier trained on their images shows how much of the result of the generator's they explain. Window and
-histogram carry over the brightness of COVID-19 images, which disease has a part in, but no structure.
+Classifiers trained on their images show how much of what the generator's images teach is explained
+by less. Window and histogram carry over the brightness of COVID-19 images, which disease has a part
+in, but no structure.
 
-Each function takes the same three arguments and returns a function from uint8 [N, H, W, 1] to the same shape:
+Every stand-in takes the same three arguments and returns a function from images uint8 [N, H, W, 1]
+to images of the same shape and dtype:
     gan         trained.Trained of the CycleGAN whose place is taken
     training    function from 'cancer' or 'covid' to its training images, uint8 [M, H, W, 1]
     batch_size  of networks
@@ -25,18 +27,21 @@ QUANTILES = np.linspace(0, 1, 1025)
 
 
 def translated(gan, training, batch_size):
-    """The generator itself, from lung cancer to COVID-19: what the others take the place of."""
+    """The generator itself, from lung cancer to COVID-19, whose place the others take."""
     apply = generator.apply_uint8(generator.of_run(gan, 'to_covid'))
     return _network(apply, batch_size)
 
 
 def nothing(gan, training, batch_size):
-    """The slices unchanged."""
+    """No change: the slices themselves."""
     return lambda images: images
 
 
 def window(gan, training, batch_size):
-    """Another window: grey levels scaled and shifted, the same for all, so that training slices get the mean and standard deviation of COVID-19 images."""
+    """Another window: grey levels scaled and shifted in all slices alike.
+
+    Training slices get the mean and standard deviation of COVID-19 training images.
+    """
     slices, goal = training('cancer'), training('covid')
     scale = max(slices.std(), 1e-6)
 
@@ -48,7 +53,7 @@ def window(gan, training, batch_size):
 
 
 def histogram(gan, training, batch_size):
-    """Grey levels of every slice mapped so that its histogram is that of all COVID-19 images together."""
+    """Grey levels of each slice mapped to the histogram of all COVID-19 images together."""
     levels = np.quantile(training('covid'), QUANTILES)
 
     def match(image):
@@ -61,7 +66,7 @@ def histogram(gan, training, batch_size):
 
 
 def jpeg(gan, training, batch_size):
-    """Saved as JPEG and read again, as half of the published COVID-CT pictures were."""
+    """Slices saved as JPEG and read again, as half of the published COVID-CT pictures were."""
 
     def round_trip(image):
         file = io.BytesIO()
@@ -72,7 +77,10 @@ def jpeg(gan, training, batch_size):
 
 
 def untrained(gan, training, batch_size):
-    """A generator of the same architecture with weights as drawn: the traces of the network without anything learned."""
+    """A generator of the same architecture with the weights that training starts from.
+
+    It leaves the traces of the network and has learned nothing.
+    """
     network = generator.network(gan.config)
     image = jnp.zeros((1, gan.config.image_size, gan.config.image_size, 1))
     params = jax.jit(network.init)(jax.random.key(gan.config.seed), image)['params']
@@ -80,7 +88,7 @@ def untrained(gan, training, batch_size):
 
 
 def reconstructed(gan, training, batch_size):
-    """To COVID-19 and back: both generators have left their traces, and the style is that of the source."""
+    """Slices sent to COVID-19 and back: traces of both generators, but the style of the source."""
     to_covid, to_cancer = (
         generator.apply_uint8(generator.of_run(gan, direction))
         for direction in generator.DIRECTIONS
@@ -89,9 +97,11 @@ def reconstructed(gan, training, batch_size):
 
 
 def _network(apply, batch_size):
+    """A jittable function of a batch as one of any number of images."""
     return partial(batches.predict, apply, batch_size=batch_size, progress='translating')
 
 
+# By name, in the order of the audit.
 METHODS = {
     method.__name__: method
     for method in (translated, nothing, window, histogram, jpeg, untrained, reconstructed)

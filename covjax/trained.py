@@ -1,4 +1,7 @@
-"""A finished training run, opened once: its config, its variables, the step they are of, what trained it, where its data lie."""
+"""A finished training run, opened once.
+
+Its config, its variables and the step they are of, what trained it, and where its data lie.
+"""
 
 import dataclasses
 import functools
@@ -20,7 +23,10 @@ UPSTREAM = (
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A training run as everything after it sees it. No training code is needed to open or to use one."""
+    """A training run as everything after it sees it.
+
+    No training code is needed to open or to use one.
+    """
 
     folder: pathlib.Path  # its workdir
     config: ConfigDict
@@ -31,7 +37,10 @@ class Trained:
 
     @functools.cached_property
     def lineage(self):
-        """[record] of lineage.json: what trained it, directly and through a generator (covjax.data.lineage)."""
+        """The records of lineage.json: what trained it, directly and through a generator.
+
+        A list of dicts, see covjax.data.lineage.
+        """
         return read_json(self.folder / 'lineage.json')
 
 
@@ -42,8 +51,8 @@ def open_run(folder, task, key, which='best'):
         folder: the workdir of a run of `train`.
         task: what it must have trained, 'cyclegan' or 'classification'.
         key: the config key that named the folder, for messages.
-        which: 'best' for the best checkpoint by the run's config.best (the latest, where that is empty),
-            or 'latest'.
+        which: 'best' for the best checkpoint by the run's config.best (the latest, where that is
+            empty), or 'latest'.
 
     Raises:
         InputError: the folder holds no such run, or its checkpoint is missing or damaged.
@@ -57,11 +66,12 @@ def open_run(folder, task, key, which='best'):
 
 
 def data_dir_of(config):
-    """Where the data sets of a run lie: its own config.data_dir, or else that of the run that it is made from.
+    """Where the data sets of a run lie: its own config.data_dir, or else that of the run that it is
+    made from.
 
     Args:
-        config: of any run; the run that it is made from is named by config.classifier, config.generator or
-            config.synthetic, and may itself be made from another one.
+        config: of any run; the run that it is made from is named by config.classifier,
+            config.generator or config.synthetic, and may itself be made from another one.
 
     Returns:
         str as covjax.data.specs takes it; '' is TFDS's own folder.

@@ -23,7 +23,7 @@ RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}
 # Keys that may change when a run is taken up again. `steps` may not: schedules depend on it.
 MAY_CHANGE = {'log_every', 'eval_every', 'data_dir', 'features'}
 VERSIONS_OF = ('jax', 'flax', 'optax', 'numpy', 'tensorflow-datasets')
-# Keys and commands of config.json that 0.5.0 wrote under other names: (command, old key) -> new key.
+# What 0.5.0 wrote into config.json under other names: (command, old key) -> new key.
 RENAMED_KEYS = {
     ('synthesize', 'how'): 'stand_in',
     ('audit', 'controls'): 'stand_ins',
@@ -74,7 +74,8 @@ def claimed(config, workdir):
 
 
 def note_environment(workdir, run, seconds):
-    """Writes environment.json: versions, devices, and the seconds of all sessions of a run that goes on where it was stopped.
+    """Writes environment.json: versions, devices, and the seconds of all sessions of a run that
+    goes on where it was stopped.
 
     Args:
         workdir: pathlib.Path.
@@ -94,7 +95,10 @@ def note_environment(workdir, run, seconds):
 
 
 def _refuse_another_run(before, config, workdir):
-    """Raises an InputError where `before`, the config.json of a workdir, is of a run that `config` cannot go on with."""
+    """Raises an InputError where `config` cannot go on with the run of a workdir.
+
+    `before` is the config.json there, a dict.
+    """
     if before['run'] != config.run:
         raise InputError(f'{workdir} holds a run of {before["run"]}; choose another --workdir')
     if config.run not in RESUMES or not any(workdir.glob(RESUMES[config.run])):
@@ -105,7 +109,8 @@ def _refuse_another_run(before, config, workdir):
     if changed:
         more = f' (and {len(changed) - 1} more)' if len(changed) > 1 else ''
         raise InputError(
-            f'{workdir} holds a run with another config.{changed[0]}{more}; choose another --workdir'
+            f'{workdir} holds a run with another config.{changed[0]}{more}; '
+            'choose another --workdir'
         )
 
 
@@ -120,7 +125,10 @@ def _leaves(tree, prefix=''):
 
 
 def upgraded(tree):
-    """The content of a config.json as this version would have written it: keys and commands of 0.5.0 get their new names, in nested configs too."""
+    """The content of a config.json, a dict, as this version would have written it.
+
+    Keys and commands of 0.5.0 get their new names, in nested configs too.
+    """
     if not isinstance(tree, dict):
         return tree
     run = tree.get('run')

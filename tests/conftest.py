@@ -1,24 +1,46 @@
-"""Phantoms, prepared data and a plain pool that tests share. Real files are used only where COVJAX_DATA points at them."""
+"""What tests share: phantoms, prepared data, launch.py, a cache of compiled programs.
+
+Real files are used only where COVJAX_DATA points at them.
+"""
 
 import os
 import pathlib
-import subprocess
-import sys
+import shutil
+import tempfile
 
-# Every program of a test runs a few times on small arrays: compiling is what takes long. Before jax is imported.
+# Every program of a test runs a few times on small arrays: compiling is what takes long, so it is done
+# without effort, and once for all workers of a run. Before jax is imported.
 FAST = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+WORKERS_RUN = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
+CACHE = pathlib.Path(tempfile.gettempdir()) / f'covjax_tests_{WORKERS_RUN}'
 os.environ['XLA_FLAGS'] = FAST
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ['KERAS_BACKEND'] = 'jax'  # read when keras is imported
 
-import jax
-import pytest
+import jax  # noqa: E402
+import launching  # noqa: E402
+import pytest  # noqa: E402
 
-from covjax.phantom import raw_files
-from covjax.runs import prepare
+from covjax.phantom import raw_files  # noqa: E402
+from covjax.runs import prepare  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REAL = os.environ.get('COVJAX_DATA')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-os.environ['KERAS_BACKEND'] = 'jax'  # read when keras is imported
+
+
+def pytest_sessionfinish(session):
+    """The process that started the workers takes the cache away."""
+    if not hasattr(session.config, 'workerinput'):
+        cache = CACHE.with_name(f'covjax_tests_{_uid(session.config)}')
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _uid(config):
+    """The id that xdist gives to the workers of this run, or that of this process."""
+    manager = config.pluginmanager.getplugin('dsession')
+    return manager.nodemanager.testrunuid if manager else str(os.getpid())
 
 
 @pytest.fixture(scope='session')
@@ -49,20 +71,12 @@ def real():
 
 @pytest.fixture(scope='session')
 def launch():
-    """launch(*arguments, devices=1) -> CompletedProcess of launch.py in a process of its own."""
+    """launch(*arguments, devices=1, timeout=None) -> CompletedProcess of launch.py."""
 
-    def run(*arguments, devices=1, **kwargs):
-        environment = os.environ | {
-            'XLA_FLAGS': f'{FAST} --xla_force_host_platform_device_count={devices}'
-        }
-        return subprocess.run(
-            [sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            capture_output=True,
-            **kwargs,
-        )
+    def run(*arguments, devices=1, timeout=None):
+        flags = f'{FAST} --xla_force_host_platform_device_count={devices}'
+        words = [str(argument) for argument in arguments]
+        return launching.launch(ROOT, words, {'XLA_FLAGS': flags}, timeout)
 
     return run
 

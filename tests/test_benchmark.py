@@ -5,17 +5,20 @@ import json
 import time
 
 import pytest
-from test_cyclegan import task_of
 
 from configs import benchmark as benchmark_config
 from configs import cyclegan as cyclegan_config
 from covjax import InputError
 from covjax.runs import benchmark
+from covjax.training import cyclegan
+
+TINY = {'gen_filters': 2, 'gen_blocks': 1, 'disc_filters': 2}
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('identity, tera', [(0.0, 1.26), (0.5, 1.86)])
-def test_counted_operations(identity, tera):
-    """The published numbers for one pair of 256x256, and four times fewer at 128x128."""
+def test_counted_operations_are_the_published_ones(identity, tera):
+    """For one pair of 256x256, and for four of 128x128."""
     config = cyclegan_config.get_config()
     config.update({'lambda_identity': identity, 'batch_size': 1})
     assert abs(benchmark.step_flops(config) / 1e12 - tera) < 0.02
@@ -23,78 +26,119 @@ def test_counted_operations(identity, tera):
     assert abs(benchmark.step_flops(config) / 1e12 - tera) < 0.03
 
 
-def test_table(launch, tmp_path):
-    """Two rows at toy size, the peer beside them where PyTorch is installed."""
-    result = launch(
-        '--config=configs/benchmark.py',
-        f'--workdir={tmp_path}',
-        '--config.image_size=(32,)',
-        '--config.batch_size=(2,)',
-        '--config.rounds=1',
-        '--config.steps=1',
-        '--config.warmup=1',
-        '--config.peak_tflops=1',
-        '--config.cyclegan.gen_filters=8',
-        '--config.cyclegan.gen_blocks=1',
-        '--config.cyclegan.disc_filters=8',
+@pytest.fixture(scope='module')
+def measured(tmp_path_factory):
+    """The folder of a benchmark at toy size."""
+    folder = tmp_path_factory.mktemp('benchmark')
+    config = benchmark_config.get_config()
+    config.update(
+        {
+            'image_size': (32,),
+            'batch_size': (2,),
+            'rounds': 1,
+            'steps': 1,
+            'warmup': 1,
+            'peak_tflops': 1.0,
+            'cyclegan': TINY | {'gen_filters': 8},
+        }
     )
-    assert result.returncode == 0, result.stderr
-    (row,) = csv.DictReader((tmp_path / 'benchmark.csv').open())
-    assert (
-        (row['image_size'], row['batch_size']) == ('32', '2')
-        and float(row['seconds']) > 0
-        and 0 <= float(row['waiting']) < 1
-        and float(row['peak_gib']) > 0.1
-    )
+    benchmark.run(config, folder)
+    return folder
+
+
+@pytest.fixture
+def row(measured):
+    with (measured / 'benchmark.csv').open() as file:
+        (row,) = csv.DictReader(file)
+    return row
+
+
+def test_the_table_has_every_number(row):
+    assert (row['image_size'], row['batch_size'], row['dtype']) == ('32', '2', 'float32')
+    assert float(row['seconds']) > 0
+    assert float(row['pairs_per_second']) == pytest.approx(2 / float(row['seconds']))
+    assert 0 <= float(row['waiting']) < 1
+    assert float(row['peak_gib']) > 0.1
     assert float(row['of_peak']) == pytest.approx(float(row['tflops']))
-    peer = [row[name] for name in ('peer_seconds', 'peer_peak_gib', 'ratio')]
-    assert all(float(value) > 0 for value in peer) if benchmark.has_torch() else not any(peer)
-    assert (
-        json.loads((tmp_path / 'benchmark.json').read_text())[0]['machine']['devices'] == 1
-        and '| image |' in (tmp_path / 'benchmark.md').read_text()
-    )
+
+
+def test_the_peer_stands_beside_it_where_pytorch_is_installed(row):
+    numbers = [row[name] for name in ('peer_seconds', 'peer_peak_gib', 'ratio')]
+    if benchmark.has_torch():
+        assert all(float(number) > 0 for number in numbers)
+    else:
+        assert not any(numbers)
+
+
+def test_the_table_is_written_for_programs_and_for_people(measured):
+    (row,) = json.loads((measured / 'benchmark.json').read_text())
+    assert row['machine']['devices'] == 1 and len(row['all_seconds']) == 1
+    assert '| image |' in (measured / 'benchmark.md').read_text()
 
 
 def test_slow_input_is_seen():
-    """A batch that takes longer than the step makes the devices wait; one that is there at once does not."""
-    waiting = {}
-    for slow in (0.0, 0.3):
-        config, task = task_of(gen_filters=2, disc_filters=2)
+    """A batch that takes longer than the step makes the devices wait; one at hand does not."""
+    config = cyclegan_config.get_config('small')
+    config.update({'image_size': 32, 'load_size': 36, 'batch_size': 2, **TINY})
+    task = cyclegan.task_on(config, benchmark.random_examples(36), {})
+    delay = 0.0
 
-        def train_batch(step):
-            time.sleep(slow)
-            return task.train_batch(step)
+    def train_batch(step):
+        time.sleep(delay)
+        return task.train_batch(step)
 
-        clock = benchmark.Clock(task._replace(train_batch=train_batch))
-        clock.steps(2)
+    clock = benchmark.Clock(task._replace(train_batch=train_batch))
+    clock.steps(2)
+
+    def timed(steps):
+        """(seconds of all steps, seconds of them that the devices waited)."""
         clock.waited = 0.0
-        waiting[slow] = clock.steps(12) * 12, clock.waited
-    assert (
-        waiting[0.3][1] > 0.8 * waiting[0.3][0] and waiting[0.0][1] < 0.1 * waiting[0.0][0] + 0.02
-    )
+        return clock.steps(steps) * steps, clock.waited
+
+    seconds, waited = timed(12)
+    assert waited < 0.1 * seconds + 0.02
+    delay = 0.2
+    seconds, waited = timed(8)
+    assert waited > 0.8 * seconds
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     'fields, message',
     [
-        (dict(image_size=(64,)), 'as many of one'),
-        (dict(peer='nowhere.py'), 'config.peer=nowhere.py'),
+        ({'image_size': (64,)}, 'as many of one'),
+        ({'peer': 'nowhere.py'}, 'config.peer=nowhere.py'),
     ],
+    ids=['pairs', 'peer'],
 )
-def test_wrong_words(tmp_path, fields, message):
+def test_wrong_keys_are_refused(tmp_path, fields, message):
     config = benchmark_config.get_config()
     config.update(fields)
     with pytest.raises(InputError, match=message):
         benchmark.run(config, tmp_path)
 
 
-def test_a_peer_that_fails_is_told(tmp_path):
+def test_a_peer_that_ends_early_is_reported(tmp_path):
     pytest.importorskip('torch')
     (tmp_path / 'peer.py').write_text("print('{}')")
     config = benchmark_config.get_config()
     config.peer = str(tmp_path / 'peer.py')
-    with (
-        pytest.raises(InputError, match='ended early'),
-        benchmark.peer(config, config.cyclegan) as ask,
-    ):
-        ask(1)
+    with pytest.raises(InputError, match='ended early'):
+        with benchmark.peer(config, config.cyclegan) as ask:
+            ask(1)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    'key, value, text',
+    [
+        ('of_peak', 0.254, '25%'),
+        ('waiting', 0.0012, '0.12%'),
+        ('seconds', 1.23456, '1.23'),
+        ('image_size', 1024, '1024'),
+        ('dtype', 'bfloat16', 'bfloat16'),
+        ('ratio', None, ''),
+    ],
+)
+def test_numbers_as_people_read_them(key, value, text):
+    assert benchmark.shown(key, value) == text

@@ -4,79 +4,98 @@ import pytest
 
 from covjax import InputError
 from covjax.data import lineage
+from covjax.data.rows import Row
+from covjax.workdir import write_json
 
-
-def row(sha, group, name, **extra):
-    return {'sha256': sha, 'group': group, 'id': name, **extra}
-
+pytestmark = pytest.mark.fast
 
 RECORDS = [
-    {'role': 'train', 'dataset': 'a:train', 'through': '', 'images': [['s1', 'doc1/p1', 'i1']]},
+    {
+        'role': 'train',
+        'dataset': 'a:train',
+        'through': '',
+        'images': [['s1', 'doc1/p1', 'i1']],
+    },
     {
         'role': 'cancer',
         'dataset': 'b:train',
         'through': 'generator',
         'images': [['s2', 'series2', 'i2']],
     },
-    {'role': 'val', 'dataset': 'a:validation', 'through': '', 'images': [['s3', 'doc3/p3', 'i3']]},
+    {
+        'role': 'val',
+        'dataset': 'a:validation',
+        'through': '',
+        'images': [['s3', 'doc3/p3', 'i3']],
+    },
 ]
+CLEAN = Row('y', 'doc7/p7', 's7')
 
 
 @pytest.mark.parametrize(
-    'test_row, images, groups, documents',
+    'row, kinds',
     [
-        (row('s1', 'doc8/p8', 'x'), 1, 0, 0),  # the same picture under another name
-        (row('s9', 'doc1/p1', 'x'), 0, 1, 1),  # another picture of the same patient
-        (row('s9', 'doc1/p9', 'x'), 0, 0, 1),  # another patient of the same document
-        (row('s9', 'series2', 'x'), 0, 1, 1),  # a series the generator was trained on
-        (
-            row('s9', 'other', 'x', source_sha256='s2'),
-            1,
-            0,
-            0,
-        ),  # a translation of a training picture
-        (row('s3', 'doc3/p3', 'x'), 0, 0, 0),  # validation picks checkpoints
-        (row('s9', 'doc9/p1', 'x'), 0, 0, 0),
+        (Row('x', 'doc8/p8', 's1'), ['images']),
+        (Row('x', 'doc1/p1', 's9'), ['groups', 'documents']),
+        (Row('x', 'doc1/p9', 's9'), ['documents']),
+        (Row('x', 'series2', 's9'), ['groups', 'documents']),
+        (Row('x', 'other', 's9', source_sha256='s2'), ['images']),
+        (Row('x', 'doc3/p3', 's3'), ['validation']),
+        (Row('x', 'doc9/p1', 's9'), []),
+    ],
+    ids=[
+        'the picture under another name',
+        'another picture of the patient',
+        'another patient of the document',
+        'a series that trained the generator',
+        'a translation of a picture',
+        'a picture that picked a checkpoint',
+        'nothing in common',
     ],
 )
-def test_overlap(test_row, images, groups, documents):
-    counts, ids = lineage.overlap(RECORDS, [test_row, row('s7', 'doc7/p7', 'y')])
-    validation = int(test_row['sha256'] == 's3')
-    assert counts == {
-        'images': images,
-        'groups': groups,
-        'documents': documents,
-        'validation': validation,
-    }
-    assert list(ids) == (['x'] if images + groups + documents + validation else [])
-    assert set(ids.get('x', ())) == {kind for kind, n in counts.items() if n}
+def test_overlap_counts_and_names_what_is_shared(row, kinds):
+    counts, shared = lineage.overlap(RECORDS, [row, CLEAN])
+    expected = dict.fromkeys(['images', 'groups', 'documents', 'validation'], 0)
+    assert counts == expected | dict.fromkeys(kinds, 1)
+    assert shared == ({'x': kinds} if kinds else {})
 
 
-def test_protocols():
-    rows = [row('s1', 'doc1/p1', 'leaked')]
+def test_the_clean_protocol_refuses_an_overlap_and_names_it():
+    rows = [Row('leaked', 'doc1/p1', 's1')]
     with pytest.raises(InputError, match='leaked.*protocol') as refused:
         lineage.check(RECORDS, rows, 'a:test', 'clean')
     assert refused.value.details == ['leaked: images, groups, documents']
-    for protocol in ('official', 'paper'):
-        assert lineage.check(RECORDS, rows, 'a:test', protocol)['images'] == 1
-    with pytest.raises(InputError, match='no such protocol'):
+
+
+@pytest.mark.parametrize('protocol', ['official', 'paper'])
+def test_other_protocols_count_an_overlap(protocol):
+    rows = [Row('leaked', 'doc1/p1', 's1')]
+    assert lineage.check(RECORDS, rows, 'a:test', protocol)['images'] == 1
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(InputError, match='config.protocol=lenient.*clean, official, paper'):
         lineage.check(RECORDS, [], 'a:test', 'lenient')
 
 
-def test_lineage_of_a_generator_travels_with_its_data_set(data_dir):
-    from covjax.data import datasets, specs
-    from covjax.workdir import write_json
+@pytest.fixture
+def with_generator(tmp_path):
+    """The data_dir of a synthetic data set, beside which the lineage of its generator lies."""
+    folder = tmp_path / 'synthetic' / '1.0.0'
+    folder.mkdir(parents=True)
+    (folder / 'features.json').write_text('{}')
+    (folder / 'dataset_info.json').write_text('{}')
+    write_json(folder / 'lineage.json', [RECORDS[0] | {'role': 'covid'}])
+    return str(tmp_path)
 
-    rows = datasets.read_rows('covid_ct:train', data_dir)
-    beside = specs.locate('luna16_patches/nodules', data_dir) / 'lineage.json'
-    write_json(beside, [dict(RECORDS[0], role='covid')])
-    try:
-        records = lineage.record(
-            {'train': 'luna16_patches/nodules:train+covid_ct:train'}, data_dir, {'train': rows}
-        )
-    finally:
-        beside.unlink()
+
+def test_lineage_of_a_generator_travels_with_its_data_set(with_generator):
+    rows = [Row(f'i{i}', f'doc{i}/p', f's{i}') for i in range(16)]
+    named = {'train': 'synthetic:train', 'val': 'synthetic:validation'}
+    records = lineage.record(named, with_generator, {'train': rows, 'val': rows[:2]})
     assert [(record['role'], record['through'], len(record['images'])) for record in records] == [
         ('train', '', 16),
         ('covid', 'generator', 1),
+        ('val', '', 2),
     ]
+    assert records[0]['images'][3] == ['s3', 'doc3/p', 'i3']

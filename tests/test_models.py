@@ -1,10 +1,16 @@
-"""Networks against Keras and PyTorch with the same weights, and against the parameter counts of their papers."""
+"""Networks: parameter counts of their references, shapes, gradients, and layers against lax.
 
-import flax
+test_pretrained.py holds the backbones of keras.applications against Keras, test_pytorch.py those of
+torchvision and the CycleGAN against PyTorch.
+"""
+
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from covjax import InputError, models
 from covjax.models import cyclegan as gan
@@ -12,13 +18,15 @@ from covjax.models import layers
 from covjax.models.cyclegan import Discriminator, Generator
 from covjax.training.task import count_params
 
-# (with a top of 1000 classes, without) of keras.applications, BatchNorm running statistics counted, checked with Keras 3.15.
+# (with a top of 1000 classes, without), BatchNorm running statistics counted: those that Keras 3.15
+# counts of keras.applications; resnet18 has torchvision's 11,689,512 parameters, 9,600 statistics.
 COUNTS = {
     'vgg16': (138_357_544, 14_714_688),
     'resnet50': (25_636_712, 23_587_712),
     'inception_v3': (23_851_784, 21_802_784),
     'inception_resnet_v2': (55_873_736, 54_336_736),
     'densenet169': (14_307_880, 12_642_880),
+    'resnet18': (11_699_112, 11_186_112),
 }
 WIDTHS = {
     'vgg16': 512,
@@ -26,177 +34,199 @@ WIDTHS = {
     'inception_v3': 2048,
     'inception_resnet_v2': 1536,
     'densenet169': 1664,
+    'resnet18': 512,
 }
 TOP = {'vgg16': {'hidden': (4096, 4096)}}
+PARITY = ('keras.applications.', 'torchvision ')  # tested in test_pretrained.py, test_pytorch.py
+
+every_model = pytest.mark.parametrize('name', models.MODELS)
 
 
-def abstract(model, size, channels):
-    """(variables, apply) of a model as shapes alone."""
-    variables = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, channels)))
-    )
-    return variables, lambda size, **kwargs: jax.eval_shape(
-        lambda v: model.apply(v, jnp.zeros((2, size, size, channels)), **kwargs), variables
-    )
+@functools.cache
+def traced(name, size, channels=3, **options):
+    """((logits or pooled features, maps), variables) of a model as shapes alone, from one trace."""
+    model = models.create(name, **options)
+    images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+    init = functools.partial(model.init_with_output, endpoints=True)
+    return jax.eval_shape(init, jax.random.key(0), images)
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+def smallest(name):
+    return models.create(name).smallest
+
+
+def shapes(variables):
+    return jax.tree.map(jnp.shape, variables)
+
+
+def uniform(*shape):
+    """Images in [-1, 1]."""
+    return jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape), jnp.float32)
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+# ---- backbones
+
+
+def test_the_published_backbones_are_models():
+    assert set(models.PUBLISHED) < set(models.MODELS)
+
+
+@every_model
+def test_every_model_names_the_reference_that_it_equals(name):
+    assert models.create(name).reference.startswith(PARITY)
+
+
+@every_model
 def test_counts(name):
-    smallest = models.create(name).smallest
-    assert (
-        count_params(abstract(models.create(name, num_classes=None), smallest, 3)[0])
-        == COUNTS[name][1]
+    (_, _), variables = traced(name, smallest(name), num_classes=None)
+    assert count_params(variables) == COUNTS[name][1]
+    (logits, _), variables = traced(name, 224, num_classes=1000, **TOP.get(name, {}))
+    assert count_params(variables) == COUNTS[name][0]
+    assert logits.shape == (2, 1000)
+
+
+@every_model
+@pytest.mark.parametrize('size', ['smallest', 129])
+def test_shapes_and_endpoints(name, size):
+    size = smallest(name) if size == 'smallest' else size
+    (pooled, maps), _ = traced(name, size, num_classes=None)
+    assert pooled.shape == (2, WIDTHS[name]) and pooled.dtype == jnp.float32
+    assert len(maps) > 4 and maps['features'].shape[-1] == WIDTHS[name]
+    height = maps['features'].shape[1]
+    assert 1 <= height <= size // 24
+    assert height == min(value.shape[1] for value in maps.values())
+
+
+@every_model
+def test_one_set_of_variables_fits_every_size(name):
+    variables = [traced(name, size, num_classes=None)[1] for size in (smallest(name), 129)]
+    assert shapes(variables[0]) == shapes(variables[1])
+
+
+@every_model
+def test_grey_and_colour_differ_in_the_first_kernel_only(name):
+    colour, grey = (
+        flatten_dict(shapes(traced(name, smallest(name), channels, num_classes=None)[1]))
+        for channels in (3, 1)
     )
-    assert (
-        count_params(
-            abstract(models.create(name, num_classes=1000, **TOP.get(name, {})), 224, 3)[0]
-        )
-        == COUNTS[name][0]
-    )
+    ((_, *path),) = (path for path in colour if colour[path] != grey[path])
+    assert path[-1] == 'kernel' and grey['params', *path][2] == 1
 
 
-@pytest.mark.parametrize('name', models.MODELS)
-@pytest.mark.parametrize('channels', [1, 3])
-def test_shapes_and_endpoints(name, channels):
-    model = models.create(name, num_classes=None)
-    variables, apply = abstract(model, 96, channels)
-    for size in (model.smallest, 129):  # one set of variables for both
-        pooled, maps = apply(size, endpoints=True)
-        assert pooled.shape == (2, WIDTHS[name]) and pooled.dtype == jnp.float32
-        assert maps['features'].shape[-1] == WIDTHS[name] and len(maps) > 4
-        assert (
-            1
-            <= maps['features'].shape[1]
-            == min(value.shape[1] for value in maps.values())
-            <= size // 24
-        )
-    _, apply = abstract(models.create(name, num_classes=7), 96, channels)
-    assert apply(96).shape == (2, 7)
-
-
-@pytest.mark.parametrize('name', models.MODELS)
+@every_model
 def test_wrong_images(name):
-    model = models.create(name)
-    key, small, size = jax.random.key(0), model.smallest - 1, model.smallest
+    model, size = models.create(name), smallest(name)
+    init = lambda *shape: jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
     with pytest.raises(InputError, match=f'{name}.*at least {size}x{size}.*image_size'):
-        jax.eval_shape(model.init, key, jnp.zeros((1, size, small, 1)))
+        init(1, size, size - 1, 1)
     with pytest.raises(InputError, match=f'{name}.*1 or 3'):
-        jax.eval_shape(model.init, key, jnp.zeros((1, size, size, 2)))
+        init(1, size, size, 2)
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+def drawn(variables):
+    """Variables like those of a model that was just made, without compiling its init."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1] == 'kernel':
+            return rng.normal(scale=np.sqrt(2 / np.prod(leaf.shape[:-1])), size=leaf.shape)
+        return np.full(leaf.shape, float(path[-1] in ('scale', 'var')))
+
+    flat = {path: draw(path, leaf) for path, leaf in flatten_dict(variables).items()}
+    return jax.tree.map(jnp.float32, unflatten_dict(flat))
+
+
+@every_model
 def test_every_parameter_matters(name):
-    """Every parameter gets a gradient, nothing is NaN, running statistics move in training and stay in inference."""
+    """Each gets a finite gradient; running statistics move in training and stay in inference."""
     model = models.create(name, num_classes=2)
-    images = jnp.asarray(
-        np.random.default_rng(0).uniform(-1, 1, (4, model.smallest, model.smallest, 1)), jnp.float32
-    )
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    images = uniform(4, model.smallest, model.smallest, 1)
+    variables = drawn(traced(name, model.smallest, 1, num_classes=2)[1])
     stats = variables.get('batch_stats', {})
+    assert bool(stats) == (name != 'vgg16')
 
     def loss(params):
-        logits, updated = model.apply(
-            {'params': params, 'batch_stats': stats}, images, train=True, mutable=['batch_stats']
-        )
+        variables = {'params': params, 'batch_stats': stats}
+        logits, updated = model.apply(variables, images, train=True, mutable=['batch_stats'])
         return (logits[:, 0] ** 2).sum() + logits[:, 1].sum(), updated.get('batch_stats', {})
 
     grads, moved = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
-    for path, grad in flax.traverse_util.flatten_dict(grads, sep='/').items():
+    for path, grad in flatten_dict(grads, sep='/').items():
         assert np.isfinite(grad).all(), path
-        before_norm = (
-            name == 'resnet50' and path.endswith('bias') and 'conv' in path
-        )  # a constant before BatchNorm has no effect, by design
+        # A constant before BatchNorm has no effect, by design.
+        before_norm = name == 'resnet50' and 'conv' in path and path.endswith('bias')
         assert before_norm or (np.asarray(grad) != 0).any(), path
-    assert bool(stats) == (name != 'vgg16')
     for old, new in zip(jax.tree.leaves(stats), jax.tree.leaves(moved), strict=True):
         assert np.isfinite(new).all() and not np.allclose(old, new)
-    kept = jax.jit(
-        lambda variables: model.apply(variables, images, mutable=['batch_stats'])[1].get(
-            'batch_stats', {}
-        )
-    )(variables)
+    infer = lambda variables: model.apply(variables, images, mutable=['batch_stats'])[1]
+    kept = jax.jit(infer)(variables).get('batch_stats', {})
     jax.tree.map(np.testing.assert_array_equal, kept, stats)
 
 
 def test_bfloat16_computes_what_float32_does():
-    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 1)), jnp.float32)
-    variables = jax.jit(models.create('resnet50').init)(jax.random.key(0), images)
-    expected, got = (
-        models.create('resnet50', dtype=dtype).apply(variables, images)
+    images = uniform(2, 32, 32, 1)
+    variables = jax.jit(models.create('resnet18').init)(jax.random.key(0), images)
+    expected, logits = (
+        jax.jit(models.create('resnet18', dtype=dtype).apply)(variables, images)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
-    assert (
-        got.dtype == jnp.float32
-        and 0 < np.abs(got - expected).max() < 0.03 * np.abs(expected).max()
-    )
+    assert logits.dtype == jnp.float32
+    assert 0 < np.abs(logits - expected).max() < 0.03 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+def test_pooled_features_are_the_mean_of_the_last_map():
+    (_, _), variables = traced('resnet18', 40, num_classes=None)
+    apply = jax.jit(functools.partial(models.create('resnet18', None).apply, endpoints=True))
+    pooled, maps = apply(drawn(variables), uniform(2, 40, 40, 3))
+    np.testing.assert_allclose(pooled, maps['features'].mean((1, 2)), rtol=1e-5)
+
+
+@every_model
 def test_bfloat16_maps(name):
-    model = models.create(name, dtype=jnp.bfloat16)
-    variables, apply = abstract(model, model.smallest, 1)
-    logits, maps = apply(model.smallest, endpoints=True)
-    assert logits.dtype == jnp.float32 and {leaf.dtype for leaf in jax.tree.leaves(variables)} == {
-        jnp.dtype('float32')
-    }
-    assert {value.dtype for name, value in maps.items() if name != 'features'} == {
-        jnp.dtype('bfloat16')
-    }
+    (logits, maps), variables = traced(name, smallest(name), 1, dtype=jnp.bfloat16)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+    del maps['features']
+    assert {value.dtype for value in maps.values()} == {jnp.dtype('bfloat16')}
 
 
-@pytest.mark.parametrize('shape', [(2, 11, 12, 3), (2, 9, 9, 3), (1, 8, 8, 2)])
-def test_cpu_formulations_equal_lax(shape, monkeypatch):
-    """Values and gradients of the operations that are written another way on CPU."""
-    rng = np.random.default_rng(0)
-    x, kernel = (
-        jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, (1, 1, shape[-1], 5))
-    )
-    convolve = lambda x: layers.convolve(
-        x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
-    for operation in (
-        lambda x: layers.max_pool(x, 2, 2),
-        lambda x: layers.max_pool(x, 3, 2),
-        layers.avg_pool_3x3,
-        convolve,
-    ):
-        results = []
-        for cpu in (True, False):
-            monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
-            results.append((operation(x), jax.grad(lambda x: (operation(x) ** 3).sum())(x)))
-        for got, expected in zip(*results):
-            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+def test_unknown_model():
+    with pytest.raises(InputError, match='resnet50'):
+        models.create('resnet51')
 
 
-def test_cyclegan_counts():
-    for channels, generator, discriminator in (
-        (3, 11_378_179, 2_764_737),
-        (1, 11_365_633, 2_762_689),
-    ):
-        image = jnp.zeros((1, 64, 64, channels))
-        assert (
-            count_params(jax.eval_shape(lambda: Generator().init(jax.random.key(0), image)))
-            == generator
-        )
-        assert (
-            count_params(jax.eval_shape(lambda: Discriminator().init(jax.random.key(0), image)))
-            == discriminator
-        )
+# ---- the CycleGAN
+
+
+@pytest.mark.parametrize(
+    'network, channels, count',
+    [
+        (Generator, 3, 11_378_179),
+        (Generator, 1, 11_365_633),
+        (Discriminator, 3, 2_764_737),
+        (Discriminator, 1, 2_762_689),
+    ],
+)
+def test_cyclegan_counts(network, channels, count):
+    images = jnp.zeros((1, 64, 64, channels))
+    assert count_params(jax.eval_shape(network().init, jax.random.key(0), images)) == count
 
 
 @pytest.mark.parametrize('last_stride, field, shape', [(1, 70, (30, 30)), (2, 94, (15, 15))])
 def test_discriminator_sees_patches(monkeypatch, last_stride, field, shape):
-    """Without norms, which look at the whole image, a logit depends on exactly that many pixels a side."""
+    """Without norms, which look at the whole image, a logit sees just so many pixels a side."""
     monkeypatch.setitem(gan.NORMS, 'instance', lambda name: lambda x: x)
-    model, image = (
-        Discriminator(filters=2, last_stride=last_stride),
-        jax.random.normal(jax.random.key(0), (1, 256, 256, 1)),
-    )
+    model = Discriminator(filters=2, last_stride=last_stride)
+    image = jax.random.normal(jax.random.key(0), (1, 256, 256, 1))
     params = model.init(jax.random.key(1), image)
     logit = lambda image: model.apply(params, image)[0, shape[0] // 2, shape[1] // 2, 0]
     rows, columns = np.nonzero(np.asarray(jax.grad(logit)(image))[0, :, :, 0])
     assert model.apply(params, image).shape == (1, *shape, 1)
-    assert rows.max() - rows.min() + 1 == columns.max() - columns.min() + 1 == field
+    assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == field
 
 
 @pytest.mark.parametrize(
@@ -210,39 +240,81 @@ def test_discriminator_sees_patches(monkeypatch, last_stride, field, shape):
     ids=str,
 )
 def test_generator_switches(options):
-    """Shapes and dtypes stay; every parameter changes the output, but for biases that a norm removes."""
-    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 32, 40, 1)), jnp.float32)
+    """Dtypes stay; every parameter changes the output, but for biases that a norm removes."""
+    images, weights = uniform(2, 32, 40, 1), normal(2, 32, 40, 1, seed=1)
     model = Generator(4, 2, **options)
     variables = model.init(jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
-    loss = lambda variables: (
-        model.apply(variables, images)
-        * jnp.asarray(np.random.default_rng(1).normal(size=images.shape), jnp.float32)
-    ).sum()
-    for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables)):
-        name = jax.tree_util.keystr(path)
-        assert gradient.dtype == jnp.float32 and (
-            (jnp.abs(gradient) > 1e-6).any() or 'bias' in name and 'norm' not in name
-        ), name
-    assert model.apply(variables, images).dtype == jnp.float32
+
+    def loss(variables):
+        output = model.apply(variables, images)
+        return (output * weights).sum(), output
+
+    gradients, output = jax.jit(jax.grad(loss, has_aux=True))(variables)
+    assert output.shape == images.shape and output.dtype == jnp.float32
+    for path, gradient in flatten_dict(gradients, sep='/').items():
+        removed = path.endswith('bias') and 'norm' not in path
+        assert gradient.dtype == jnp.float32
+        assert removed or (jnp.abs(gradient) > 1e-6).any(), path
 
 
 def test_affine_norm_starts_near_one_and_plain_has_no_parameters():
-    variables = Generator(64, 1, 'affine').init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))[
-        'params'
-    ]
-    scales = np.concatenate(
-        [variables[name]['scale'] for name in variables if name.endswith('_norm')]
-    )
+    init = lambda *options: Generator(*options).init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    affine, plain = init(64, 1, 'affine')['params'], init(4, 1)['params']
+    scales = [affine[name]['scale'] for name in affine if name.endswith('_norm')]
+    scales = np.concatenate(scales)
     assert abs(scales.mean() - 1) < 0.01 and 0.015 < scales.std() < 0.025
-    assert not any(
-        'norm' in name
-        for name in Generator(4, 1).init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))['params']
-    )
+    assert not any('norm' in name for name in plain)
+
+
+def test_the_generator_is_the_same_on_every_backend(monkeypatch):
+    """The ways of the CPU against those of other backends, in a generator wide enough for all."""
+    images = uniform(1, 32, 32, 1)
+    model = Generator(16, 1)
+    variables = model.init(jax.random.key(0), images)
+
+    def value_and_gradient(cpu):
+        monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
+        loss = lambda variables: (model.apply(variables, images) * images).sum()
+        return jax.value_and_grad(loss)(variables)
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, value_and_gradient(True), value_and_gradient(False))
+
+
+# ---- operations that are written another way on CPU
+
+
+def stride_2(x):
+    """A 1x1 convolution to 5 channels with stride 2."""
+    kernel = normal(1, 1, x.shape[-1], 5)
+    return layers.convolve(x, kernel, (2, 2), 'SAME', dimension_numbers=layers.NHWC)
+
+
+@pytest.mark.parametrize('shape', [(2, 11, 12, 3), (2, 9, 9, 3), (1, 8, 8, 2)])
+@pytest.mark.parametrize(
+    'operation',
+    [
+        functools.partial(layers.max_pool, size=2, stride=2),
+        functools.partial(layers.max_pool, size=3, stride=2),
+        layers.avg_pool_3x3,
+        stride_2,
+    ],
+    ids=['max_pool 2', 'max_pool 3', 'avg_pool', 'convolve'],
+)
+def test_values_and_gradients_equal_those_of_other_backends(operation, shape, monkeypatch):
+    x = normal(*shape)
+
+    def value_and_gradient(cpu):
+        monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
+        return operation(x), jax.grad(lambda x: (operation(x) ** 3).sum())(x)
+
+    for ours, expected in zip(value_and_gradient(True), value_and_gradient(False)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    'operation, shape, kernel',
+    'operation, image, kernel',
     [
         ('winograd', (2, 6, 10, 3), (3, 3, 3, 5)),
         ('winograd', (1, 4, 4, 32), (3, 3, 32, 32)),
@@ -251,40 +323,20 @@ def test_affine_norm_starts_near_one_and_plain_has_no_parameters():
         ('transposed_by_taps', (2, 5, 7, 4), (3, 3, 4, 3)),
     ],
 )
-def test_convolutions_written_another_way(operation, shape, kernel):
-    """Values and both gradients, in float32, against lax."""
+def test_convolutions_equal_lax(operation, image, kernel):
+    """Values and both gradients, in float32."""
     rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, kernel))
-    plain = (
-        layers.transposed
-        if 'transposed' in operation
-        else lambda x, k: jax.lax.conv_general_dilated(
-            x, k, (1, 1), 'VALID', dimension_numbers=layers.NHWC
-        )
-    )
-    results = []
-    for function in (getattr(layers, operation), plain):
+    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in (image, kernel))
+
+    def plain(x, kernel):
+        conv = jax.lax.conv_general_dilated
+        return conv(x, kernel, (1, 1), 'VALID', dimension_numbers=layers.NHWC)
+
+    def value_and_gradients(function):
         y, gradients = jax.vjp(function, x, kernel)
-        results.append(
-            (y, *gradients(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.float32)))
-        )
-    for got, expected in zip(*results):
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
+        return y, *gradients(normal(*y.shape, seed=1))
 
-
-def test_the_generator_is_the_same_on_every_backend(monkeypatch):
-    """The formulations for CPU against those for other backends, through a generator wide enough for all of them."""
-    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 1)), jnp.float32)
-    model = Generator(16, 1)
-    variables, results = model.init(jax.random.key(0), images), []
-    for cpu in (True, False):
-        monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
-        results.append(
-            jax.value_and_grad(lambda v: (model.apply(v, images) * images).sum())(variables)
-        )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *results)
-
-
-def test_unknown_model():
-    with pytest.raises(InputError, match='resnet50'):
-        models.create('resnet51')
+    expected = layers.transposed if operation == 'transposed_by_taps' else plain
+    pairs = zip(*map(value_and_gradients, (getattr(layers, operation), expected)))
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)

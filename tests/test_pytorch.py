@@ -1,108 +1,268 @@
-"""The CycleGAN against PyTorch: networks with the same weights, every loss term, three whole steps; and weights in its layout."""
+"""The CycleGAN and ResNet-18 against PyTorch: networks with the same weights, losses, whole steps.
+
+Also weights in the layout of the authors' PyTorch implementation.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import PlainPool
+from flax import jax_utils
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from configs import cyclegan as config_file
+from covjax import InputError, generator, models
+from covjax.data import augment, datasets
+from covjax.models.cyclegan import UPSAMPLE, Generator
+from covjax.models.layers import InstanceNorm
+from covjax.training import cyclegan, devices
+from covjax.training.cyclegan import DOMAINS
+from covjax.weights import pytorch
 
 torch = pytest.importorskip('torch')
+peer = pytest.importorskip('benchmarks.torch_cyclegan')
+nn = torch.nn
 
-from conftest import PlainPool  # noqa: E402
-from flax import jax_utils  # noqa: E402
-from flax.traverse_util import flatten_dict  # noqa: E402
 
-from benchmarks import torch_cyclegan as reference  # noqa: E402
-from configs import cyclegan as config_file  # noqa: E402
-from covjax import InputError, generator
-from covjax.data import augment, datasets, domains
-from covjax.models.cyclegan import UPSAMPLE, Generator  # noqa: E402
-from covjax.models.layers import InstanceNorm  # noqa: E402
-from covjax.training import (
-    cyclegan,
-    devices,  # noqa: E402
-)
-from covjax.weights import pytorch  # noqa: E402
+def nhwc(tensor):
+    return tensor.detach().numpy().transpose(0, 2, 3, 1)
 
-nhwc = lambda tensor: tensor.detach().numpy().transpose(0, 2, 3, 1)
-nchw = lambda array: torch.from_numpy(np.asarray(array).transpose(0, 3, 1, 2).copy())
-state_of = lambda module: {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+def nchw(array):
+    return torch.from_numpy(np.asarray(array).transpose(0, 3, 1, 2).copy())
+
+
+def state_of(module):
+    """{name: array} of a module."""
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
+def tensors(arrays):
+    """The state dict of {name: array}."""
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def uniform(*shape):
+    """Images in [-1, 1]."""
+    torch.manual_seed(0)
+    return torch.rand(*shape) * 2 - 1
+
+
+def close(ours, theirs):
+    np.testing.assert_allclose(ours, nhwc(theirs), rtol=1e-4, atol=1e-5)
+
+
+# ---- backbones of torchvision
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, as torchvision.models.resnet names them."""
+
+    def __init__(self, channels, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = nn.Identity()
+        if channels != width:
+            projection = nn.Conv2d(channels, width, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(width))
+
+    def forward(self, x):
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class ResNet18(nn.Module):
+    """torchvision.models.resnet18, for RGB images and 1000 classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        stage = lambda channels, width, stride: nn.Sequential(
+            BasicBlock(channels, width, stride), BasicBlock(width, width, 1)
+        )
+        self.layer1 = stage(64, 64, 1)
+        self.layer2 = stage(64, 128, 2)
+        self.layer3 = stage(128, 256, 2)
+        self.layer4 = stage(256, 512, 2)
+        self.fc = nn.Linear(512, 1000)
+
+    def forward(self, x):
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+TORCHVISION = {'torchvision resnet18': ResNet18}
+LEAVES = {  # of ours -> of PyTorch
+    'kernel': 'weight',
+    'scale': 'weight',
+    'bias': 'bias',
+    'mean': 'running_mean',
+    'var': 'running_var',
+}
+
+
+def theirs(module):
+    """'stage3_block1/norm0' -> 'layer2.0.downsample.1', a module of torchvision's ResNets."""
+    if module == 'head':
+        return 'fc'
+    if module.startswith('stem'):
+        return {'stem_conv': 'conv1', 'stem_norm': 'bn1'}[module]
+    block, layer = module.split('/')
+    stage, index = (int(part[5:]) for part in block.split('_'))
+    projection = {'conv0': 'downsample.0', 'norm0': 'downsample.1'}
+    layer = projection.get(layer, layer.replace('norm', 'bn'))
+    return f'layer{stage - 1}.{index - 1}.{layer}'
+
+
+def with_weights_of(module, shapes):
+    """Variables like `shapes` from a module of torchvision; each of its tensors is used once."""
+    state = state_of(module)
+    flat = {}
+    for (collection, *path, leaf), expected in flatten_dict(shapes).items():
+        array = state.pop(f'{theirs("/".join(path))}.{LEAVES[leaf]}')
+        if leaf == 'kernel':
+            array = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0))
+        assert array.shape == expected.shape
+        flat[collection, *path, leaf] = array
+    assert all(name.endswith('num_batches_tracked') for name in state)
+    return unflatten_dict(flat)
+
+
+def torchvision_models():
+    references = {name: models.create(name).reference for name in models.MODELS}
+    return [name for name in references if references[name].startswith('torchvision ')]
+
+
+def with_statistics(module):
+    """The module in inference, with the statistics of norms and their parameters drawn anew."""
+    torch.manual_seed(1)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.2, 0.2)
+    return module.eval()
+
+
+@pytest.mark.parametrize('name', torchvision_models())
+def test_logits_of_torchvision(name):
+    """At a size whose maps have even and odd sides."""
+    model = models.create(name, num_classes=1000)
+    module = with_statistics(TORCHVISION[model.reference]())
+    images = uniform(2, 3, 76, 58)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 76, 58, 3)))
+    logits = jax.jit(model.apply)(with_weights_of(module, shapes), nhwc(images))
+    expected = module(images).detach().numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_peer_has_as_many_parameters_as_torchvision_prints():
+    assert sum(parameter.numel() for parameter in ResNet18().parameters()) == 11_689_512
+
+
+# ---- the CycleGAN's networks
 
 
 @pytest.mark.parametrize(
     'channels, filters, blocks, shape',
-    [(1, 8, 2, (32, 48)), (3, 8, 3, (64, 36)), (1, 64, 9, (64, 64))],
+    [(1, 8, 2, (32, 48)), (3, 8, 3, (64, 36)), (1, 64, 9, (32, 32))],
 )
 def test_networks(channels, filters, blocks, shape):
-    torch.manual_seed(0)
-    images = torch.rand(2, channels, *shape) * 2 - 1
-    theirs = reference.generator(channels, filters, blocks)
-    model, params = pytorch.generator_from(state_of(theirs))
+    images = uniform(2, channels, *shape)
+    module = peer.generator(channels, filters, blocks)
+    model, params = pytorch.generator_from(state_of(module))
     assert model == Generator(filters, blocks)
-    np.testing.assert_allclose(
-        jax.jit(model.apply)({'params': params}, nhwc(images)),
-        nhwc(theirs(images)),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-    theirs = reference.discriminator(channels, filters)
-    model, params = pytorch.discriminator_from(state_of(theirs))
-    np.testing.assert_allclose(
-        model.apply({'params': params}, nhwc(images)), nhwc(theirs(images)), rtol=1e-4, atol=1e-5
-    )
+    close(jax.jit(model.apply)({'params': params}, nhwc(images)), module(images))
+    module = peer.discriminator(channels, filters)
+    model, params = pytorch.discriminator_from(state_of(module))
+    close(jax.jit(model.apply)({'params': params}, nhwc(images)), module(images))
 
 
-@pytest.mark.parametrize(
-    'norm, dropout', [('instance', False), ('affine', False), ('instance', True), ('affine', True)]
-)
+def test_the_way_up_with_doubled_pixels():
+    images = uniform(2, 6, 5, 7)
+    conv = nn.Conv2d(6, 4, 3)
+    module = nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), conv)
+    kernel = conv.weight.detach().numpy().transpose(2, 3, 1, 0)
+    params = {'kernel': kernel, 'bias': conv.bias.detach().numpy()}
+    close(UPSAMPLE['resize'](4).apply({'params': params}, nhwc(images)), module(images))
+
+
+def test_the_affine_norm():
+    images = uniform(2, 6, 5, 7)
+    module = nn.InstanceNorm2d(6, affine=True)
+    nn.init.normal_(module.weight, 1.0)
+    nn.init.normal_(module.bias)
+    params = {'scale': module.weight.detach().numpy(), 'bias': module.bias.detach().numpy()}
+    close(InstanceNorm(affine=True).apply({'params': params}, nhwc(images)), module(images))
+
+
+# ---- files of the authors' implementation
+
+
+def stored(norm='instance', dropout=False):
+    """(params of a small generator of ours, its state dict of arrays)."""
+    shapes = jax.eval_shape(
+        Generator(4, 2, norm).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+    )
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: rng.normal(size=leaf.shape).astype(np.float32)
+    params = jax.tree.map(draw, shapes['params'])
+    return params, pytorch.to_state(params, pytorch.generator_names(2, norm, dropout))
+
+
+@pytest.mark.parametrize('norm', ['instance', 'affine'])
+@pytest.mark.parametrize('dropout', [False, True])
 def test_weights_go_both_ways(norm, dropout):
-    """Ours -> names of the Sequential -> ours; what the names say of norm and dropout is found again."""
-    params = Generator(4, 2, norm).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
-    state = pytorch.to_state(params, pytorch.generator_names(2, norm, dropout))
-    noise = {'model.2.running_mean': np.zeros(4), 'model.2.num_batches_tracked': np.zeros(())}
-    model, back = pytorch.generator_from(
-        {f'module.{name}': array for name, array in (state | noise).items()}
-    )
+    """What the names say of norm and dropout is found again; old files hold statistics too."""
+    params, state = stored(norm, dropout)
+    state |= {'model.2.running_mean': np.zeros(4), 'model.2.num_batches_tracked': np.zeros(())}
+    parallel = {f'module.{name}': array for name, array in state.items()}
+    model, back = pytorch.generator_from(parallel)
     assert model == Generator(4, 2, norm)
-    jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(params))
-    if norm == 'instance' and not dropout:
-        reference.generator(3, 4, 2).load_state_dict(
-            {name: torch.from_numpy(array.copy()) for name, array in state.items()}
-        )  # every name and shape
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_names_and_shapes_are_those_of_the_sequential():
+    peer.generator(3, 4, 2).load_state_dict(tensors(stored()[1]))
 
 
 def test_pth_file(tmp_path):
-    torch.manual_seed(0)
-    theirs, images = reference.generator(3, 4, 1), torch.rand(1, 3, 21, 30) * 2 - 1
-    torch.save(theirs.state_dict(), tmp_path / 'latest_net_G_A.pth')
-    translator = generator.load(tmp_path / 'latest_net_G_A.pth', 'to_covid')
-    padded = torch.nn.functional.pad(images, (0, 2, 0, 3), mode='reflect')  # 24 x 32
-    np.testing.assert_allclose(
-        generator.apply(translator)(nhwc(images)),
-        nhwc(theirs(padded))[:, :21, :30],
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    images, module = uniform(1, 3, 21, 30), peer.generator(3, 4, 1)
+    torch.save(module.state_dict(), tmp_path / 'latest_net_G_A.pth')
+    translate = generator.apply(generator.load(tmp_path / 'latest_net_G_A.pth', 'to_covid'))
+    padded = nn.functional.pad(images, (0, 2, 0, 3), mode='reflect')  # 24 x 32
+    close(translate(nhwc(images)), module(padded)[:, :, :21, :30])
     grey = nhwc(images)[..., :1]
-    colour = generator.apply(translator)(grey.repeat(3, -1)).mean(-1, keepdims=True)
-    np.testing.assert_allclose(generator.apply(translator)(grey), colour, atol=1e-6)
+    colour = translate(grey.repeat(3, -1)).mean(-1, keepdims=True)
+    np.testing.assert_allclose(translate(grey), colour, atol=1e-6)
 
 
-def wrong_channels():
+def another_network(path):
+    torch.save(peer.discriminator().state_dict(), path)
+
+
+def wrong_channels(path):
     """A generator from one channel to three."""
-    state = reference.generator(1, 4, 1).state_dict()
-    return state | {'model.18.weight': torch.zeros(3, 4, 7, 7), 'model.18.bias': torch.zeros(3)}
+    state = peer.generator(1, 4, 1).state_dict()
+    state |= {'model.18.weight': torch.zeros(3, 4, 7, 7), 'model.18.bias': torch.zeros(3)}
+    torch.save(state, path)
 
 
 @pytest.mark.parametrize(
     'spoil, message',
     [
-        (
-            lambda path: torch.save(reference.discriminator().state_dict(), path),
-            'not a ResNet generator',
-        ),
+        (another_network, 'not a ResNet generator'),
+        (wrong_channels, 'do not fit'),
         (lambda path: path.write_bytes(b'x'), 'no dict of tensors'),
         (lambda path: torch.save([1, 2], path), 'no dict of tensors'),
-        (lambda path: torch.save(wrong_channels(), path), 'do not fit'),
         (lambda path: None, 'no such file'),
     ],
 )
@@ -112,100 +272,81 @@ def test_wrong_pth_files(tmp_path, spoil, message):
         generator.load(tmp_path / 'a.pth', 'to_covid')
 
 
-def test_ways_up_and_norms():
-    """The way up with doubled pixels and the affine norm, layer by layer."""
-    nn = torch.nn
-    torch.manual_seed(0)
-    images = torch.rand(2, 6, 5, 7)
-    conv, norm = nn.Conv2d(6, 4, 3), nn.InstanceNorm2d(6, affine=True)
-    nn.init.normal_(norm.weight, 1.0), nn.init.normal_(norm.bias)
-    resize = nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), conv)
-    params = {
-        'kernel': conv.weight.detach().numpy().transpose(2, 3, 1, 0),
-        'bias': conv.bias.detach().numpy(),
-    }
-    np.testing.assert_allclose(
-        UPSAMPLE['resize'](4).apply({'params': params}, nhwc(images)),
-        nhwc(resize(images)),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-    params = {'scale': norm.weight.detach().numpy(), 'bias': norm.bias.detach().numpy()}
-    np.testing.assert_allclose(
-        InstanceNorm(affine=True).apply({'params': params}, nhwc(images)),
-        nhwc(norm(images)),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+# ---- training
 
 
 @pytest.mark.parametrize('loss', cyclegan.LOSSES)
 @pytest.mark.parametrize('target', [1.0, 0.9, 0.0])
 def test_adversarial_losses(loss, target):
     logits = np.random.default_rng(0).normal(size=(2, 5, 5, 1)).astype(np.float32) * 4
-    criterion = {'lsgan': torch.nn.MSELoss(), 'bce': torch.nn.BCEWithLogitsLoss()}[loss]
+    criterion = {'lsgan': nn.MSELoss(), 'bce': nn.BCEWithLogitsLoss()}[loss]
     expected = criterion(torch.from_numpy(logits), torch.full(logits.shape, target))
     np.testing.assert_allclose(cyclegan.LOSSES[loss](logits, target), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    'fields',
-    [
-        dict(loss='lsgan', lambda_identity=0.5, lambda_cancer=10.0, lambda_covid=7.0),
-        dict(
-            loss='bce',
-            real_label=0.9,
-            lambda_identity=0.0,
-            lambda_cancer=5.0,
-            lambda_covid=8.0,
-            pool_size=0,
-        ),
-    ],
-    ids=['original', 'bce'],
-)
-def test_three_steps(fields):
-    """Generators, then discriminators on pooled fakes: every term of every step, and every parameter after three, with the same decisions of the pool."""
+class Pools:
+    """A plain pool a domain, whose choices are those that ours draw in a step."""
+
+    def __init__(self, size):
+        self.size, self.swaps = size, 0
+        self.pools = {domain: PlainPool(size) for domain in DOMAINS}
+
+    def of_step(self, rng):
+        """The function `show` of peer.Trainer.step, for the rng of a step."""
+        domain_rngs = dict(zip(DOMAINS, jax.random.split(jax.random.split(rng, 3)[2])))
+
+        def show(domain, fakes):
+            if not self.size:
+                return fakes
+            rngs = jax.random.split(domain_rngs[domain], len(fakes))
+            return torch.stack([self.query(domain, *pair) for pair in zip(fakes, rngs)])
+
+        return show
+
+    def query(self, domain, fake, rng):
+        slot_rng, swap_rng = jax.random.split(rng)
+        slot = int(jax.random.randint(slot_rng, (), 0, self.size))
+        shown = self.pools[domain].query(fake, slot, bool(jax.random.bernoulli(swap_rng)))
+        self.swaps += shown is not fake
+        return shown
+
+
+def small_config(**fields):
     config = config_file.get_config()
-    config.update(
-        dict(
-            image_size=32,
-            load_size=32,
-            batch_size=2,
-            gen_filters=8,
-            gen_blocks=2,
-            disc_filters=8,
-            augment=augment.OFF,
-            **{'pool_size': 3, **fields},
-        )
-    )
+    small = {'image_size': 32, 'load_size': 32, 'batch_size': 2, 'pool_size': 3}
+    networks = {'gen_filters': 8, 'gen_blocks': 2, 'disc_filters': 8, 'augment': augment.OFF}
+    config.update(small | networks | fields)
+    return config
+
+
+def random_examples():
+    """{domain: six images of 32x32}."""
     rng = np.random.default_rng(0)
-    examples = {
-        domain: datasets.Examples(
-            rng.integers(0, 256, (6, 32, 32, 1), np.uint8), np.zeros(6), [{}] * 6
-        )
-        for domain in domains.DOMAINS
+    images = {domain: rng.integers(0, 256, (6, 32, 32, 1), np.uint8) for domain in DOMAINS}
+    return {
+        name: datasets.Examples(array, np.zeros(6), [None] * 6) for name, array in images.items()
     }
-    task = cyclegan.task_on(config, examples, {})
-    state = task.init(jax.random.key(0), task.train_batch(0))
-    names = {
-        'to_covid': pytorch.generator_names(2),
-        'to_cancer': pytorch.generator_names(2),
-        'covid': pytorch.discriminator_names(),
-        'cancer': pytorch.discriminator_names(),
-    }
-    load = lambda module, params, names: module.load_state_dict(
-        {
-            name: torch.from_numpy(array.copy())
-            for name, array in pytorch.to_state(params, names).items()
-        }
-    )
-    nets = {name: reference.generator(1, 8, 2) for name in ('to_covid', 'to_cancer')} | {
-        name: reference.discriminator(1, 8) for name in ('covid', 'cancer')
-    }
-    for name, net in nets.items():
-        load(net, (state.gen.params | state.disc.params)[name], names[name])
-    trainer = reference.Trainer(
-        nets,
+
+
+NETWORKS = {  # name: (network of PyTorch, names of its modules)
+    'to_covid': (lambda: peer.generator(1, 8, 2), pytorch.generator_names(2)),
+    'to_cancer': (lambda: peer.generator(1, 8, 2), pytorch.generator_names(2)),
+    'covid': (lambda: peer.discriminator(1, 8), pytorch.discriminator_names()),
+    'cancer': (lambda: peer.discriminator(1, 8), pytorch.discriminator_names()),
+}
+
+
+def params_of(state):
+    return jax.device_get(state.gen.params | state.disc.params)
+
+
+def peer_trainer(config, state):
+    """The Trainer of PyTorch with the parameters of a State of ours."""
+    modules = {name: make() for name, (make, _) in NETWORKS.items()}
+    for name, module in modules.items():
+        module.load_state_dict(tensors(pytorch.to_state(params_of(state)[name], NETWORKS[name][1])))
+    return peer.Trainer(
+        modules,
         config.loss,
         config.real_label,
         config.lambda_cancer,
@@ -213,79 +354,70 @@ def test_three_steps(fields):
         config.lambda_identity,
         config.learning_rate,
     )
-    pools = {domain: PlainPool(3) for domain in domains.DOMAINS}
-    step_fn, _ = devices.parallel(task)
-    state, run_rng = devices.replicated(state), jax.random.key(7)
-    swaps = 0
-    for step in range(3):
-        pool_rng = jax.random.split(jax.random.fold_in(run_rng, step), 3)[2]
-        rngs = dict(zip(domains.DOMAINS, jax.random.split(pool_rng)))
 
-        def show(domain, fakes):
-            nonlocal swaps
-            if not config.pool_size:
-                return fakes
-            shown = []
-            for fake, r in zip(fakes, jax.random.split(rngs[domain], len(fakes))):
-                slot_rng, swap_rng = jax.random.split(r)
-                shown.append(
-                    pools[domain].query(
-                        fake,
-                        int(jax.random.randint(slot_rng, (), 0, 3)),
-                        bool(jax.random.bernoulli(swap_rng)),
-                    )
-                )
-                swaps += shown[-1] is not fake
-            return torch.stack(shown)
 
+ORIGINAL = dict(loss='lsgan', lambda_identity=0.5, lambda_cancer=10.0, lambda_covid=7.0)
+BCE = dict(loss='bce', real_label=0.9, lambda_cancer=5.0, lambda_covid=8.0, pool_size=0)
+# Of each step's terms: rounding alone at first; Adam then makes full steps of gradients that are
+# almost 0.
+TOLERANCE = (1e-5, 1e-3, 5e-3)
+
+
+@pytest.mark.parametrize(
+    'fields', [ORIGINAL, BCE | {'lambda_identity': 0.0}], ids=['original', 'bce']
+)
+def test_three_steps(fields):
+    """Every term of every step and every parameter after three, with the same pooled fakes."""
+    config = small_config(**fields)
+    task = cyclegan.task_on(config, random_examples(), {})
+    state = task.init(jax.random.key(0), task.train_batch(0))
+    trainer, pools = peer_trainer(config, state), Pools(config.pool_size)
+    train_step, _ = devices.parallel(task)
+    state, rng = devices.replicated(state), jax.random.key(7)
+    for step, tolerance in enumerate(TOLERANCE):
         batch = task.train_batch(step)
-        state, terms = step_fn(state, devices.my_share(batch), run_rng)
-        expected = trainer.step(
-            *(nchw(augment.to_float(batch[domain])) for domain in ('cancer', 'covid')), show
-        )
+        state, terms = train_step(state, devices.my_share(batch), rng)
+        reals = [nchw(augment.to_float(batch[domain])) for domain in ('cancer', 'covid')]
+        expected = trainer.step(*reals, pools.of_step(jax.random.fold_in(rng, step)))
         assert terms.keys() == expected.keys()
         for name, value in expected.items():
-            # Rounding alone at first; Adam then makes full steps of gradients that are almost 0.
-            np.testing.assert_allclose(
-                terms[name][0],
-                value.item(),
-                rtol=(1e-5, 1e-3, 5e-3)[step],
-                err_msg=f'{name} of step {step}',
-            )
-    assert bool(swaps) == bool(config.pool_size)
-    ours = jax.device_get(jax_utils.unreplicate(state))
-    for name, net in nets.items():
-        got, expected = (
-            flatten_dict(params, sep='/')
-            for params in (
-                (ours.gen.params | ours.disc.params)[name],
-                pytorch._params(state_of(net), names[name]),
-            )
-        )
-        for leaf in expected:
-            # Kernels within 1e-3, the biases that no norm removes within a tenth of one step of Adam. A bias before a norm has no effect; its gradient is
-            # rounding noise, of which Adam makes steps of full size.
-            error = np.linalg.norm(got[leaf] - expected[leaf])
-            if leaf.endswith('kernel'):
-                assert error < 1e-3 * np.linalg.norm(expected[leaf]), (name, leaf, error)
-            elif leaf in ('out/bias', *['conv1/bias'] * (name in domains.DOMAINS)):
-                assert np.abs(got[leaf] - expected[leaf]).max() < 0.1 * config.learning_rate, (
-                    name,
-                    leaf,
-                    error,
-                )
+            message = f'{name} of step {step}'
+            np.testing.assert_allclose(terms[name][0], value.item(), tolerance, err_msg=message)
+    assert bool(pools.swaps) == bool(config.pool_size)
+    for name, params in params_of(jax_utils.unreplicate(state)).items():
+        expected = pytorch._params(state_of(trainer.nets[name]), NETWORKS[name][1])
+        check_parameters(name, params, expected, config.learning_rate)
+
+
+def check_parameters(network, params, expected, rate):
+    """Kernels within 1e-3, and within a tenth of one step of Adam the biases that no norm removes.
+
+    A bias before a norm has no effect; its gradient is rounding noise, of which Adam makes steps of
+    full size.
+    """
+    params, expected = flatten_dict(params, sep='/'), flatten_dict(expected, sep='/')
+    assert params.keys() == expected.keys()
+    kept = {'out/bias', 'conv1/bias'} if network in DOMAINS else {'out/bias'}
+    for path, array in expected.items():
+        error = params[path] - array
+        if path.endswith('kernel'):
+            assert np.linalg.norm(error) < 1e-3 * np.linalg.norm(array), (network, path)
+        elif path in kept:
+            assert np.abs(error).max() < 0.1 * rate, (network, path)
 
 
 def test_schedule():
-    """At the start of every epoch the rate is within 1 % of the original's, which falls once an epoch (to 1/101 of it in the last)."""
+    """The rate at the start of every epoch is within 1 % of the original's.
+
+    That falls once an epoch, to 1/101 of it in the last.
+    """
     steps, constant = cyclegan.length(config_file.get_config(), [50, 30])
     ours, rate = cyclegan.schedule(2e-4, steps, constant), 2e-4
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], rate)
-    theirs = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda epoch: 1 - max(0, epoch + 1 - 100) / 101
-    )
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], rate)
+    falling = lambda epoch: 1 - max(0, epoch + 1 - 100) / 101
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, falling)
     for epoch in range(200):
-        assert abs(float(ours(epoch * 50)) - theirs.get_last_lr()[0]) < 0.0101 * rate
+        assert abs(float(ours(epoch * 50)) - schedule.get_last_lr()[0]) < 0.0101 * rate
         optimizer.step()
-        theirs.step()
+        schedule.step()
     assert ours(0) == ours(constant) == np.float32(rate) and ours(steps) == 0.0

@@ -1,6 +1,8 @@
-"""The TFDS data sets of covjax. Importing this package registers them, so `tfds.data_source('covid_ct')` finds them.
+"""The TFDS data sets of covjax.
 
-They build and read without TensorFlow (array_record files); with TensorFlow installed `tfds.load` reads the same files.
+Importing this package registers them, so `tfds.data_source('covid_ct')` finds them. They build and
+read without TensorFlow (array_record files); with TensorFlow installed `tfds.load` reads the same
+files.
 """
 
 from tfds_builders.covid_ct.covid_ct_dataset_builder import Builder as CovidCt
@@ -13,7 +15,7 @@ BUILDERS = {builder.name: builder for builder in (CovidCt, Luna16Patches, Synthe
 
 
 def names():
-    """Every data set by name."""
+    """Returns the names of all data sets, 'name' or 'name/config', sorted."""
     return sorted(
         f'{name}/{config}' if config else name
         for name, builder in BUILDERS.items()
@@ -22,10 +24,13 @@ def names():
 
 
 def known(dataset):
-    """Whether there is a builder of a data set; without a config it means the first one."""
+    """Whether there is a builder of 'name' (its first config) or of 'name/config'.
+
+    Raises:
+        InputError: the config is described by its name, in numbers that are impossible.
+    """
     name, slash, config = dataset.partition('/')
-    return name in BUILDERS and (
-        not slash
-        or config in BUILDERS[name].builder_configs
-        or BUILDERS[name].described(config) is not None
-    )
+    if name not in BUILDERS:
+        return False
+    builder = BUILDERS[name]
+    return not slash or config in builder.builder_configs or builder.described(config) is not None

@@ -1,7 +1,11 @@
-"""What the three builders share: array_record files, four common features, a fingerprint of the source folder.
+"""What the builders share: array_record files, common features, a fingerprint of the source.
 
-Every example has `image` (uint8 grey PNG, or int16 HU in one config), `id` (unique in the data set), `group` (what must not straddle train and test: a source document
-and patient as 'document/patient', or a CT series) and `sha256` (of the decoded pixels, what lineage compares).
+Every example has
+
+image     uint8 grey PNG; an array where it is three-dimensional or int16 HU
+id        unique in the data set
+group     what must not straddle train and test: 'document/patient', or a CT series
+sha256    of the decoded pixels, what lineage compares
 """
 
 import abc
@@ -10,6 +14,7 @@ import concurrent.futures
 import functools
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import pathlib
@@ -25,6 +30,7 @@ from covjax import CLASSES, InputError
 from covjax.ct import archive, picture
 
 LABELS = list(CLASSES)  # of label 0 and 1
+HASHED = ('.txt', '.csv', '.jsonl', '.mhd')  # source files whose bytes count, not the size alone
 COMMON = {
     'image': tfds.features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format='png'),
     'id': tfds.features.Text(),
@@ -34,13 +40,17 @@ COMMON = {
 
 
 class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builds array_record by default, which needs no TensorFlow. Sub-classes say which files they read.
+    """Builds array_record by default, which needs no TensorFlow.
 
-    workers    processes that read and encode; 0: this one
-    beam       leave that to Apache Beam, with the runner that TFDS is told (DownloadConfig)
+    Sub-classes say which files they read.
+
+    Args:
+        file_format: of TFDS; None is array_record, or that of data that are prepared already.
+        workers: processes that read and encode; 0 is this one.
+        beam: whether to leave that to Apache Beam, with the runner of the DownloadConfig.
     """
 
-    DOWNLOAD = ''  # URL of the raw files, where they may be had without signing up
+    DOWNLOAD = ''  # URL of the raw files, where they are free without signing up
 
     def __init__(self, *, file_format=None, workers=0, beam=False, **kwargs):
         self.workers, self.beam = workers, beam
@@ -50,58 +60,60 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
 
     @classmethod
     def described(cls, name):
-        """A BuilderConfig that is not in the list but that its name describes, or None."""
+        """Returns a BuilderConfig that is not in the list but that its name describes, or None."""
         return None
 
     def _create_builder_config(self, builder_config, version):
-        made = (
-            self.described(builder_config)
-            if isinstance(builder_config, str) and builder_config not in self.builder_configs
-            else None
-        )
-        return made or super()._create_builder_config(builder_config, version)
+        if isinstance(builder_config, str) and builder_config not in self.builder_configs:
+            described = self.described(builder_config)
+            if described:
+                return described
+        return super()._create_builder_config(builder_config, version)
 
     @abc.abstractmethod
     def source_files(self, folder):
-        """The raw files that a build from `folder` reads; checks that the folder has the expected layout."""
+        """Lists the raw files that a build from a folder reads.
+
+        Raises:
+            InputError: the folder does not have the expected layout.
+        """
 
     def remark(self, folder):
-        """What a person should know of this source, or ''."""
+        """Returns what a person should know of this source, or ''."""
         return ''
 
     def companions(self, folder):
-        """{name: text} of files that lie beside the prepared data."""
+        """Returns {name: text} of files to write beside the prepared data."""
         return {}
 
     def source_folder(self, dl_manager):
-        """The raw folder of a build."""
+        """Returns the raw folder of a build."""
         return pathlib.Path(dl_manager.manual_dir)
 
     def _download_and_prepare(self, dl_manager, *args, **kwargs):
         super()._download_and_prepare(dl_manager, *args, **kwargs)
-        # Still in the draft that TFDS renames when all is there, so that no data set is without them.
+        # Still in the draft that TFDS renames when all is there: no data set is without them.
         folder = self.source_folder(dl_manager)
-        stamp = {
-            'source.json': json.dumps(
-                {'fingerprint': self.fingerprint(folder), 'source': str(folder)}
-            )
-            + '\n'
-        }
-        for name, text in (stamp | self.companions(folder)).items():
+        stamp = {'fingerprint': self.fingerprint(folder), 'source': str(folder)}
+        files = {'source.json': json.dumps(stamp) + '\n'} | self.companions(folder)
+        for name, text in files.items():
             (pathlib.Path(self.data_path) / name).write_text(text)
 
     def fingerprint(self, folder):
-        """A hash of the names and sizes of the source files, and of the bytes of its tables."""
+        """Hashes the names and sizes of the source files, and the bytes of tables and headers."""
         folder, digest = pathlib.Path(folder), hashlib.sha256()
         for path in sorted(self.source_files(folder)):
             name = path.relative_to(folder) if path.is_relative_to(folder) else path.name
             digest.update(f'{name} {archive.size(path)}\n'.encode())
-            if path.suffix in ('.txt', '.csv', '.jsonl', '.mhd'):
+            if path.suffix in HASHED:
                 digest.update(archive.read(path))
         return digest.hexdigest()
 
     def download(self, dl_manager):
-        """The folder of the raw files, downloaded and unpacked by the first call (TFDS itself unpacks only with TensorFlow)."""
+        """Downloads and unpacks the raw files, the first time only -> their folder.
+
+        TFDS itself unpacks only with TensorFlow.
+        """
         file = pathlib.Path(dl_manager.download(self.DOWNLOAD))
         folder = file.with_name(file.name + '.unpacked')
         if folder.is_dir():
@@ -119,45 +131,56 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
             raise
 
     def _generate_examples(self, function, jobs, name):
-        """The examples of a split: function(job) yields (key, example), here, in other processes or in Beam. TFDS orders them by key, so all three give the same examples."""
+        """The examples of a split, made here, in other processes, or in Beam.
+
+        TFDS orders them by key, so all three give the same data set.
+
+        Args:
+            function: function(job) yields (key, example).
+            jobs: a list.
+            name: of the split, for the progress bar.
+        """
         if self.beam:
             import apache_beam
 
             return apache_beam.Create(jobs) | apache_beam.FlatMap(function)
-        return (
-            _in_processes(function, jobs, self.workers, name)
-            if self.workers
-            else _here(function, jobs, name)
-        )
+        if self.workers:
+            return _in_processes(function, jobs, self.workers, name)
+        return _here(function, jobs, name)
 
     def as_dataset(self, *args, **kwargs):
-        """tf.data, for those who have TensorFlow; TFDS itself has no tf.data reader for array_record."""
+        """Reads the data set as tf.data, with TensorFlow.
+
+        TFDS itself has no tf.data reader for array_record.
+        """
         file_adapters.ArrayRecordFileAdapter.make_tf_data = classmethod(_records_as_tf_data)
         return super().as_dataset(*args, **kwargs)
 
 
 def _here(function, jobs, name):
+    """Yields the examples of all jobs, made in this process."""
     for job in tqdm(jobs, name, disable=None, leave=False):
         yield from function(job)
 
 
 def _in_processes(function, jobs, workers, name):
-    """The same, a few jobs ahead of the one that is written, so that examples do not pile up."""
+    """Yields the examples of all jobs, made by several processes.
+
+    They stay a few jobs ahead of the one that is written, so that examples do not pile up.
+    """
     whole = functools.partial(_listed, function)
+    context = multiprocessing.get_context('spawn')
     with (
-        concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context('spawn')
-        ) as pool,
+        concurrent.futures.ProcessPoolExecutor(workers, context) as pool,
         tqdm(total=len(jobs), desc=name, disable=None, leave=False) as bar,
     ):
-        waiting = collections.deque()
+        submitted = (pool.submit(whole, job) for job in jobs)
+        waiting = collections.deque(itertools.islice(submitted, 2 * workers))
         try:
-            for job in jobs + [None] * 2 * workers:
-                if len(waiting) == 2 * workers or (job is None and waiting):
-                    yield from _result(waiting.popleft())
-                    bar.update()
-                if job is not None:
-                    waiting.append(pool.submit(whole, job))
+            while waiting:
+                yield from _result(waiting.popleft())
+                bar.update()
+                waiting.extend(itertools.islice(submitted, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -167,7 +190,7 @@ def _result(future):
         return future.result()
     except concurrent.futures.process.BrokenProcessPool:
         raise InputError(
-            'a worker process died, which out of memory they do; choose fewer config.workers'
+            'a worker process died, probably out of memory; choose fewer config.workers'
         ) from None
 
 
@@ -190,19 +213,30 @@ def _records_as_tf_data(cls, filename, buffer_size=None):
 
 
 def read_grey(path):
-    """An 8-bit picture file of any container -> (uint8 grey [H, W], its file facts)."""
+    """Reads an 8-bit picture file of any container.
+
+    Returns:
+        (uint8 grey [H, W], {'container', 'mode', 'width', 'height'} of the file).
+
+    Raises:
+        InputError: it is no such picture.
+    """
     image, facts = picture.open_file(path)
     return np.asarray(image), facts
 
 
 def stored(pixels, as_array=False):
-    """uint8 or int16 [H, W], or [D, H, W] as an array -> the `image` and `sha256` features: PNG bytes, so that no reader and no container can differ, and a hash of the pixels."""
+    """Makes the features `image` and `sha256` of an example.
+
+    Images are PNG bytes, so that no reader and no container can differ, or arrays.
+
+    Args:
+        pixels: uint8 [H, W] for PNG; uint8 or int16 [H, W] or [D, H, W] for an array.
+        as_array: whether the data set keeps arrays.
+    """
+    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     if as_array:
-        return {'image': pixels[..., None], 'sha256': _hash(pixels)}
+        return {'image': pixels[..., None], 'sha256': digest}
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format='PNG')
-    return {'image': buffer.getvalue(), 'sha256': _hash(pixels)}
-
-
-def _hash(pixels):
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    return {'image': buffer.getvalue(), 'sha256': digest}

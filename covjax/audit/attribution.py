@@ -1,8 +1,10 @@
-"""Where the network looks: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391), and the share of it inside lungs and nodule boxes."""
+"""Where the network looks: Grad-CAM, and the share of it inside lungs and nodule boxes.
+
+Grad-CAM is that of Selvaraju et al. 2017 (arXiv 1610.02391).
+"""
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -10,132 +12,156 @@ from covjax.audit.verdict import Verdict
 from covjax.ct import lungs, picture
 from covjax.data.augment import to_float
 from covjax.metrics.intervals import mean_interval
-from covjax.pages import pictures
+from covjax.pages import heat_maps, pictures
 from covjax.pages.tables import interval
 
 NAME = 'attribution (Grad-CAM)'
-SHOWN, TILE = 6, 144
-CELLS, FINE = (
-    3,
-    7,
-)  # a side of the map: with fewer than the first it says nothing of lungs, with fewer than the second not much
+RULE = (
+    'Red flag when the mean share inside lungs is below the share of the picture that they take '
+    '(whole interval of the difference below 0).'
+)
+COLUMNS = (
+    *('test', 'inside', 'images', 'share of attribution', 'share of the picture'),
+    'difference',
+)
+CAPTION = 'Grad-CAM over test images; brighter is more for COVID'
+SHOWN, TILE = 6, 144  # images of a test set in the picture of the page, and their side in pixels
+CELLS = 3  # a side of the map: one with fewer says nothing of lungs
+FINE = 7  # a side of the map: one with fewer does not say much
 
 
-def grad_cam(network, variables, preprocess):
-    """A function uint8 [B, H, W, 1] -> float [B, h, w], not negative, of a classifier.Classifier: the last map, each of its features weighted by the mean gradient of logit(covid) - logit(noncovid), negative sums cut off."""
+def grad_cam(model, variables, preprocess):
+    """The Grad-CAM of logit(covid) - logit(noncovid) of a classifier.
+
+    Each feature of the last map is weighted by its mean gradient; negative sums are cut off.
+
+    Args:
+        model, variables, preprocess: the fields of a classifier.Classifier.
+
+    Returns:
+        A function from images uint8 [B, H, W, 1] to maps float32 [B, h, w], not negative. It can be
+        jitted.
+    """
     head = variables['params']['head']
 
+    def margin(features):
+        """logit(covid) - logit(noncovid) of the last map, without the biases."""
+        return features.mean((1, 2)) @ head['kernel'] @ jnp.array([-1.0, 1.0])
+
     def apply(images):
-        _, maps = network.apply(variables, preprocess(to_float(images)), endpoints=True)
+        _, maps = model.apply(variables, preprocess(to_float(images)), endpoints=True)
         features = maps['features'].astype(jnp.float32)
-        margin = lambda features: (
-            features.mean((1, 2)) @ head['kernel'] @ jnp.array([-1.0, 1.0])
-        )  # but for the biases
-        weights = jax.grad(lambda features: margin(features).sum())(features).mean((1, 2))
+        gradients = jax.grad(lambda features: margin(features).sum())(features)
+        weights = gradients.mean((1, 2))
         return jax.nn.relu((features * weights[:, None, None]).sum(-1))
 
     return apply
 
 
 def enlarged(maps, size):
-    """float [N, h, w] -> [N, size, size], bilinear; each sums to 1, or is 0 everywhere."""
-    large = np.stack(
-        [
-            np.asarray(
-                Image.fromarray(np.asarray(one, np.float32)).resize(
-                    (size, size), Image.Resampling.BILINEAR
-                )
-            )
-            for one in maps
-        ]
-    ).clip(0)
+    """Maps float [N, h, w] enlarged bilinearly to float [N, size, size].
+
+    Each sums to 1, or is 0 everywhere.
+    """
+    large = np.stack([_resized(np.asarray(heat, np.float32), size) for heat in maps]).clip(0)
     sums = large.sum((1, 2), keepdims=True)
     return np.divide(large, sums, out=np.zeros_like(large), where=sums > 0)
 
 
+def _resized(image, size):
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
 def boxes_mask(rows, size):
-    """bool [N, size, size]: the nodule boxes of rows."""
+    """bool [N, size, size]: True in the nodule boxes of rows ([data.rows.Row])."""
     masks = np.zeros((len(rows), size, size), bool)
     for mask, row in zip(masks, rows):
         for ymin, xmin, ymax, xmax in row.boxes:
-            mask[
-                int(ymin * size) : int(np.ceil(ymax * size)),
-                int(xmin * size) : int(np.ceil(xmax * size)),
-            ] = True
+            down = slice(int(ymin * size), int(np.ceil(ymax * size)))
+            across = slice(int(xmin * size), int(np.ceil(xmax * size)))
+            mask[down, across] = True
     return masks
 
 
 def check(subject):
-    """The share of attribution inside lungs and boxes, beside the share of the picture that they take. Images with no attribution at all, or no plausible lungs, are left out."""
+    """The Verdict of the share of attribution inside lungs and boxes.
+
+    It is compared with the share of the picture that they take. Images with no attribution at all,
+    or no plausible lungs, are left out.
+    """
     if subject.attribute is None:
-        return Verdict(NAME, None, 'There is no network whose maps could be weighted.')
-    rows, told, tiles, coarse = [], [], [], ()
+        finding = 'There is no network whose maps could be weighted.'
+        return Verdict(name=NAME, flag=None, finding=finding)
+    rows, below, tiles, cells = [], [], [], ()
     for test, images in subject.tests.items():
-        size, masks = images.images.shape[1], lungs.masks(images.images)
         maps = subject.attribute(images.images)
-        coarse, heat = maps.shape[1:], enlarged(maps, size)
-        for where, inside in (
-            ('lungs', np.where(lungs.plausible(masks)[:, None, None], masks, False)),
-            ('nodule boxes', boxes_mask(images.rows, size)),
-        ):
-            asked = np.flatnonzero(inside.any((1, 2)) & heat.any((1, 2)))
-            if not len(asked):
+        cells, heat = maps.shape[1:], enlarged(maps, images.images.shape[1])
+        for place, inside in _places(images).items():
+            share, part, groups = _shares(heat, inside, images.groups)
+            if not groups:
                 continue
-            share, part = (heat * inside).sum((1, 2))[asked], inside.mean((1, 2))[asked]
-            groups = [images.groups[i] for i in asked]
-            gain = (share - part).mean(), *mean_interval(share - part, groups)
-            rows.append(
-                (
-                    test,
-                    where,
-                    f'{len(asked)} of {len(images.rows)}',
-                    f'{share.mean():.3f}',
-                    f'{part.mean():.3f}',
-                    interval(*gain),
-                )
-            )
-            if where == 'lungs' and gain[2] < 0:
-                told.append(f'{share.mean():.0%} on {test}, where lungs take {part.mean():.0%}')
-        some = np.unique(np.linspace(0, len(images.rows) - 1, SHOWN).astype(int))
-        tiles += [
-            np.asarray(
-                Image.fromarray(overlay(images.images[k, ..., 0], heat[k])).resize(
-                    (TILE, TILE), Image.Resampling.BILINEAR
-                )
-            )
-            for k in some
-        ]
-    if not any(where == 'lungs' for _, where, *_ in rows):
-        return Verdict(NAME, None, 'No image has both attribution and plausible lungs.')
-    if min(coarse) < CELLS:
-        return Verdict(
-            NAME,
-            None,
-            f'The map has {coarse[0]}x{coarse[1]} cells, too few to tell a lung from a chest wall: train on larger images.',
-        )
-    picture.save(subject.folder / 'attribution.png', pictures.contact_sheet(tiles, SHOWN))
-    finding = (
-        f'Lungs get less attribution than their share of the picture: {"; ".join(told)}.'
-        if told
-        else 'Lungs get at least the attribution that their share of the picture would give them.'
-    )
+            low, high = mean_interval(share - part, groups)
+            count = f'{len(groups)} of {len(images.rows)}'
+            means = f'{share.mean():.3f}', f'{part.mean():.3f}'
+            rows.append((test, place, count, *means, interval((share - part).mean(), low, high)))
+            if place == 'lungs' and high < 0:
+                below.append(f'{share.mean():.0%} on {test}, where lungs take {part.mean():.0%}')
+        tiles += _tiles(images.images, heat)
+    if reason := _no_answer(rows, cells):
+        return Verdict(name=NAME, flag=None, finding=reason)
+    path = subject.folder / 'attribution.png'
+    picture.save(path, pictures.contact_sheet(tiles, SHOWN))
     return Verdict(
-        NAME,
-        bool(told),
-        f'{finding} The map has {coarse[0]}x{coarse[1]} cells{", so few that this is coarse" if min(coarse) < FINE else ""}.',
-        'Red flag when the mean share inside lungs is below the share of the picture that they take (whole interval of the difference below 0).',
-        ('test', 'inside', 'images', 'share of attribution', 'share of the picture', 'difference'),
-        tuple(rows),
-        (
-            (
-                subject.folder / 'attribution.png',
-                'Grad-CAM over test images; brighter is more for COVID',
-            ),
-        ),
+        name=NAME,
+        flag=bool(below),
+        finding=_finding(below, cells),
+        rule=RULE,
+        columns=COLUMNS,
+        rows=tuple(rows),
+        figures=((path, CAPTION),),
     )
 
 
-def overlay(grey, heat):
-    """uint8 [H, W] and float [H, W] -> uint8 RGB, the map in colour over the picture."""
-    colour = matplotlib.colormaps['inferno'](heat / max(heat.max(), 1e-12))[..., :3] * 255
-    return np.round(0.55 * np.repeat(grey[..., None], 3, 2) + 0.45 * colour).astype(np.uint8)
+def _places(images):
+    """{place: bool [N, size, size]}; lungs that are not plausible are nowhere."""
+    masks = lungs.masks(images.images)
+    plausible = lungs.plausible(masks)[:, None, None]
+    boxes = boxes_mask(images.rows, images.images.shape[1])
+    return {'lungs': np.where(plausible, masks, False), 'nodule boxes': boxes}
+
+
+def _shares(heat, inside, groups):
+    """(shares of attribution, shares of the picture, groups) of images with both."""
+    chosen = np.flatnonzero(inside.any((1, 2)) & heat.any((1, 2)))
+    share, part = (heat * inside).sum((1, 2))[chosen], inside.mean((1, 2))[chosen]
+    return share, part, [groups[i] for i in chosen]
+
+
+def _tiles(images, heat):
+    """SHOWN of the images with their maps, [uint8 RGB]."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, SHOWN).astype(int))
+    return [_resized(heat_maps.overlay(images[k, ..., 0], heat[k]), TILE) for k in chosen]
+
+
+def _no_answer(rows, cells):
+    """Why maps with `cells` (height, width) and the rows of the table say nothing, or ''."""
+    if not any(place == 'lungs' for _, place, *_ in rows):
+        return 'No image has both attribution and plausible lungs.'
+    if min(cells) < CELLS:
+        return (
+            f'The map has {cells[0]}x{cells[1]} cells, too few to tell a lung from a chest wall: '
+            'train on larger images.'
+        )
+    return ''
+
+
+def _finding(below, cells):
+    if below:
+        tests = '; '.join(below)
+        finding = f'Lungs get less attribution than their share of the picture: {tests}.'
+    else:
+        finding = (
+            'Lungs get at least the attribution that their share of the picture would give them.'
+        )
+    coarse = ', so few that this is coarse' if min(cells) < FINE else ''
+    return f'{finding} The map has {cells[0]}x{cells[1]} cells{coarse}.'

@@ -8,66 +8,63 @@ from covjax.metrics.calibration import brier, expected_calibration_error, fit_te
 NAME = 'calibration'
 DRAWS, LEVEL = 1000, 0.95
 LARGE = 0.05  # a smaller calibration error is none that matters
+RULE = (
+    f'Red flag when the calibration error after scaling is above {LARGE} and above what calibrated '
+    f'scores show in {LEVEL:.0%} of draws.'
+)
+COLUMNS = (
+    *('test', 'calibration error', 'after scaling', 'could be chance'),
+    *('Brier', 'after scaling', 'temperature'),
+)
 
 
 def expected_by_chance(scores, groups, seed=0):
-    """The calibration error that scores which mean what they say stay below in LEVEL of all draws of labels (consistency resampling, Bröcker and Smith 2007).
+    """The calibration error that scores which mean what they say stay below in LEVEL of all draws.
 
-    Images of one group get their labels from one draw, as those of one patient share one.
+    Labels are drawn from the scores (consistency resampling, Bröcker and Smith 2007). Images of one
+    group get their labels from one draw, as those of one patient share one.
+
+    Args:
+        scores: P(covid) float [N].
+        groups: [N] of str.
+        seed: of the draws.
     """
-    rng, group = (
-        np.random.default_rng(seed),
-        np.unique(np.asarray(groups, str), return_inverse=True)[1],
-    )
+    rng = np.random.default_rng(seed)
+    group = np.unique(np.asarray(groups, str), return_inverse=True)[1]
     draws = [(rng.random(group.max() + 1)[group] < scores).astype(int) for _ in range(DRAWS)]
-    return float(
-        np.quantile([expected_calibration_error(labels, scores) for labels in draws], LEVEL)
-    )
+    errors = [expected_calibration_error(labels, scores) for labels in draws]
+    return float(np.quantile(errors, LEVEL))
 
 
 def check(subject):
-    """Calibration errors on every test set."""
-    temperature = fit_temperature(
-        subject.validation.labels, subject.score(subject.validation.images)
-    )
+    """The Verdict of calibration errors on every test set."""
+    scores = subject.score(subject.validation.images)
+    temperature = fit_temperature(subject.validation.labels, scores)
     if np.isnan(temperature):
-        return Verdict(NAME, None, 'Validation has one class only.')
-    rows, bad = [], []
+        return Verdict(name=NAME, flag=None, finding='Validation has one class only.')
+    rows, off = [], []
     for test, images in subject.tests.items():
         scores = subject.score(images.images)
         cooled = scaled(scores, temperature)
-        error, chance = (
-            expected_calibration_error(images.labels, cooled),
-            expected_by_chance(cooled, images.groups),
+        before = expected_calibration_error(images.labels, scores)
+        after = expected_calibration_error(images.labels, cooled)
+        chance = expected_by_chance(cooled, images.groups)
+        briers = brier(images.labels, scores), brier(images.labels, cooled)
+        rows.append((test, before, after, chance, *briers, temperature))
+        if after > max(chance, LARGE):
+            off.append(f'{after:.3f} on {test}, where {chance:.3f} could be chance')
+    if off:
+        finding = (
+            f'Scores do not mean what they say, temperature {temperature:.2f}: '
+            f'calibration error {"; ".join(off)}.'
         )
-        rows.append(
-            (
-                test,
-                expected_calibration_error(images.labels, scores),
-                error,
-                chance,
-                brier(images.labels, scores),
-                brier(images.labels, cooled),
-                temperature,
-            )
-        )
-        if error > max(chance, LARGE):
-            bad.append(f'{error:.3f} on {test}, where {chance:.3f} could be chance')
+    else:
+        finding = 'Scores mean what they say, as far as these images can tell.'
     return Verdict(
-        NAME,
-        bool(bad),
-        f'Scores do not mean what they say, temperature {temperature:.2f}: calibration error {"; ".join(bad)}.'
-        if bad
-        else 'Scores mean what they say, as far as these images can tell.',
-        f'Red flag when the calibration error after scaling is above {LARGE} and above what calibrated scores show in {LEVEL:.0%} of draws.',
-        (
-            'test',
-            'calibration error',
-            'after scaling',
-            'could be chance',
-            'Brier',
-            'after scaling',
-            'temperature',
-        ),
-        tuple(rows),
+        name=NAME,
+        flag=bool(off),
+        finding=finding,
+        rule=RULE,
+        columns=COLUMNS,
+        rows=tuple(rows),
     )

@@ -1,76 +1,85 @@
-"""What synthetic images are worth beside real ones: classifiers trained on as many COVID-19 images, of which a growing share is synthetic."""
+"""What synthetic images are worth beside real ones.
 
-from covjax.audit.stand_ins import difference, test_results
-from covjax.audit.verdict import Verdict
+Classifiers are trained on equally many COVID-19 images, of which a growing share is synthetic.
+"""
+
+import numpy as np
+
+from covjax.audit.stand_ins import difference, outcomes
+from covjax.audit.verdict import Verdict, gain
 from covjax.pages import figures
-from covjax.pages.tables import interval
 
 NAME = 'synthetic in place of real images'
-FOLDER = 'mixing'
+RULE = (
+    'Red flag when synthetic images alone give a worse classifier of real images than as many real '
+    'ones (whole interval of the difference below 0).'
+)
+COLUMNS = ('test', 'synthetic', 'AUC', 'better than real ones alone by')
+CAPTION = 'AUC by the share of synthetic images, with intervals'
+FOLDER = 'mixing'  # of the experiments, and the prefix of their names
 
 
 def check(subject):
-    """The area on real tests by share of synthetic images; the flag is about the ends of the curve."""
-    shares = sorted(
-        int(name.partition('/')[2]) for name in subject.experiments if name.startswith(FOLDER + '/')
-    )
+    """The Verdict of the area on real tests by share of synthetic images.
+
+    The flag is about the ends of the curve.
+    """
+    names = [name for name in subject.experiments if name.startswith(FOLDER + '/')]
+    shares = sorted(int(name.partition('/')[2]) for name in names)
     if len(shares) < 2 or shares[0] != 0 or shares[-1] != 100:
-        return Verdict(
-            NAME,
-            None,
-            'No mixtures were trained: name a synthesize run (config.synthetic) and a test set of real images, and 0 and 100 in config.shares.',
+        finding = (
+            'No mixtures were trained: name a synthesize run (config.synthetic) and a test set of '
+            'real images, and 0 and 100 in config.shares.'
         )
-    curve = {share: test_results(subject, f'{FOLDER}/{share}') for share in shares}
-    if not all(curve.values()):
-        return Verdict(
-            NAME,
-            None,
-            'The classifiers, or the generator, have learned from images of every test set.',
-        )
-    rows, worse, told = [], [], []
+        return Verdict(name=NAME, flag=None, finding=finding)
+    found = {share: outcomes(subject, f'{FOLDER}/{share}') for share in shares}
+    if not all(found.values()):
+        finding = 'The classifiers, or the generator, have learned from images of every test set.'
+        return Verdict(name=NAME, flag=None, finding=finding)
+    tests = [test for test in found[0] if all(test in outcomes for outcomes in found.values())]
+    curves = {test: {share: found[share][test] for share in shares} for test in tests}
+    worse = [test for test, curve in curves.items() if difference(curve[100], curve[0])[1] < 0]
+    if worse:
+        finding = 'Synthetic images do not stand in for real ones'
+    else:
+        finding = 'Synthetic images are not shown to be worse than real ones'
+    areas = [
+        f'{curve[100].area} on {test} with synthetic ones alone, {curve[0].area} with real ones'
+        for test, curve in curves.items()
+    ]
+    return Verdict(
+        name=NAME,
+        flag=bool(worse),
+        finding=f'{finding}: AUC {"; ".join(areas)}.',
+        rule=RULE,
+        columns=COLUMNS,
+        rows=tuple(_rows(curves)),
+        figures=((draw(curves, subject.folder / 'mixing.png'), CAPTION),),
+    )
+
+
+def _rows(curves):
+    """Yields the rows of the table."""
+    for test, curve in curves.items():
+        for share, outcome in curve.items():
+            better_by = gain(*difference(outcome, curve[0])) if share else ''
+            yield test, f'{share} %', str(outcome.area), better_by
+
+
+def draw(curves, path):
+    """Plots areas with intervals by share of synthetic images as PNG -> its path.
+
+    Args:
+        curves: {test: {share in per cent: stand_ins.Outcome}}.
+        path: pathlib.Path of the file.
+    """
     figure, ax = figures.subplots(figsize=(6, 4.5))
-    for test, (real, real_ends, real_images) in (
-        (test, found)
-        for test, found in curve[0].items()
-        if all(test in part for part in curve.values())
-    ):
-        values, ends = zip(*(curve[share][test][:2] for share in shares))
-        ax.errorbar(
-            shares,
-            values,
-            [
-                [max(value - low, 0) for value, (low, _) in zip(values, ends)],
-                [max(high - value, 0) for value, (_, high) in zip(values, ends)],
-            ],
-            marker='o',
-            capsize=3,
-            label=test,
-        )
-        for share in shares:
-            gain = difference(curve[share][test][2], real_images)
-            rows.append(
-                (
-                    test,
-                    f'{share} %',
-                    interval(curve[share][test][0], *curve[share][test][1]),
-                    f'{gain[0]:+.3f} to {gain[1]:+.3f}' if share else '',
-                )
-            )
-            if share == 100:
-                told.append(
-                    f'{interval(curve[100][test][0], *curve[100][test][1])} on {test} with synthetic ones alone, {interval(real, *real_ends)} with real ones'
-                )
-                worse += [test] * (gain[1] < 0)
+    for test, curve in curves.items():
+        areas, lows, highs = np.transpose([outcome.area for outcome in curve.values()])
+        bars = np.maximum([areas - lows, highs - areas], 0)
+        ax.errorbar(list(curve), areas, bars, marker='o', capsize=3, label=test)
     ax.axhline(0.5, color='grey', lw=0.8, ls=':')
     ax.set(xlabel='share of synthetic among COVID-19 training images, %', ylabel='AUC', ylim=(0, 1))
     ax.legend()
-    figures.save(figure, subject.folder / 'mixing.png')
-    return Verdict(
-        NAME,
-        bool(worse),
-        f'{"Synthetic images do not stand in for real ones" if worse else "Synthetic images are not shown to be worse than real ones"}: AUC {"; ".join(told)}.',
-        'Red flag when synthetic images alone give a worse classifier of real images than as many real ones (whole interval of the difference below 0).',
-        ('test', 'synthetic', 'AUC', 'better than real ones alone by'),
-        tuple(rows),
-        ((subject.folder / 'mixing.png', 'AUC by the share of synthetic images, with intervals'),),
-    )
+    figures.save(figure, path)
+    return path

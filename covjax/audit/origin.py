@@ -1,4 +1,8 @@
-"""Whether images of one class betray which data set they are from, so that a class that comes from one data set alone can be told by its source."""
+"""Whether images of one class betray which data set they come from, their origin.
+
+A class that comes from one data set alone can then be recognised by its origin. In texts that
+people read an origin is called a source.
+"""
 
 import dataclasses
 
@@ -9,62 +13,94 @@ from covjax.audit import grey_statistics, pixel_baseline
 from covjax.audit.verdict import RED, Images, Verdict, area
 
 NAME = 'source of the images'
+RULE = (
+    f'Red flag when the source is told at AUC {RED}, with an interval above 0.5, and no data set '
+    'has both classes of the training set: then a classifier can learn the source in place of the '
+    'disease.'
+)
+COLUMNS = ('one source', 'other source', 'told by', 'AUC')
+PROBES = (pixel_baseline.PROBE, grey_statistics.PROBE)
 FOLDS = 5
 
 
 def scores(probe, first, second):
-    """(score of belonging to the second source, float [N + M], the images of both): out of fold, with whole groups in one fold."""
+    """How much each image of two origins looks like one of the second, out of fold.
+
+    Whole groups are in one fold.
+
+    Args:
+        probe: probe.Probe.
+        first, second: verdict.Images of N and M images.
+
+    Returns:
+        (scores float [N + M], verdict.Images of both, labelled 0 and 1 by origin).
+    """
+    both = _labelled_by_origin(first, second)
+    out_of_fold = np.empty(len(both.native))
+    groups = np.unique(both.groups, return_inverse=True)[1]
+    for fit, held in StratifiedGroupKFold(FOLDS).split(both.native, both.labels, groups):
+        train, test = ([both.native[i] for i in indices] for indices in (fit, held))
+        out_of_fold[held] = probe.scores(train, test)
+    return out_of_fold, both
+
+
+def _labelled_by_origin(first, second):
+    """The Images of both, without those that a network sees."""
     native = [
         (grey, dataclasses.replace(row, label=label))
         for label, images in enumerate((first, second))
         for grey, row in images.native
     ]
-    both = Images(
-        f'{first.spec} or {second.spec}',
-        np.empty(0),
-        np.array([row.label for _, row in native]),
-        [row for _, row in native],
-        native,
+    rows = [row for _, row in native]
+    return Images(
+        spec=f'{first.spec} or {second.spec}',
+        images=np.empty(0),
+        labels=np.array([row.label for row in rows]),
+        rows=rows,
+        native=native,
     )
-    out = np.empty(len(native))
-    groups = np.unique(both.groups, return_inverse=True)[1]
-    for fit, held in StratifiedGroupKFold(FOLDS).split(native, both.labels, groups):
-        out[held] = probe.scores([native[i] for i in fit], [native[i] for i in held])
-    return out, both
 
 
 def check(subject):
-    """The area of telling sources apart, with the class the same in both."""
-    if not subject.sources:
-        return Verdict(NAME, None, 'No pair of sources was named (config.sources).')
-    apart = not subject.origins[0] & subject.origins[1]
-    rows, told = [], []
-    for first, second in subject.sources:
+    """The Verdict of how well origins can be told apart with the class the same in both."""
+    if not subject.pairs:
+        finding = 'No pair of sources was named (config.sources).'
+        return Verdict(name=NAME, flag=None, finding=finding)
+    rows, told_apart = [], []
+    for first, second in subject.pairs:
         if min(len(set(images.groups)) for images in (first, second)) < FOLDS:
             continue
-        for probe in (pixel_baseline.PROBE, grey_statistics.PROBE):
-            found = area(*scores(probe, first, second))
-            rows.append((first.spec, second.spec, probe.name, str(found)))
-            if found.tells():
-                told.append(f'{found} for {first.spec} or {second.spec} ({probe.name})')
+        for probe in PROBES:
+            reached = area(*scores(probe, first, second))
+            rows.append((first.spec, second.spec, probe.name, str(reached)))
+            if reached.tells():
+                told_apart.append(f'{reached} for {first.spec} or {second.spec} ({probe.name})')
     if not rows:
-        return Verdict(NAME, None, f'The sources have fewer than {FOLDS} patients or series.')
-    classes = ' and '.join(
-        f'{", ".join(sorted(names))} for {label}'
-        for label, names in zip(('non-COVID', 'COVID'), (subject.origins[0], subject.origins[1]))
-    )
-    finding = (
-        f'Within one class the source is told at AUC {"; ".join(told)}. '
-        if told
-        else 'Within one class the source is not told. '
-    )
-    finding += f'The classes of the training set come from {"different data sets" if apart else "the same data sets" if subject.origins[0] == subject.origins[1] else "partly the same data sets"}: {classes}.'
+        finding = f'The sources have fewer than {FOLDS} patients or series.'
+        return Verdict(name=NAME, flag=None, finding=finding)
+    if told_apart:
+        finding = f'Within one class the source is told at AUC {"; ".join(told_apart)}.'
+    else:
+        finding = 'Within one class the source is not told.'
+    noncovid, covid = subject.origins[0], subject.origins[1]
     return Verdict(
-        NAME,
-        bool(told) and apart,
-        finding,
-        f'Red flag when the source is told at AUC {RED}, with an interval above 0.5, and no data set has both classes of the training set: '
-        'then a classifier can learn the source in place of the disease.',
-        ('one source', 'other source', 'told by', 'AUC'),
-        tuple(rows),
+        name=NAME,
+        flag=bool(told_apart) and noncovid.isdisjoint(covid),
+        finding=f'{finding} {_classes(noncovid, covid)}',
+        rule=RULE,
+        columns=COLUMNS,
+        rows=tuple(rows),
     )
+
+
+def _classes(noncovid, covid):
+    """A sentence on the data sets (sets of names) that the classes of training come from."""
+    if noncovid.isdisjoint(covid):
+        shared = 'different data sets'
+    elif noncovid == covid:
+        shared = 'the same data sets'
+    else:
+        shared = 'partly the same data sets'
+    names = [', '.join(sorted(origins)) for origins in (noncovid, covid)]
+    each = f'{names[0]} for non-COVID and {names[1]} for COVID'
+    return f'The classes of the training set come from {shared}: {each}.'

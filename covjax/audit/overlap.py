@@ -1,4 +1,9 @@
-"""Whether test images, their patients, documents or series, or near copies of them were used in training or to pick the checkpoint."""
+"""Whether test images were used before: in training or to pick the checkpoint.
+
+It asks for the pictures themselves, their patients, documents and series, and near copies of them.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,92 +19,117 @@ from covjax.data.near_duplicates import (
     near_duplicates,
     shrunk,
 )
+from covjax.data.rows import Row
 
 NAME = 'overlap and near-duplicates'
-SHOWN = 24
+RULE = (
+    f'Red flag for any. Near copies have a correlation above {THRESHOLD} at {SIZE}x{SIZE}, fine '
+    'structure in common, and are not known to be of one patient; they are to be looked at. They '
+    'are searched among the images of training, validation and config.baseline.'
+)
+COLUMNS = ('test', 'what', 'number')
+CAPTION = 'Near copies, one above the other: a training or validation image and a test image'
+# What data.lineage.overlap counts, as the table says it.
+COUNTED = {
+    'images': 'picture was trained on',
+    'groups': 'patient or series was',
+    'documents': 'document or series was',
+    'validation': 'picture chose the checkpoint',
+}
+NOTHING_FOUND = (
+    'No test image, patient, document or series was used before, and no near copy was found.'
+)
+SHOWN = 24  # near copies of a test set
+ENLARGED = 3  # times, in the picture of the page
+
+
+class Picture(NamedTuple):
+    """A stored picture and the set that it is in."""
+
+    set: str  # 'real', 'training', 'validation' or the name of a test
+    grey: np.ndarray  # uint8 [H, W] at stored size
+    row: Row
+
+
+def pictures_before(subject):
+    """The Pictures of a subject that are known to have been used before a test, each once."""
+    # The real images are what the generator learned from, as far as an audit can know.
+    sets = {'real': subject.real, 'training': subject.train, 'validation': subject.validation}
+    by_hash = {
+        row.sha256: Picture(name, grey, row)
+        for name, images in sets.items()
+        for grey, row in images.native
+    }
+    return list(by_hash.values())
+
+
+def near_copies(before, tested):
+    """Pairs of nearly the same picture.
+
+    Those with the same pixels, or known to be of one patient, are left out: lineage counts them.
+
+    Args:
+        before, tested: lists of Picture.
+
+    Returns:
+        [(correlation, Picture of before, Picture of tested)], the most alike first.
+    """
+    both = before + tested
+    small = np.stack([shrunk(each.grey) for each in both])
+    pairs = across_groups(near_duplicates(small), [each.row for each in both])
+    across = [(value, both[i], both[j]) for value, i, j in pairs if i < len(before) <= j]
+    return [
+        (value, first, second)
+        for value, first, second in across
+        if first.row.sha256 != second.row.sha256 and detail(first.grey, second.grey) > SAME_DETAIL
+    ]
 
 
 def check(subject):
-    """Counts of lineage, and pairs of nearly the same picture, of which one is in training or validation and the other in a test."""
-    rows, bad, tiles = [], [], []
-    # The real images are what the generator learned from, as far as an audit can know.
-    before = {
-        row.sha256: (name, grey, row)
-        for name, images in (
-            ('real', subject.real),
-            ('training', subject.train),
-            ('validation', subject.validation),
-        )
-        for grey, row in images.native
-    }
-    before = list(before.values())
+    """The Verdict of what lineage counts and of near copies, on every test set."""
+    rows, used_before, shown = [], [], []
+    before = pictures_before(subject)
     for test, images in subject.tests.items():
         counts, _ = lineage.overlap(subject.lineage, images.rows)
-        both = before + [(test, grey, row) for grey, row in images.native]
-        small = np.stack([shrunk(grey) for _, grey, _ in both])
-        pairs = [
-            (value, i, j)
-            for value, i, j in across_groups(near_duplicates(small), [row for _, _, row in both])
-            if i < len(before) <= j
-        ]
-        pairs = [
-            (value, i, j)
-            for value, i, j in pairs
-            if both[i][2].sha256 != both[j][2].sha256
-            and detail(both[i][1], both[j][1]) > SAME_DETAIL
-        ]  # the same is counted above
-        rows += [
-            (test, f'test images whose {kind}', n)
-            for kind, n in zip(
-                (
-                    'picture was trained on',
-                    'patient or series was',
-                    'document or series was',
-                    'picture chose the checkpoint',
-                ),
-                counts.values(),
-            )
-        ]
-        rows.append((test, 'near copies of training, validation or real images', len(pairs)))
-        rows += [
-            (test, f'{both[j][2].id} is like {both[i][2].id} ({both[i][0]})', f'{value:.4f}')
-            for value, i, j in pairs[:SHOWN]
-        ]
-        tiles += [
-            np.repeat(small[k].repeat(3, 0).repeat(3, 1), 3, 2)
-            for pair in pairs[:SHOWN]
-            for k in pair[1:]
-        ]
-        if any(counts.values()) or pairs:
-            bad.append(
-                f'{test}: '
-                + ', '.join(
-                    [
-                        *(f'{n} {kind}' for kind, n in counts.items() if n),
-                        *([f'{len(pairs)} near copies'] if pairs else []),
-                    ]
-                )
-            )
-    figures = ()
-    if tiles:
-        picture.save(
-            subject.folder / 'near_duplicates.png',
-            np.hstack([np.vstack(tiles[i : i + 2]) for i in range(0, len(tiles), 2)]),
-        )
-        figures = (
-            (
-                subject.folder / 'near_duplicates.png',
-                'Near copies, one above the other: a training or validation image and a test image',
-            ),
-        )
+        copies = near_copies(before, [Picture(test, grey, row) for grey, row in images.native])
+        for kind, text in COUNTED.items():
+            rows.append((test, f'test images whose {text}', counts[kind]))
+        rows.append((test, 'near copies of training, validation or real images', len(copies)))
+        for value, first, second in copies[:SHOWN]:
+            pair = f'{second.row.id} is like {first.row.id} ({first.set})'
+            rows.append((test, pair, f'{value:.4f}'))
+        shown += copies[:SHOWN]
+        found = [f'{n} {kind}' for kind, n in counts.items() if n]
+        if copies:
+            found.append(f'{len(copies)} near copies')
+        if found:
+            used_before.append(f'{test}: {", ".join(found)}')
+    if used_before:
+        finding = '; '.join(used_before) + '.'
+    else:
+        finding = NOTHING_FOUND
     return Verdict(
-        NAME,
-        bool(bad),
-        '; '.join(bad) + '.'
-        if bad
-        else 'No test image, patient, document or series was used before, and no near copy was found.',
-        f'Red flag for any. Near copies have a correlation above {THRESHOLD} at {SIZE}x{SIZE}, fine structure in common, and are not known to be of one patient; they are to be looked at. They are searched among the images of training, validation and config.baseline.',
-        ('test', 'what', 'number'),
-        tuple(rows),
-        figures,
+        name=NAME,
+        flag=bool(used_before),
+        finding=finding,
+        rule=RULE,
+        columns=COLUMNS,
+        rows=tuple(rows),
+        figures=_figures(shown, subject.folder / 'near_duplicates.png'),
     )
+
+
+def _figures(copies, path):
+    """Draws near copies side by side, each pair one above the other -> figures of a Verdict."""
+    if not copies:
+        return ()
+    columns = [
+        np.vstack([_enlarged(first.grey), _enlarged(second.grey)]) for _, first, second in copies
+    ]
+    picture.save(path, np.hstack(columns))
+    return ((path, CAPTION),)
+
+
+def _enlarged(grey):
+    """What is compared of a picture uint8 [H, W], as uint8 RGB."""
+    return np.repeat(shrunk(grey).repeat(ENLARGED, 0).repeat(ENLARGED, 1), 3, 2)

@@ -1,6 +1,16 @@
 """Probes: regressions that see little of an image, fitted to show how far that little goes."""
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
+
+from covjax.audit.verdict import RED, Verdict, area, gain
+from covjax.metrics.intervals import auc_difference
+
+BETTER = 0.05  # AUC by which a network is to be better than a probe, with its whole interval
+COLUMNS = (
+    *('test', 'fitted on', 'AUC of the network', 'AUC of the regression'),
+    'network better by',
+)
 
 
 class Probe(NamedTuple):
@@ -10,3 +20,63 @@ class Probe(NamedTuple):
     kind: str  # of its results in results.json: 'metadata', 'pixels' or 'grey'
     scores: Callable  # (train, test), lists of (uint8 [H, W], Row) -> P(covid) float [len(test)]
     needs_file: bool = False  # whether rows must have facts of the original file
+
+
+def rule(what):
+    """When the comparison of a probe with the network raises a flag, as a sentence.
+
+    Args:
+        what: the probe in words, such as 'a regression on grey levels'.
+    """
+    return (
+        f'Red flag when {what} reaches AUC {RED}, its interval above 0.5, and the network is not '
+        f'shown to be better by {BETTER} (interval of the difference).'
+    )
+
+
+def versus(subject, probe, rule):
+    """The Verdict of a probe beside the network, on every test set and on validation.
+
+    It is fitted on what the network was trained on, and on real images.
+
+    Args:
+        subject: verdict.Subject.
+        probe: Probe.
+        rule: of the Verdict.
+    """
+    rows, as_good = [], []
+    for test, images in subject.tests_and_validation.items():
+        network = subject.score(images.images)
+        of_network = str(area(network, images))
+        for fitted_on, train in _fitted_on(subject).items():
+            scores = probe.scores(train.native, images.native)
+            reached = area(scores, images)
+            low, high = auc_difference(images.labels, network, scores, images.groups)
+            rows.append((test, fitted_on, of_network, str(reached), gain(low, high)))
+            if test in subject.tests and reached.tells() and low <= BETTER:
+                as_good.append(f'{reached} on {test}, fitted on {fitted_on}')
+    if all('nan' in row[3] for row in rows):
+        finding = 'Intervals need several patients or series in a test set.'
+        return Verdict(name=probe.name, flag=None, finding=finding)
+    if as_good:
+        reached = '; '.join(as_good)
+        finding = f'Tells the classes apart at least nearly as well as the network: AUC {reached}.'
+    else:
+        finding = 'The network knows more than it, or it knows nothing.'
+    return Verdict(
+        name=probe.name,
+        flag=bool(as_good),
+        finding=finding,
+        rule=rule,
+        columns=COLUMNS,
+        rows=tuple(rows),
+    )
+
+
+def _fitted_on(subject):
+    """{description: Images} that a probe is fitted on; one where both would be the same images."""
+    sets = {'what the network was trained on': subject.train}
+    hashes = [{row.sha256 for row in images.rows} for images in (subject.train, subject.real)]
+    if hashes[0] != hashes[1]:
+        sets['real images'] = subject.real
+    return sets

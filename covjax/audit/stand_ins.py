@@ -1,82 +1,104 @@
-"""Whether a classifier trained on the generator's images does better on real ones than one trained on slices that something simpler has changed."""
+"""Whether the generator's images teach a classifier more than simpler changes of its slices do.
+
+Classifiers trained on the images of the generator and of every stand-in are compared on real ones.
+In texts that people read a stand-in is called a control.
+"""
+
+from typing import NamedTuple
 
 from covjax import stand_ins
-from covjax.audit.verdict import RED, Area, Verdict
+from covjax.audit.verdict import RED, Area, Verdict, gain
 from covjax.metrics.intervals import auc_difference
-from covjax.pages.tables import interval
 
 NAME = 'controls in place of the generator'
+RULE = (
+    "Red flag when the generator's images give a classifier that tells real images apart "
+    f'(AUC {RED}, interval above 0.5) and a control gives as good a one (interval of the '
+    'difference not above 0).'
+)
+COLUMNS = ('test', 'trained on slices changed by', 'AUC', 'generator better by')
+# The folder of the experiments and the prefix of their names, after what 0.5.0 called stand-ins:
+# its experiments, which took hours, are found there and need not be trained again.
 FOLDER = 'controls'
 
 
-def test_results(subject, experiment):
-    """{test: (area, (low, high), images of results.json)} of the network of an experiment, where there are both classes, an interval, and no image that was trained on."""
-    results = [
-        result
-        for result in subject.experiments[experiment]
-        if None not in (result['metrics']['auc'], *result['intervals']['auc'].values())
-        and not result['overlap']['images']
-    ]
-    return {
-        result['test_name']: (
-            result['metrics']['auc'],
-            tuple(result['intervals']['auc'].values()),
-            result['images'],
-        )
-        for result in results
-    }
+class Outcome(NamedTuple):
+    """What the classifier of an experiment scored on one test set."""
+
+    area: Area
+    images: list  # data.results.ScoredImage of each image
+
+
+def outcomes(subject, experiment):
+    """The Outcome of an experiment on every test set that proves something.
+
+    It needs both classes, several groups, and no image that was trained on.
+
+    Args:
+        subject: verdict.Subject.
+        experiment: key of subject.experiments.
+
+    Returns:
+        {test: Outcome}.
+    """
+    found = {}
+    for result in subject.experiments[experiment]:
+        value, ends = result.metrics['auc'], result.intervals['auc']
+        if None not in (value, *ends) and not result.overlap['images']:
+            found[result.test_name] = Outcome(Area(value, *ends), result.images)
+    return found
 
 
 def difference(first, second):
-    """(low, high) of the area of the first less that of the second, results of the same images."""
-    labels, groups, scores = (
-        [image[key] for image in first] for key in ('label', 'group', 'score')
-    )
-    return auc_difference(labels, scores, [image['score'] for image in second], groups)
+    """(low, high) of the area of one Outcome less that of another on the same images."""
+    labels = [image.label for image in first.images]
+    groups = [image.group for image in first.images]
+    scores, others = ([image.score for image in each.images] for each in (first, second))
+    return auc_difference(labels, scores, others, groups)
 
 
 def check(subject):
-    """Every control beside the generator, on every test set of real images."""
-    done = [name for name in stand_ins.METHODS if f'{FOLDER}/{name}' in subject.experiments]
-    if len(done) < 2 or 'translated' not in done:
-        return Verdict(
-            NAME,
-            None,
-            'No controls were trained: name a synthesize run (config.synthetic) and a test set of real images.',
+    """The Verdict of every stand-in beside the generator, on every test set of real images."""
+    trained = [name for name in stand_ins.METHODS if f'{FOLDER}/{name}' in subject.experiments]
+    if len(trained) < 2 or 'translated' not in trained:
+        finding = (
+            'No controls were trained: name a synthesize run (config.synthetic) and a test set of '
+            'real images.'
         )
-    generator = test_results(subject, f'{FOLDER}/translated')
-    rows, equal, useful = (
-        [],
-        [],
-        [test for test, (value, (low, _), _) in generator.items() if Area(value, low, 1.0).tells()],
-    )
-    for test, (value, ends, images) in generator.items():
-        rows.append((test, 'the generator', interval(value, *ends), ''))
-        for name in done[1:]:
-            other, other_ends, other_images = test_results(subject, f'{FOLDER}/{name}')[test]
-            gain = difference(images, other_images)
-            rows.append(
-                (test, name, interval(other, *other_ends), f'{gain[0]:+.3f} to {gain[1]:+.3f}')
-            )
-            if test in useful and not gain[0] > 0:
-                equal.append(f'{name} on {test} ({other:.3f} against {value:.3f})')
+        return Verdict(name=NAME, flag=None, finding=finding)
+    found = {name: outcomes(subject, f'{FOLDER}/{name}') for name in trained}
+    generator = found.pop('translated')
     if not generator:
-        return Verdict(NAME, None, 'The generator has learned from images of every test set.')
-    finding = (
-        f'The generator is not shown to be better than {"; ".join(equal)}.'
-        if equal
-        else 'The generator is better than every control.'
-    )
-    if not useful:
-        areas = '; '.join(
-            f'{interval(value, *ends)} on {test}' for test, (value, ends, _) in generator.items()
-        )
-        finding = f"A classifier trained on the generator's images does not tell real ones apart (AUC {areas}), so there is nothing that a control could explain."
+        finding = 'The generator has learned from images of every test set.'
+        return Verdict(name=NAME, flag=None, finding=finding)
+    useful = [test for test, outcome in generator.items() if outcome.area.tells()]
+    rows, as_good = [], []
+    for test, outcome in generator.items():
+        rows.append((test, 'the generator', str(outcome.area), ''))
+        for name, others in found.items():
+            other = others[test]
+            low, high = difference(outcome, other)
+            rows.append((test, name, str(other.area), gain(low, high)))
+            if test in useful and not low > 0:
+                areas = f'{other.area.value:.3f} against {outcome.area.value:.3f}'
+                as_good.append(f'{name} on {test} ({areas})')
     return Verdict(
-        NAME,
-        bool(equal) if useful else None,
-        finding,
-        f"Red flag when the generator's images give a classifier that tells real images apart (AUC {RED}, interval above 0.5) and a control gives as good a one (interval of the difference not above 0).",
-        ('test', 'trained on slices changed by', 'AUC', 'generator better by'),
-        tuple(rows),
+        name=NAME,
+        flag=bool(as_good) if useful else None,
+        finding=_finding(generator, useful, as_good),
+        rule=RULE,
+        columns=COLUMNS,
+        rows=tuple(rows),
     )
+
+
+def _finding(generator, useful, as_good):
+    if not useful:
+        areas = '; '.join(f'{outcome.area} on {test}' for test, outcome in generator.items())
+        return (
+            "A classifier trained on the generator's images does not tell real ones apart "
+            f'(AUC {areas}), so there is nothing that a control could explain.'
+        )
+    if as_good:
+        return f'The generator is not shown to be better than {"; ".join(as_good)}.'
+    return 'The generator is better than every control.'

@@ -1,1 +1,1 @@
-"""CT as files have it: archives, tables, volumes, geometry in mm, windows, lungs, pictures. No JAX."""
+"""CT as files have it: archives, tables, volumes, geometry in mm, windows, lungs. No JAX."""

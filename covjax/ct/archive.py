@@ -1,4 +1,8 @@
-"""Raw files where they lie, in folders or still in .zip archives: a path may go through one, as LUNA16/subset3.zip/subset3/SERIES.mhd."""
+"""Raw files where they lie: in folders, or still in .zip archives.
+
+A path may go through an archive, as LUNA16/subset3.zip/subset3/SERIES.mhd does; every function that
+takes the path of a file takes such a path too.
+"""
 
 import contextlib
 import functools
@@ -12,90 +16,102 @@ import zlib
 
 from covjax import InputError
 
+# What reading a damaged file raises; NotImplementedError at a way of packing that Python lacks.
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, OSError),
+)
+
 
 def find(folder, pattern):
-    """The files in a folder, in its sub-folders (linked ones too) and in the archives there whose names match a glob pattern; sorted, those of folders first."""
+    """Lists the files below a folder, and those in its archives, whose names match a glob pattern.
+
+    Linked folders are followed.
+
+    Returns:
+        [pathlib.Path], sorted: first the files that lie in folders, then those in archives.
+    """
     files = sorted(_walk(folder))
-    inside = [
-        archive / name
-        for archive in files
-        if archive.suffix.lower() == '.zip'
-        for name in sorted(_members(archive))
-        if pathlib.PurePath(name).match(pattern)
-    ]
-    return [path for path in files if path.match(pattern)] + inside
+    packed = []
+    for archive in files:
+        if archive.suffix.lower() == '.zip':
+            names = sorted(_members(archive))
+            packed += [archive / name for name in names if pathlib.PurePath(name).match(pattern)]
+    return [path for path in files if path.match(pattern)] + packed
 
 
 def _walk(folder):
+    """Yields every file below a folder, once, however folders are linked."""
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(here) in seen:  # a link to a folder above
+        real = os.path.realpath(here)
+        if real in seen:  # a link to a folder above
             folders.clear()
             continue
-        seen.add(os.path.realpath(here))
-        yield from (
-            path for path in (pathlib.Path(here) / name for name in names) if path.is_file()
-        )
+        seen.add(real)
+        for name in names:
+            path = pathlib.Path(here) / name
+            if path.is_file():
+                yield path
 
 
 def archive_of(path):
-    """The .zip that a path goes through, or None."""
-    return next(
-        (
-            parent
-            for parent in pathlib.Path(path).parents
-            if parent.suffix.lower() == '.zip' and parent.is_file()
-        ),
-        None,
-    )
+    """Returns the .zip that a path goes through, or None."""
+    for parent in pathlib.Path(path).parents:
+        if parent.suffix.lower() == '.zip' and parent.is_file():
+            return parent
+    return None
 
 
 def is_file(path):
-    return (
-        _member(path) in _members(archive_of(path))
-        if archive_of(path)
-        else pathlib.Path(path).is_file()
-    )
+    """Whether there is a file at a path, which may go through an archive."""
+    archive = archive_of(path)
+    return _member(path) in _members(archive) if archive else pathlib.Path(path).is_file()
 
 
 def size(path):
-    """Bytes of a file, unpacked."""
-    return (
-        _members(archive_of(path))[_member(path)].file_size
-        if archive_of(path)
-        else os.path.getsize(path)
-    )
+    """Returns the size of a file in bytes, unpacked."""
+    archive = archive_of(path)
+    return _members(archive)[_member(path)].file_size if archive else os.path.getsize(path)
 
 
 def read(path):
-    """The bytes of a file; FileNotFoundError where there is none."""
+    """Returns the bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: it is encrypted, or damaged.
+    """
     archive = archive_of(path)
     try:
-        if not archive:
-            return pathlib.Path(path).read_bytes()
-        if _member(path) not in _members(archive):
-            raise FileNotFoundError(path)
-        with zipfile.ZipFile(archive) as opened:
-            return opened.read(_members(archive)[_member(path)])
+        return _unzipped(path) if archive else pathlib.Path(path).read_bytes()
     except FileNotFoundError:
         raise
-    except RuntimeError:  # how zipfile tells of encryption
+    except DAMAGED as error:
+        reason = getattr(error, 'strerror', None) or error
+        culprit = archive.name if archive else 'it'
+        raise InputError(f'{path}: cannot be read ({reason}); copy {culprit} again') from None
+    except RuntimeError:  # zipfile raises it for encryption
         raise InputError(f'{path}: is encrypted; unpack {archive.name} yourself') from None
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        NotImplementedError,
-        OSError,
-    ) as error:
-        raise InputError(
-            f'{path}: can not be read ({getattr(error, "strerror", None) or error}); copy {archive.name if archive else "it"} again'
-        ) from None
+
+
+def _unzipped(path):
+    """The bytes of a file in an archive."""
+    archive = archive_of(path)
+    entry = _members(archive).get(_member(path))
+    if entry is None:
+        raise FileNotFoundError(path)
+    with zipfile.ZipFile(archive) as opened:
+        return opened.read(entry)
 
 
 def read_text(path):
-    """A table or list in UTF-8, with or without byte order mark."""
+    """Returns the text of a table or list in UTF-8, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is not UTF-8, or cannot be read.
+    """
     try:
         return read(path).decode('utf-8-sig')
     except UnicodeDecodeError:
@@ -104,49 +120,70 @@ def read_text(path):
 
 @contextlib.contextmanager
 def on_disk(path, *others):
-    """A path at which ITK can open a file, with its neighbours of other names beside it.
+    """Gives a path at which ITK can open or write a file.
 
-    ITK knows no archives, and its MetaImage code takes '%' in a path for a printf pattern and reads or writes the wrong bytes.
+    ITK knows no archives, and its MetaImage code takes '%' in a path for a printf pattern and then
+    reads or writes the wrong bytes. In both cases the path is one in a temporary folder.
+
+    Args:
+        path: of the file.
+        others: names of files beside it that ITK needs as well, such as the .raw of an .mhd.
+
+    Yields:
+        pathlib.Path with the name of the file.
+
+    Raises:
+        InputError: the temporary folder is full.
     """
     path = pathlib.Path(path)
-    if not archive_of(path) and '%' not in str(path.parent):
+    packed = archive_of(path) is not None
+    if not packed and '%' not in str(path.parent):
         yield path
         return
     with tempfile.TemporaryDirectory() as shelter:
         folder = pathlib.Path(shelter) / 'folder'
-        if archive_of(path):
-            folder.mkdir()
-            for name in (path.name, *others):
-                content = read(path.parent / name)
-                try:
-                    (folder / name).write_bytes(content)
-                except OSError as error:
-                    raise InputError(
-                        f'{shelter}: can not be written ({error.strerror}); free some space, or name another folder in TMPDIR'
-                    ) from None
+        if packed:
+            _unpack([path.parent / name for name in (path.name, *others)], folder)
         else:
             folder.symlink_to(path.parent.resolve(), target_is_directory=True)
         yield folder / path.name
 
 
+def _unpack(paths, folder):
+    """Writes files that lie in archives into a new folder."""
+    folder.mkdir()
+    for path in paths:
+        content = read(path)
+        try:
+            (folder / path.name).write_bytes(content)
+        except OSError as error:
+            raise InputError(
+                f'{folder.parent}: cannot be written ({error.strerror}); '
+                'free some space, or name another folder in TMPDIR'
+            ) from None
+
+
 def _member(path):
+    """The part of a path that lies inside its archive."""
     return pathlib.Path(path).relative_to(archive_of(path)).as_posix()
 
 
 def _members(archive):
-    """{path inside an archive: its entry}, whatever way the archive writes paths."""
+    """{path inside an archive: its zipfile.ZipInfo}, whatever way the archive writes paths."""
     return _listing(archive, os.stat(archive).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
 def _listing(archive, _):
+    """Lists an archive once for each time of change, the second argument."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            entries = {
-                posixpath.normpath(entry.filename.replace('\\', '/')).lstrip('/'): entry
-                for entry in opened.infolist()
-                if not entry.is_dir()
-            }
+            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
     except (zipfile.BadZipFile, OSError):
         raise InputError(f'{archive}: is not a whole .zip archive; copy it again') from None
-    return {name: entry for name, entry in entries.items() if not name.startswith('__MACOSX/')}
+    members = {}
+    for entry in entries:
+        name = posixpath.normpath(entry.filename.replace('\\', '/')).lstrip('/')
+        if not name.startswith('__MACOSX/'):  # resource forks, which macOS adds
+            members[name] = entry
+    return members

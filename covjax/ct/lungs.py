@@ -1,59 +1,75 @@
-"""Where the lungs are in a grey CT slice, found by SimpleITK without HU: for audits and measurements, not for the clinic."""
+"""Where the lungs are in a grey CT slice, found by SimpleITK without HU.
+
+For audits and measurements, not for the clinic.
+"""
 
 import numpy as np
 import SimpleITK as sitk
 
-PLAUSIBLE = (
-    0.05,
-    0.7,
-)  # share of the picture that two lungs take; outside of it something else was found
-SMALLEST = 0.01  # share of the picture below which a piece of air is an airway or bowel
+# The share of the image that two lungs take; outside of this range something else was found.
+PLAUSIBLE = (0.05, 0.7)
+# The share of the image below which a piece of air is an airway or bowel.
+SMALLEST = 0.01
+# The share of the side over which lungs are closed, so that vessels and opacities belong to them.
+CLOSED = 0.04
 
 
 def mask(grey):
-    """uint8 [H, W], air dark -> bool [H, W]: the lungs with their vessels and opacities, all False where none are found.
+    """Finds the lungs with their vessels and opacities.
 
-    Otsu's threshold parts air from tissue; air that touches the edge of the picture is outside; of the rest the two largest pieces, filled and closed over
-    4 % of the side. Consolidation at the pleura stays outside, and so does a lung that a figure has cut off.
+    Otsu's threshold parts air from tissue; air that touches the edge of the image is outside; of
+    the rest the two largest pieces are kept, filled, and closed over 4 % of the side. Consolidation
+    at the pleura stays outside, and so does a lung that a figure has cut off.
+
+    Args:
+        grey: uint8 [H, W], air dark.
+
+    Returns:
+        bool [H, W], all False where no lungs are found.
     """
     image = sitk.GetImageFromArray(np.ascontiguousarray(grey))
     air = sitk.OtsuThreshold(image)  # 1 where it is dark
+    inside = air - sitk.BinaryReconstructionByDilation(_edge(air), air)
     pieces = sitk.RelabelComponent(
-        sitk.ConnectedComponent(air - sitk.BinaryReconstructionByDilation(_edge(air), air)),
+        sitk.ConnectedComponent(inside),
         minimumObjectSize=int(max(SMALLEST * grey.size, 1)),
     )
-    lungs = sitk.BinaryFillhole(
-        (pieces > 0) & (pieces <= 2)
-    )  # before closing, which can join two lungs around the heart
-    radius = max(round(0.04 * max(grey.shape)), 1)
-    lungs = sitk.ConstantPad(
-        lungs, [radius] * 2, [radius] * 2
-    )  # closing would cut what is near the edge
-    lungs = sitk.BinaryMorphologicalClosing(lungs, [radius] * 2)
-    return sitk.GetArrayFromImage(sitk.Crop(lungs, [radius] * 2, [radius] * 2)).astype(bool)
+    # Filled before they are closed, which can join two lungs around the heart.
+    lungs = sitk.BinaryFillhole((pieces > 0) & (pieces <= 2))
+    # Closing would cut off what is near the edge.
+    radius = [max(round(CLOSED * max(grey.shape)), 1)] * 2
+    lungs = sitk.BinaryMorphologicalClosing(sitk.ConstantPad(lungs, radius, radius), radius)
+    return sitk.GetArrayFromImage(sitk.Crop(lungs, radius, radius)).astype(bool)
 
 
 def masks(images):
-    """uint8 [N, H, W, 1] -> bool [N, H, W]."""
+    """Finds the lungs of many images: uint8 [N, H, W, 1] -> bool [N, H, W]."""
     return np.stack([mask(image[..., 0]) for image in images])
 
 
 def plausible(masks):
-    """bool [N, H, W] -> bool [N]: whether each covers a share of the picture that lungs can have."""
+    """Whether each mask covers a share that lungs can have: bool [N, H, W] -> bool [N]."""
     share = masks.mean((1, 2))
     return (share >= PLAUSIBLE[0]) & (share <= PLAUSIBLE[1])
 
 
 def dice(first, second):
-    """Overlap of masks bool [N, H, W] (Dice 1945) -> float [N] in 0..1; NaN where both are empty."""
-    both, sizes = (first & second).sum((1, 2)), first.sum((1, 2)) + second.sum((1, 2))
-    return np.divide(2 * both, sizes, out=np.full(len(both), np.nan), where=sizes > 0)
+    """Measures the overlap of masks (Dice 1945).
+
+    Args:
+        first, second: bool [N, H, W].
+
+    Returns:
+        float [N] in 0..1; NaN where both masks are empty.
+    """
+    shared = (first & second).sum((1, 2))
+    sizes = first.sum((1, 2)) + second.sum((1, 2))
+    return np.divide(2 * shared, sizes, out=np.full(len(shared), np.nan), where=sizes > 0)
 
 
 def _edge(air):
-    """The pixels of `air` on the edge of the picture."""
+    """The pixels of `air` on the edge of the image."""
     height, width = air.GetSize()[::-1]
-    inner = np.ones((height, width), np.uint8)
-    inner[1:-1, 1:-1] = 0
-    frame = sitk.GetImageFromArray(inner)
-    return air * frame
+    frame = np.ones((height, width), np.uint8)
+    frame[1:-1, 1:-1] = 0
+    return air * sitk.GetImageFromArray(frame)

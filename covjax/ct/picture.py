@@ -8,11 +8,25 @@ from PIL import Image
 from covjax import InputError
 from covjax.ct import archive
 
+# Modes of Pillow with at most 8 bits a channel.
 EIGHT_BITS = {'1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
 
 
 def open_file(path, mode='L'):
-    """A picture file of any container with 8 bits a channel -> (PIL image of a mode, its file facts). Alpha is ignored, as viewers of CT do."""
+    """Opens a picture of any container with 8 bits a channel.
+
+    Alpha is ignored, as viewers of CT do.
+
+    Args:
+        path: of the file; it may go through an archive.
+        mode: of Pillow, that the picture is converted to.
+
+    Returns:
+        (PIL.Image.Image of that mode, {'container', 'mode', 'width', 'height'} of the file).
+
+    Raises:
+        InputError: there is no such picture, or it is damaged, or has more bits or several frames.
+    """
     try:
         with Image.open(io.BytesIO(archive.read(path))) as image:
             frames = getattr(image, 'n_frames', 1)
@@ -37,11 +51,11 @@ def open_file(path, mode='L'):
 
 
 def save(path, pixels):
-    """Writes uint8 [H, W] or [H, W, 3] as PNG; makes the folder."""
+    """Writes uint8 [H, W] or [H, W, 3] as PNG to a pathlib.Path; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
 
 def read(path):
-    """A grey PNG -> uint8 [H, W]."""
+    """Reads a picture that covjax has written as grey: uint8 [H, W]."""
     return np.asarray(Image.open(path).convert('L'))

@@ -1,4 +1,4 @@
-"""Windows: the range of Hounsfield units (HU) that becomes the 256 grey levels of a picture."""
+"""Windows: the range of Hounsfield units (HU) that becomes the 256 grey levels of an image."""
 
 from typing import NamedTuple
 
@@ -13,19 +13,31 @@ class Window(NamedTuple):
 
 
 WINDOWS = {'lung': Window(-1000.0, 400.0), 'wide': Window(-1024.0, 1024.0)}
-AIR = -1024.0  # HU of what is not in the picture
+AIR = -1024.0  # HU of what is not in the image
 
 
 def to_grey(hu, window=WINDOWS['lung']):
-    """HU [...] of any dtype -> uint8 grey [...]: floor(256 (hu - low) / (high - low)), clipped first, so -3024 outside the field of view is black."""
+    """Turns HU into grey levels: floor(256 (hu - low) / (high - low)).
+
+    HU are clipped to the window first, so -3024 outside the field of view is black.
+
+    Args:
+        hu: array [...] of any dtype.
+        window: Window.
+
+    Returns:
+        uint8 [...].
+    """
     low, high = window
     share = (np.clip(np.asarray(hu, np.float32), low, high) - low) / (high - low)
     return np.minimum(256 * share, 255).astype(np.uint8)
 
 
 def whole_range(hu):
-    """The Window of one slice from its least to its greatest HU, as the paper's sample slices seem to be scaled. What lies outside the field of view
-    (-2048, -3024) counts as -1024, or it would take most of the range.
+    """Returns the Window of one slice from its lowest to its highest HU.
+
+    The paper's sample slices seem to be scaled so. What lies outside the field of view (-2048,
+    -3024) counts as AIR, or it would take most of the range.
     """
     low, high = max(float(hu.min()), AIR), float(hu.max())
     return Window(low, max(high, low + 1))

@@ -1,58 +1,74 @@
-"""Random scale, flip, rotation and crop of images, as pure functions of (rng, image), inside the jitted step.
+"""Random scale, flip, rotation and crop of images: pure functions of (rng, image), in the step.
 
-Each random change is a 3x3 matrix that maps output to input positions, in units where the image spans [-1, 1]. They are multiplied, and the
-image is sampled once, bilinearly, so four changes blur no more than one.
+Each random change is a 3x3 matrix that maps output to input positions (y, x, 1), in units in which
+the image spans [-1, 1]. The matrices are multiplied, and the image is sampled once, bilinearly, so
+four changes blur no more than one.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-OFF = dict(scale=0.0, flip=False, rotate=0.0, crop=0.0)
+OFF = {
+    'scale': 0.0,  # limit of the zoom
+    'flip': False,
+    'rotate': 0.0,  # limit in degrees
+    'crop': 0.0,  # share of each side
+}
 
 
 def to_float(images):
-    """uint8 0..255 -> float32 [-1, 1]."""
+    """Images uint8 0..255 as float32 in [-1, 1]."""
     return images.astype(jnp.float32) / 127.5 - 1
 
 
 def to_uint8(images):
-    """float [-1, 1] -> uint8 0..255, rounded."""
+    """Images float in [-1, 1] as uint8 0..255, rounded; values beyond are clipped."""
     return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def scale(rng, limit):
-    """Zoom by a factor in [1 - limit, 1 + limit], uniform in its logarithm."""
+    """The matrix [3, 3] of a zoom in [1 - limit, 1 + limit], uniform in its logarithm."""
     zoom = jnp.exp(jax.random.uniform(rng, (), minval=jnp.log1p(-limit), maxval=jnp.log1p(limit)))
     return jnp.diag(jnp.array([1 / zoom, 1 / zoom, 1.0]))
 
 
 def flip(rng):
-    """Left to right, with probability 1/2."""
+    """The matrix [3, 3] that mirrors left and right, or with probability 1/2 the identity."""
     sign = jnp.where(jax.random.bernoulli(rng), 1.0, -1.0)
     return jnp.diag(jnp.array([1.0, sign, 1.0]))
 
 
 def rotate(rng, degrees):
-    """By an angle in [-degrees, degrees]."""
+    """The matrix [3, 3] of a rotation by a uniform angle in [-degrees, degrees]."""
     angle = jnp.deg2rad(jax.random.uniform(rng, (), minval=-degrees, maxval=degrees))
     c, s = jnp.cos(angle), jnp.sin(angle)
     return jnp.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def crop(rng, share, size):
-    """A random window of 1 - share of each side of a size x size image, at whole pixels, brought back to full size."""
+    """The matrix [3, 3] of a random window, at whole pixels, brought back to full size.
+
+    Args:
+        rng: key.
+        share: of each side that is cut away, in [0, 1).
+        size: pixels of each side.
+    """
     room = round(share * size)  # pixels by which the window can move
     shift = (2 * jax.random.randint(rng, (2,), 0, room + 1) - room) / size
-    return (
-        jnp.array([[1 - share, 0.0, 0.0], [0.0, 1 - share, 0.0], [0.0, 0.0, 1.0]])
-        .at[:2, 2]
-        .set(shift)
-    )
+    window = jnp.array([[1 - share, 0.0, 0.0], [0.0, 1 - share, 0.0], [0.0, 0.0, 1.0]])
+    return window.at[:2, 2].set(shift)
 
 
 def random_matrix(rng, settings, size):
-    """The product of the changes that are on, for images of size x size. settings: {'scale': limit, 'flip': bool, 'rotate': degrees, 'crop': share}, 0 or False = off."""
+    """The product [3, 3] of the changes that are on, for images of size x size.
+
+    Args:
+        rng: key.
+        settings: {'scale': limit, 'flip': bool, 'rotate': degrees, 'crop': share}; 0 and False are
+            off.
+        size: pixels of each side.
+    """
     rngs = jax.random.split(rng, 4)
     matrix = jnp.eye(3)
     if settings['scale']:
@@ -67,25 +83,46 @@ def random_matrix(rng, settings, size):
 
 
 def warp(image, matrix, size):
-    """Samples [H, W, C] at the positions a matrix gives -> [size, size, C]; outside the image it is -1 (black, air)."""
-    height, width, _ = image.shape
+    """Samples an image at the positions that a matrix gives.
+
+    Args:
+        image: float [H, W, C].
+        matrix: [3, 3], from output to input positions.
+        size: pixels of each side of the output.
+
+    Returns:
+        float [size, size, C]; outside the image it is -1 (black, air).
+    """
+    height, width, channels = image.shape
     axis = (jnp.arange(size) + 0.5) * 2 / size - 1
     y, x = jnp.meshgrid(axis, axis, indexing='ij')
     y, x, _ = jnp.tensordot(matrix, jnp.stack([y, x, jnp.ones_like(y)]), 1)
     positions = [(y + 1) * height / 2 - 0.5, (x + 1) * width / 2 - 0.5]
     inside = (abs(y) <= 1) & (abs(x) <= 1)
-    sample = lambda channel: jnp.where(
-        inside, map_coordinates(channel, positions, order=1, mode='nearest'), -1.0
-    )
-    return jnp.stack([sample(image[..., c]) for c in range(image.shape[-1])], -1)
+
+    def sampled(channel):
+        values = map_coordinates(image[..., channel], positions, order=1, mode='nearest')
+        return jnp.where(inside, values, -1.0)
+
+    return jnp.stack([sampled(channel) for channel in range(channels)], -1)
 
 
 def augment(rng, images, settings, size, first=0):
-    """uint8 [B, H, W, C] -> float32 [B, size, size, C] in [-1, 1]; image i draws from fold_in(rng, first + i).
+    """Changes each image of a batch at random, alike on any number of devices.
 
-    `first` is the index of the first image in the global batch, so what an image becomes does not depend on the number of devices.
+    Args:
+        rng: key; image i draws from fold_in(rng, first + i).
+        images: uint8 [B, H, W, C], H = W.
+        settings: as for `random_matrix`.
+        size: pixels of each side of the output.
+        first: the index of the first image in the global batch.
+
+    Returns:
+        float32 [B, size, size, C] in [-1, 1].
     """
     rngs = jax.vmap(lambda i: jax.random.fold_in(rng, i))(first + jnp.arange(len(images)))
-    return jax.vmap(
-        lambda r, image: warp(image, random_matrix(r, settings, images.shape[1]), size)
-    )(rngs, to_float(images))
+
+    def changed(rng, image):
+        return warp(image, random_matrix(rng, settings, images.shape[1]), size)
+
+    return jax.vmap(changed)(rngs, to_float(images))

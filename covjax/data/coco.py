@@ -1,4 +1,7 @@
-"""Nodule boxes of a folder of pictures for programs that know neither TFDS nor covjax: COCO JSON and CSV, in pixels."""
+"""Nodule boxes of a folder of pictures, for programs that know neither TFDS nor covjax.
+
+They are written as COCO JSON and as CSV, in pixels.
+"""
 
 import csv
 
@@ -11,10 +14,11 @@ COLUMNS = (
 
 
 def write(folder, rows, size, description):
-    """Writes annotations.json (COCO detection, category nodule, bbox = x, y, width, height) and annotations.csv.
+    """Writes annotations.json and annotations.csv.
 
-    x runs to the right and y down, in pixels from the corner of the first one; diameters are mm, in 3-D and
-    in the slice.
+    The first is in the format of COCO detection: one category, nodule; bbox is x, y, width, height.
+    x runs to the right and y down, in pixels from the outer corner of the first one. Diameters are
+    in mm, of the nodule in 3-D (diameter) and of the disc in which the slice cuts it (chord).
 
     Args:
         folder: pathlib.Path.

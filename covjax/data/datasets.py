@@ -1,4 +1,9 @@
-"""Prepared TFDS data sets read into memory: uint8 images, labels, rows. How they are named: covjax.data.specs."""
+"""Prepared TFDS data sets read into memory: uint8 images, labels and rows.
+
+How data sets are named and found: covjax.data.specs. A data set stores its images as PNG, as grey
+arrays, or as int16 HU, two- or three-dimensional; readers see grey images only: HU through the lung
+window, of a 3-D patch the middle slice.
+"""
 
 import contextlib
 import io
@@ -9,12 +14,13 @@ import numpy as np
 from PIL import Image
 
 from covjax import InputError
+from covjax.ct import windows
 from covjax.data import specs
 from covjax.data.rows import Row
 
 
 class Examples(NamedTuple):
-    """One or several splits in RAM. `rows` holds every other feature of each example (id, group, sha256, boxes, ...); no model ever sees it."""
+    """One or several splits in RAM. No model ever sees the rows."""
 
     images: np.ndarray  # uint8 [N, size, size, 1]
     labels: np.ndarray  # int32 [N], 1 = covid, 0 = noncovid, -1 where the data set has no label
@@ -22,81 +28,113 @@ class Examples(NamedTuple):
 
 
 def read(spec, data_dir, size):
-    """The examples of a data set, decoded once, resized to [size, size] (bilinear, antialiased, aspect not kept)."""
+    """Reads the examples of a spec, each decoded once.
+
+    Args:
+        spec: 'name/config:split', several joined by '+'.
+        data_dir: where prepared data sets lie.
+        size: images are resized to [size, size] (bilinear, antialiased, aspect not kept).
+
+    Returns:
+        Examples.
+
+    Raises:
+        InputError: there is no such data set, it is damaged, or it has no such examples.
+    """
     records = list(_records(spec, data_dir))
     if not records:
         raise InputError(f'{spec} is empty; choose other splits')
     images = np.empty((len(records), size, size, 1), np.uint8)
     for i, (_, stored) in enumerate(records):
-        images[i, :, :, 0] = _picture(stored).resize((size, size), Image.Resampling.BILINEAR)
+        images[i, :, :, 0] = _decode(stored).resize((size, size), Image.Resampling.BILINEAR)
     rows = [row for row, _ in records]
     return Examples(images, np.array([row.label for row in rows], np.int32), rows)
 
 
 def each_native(spec, data_dir, limit=None):
-    """Yields (uint8 [H, W] at stored size, row) of the first `limit` examples of each part, for baselines, audits and people."""
+    """Yields (uint8 [H, W] at stored size, Row) of a spec, for baselines, audits and people.
+
+    Args:
+        spec: 'name/config:split', several joined by '+'.
+        data_dir: where prepared data sets lie.
+        limit: how many examples of each part of the spec; None for all.
+
+    Raises:
+        InputError: there is no such data set, it is damaged, or it has no such examples.
+    """
     for row, stored in _records(spec, data_dir, limit):
-        yield np.asarray(_picture(stored)), row
+        yield np.asarray(_decode(stored)), row
 
 
 def read_native(spec, data_dir, limit=None):
-    """The same as a list."""
+    """Returns a list of what `each_native` yields: [(uint8 [H, W] at stored size, Row)]."""
     return list(each_native(spec, data_dir, limit))
 
 
 def read_rows(spec, data_dir):
-    """The rows alone; no image is decoded."""
+    """Returns the rows of a spec alone, [Row]; no image is decoded."""
     return [row for row, _ in _records(spec, data_dir)]
 
 
 def _records(spec, data_dir, limit=None):
-    """Yields (row, PNG bytes, or uint8 grey or int16 HU [H, W, 1] or [D, H, W, 1] of a data set that keeps arrays)."""
-    import tensorflow_datasets as tfds  # 0.7 s, and only this room reads TFDS
-
-    for dataset, split, label in specs.parse(spec):
+    """Yields (Row, image as stored) of the first `limit` examples of each part of a spec."""
+    parts = specs.parse(spec)
+    for dataset, split, label in parts:
         folder = specs.locate(dataset, data_dir)
-        with readable(folder, dataset):
-            builder = tfds.builder_from_directory(str(folder))
-        if split.split('[')[0] not in builder.info.splits:
-            raise InputError(
-                f'{dataset}:{split}: no such split; it has {", ".join(builder.info.splits)}'
-            )
-        names = builder.info.features['label'].names if 'label' in builder.info.features else []
-        if label and label not in names:
-            raise InputError(
-                f'{dataset}:{split}@{label}: no such label; it has {", ".join(names) or "none"}'
-            )
+        builder = _open(folder, dataset)
+        _check_part(builder, dataset, split, label)
         try:
-            encoded = isinstance(builder.info.features['image'], tfds.features.Image)
-            source = builder.as_data_source(
-                split, decoders={'image': tfds.decode.SkipDecoding()} if encoded else None
-            )
+            source = _source(builder, split)
         except (ValueError, AssertionError) as error:
-            if (
-                '[' in split
-                and 'can not be of 0 length' in str(error)
-                and len(specs.parse(spec)) > 1
-            ):  # a share of few is none; the others count
-                continue
+            reason = str(error).splitlines()[0]
+            if len(parts) > 1 and '[' in split and 'can not be of 0 length' in reason:
+                continue  # a share of few examples is none of them; the other parts count
             raise InputError(
-                f'{dataset}:{split}: TFDS finds nothing to read there ({str(error).splitlines()[0]})'
+                f'{dataset}:{split}: TFDS finds nothing to read there ({reason})'
             ) from None
-        chosen = itertools.islice(
-            (
-                example
-                for example in _read_each(source, folder, dataset)
-                if not label or names[example['label']] == label
-            ),
-            limit,
-        )
-        first = next(chosen, None)
-        if first is None:
-            raise InputError(
-                f'{dataset}:{split}{"@" + label if label else ""} is empty; choose another split'
-            )
-        for example in itertools.chain([first], chosen):
+        empty, names = True, _label_names(builder)
+        chosen = _labelled(_read_each(source, folder, dataset), names, label)
+        for example in itertools.islice(chosen, limit):
+            empty = False
             stored = example.pop('image')
             yield Row.from_features(example, names), stored
+        if empty:
+            part = f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}'
+            raise InputError(f'{part} is empty; choose another split')
+
+
+def _open(folder, dataset):
+    """The TFDS builder of a prepared data set."""
+    import tensorflow_datasets as tfds  # takes 0.7 s, and few programs need it
+
+    with readable(folder, dataset):
+        return tfds.builder_from_directory(str(folder))
+
+
+def _label_names(builder):
+    """['noncovid', 'covid'] or so; [] where a data set has no label."""
+    features = builder.info.features
+    return features['label'].names if 'label' in features else []
+
+
+def _check_part(builder, dataset, split, label):
+    """Raises an InputError where a data set lacks a split, as in 'train[:80%]', or a label."""
+    if split.split('[')[0] not in builder.info.splits:
+        valid = ', '.join(builder.info.splits)
+        raise InputError(f'{dataset}:{split}: no such split; it has {valid}')
+    names = _label_names(builder)
+    if label and label not in names:
+        valid = ', '.join(names) or 'none'
+        raise InputError(f'{dataset}:{split}@{label}: no such label; it has {valid}')
+
+
+def _source(builder, split):
+    """The examples of a split by index; PNG images stay encoded."""
+    import tensorflow_datasets as tfds
+
+    encoded = isinstance(builder.info.features['image'], tfds.features.Image)
+    decoders = {'image': tfds.decode.SkipDecoding()} if encoded else None
+    return builder.as_data_source(split, decoders=decoders)
 
 
 def _read_each(source, folder, dataset):
@@ -106,26 +144,38 @@ def _read_each(source, folder, dataset):
         yield example
 
 
-def _picture(stored):
-    """What _records yields as a grey picture: HU through the lung window, the middle slice of a 3-D patch."""
+def _labelled(examples, names, label):
+    """The examples of one label, or all of them."""
+    return (example for example in examples if not label or names[example['label']] == label)
+
+
+def _decode(stored):
+    """The grey PIL image of what a data set stores: PNG bytes, or uint8 or HU [..., H, W, 1]."""
     if isinstance(stored, bytes):
         return Image.open(io.BytesIO(stored))
-    plane = stored[len(stored) // 2, ..., 0] if stored.ndim == 4 else stored[..., 0]
-    if plane.dtype == np.uint8:
-        return Image.fromarray(plane)
-    from covjax.ct import windows  # SimpleITK, which pictures do not need
-
-    return Image.fromarray(windows.to_grey(plane))
+    *depth, _, _, _ = stored.shape
+    plane = stored[depth[0] // 2] if depth else stored
+    grey = plane if plane.dtype == np.uint8 else windows.to_grey(plane)
+    return Image.fromarray(grey[..., 0])
 
 
 @contextlib.contextmanager
 def readable(folder, dataset):
-    """Around what TFDS reads of a prepared data set: whatever it raises at a damaged file becomes one line."""
+    """Turns whatever TFDS raises at a damaged data set into one line.
+
+    Args:
+        folder: of the prepared data set.
+        dataset: its name, for the remedy.
+
+    Raises:
+        InputError: the block raised an exception.
+    """
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # TFDS raises whatever its readers raise
         raise InputError(
-            f'{folder}: is damaged ({type(error).__name__}); remove that folder and prepare {dataset} again'
+            f'{folder}: is damaged ({type(error).__name__}); '
+            f'remove that folder and prepare {dataset} again'
         ) from None

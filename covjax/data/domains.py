@@ -9,17 +9,30 @@ DOMAINS = ('cancer', 'covid')
 
 
 def domain(spec, name, size, data_dir):
-    """The examples of one domain; of a data set with labels, the covid domain takes the covid images only."""
+    """The examples of one domain; the covid domain takes only the covid images of labelled data.
+
+    Args:
+        spec: data sets as covjax.data.specs takes them.
+        name: the domain, one of DOMAINS, which is also the config key that the messages name.
+        size: pixels of each side.
+        data_dir: where the data sets lie, as covjax.data.specs takes it.
+
+    Returns:
+        datasets.Examples with images uint8 [N, size, size, 1].
+
+    Raises:
+        InputError: there is no such data set, or no image of the domain in it.
+    """
     if not spec:
         raise InputError(
-            f'config.{name} is empty; name a data set, for example luna16_patches/nodules:train or covid_ct:train'
+            f'config.{name} is empty; name a data set, '
+            'for example luna16_patches/nodules:train or covid_ct:train'
         )
     examples = datasets.read(spec, data_dir, size)
-    keep = (
-        np.flatnonzero(examples.labels != 0) if name == 'covid' else np.arange(len(examples.rows))
-    )
-    if not len(keep):
+    if name != 'covid':
+        return examples
+    covid = np.flatnonzero(examples.labels != 0)  # -1 where the data set has no label
+    if not len(covid):
         raise InputError(f'{spec}: no covid image for config.{name}; choose another data set')
-    return datasets.Examples(
-        examples.images[keep], examples.labels[keep], [examples.rows[i] for i in keep]
-    )
+    rows = [examples.rows[i] for i in covid]
+    return datasets.Examples(examples.images[covid], examples.labels[covid], rows)

@@ -1,11 +1,12 @@
-"""What every run was trained on, directly and through a generator, and the refusal to evaluate on it.
+"""What a run was trained on, directly and through a generator, and the refusal to test it on that.
 
-lineage.json is a list of records {role, dataset, through, images: [[sha256, group, id], ...]}: role is the config key (cancer, covid, train, val),
-through is 'generator' for the images that trained the generator of a synthetic data set, else ''. It lies in every workdir and beside every
-synthetic data set.
+lineage.json lies in every workdir and beside every synthetic data set. It is a list of records
+{role, dataset, through, images: [[sha256, group, id], ...]}: role is the config key (cancer, covid,
+train, val); through is 'generator' for the images that trained the generator of a synthetic data
+set, else ''.
 """
 
-from covjax import InputError
+from covjax import InputError, choice
 from covjax.data import specs
 from covjax.workdir import read_json
 
@@ -14,56 +15,64 @@ PROTOCOLS = ('clean', 'official', 'paper')
 
 
 def record(named, data_dir, sources):
-    """The lineage of a training run: `sources` is {role: rows}, what its task draws from, `named` the data sets these are from, by role.
+    """The lineage of a training run: its own images, and those behind its synthetic data sets.
 
-    Records of upstream runs come from beside the data sets.
+    Args:
+        named: {role: data sets as covjax.data.specs takes them}, for example the config of the run.
+        data_dir: where the data sets lie, as covjax.data.specs takes it.
+        sources: {role: rows of the examples that the task draws from}.
+
+    Returns:
+        [record] as lineage.json holds them.
     """
     records = []
     for role, rows in sources.items():
-        records.append(
-            {
-                'role': role,
-                'dataset': named[role],
-                'through': '',
-                'images': [[row.sha256, row.group, row.id] for row in rows],
-            }
-        )
+        images = [[row.sha256, row.group, row.id] for row in rows]
+        records.append({'role': role, 'dataset': named[role], 'through': '', 'images': images})
         if role in TRAINED:
-            records += [
-                dict(upstream, through='generator')
-                for upstream in read_lineage(named[role], data_dir)
-            ]
+            for upstream in read_lineage(named[role], data_dir):
+                records.append({**upstream, 'through': 'generator'})
     return records
 
 
 def overlap(records, rows):
-    """How a test set overlaps with what trained a model: the number of its images whose picture, group or source document was
-    trained on, or whose picture picked a checkpoint, of the generator too; and {id: what is shared} of each such image."""
-    trained = [
-        image for record in records if record['role'] in TRAINED for image in record['images']
-    ]
-    known = {
-        'images': {sha for sha, _, _ in trained},
-        'groups': {group for _, group, _ in trained},
-        'documents': {document(group) for _, group, _ in trained},
-    }
-    validation = {
-        sha for record in records if record['role'] == 'val' for sha, _, _ in record['images']
-    }
-    hits = {
-        'images': [
-            row.sha256 in known['images'] or row.source_sha256 in known['images'] for row in rows
-        ],
-        'groups': [row.group in known['groups'] for row in rows],
-        'documents': [document(row.group) in known['documents'] for row in rows],
-        'validation': [row.sha256 in validation for row in rows],
-    }
-    shared = {
-        row.id: [kind for kind, hit in zip(hits, hit) if hit]
-        for row, *hit in zip(rows, *hits.values())
-        if any(hit)
-    }
-    return {kind: sum(hit) for kind, hit in hits.items()}, shared
+    """How a test set overlaps with what trained a model and its generator.
+
+    Args:
+        records: the lineage of the model.
+        rows: of the examples of the test set.
+
+    Returns:
+        ({kind: number of images}, {id: [kind]} of the images with any overlap). The kinds are
+        'images', the picture or the one it was made from was trained on; 'groups', its patient or
+        series was; 'documents', its source document was; 'validation', it picked a checkpoint.
+    """
+    trained = _images(records, TRAINED)
+    validation = {sha256 for sha256, _, _ in _images(records, ('val',))}
+    pictures = {sha256 for sha256, _, _ in trained}
+    groups = {group for _, group, _ in trained}
+    documents = {document(group) for group in groups}
+
+    counts = dict.fromkeys(('images', 'groups', 'documents', 'validation'), 0)
+    shared = {}
+    for row in rows:
+        hits = {
+            'images': row.sha256 in pictures or row.source_sha256 in pictures,
+            'groups': row.group in groups,
+            'documents': document(row.group) in documents,
+            'validation': row.sha256 in validation,
+        }
+        kinds = [kind for kind, hit in hits.items() if hit]
+        if kinds:
+            shared[row.id] = kinds
+        for kind in kinds:
+            counts[kind] += 1
+    return counts, shared
+
+
+def _images(records, roles):
+    """[[sha256, group, id]] of the records of some roles."""
+    return [image for record in records if record['role'] in roles for image in record['images']]
 
 
 def document(group):
@@ -72,27 +81,39 @@ def document(group):
 
 
 def check(records, rows, test_set, protocol):
-    """The overlap counts of a test set; under the clean protocol any overlap is an error."""
-    if protocol not in PROTOCOLS:
+    """Counts the overlap of a test set with what trained a model; the clean protocol allows none.
+
+    Args:
+        records: the lineage of the model.
+        rows: of the examples of the test set.
+        test_set: its name, for the message.
+        protocol: one of PROTOCOLS; 'clean' allows no overlap.
+
+    Returns:
+        {kind: number of images} as `overlap` counts them.
+
+    Raises:
+        InputError: there is an overlap under the clean protocol, or no such protocol.
+    """
+    choice({'protocol': protocol}, 'protocol', PROTOCOLS)
+    counts, shared = overlap(records, rows)
+    if shared and protocol == 'clean':
+        first = next(iter(shared))
         raise InputError(
-            f'config.protocol={protocol}: no such protocol; choose one of {", ".join(PROTOCOLS)}'
-        )
-    counts, ids = overlap(records, rows)
-    if ids and protocol == 'clean':
-        raise InputError(
-            f'{test_set}: {len(ids)} of {len(rows)} images share a picture, patient, document or series with what trained the model or picked it '
-            f"(first: {next(iter(ids))}); choose another test set, or set config.protocol='official' to print the overlap beside the numbers",
-            [f'{name}: {", ".join(kinds)}' for name, kinds in ids.items()],
+            f'{test_set}: {len(shared)} of {len(rows)} images share a picture, patient, document '
+            f'or series with what trained the model or picked it (first: {first}); choose another '
+            "test set, or set config.protocol='official' to print the overlap beside the numbers",
+            [f'{name}: {", ".join(kinds)}' for name, kinds in shared.items()],
         )
     return counts
 
 
 def read_lineage(spec, data_dir):
-    """The lineage records stored beside the data sets of a spec: what trained the generator that made them."""
+    """The lineage beside the data sets of a spec: what trained the generator that made them."""
     folders = dict.fromkeys(specs.locate(dataset, data_dir) for dataset, _, _ in specs.parse(spec))
-    return [
-        record
-        for folder in folders
-        if (folder / 'lineage.json').is_file()
-        for record in read_json(folder / 'lineage.json')
-    ]
+    records = []
+    for folder in folders:
+        file = folder / 'lineage.json'
+        if file.is_file():
+            records += read_json(file)
+    return records

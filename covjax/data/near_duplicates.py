@@ -1,61 +1,82 @@
-"""Pictures that show the same image: copied, rescaled, recompressed, brighter or darker."""
+"""Images that show the same: copied, rescaled, recompressed, brighter or darker.
+
+Images are compared twice: small, where copies correlate, and by the fine structure of the
+originals, where images that are merely alike differ.
+"""
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-SIZE = 32  # pixels a side at which pictures are compared
-ROWS = 512
-THRESHOLD = 0.97  # of the correlation; on COVID-CT neighbouring slices of one scan reach it, two patients do not
-DETAIL_SIZE, BLUR, SAME_DETAIL = (
-    64,
-    2.0,
-    0.75,
-)  # of the picture whose fine structure must agree as well; on COVID-CT that of copies does by 0.87 and more
+SIZE = 32  # pixels a side at which images are compared
+# Of the correlation; on COVID-CT neighbouring slices of one scan reach it, two patients do not.
+THRESHOLD = 0.97
+ROWS = 512  # images compared with all others at a time
+
+DETAIL_SIZE = 64  # pixels a side of the image whose fine structure must agree as well
+BLUR = 2.0  # pixels; what it removes is the fine structure
+# Of the correlation of fine structure; on COVID-CT that of copies is 0.87 and more.
+SAME_DETAIL = 0.75
 
 
 def shrunk(grey):
-    """uint8 [H, W] -> uint8 [SIZE, SIZE, 1], as pictures are compared."""
-    return np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))[
-        ..., None
-    ]
+    """Returns an image as it is compared: uint8 [H, W] -> uint8 [SIZE, SIZE, 1]."""
+    return _resized(grey, SIZE)[..., None]
+
+
+def _resized(grey, size):
+    image = Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def near_duplicates(images, threshold=THRESHOLD):
-    """[(correlation, i, j)] of the pairs of images above the threshold, the most alike first.
+    """Finds the pairs of images whose pixels correlate.
 
-    images uint8 [N, SIZE, SIZE, 1], as data.read and `shrunk` give them. Pearson's correlation of pixels does not see brightness and contrast; a constant image is like none.
+    Pearson's correlation does not see brightness and contrast; a constant image is like none.
+
+    Args:
+        images: uint8 [N, SIZE, SIZE, 1], as datasets.read and `shrunk` give them.
+        threshold: of the correlation.
+
+    Returns:
+        [(correlation, i, j)] above the threshold with i < j, the most alike first.
     """
     pixels, pairs = _standardised(images), []
-    for start in range(
-        0, len(pixels), ROWS
-    ):  # not all against all at once, which for 15,000 images would take a gigabyte
+    # Not all against all at once, which takes a gigabyte for 15,000 images.
+    for start in range(0, len(pixels), ROWS):
         correlation = pixels[start : start + ROWS] @ pixels.T
-        pairs += [
-            (float(correlation[i, j]), int(start + i), int(j))
-            for i, j in zip(*np.nonzero(correlation > threshold))
-            if start + i < j
-        ]
+        for i, j in zip(*np.nonzero(correlation > threshold)):
+            if start + i < j:
+                pairs.append((float(correlation[i, j]), int(start + i), int(j)))
     return sorted(pairs, reverse=True)
 
 
 def detail(first, second):
-    """Correlation of the fine structure (vessels, edges, letters) of two pictures uint8 [H, W] of any size: bodies of two people can look alike, these can not."""
-    small = [
-        np.asarray(
-            Image.fromarray(grey).resize((DETAIL_SIZE, DETAIL_SIZE), Image.Resampling.BILINEAR),
-            np.float32,
-        )
-        for grey in (first, second)
-    ]
-    one, other = _standardised(
-        np.stack([grey - ndimage.gaussian_filter(grey, BLUR) for grey in small])
-    )
-    return float(one @ other)
+    """Correlates the fine structure of two images: vessels, edges, letters.
+
+    The bodies of two people can look alike, these cannot.
+
+    Args:
+        first, second: uint8 [H, W] of any size.
+
+    Returns:
+        float in -1..1.
+    """
+    small = [_resized(grey, DETAIL_SIZE).astype(np.float32) for grey in (first, second)]
+    fine = np.stack([grey - ndimage.gaussian_filter(grey, BLUR) for grey in small])
+    first, second = _standardised(fine)
+    return float(first @ second)
 
 
 def nearest(images, others):
-    """(correlation float [N], index int [N]) of the one of `others` that is most like each of images; both as near_duplicates takes them."""
+    """Finds for each image the one of `others` that is most like it.
+
+    Args:
+        images, others: uint8 [N, SIZE, SIZE, 1] and [M, SIZE, SIZE, 1].
+
+    Returns:
+        (correlation float32 [N], index int [N]).
+    """
     correlation = _standardised(images) @ _standardised(others).T
     return correlation.max(1), correlation.argmax(1)
 
@@ -69,5 +90,12 @@ def _standardised(images):
 
 
 def across_groups(pairs, rows):
-    """Those of the pairs whose pictures are not known to be of one patient, the ones that a split by groups does not keep together."""
+    """Keeps the pairs whose images are not known to be of one patient.
+
+    These are the ones that a split by groups does not keep together.
+
+    Args:
+        pairs: [(value, i, j)], as `near_duplicates` gives them.
+        rows: [Row] of all images.
+    """
     return [(value, i, j) for value, i, j in pairs if rows[i].group != rows[j].group]

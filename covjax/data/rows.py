@@ -1,4 +1,4 @@
-"""The rows of data sets: what is known of an example besides its image. No model ever sees any of it."""
+"""Rows: what a data set knows of an example besides its image. No model ever sees any of it."""
 
 import dataclasses
 
@@ -12,32 +12,33 @@ class Nodule:
     diameter: float  # mm, in 3-D
     row: int  # of annotations.csv, from 0
     malignancy: int = -1  # 1 malignant, 0 benign, -1 not known
-    box: tuple[float, float, float, float] | None = (
-        None  # ymin, xmin, ymax, xmax in 0..1 of the image
-    )
+    # (ymin, xmin, ymax, xmax) in 0..1 of the image.
+    box: tuple[float, float, float, float] | None = None
     chord: float | None = None  # mm, diameter of the disc in which the slice cuts it
     centre: tuple[float, float, float] | None = None  # mm from the centre of a patch, x y z
 
     @classmethod
     def from_json(cls, values):
-        """The Nodule of a dict of its fields; what is missing keeps its default."""
-        tuples = {
-            key: tuple(values[key]) for key in ('box', 'centre') if values.get(key) is not None
-        }
-        return cls(**values | tuples)
+        """Makes a Nodule from a dict of its fields; what is missing keeps its default."""
+        known = [key for key in ('box', 'centre') if values.get(key) is not None]
+        return cls(**values | {key: tuple(values[key]) for key in known})
 
     def as_json(self):
-        """A dict of the fields that are known, with lists for tuples."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        listed = {
-            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
-        }
-        return {key: value for key, value in listed.items() if value is not None}
+        """Returns a dict of the fields that are known, with lists for tuples."""
+        values = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                values[field.name] = list(value) if isinstance(value, tuple) else value
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a data set stores of one example besides its image. Texts are '' and numbers None where a data set has no such feature."""
+    """What a data set stores of one example besides its image.
+
+    Texts are '' and numbers None where a data set has no such feature.
+    """
 
     id: str  # unique in the data set
     group: str  # what must not straddle train and test: 'document/patient', or a CT series
@@ -58,11 +59,11 @@ class Row:
 
     @classmethod
     def from_features(cls, features, label_names=()):
-        """The Row of what TFDS reads back.
+        """Makes the Row of what TFDS reads back.
 
         Args:
-            features: {name: value} of one example, without its image; nodules by column, as TFDS stores
-                sequences.
+            features: {name: value} of one example, without its image; nodules by column, as TFDS
+                stores sequences.
             label_names: of the label, where the data set has one.
         """
         values = _plain(features)
@@ -79,7 +80,7 @@ class Row:
 
     @property
     def boxes(self):
-        """[(ymin, xmin, ymax, xmax)] in 0..1 of the nodules that have one."""
+        """Boxes [(ymin, xmin, ymax, xmax)] in 0..1 of the nodules that have one."""
         return [nodule.box for nodule in self.nodules if nodule.box is not None]
 
 

@@ -1,8 +1,8 @@
-"""The folder of synthetic images that `synthesize` writes: manifest.jsonl, one line an image, and meta.json, its data card.
+"""The folder of synthetic images that `synthesize` writes.
 
-The folder has images/ and inputs/ (PNG, the same names), the manifest, boxes in other formats
-(covjax.data.coco) and lineage.json. A box stays right at every size: it is a share of the image, and
-translation keeps geometry.
+It has images/ and inputs/ (PNG, the same names), manifest.jsonl with one line an image, meta.json,
+which is the data card, boxes in other formats (covjax.data.coco), and lineage.json. A box stays
+right at every size: it is a share of the image, and translation keeps geometry.
 """
 
 import dataclasses
@@ -16,9 +16,12 @@ from covjax.data.rows import Nodule
 MANIFEST = 'manifest.jsonl'
 AGAIN = 'run configs/synthesize.py again'
 LICENCE = (
-    'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and Setio et al. 2017. '
-    'The generator was trained on COVID-CT, whose pictures have no clear licence, and may have memorised some of it.'
+    'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and '
+    'Setio et al. 2017. The generator was trained on COVID-CT, whose pictures have no clear '
+    'licence, and may have memorised some of it.'
 )
+BOXES = 'boxes are those of the lung nodules of the sources.'
+USE = 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.'
 FILES = {
     'images/': 'PNG, 8-bit grey',
     'inputs/': 'what was translated, same names',
@@ -50,7 +53,14 @@ class SyntheticRow:
 
     @classmethod
     def of_source(cls, row, dataset, split, generator, generator_step):
-        """The line of one source row (data.rows.Row) of a data set and split."""
+        """The line of an image made from a slice.
+
+        Args:
+            row: data.rows.Row of the slice.
+            dataset: 'name/config' of its data set.
+            split: of its data set, possibly with a share such as 'train[:10%]'.
+            generator, generator_step: values of the fields of that name.
+        """
         name = row.id.replace('/', '_')
         return cls(
             id=name,
@@ -71,15 +81,16 @@ class SyntheticRow:
 
     @property
     def boxes(self):
-        """[(ymin, xmin, ymax, xmax)] in 0..1 of the nodules."""
+        """[(ymin, xmin, ymax, xmax)] in 0..1 of the nodules that have one."""
         return [nodule.box for nodule in self.nodules if nodule.box is not None]
 
     def as_json(self):
-        """A dict of the fields, nodules as dicts."""
+        """The line as a dict of plain values, nodules as dicts."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | {'nodules': [nodule.as_json() for nodule in self.nodules]}
 
 
+# Fields that a data set cannot be built without; `input` is for people to look at.
 NEEDED = [
     field.name
     for field in dataclasses.fields(SyntheticRow)
@@ -88,7 +99,12 @@ NEEDED = [
 
 
 def write_manifest(folder, rows):
-    """Writes manifest.jsonl of SyntheticRows into a folder (pathlib.Path)."""
+    """Writes manifest.jsonl into a folder.
+
+    Args:
+        folder: pathlib.Path of a folder that exists.
+        rows: [SyntheticRow].
+    """
     lines = [json.dumps(row.as_json()) + '\n' for row in rows]
     (folder / MANIFEST).write_text(''.join(lines))
 
@@ -102,7 +118,8 @@ def read_manifest(folder):
     file = folder / MANIFEST
     if not file.is_file():
         raise InputError(
-            f'{file}: no such file; give the `synthetic` folder of a finished run of configs/synthesize.py'
+            f'{file}: no such file; '
+            'give the `synthetic` folder of a finished run of configs/synthesize.py'
         )
     try:
         lines = [json.loads(line) for line in archive.read_text(file).splitlines()]
@@ -124,21 +141,21 @@ def _row(file, i, values):
 
 
 def card(gan, rows, stand_in, generator, generator_step):
-    """What meta.json says of the whole folder, as a dict.
+    """The content of meta.json, which describes the whole folder, a dict.
 
     Args:
         gan: config of the CycleGAN run.
         rows: [SyntheticRow].
         stand_in: what took the generator's place, or 'translated'.
-        generator, generator_step: as in every row.
+        generator, generator_step: of the rows.
     """
     if stand_in == 'translated':
-        made = 'translated to the style of COVID-19 CT by a CycleGAN'
+        change = 'translated to the style of COVID-19 CT by a CycleGAN'
     else:
-        made = f'as a control changed by {stand_in}'
+        change = f'as a control changed by {stand_in}'
     return {
-        'what': f'Lung-cancer CT slices, {made}; boxes are those of the lung nodules of the sources.',
-        'use': 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.',
+        'what': f'Lung-cancer CT slices, {change}; {BOXES}',
+        'use': USE,
         'images': len(rows),
         'image_size': gan.image_size,
         'boxes': sum(len(row.nodules) for row in rows),

@@ -1,4 +1,7 @@
-"""How far two sets of images are apart in a space of features: kernel and Fréchet distance. NumPy; features come from covjax.features."""
+"""How far two sets of images are apart in a space of features: kernel and Fréchet distance.
+
+NumPy; features, float [N, D], come from covjax.features.
+"""
 
 from typing import NamedTuple
 
@@ -7,11 +10,11 @@ from scipy import stats
 
 from covjax.metrics.intervals import LEVEL
 
-HALVES = 20
+HALVES = 20  # how often fid_floor halves a set
 
 
 class Kid(NamedTuple):
-    """Kernel distance with its interval; NaN ends where a set has a single group."""
+    """A kernel distance with its interval; the ends are NaN where a set has a single group."""
 
     value: float
     low: float
@@ -19,99 +22,156 @@ class Kid(NamedTuple):
 
 
 def kid(first, second, first_groups=None, second_groups=None):
-    """Kernel inception distance (Binkowski et al. 2018, arXiv 1801.01401) of features float [N, D] and [M, D]: the unbiased squared maximum mean discrepancy of the kernel
-    (x . y / D + 1) ** 3. Sets of one distribution give 0 on average, at any size, so it can be negative.
+    """The kernel inception distance, with an interval.
 
-    Groups are patients or series (by default each image is one): pairs of images of one group say nothing about the set and are left out, and the interval is that of a jackknife
-    which leaves out one group at a time. It is only as normal as the estimate is.
+    It is the unbiased squared maximum mean discrepancy of the kernel (x . y / D + 1) ** 3. Sets of
+    one distribution give 0 on average, at any size, so it can be negative. Pairs of images of one
+    group say nothing about the set and are left out. The interval is that of a jackknife which
+    leaves out one group at a time; it is only as normal as the estimate is.
+
+    Args:
+        first, second: features, float [N, D] and [M, D].
+        first_groups, second_groups: patient or series of each image, str [N] and [M]; by default
+            each image is a group of its own.
+
+    Returns:
+        Kid.
+
+    Raises:
+        ValueError: a set has fewer than two images, the features differ, or some are not finite.
+
+    References:
+        Binkowski et al., Demystifying MMD GANs, ICLR 2018 (arXiv 1801.01401).
     """
     sets = _Pairs(first, second, first_groups, second_groups)
-    everything, variance = [np.ones(len(groups), bool) for groups in sets.groups], 0.0
-    for side, groups in enumerate(sets.groups):
-        n = groups.max() + 1
-        keeps = [
-            [groups != k if s == side else kept for s, kept in enumerate(everything)]
-            for k in range(n)
-        ]
-        left = np.array([sets.mmd(keep) for keep in keeps] if n > 1 else [np.nan])
-        variance += (n - 1) / n * ((left - left.mean()) ** 2).sum()
-    value, half = sets.mmd(everything), stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance)
+    variance = 0.0 + sets.jackknife(0) + sets.jackknife(1)
+    value, half = sets.mmd(), stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance)
     return Kid(value, float(value - half), float(value + half))
 
 
 def kid_value(first, second, first_groups=None, second_groups=None):
-    """The same without its interval, which takes by far the longer; NaN where a set has a single group."""
-    sets = _Pairs(first, second, first_groups, second_groups)
-    return sets.mmd([np.ones(len(groups), bool) for groups in sets.groups])
+    """The kernel inception distance without its interval, which takes by far the longer.
+
+    Args:
+        first, second: features, float [N, D] and [M, D].
+        first_groups, second_groups: patient or series of each image, str [N] and [M]; by default
+            each image is a group of its own.
+
+    Returns:
+        float, the value of `kid`; NaN where a set has a single group.
+
+    Raises:
+        ValueError: a set has fewer than two images, the features differ, or some are not finite.
+    """
+    return _Pairs(first, second, first_groups, second_groups).mmd()
 
 
 class _Pairs:
-    """Kernel values of all pairs of images, those of one group left out."""
+    """The kernel of all pairs of images of two sets, those of one group left out."""
 
     def __init__(self, first, second, first_groups, second_groups):
         first, second = _checked(first, second)
         kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
-        self.groups = [
-            np.unique(
-                np.arange(len(rows)) if groups is None else np.asarray(groups, str),
-                return_inverse=True,
-            )[1]
-            for rows, groups in ((first, first_groups), (second, second_groups))
-        ]
+        self.groups = [_numbered(first_groups, len(first)), _numbered(second_groups, len(second))]
         self.apart = [(groups[:, None] != groups).astype(float) for groups in self.groups]
         self.within = [
             kernel(rows, rows) * apart for rows, apart in zip((first, second), self.apart)
         ]
         self.between = kernel(first, second)
 
-    def mmd(self, keep):
-        """The unbiased estimate over the images that are kept, bool [N] and bool [M]."""
-        one, other = (kept.astype(float) for kept in keep)
-        sums = [
-            (kept @ matrix @ kept, kept @ apart @ kept)
-            for kept, matrix, apart in zip((one, other), self.within, self.apart)
-        ]
-        inner = [total / pairs if pairs else np.nan for total, pairs in sums]
-        return float(sum(inner) - 2 * (one @ self.between @ other) / (one.sum() * other.sum()))
+    def mmd(self, kept=None):
+        """The unbiased estimate over the images kept, [bool [N], bool [M]]; by default over all."""
+        kept = kept or [np.ones(len(groups), bool) for groups in self.groups]
+        first, second = (keep.astype(float) for keep in kept)
+        inner = []
+        for keep, kernel, apart in zip((first, second), self.within, self.apart):
+            total, pairs = keep @ kernel @ keep, keep @ apart @ keep
+            inner.append(total / pairs if pairs else np.nan)
+        between = 2 * (first @ self.between @ second) / (first.sum() * second.sum())
+        return float(sum(inner) - between)
+
+    def jackknife(self, side):
+        """The variance that the groups of one set, 0 or 1, bring; NaN for a single group."""
+        n = self.groups[side].max() + 1
+        if n == 1:
+            return np.nan
+        values = np.array([self.mmd(self._without(side, group)) for group in range(n)])
+        return (n - 1) / n * ((values - values.mean()) ** 2).sum()
+
+    def _without(self, side, group):
+        """What is kept of both sets without one group of one of them."""
+        kept = [np.ones(len(groups), bool) for groups in self.groups]
+        kept[side] = self.groups[side] != group
+        return kept
+
+
+def _numbered(groups, n):
+    """Groups as numbers from 0, int [n]; without groups each image has one of its own."""
+    names = np.arange(n) if groups is None else np.asarray(groups, str)
+    return np.unique(names, return_inverse=True)[1]
 
 
 def fid(first, second):
-    """Fréchet inception distance (Heusel et al. 2017, arXiv 1706.08500) of features float [N, D] and [M, D]: that of the normal distributions with their means and covariances.
+    """The Fréchet inception distance: that of normal distributions fitted to two sets.
 
-    It is biased upwards, the more so the fewer images there are (Chong and Forsyth 2020, arXiv 1911.07023): two halves of one set are apart too (fid_floor), and values of other set
-    sizes or other features can not be compared with it.
+    It is biased upwards, the more so the fewer images there are: two halves of one set are apart
+    too (`fid_floor`). Values of other set sizes or other features cannot be compared with it.
+
+    Args:
+        first, second: features, float [N, D] and [M, D].
+
+    Returns:
+        float, 0 for equal means and covariances.
+
+    Raises:
+        ValueError: a set has fewer than two images, the features differ, or some are not finite.
+
+    References:
+        Heusel et al., GANs trained by a two time-scale update rule converge to a local Nash
+        equilibrium, NeurIPS 2017 (arXiv 1706.08500); on the bias Chong and Forsyth, Effectively
+        unbiased FID and Inception Score and where to find them, CVPR 2020 (arXiv 1911.07023).
     """
     first, second = _checked(first, second)
     means = [rows.mean(0) for rows in (first, second)]
     a, b = ((rows - mean) / np.sqrt(len(rows) - 1) for rows, mean in zip((first, second), means))
-    # With covariances A'A and B'B the trace of the root of their product is the sum of the singular values of AB', also where they have no full rank.
+    # With covariances A'A and B'B the trace of the root of their product is the sum of the singular
+    # values of AB', also where they have no full rank.
     root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(((means[0] - means[1]) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * root)
 
 
 def fid_floor(features, groups=None, seed=0):
-    """The mean FID of two random halves (of whole groups) of one set: what images of one source show at half this size. NaN for fewer than four groups."""
+    """The mean FID of two random halves of a set: what images of one kind show at half its size.
+
+    Args:
+        features: float [N, D].
+        groups: patient or series of each image, str [N], which stay together; by default each image
+            is a group of its own.
+        seed: of the halves.
+
+    Returns:
+        float; NaN for fewer than four groups.
+    """
     features = np.asarray(features, float)
-    _, group = np.unique(
-        np.arange(len(features)) if groups is None else np.asarray(groups, str), return_inverse=True
-    )
+    group = _numbered(groups, len(features))
     n, rng = group.max() + 1, np.random.default_rng(seed)
     if n < 4:
         return float('nan')
     values = []
     for _ in range(HALVES):
         half = np.isin(group, rng.permutation(n)[: n // 2])
-        values.append(
-            fid(features[half], features[~half]) if min(half.sum(), (~half).sum()) > 1 else np.nan
-        )
+        enough = min(half.sum(), (~half).sum()) > 1
+        values.append(fid(features[half], features[~half]) if enough else np.nan)
     return float(np.nanmean(values))
 
 
 def _checked(first, second):
+    """Both as float arrays; a ValueError where they have no distance."""
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.ndim != 2 or first.shape[1:] != second.shape[1:] or min(len(first), len(second)) < 2:
         raise ValueError(
-            f'distances need two sets of at least two images in the same features, not {first.shape} and {second.shape}'
+            'distances need two sets of at least two images in the same features, '
+            f'not {first.shape} and {second.shape}'
         )
     if not np.isfinite(first).all() or not np.isfinite(second).all():
         raise ValueError('distances need finite features')

@@ -1,11 +1,17 @@
-"""Intervals: of metrics by the bootstrap over groups, since images of one patient or document are not independent, and of shares by Wilson."""
+"""Intervals: of metrics by the bootstrap over groups, of shares of images by Wilson.
+
+Images of one patient or document are not independent, so the bootstrap draws whole groups with
+replacement (cluster bootstrap). All intervals are percentile intervals of the same draws for the
+same groups and seed.
+"""
 
 import numpy as np
 from scipy import stats
 
 from covjax.metrics.rates import checked
 
-LEVEL, DRAWS = 0.95, 2000
+LEVEL = 0.95
+DRAWS = 2000
 NAMES = (
     'accuracy',
     'recall',
@@ -16,85 +22,144 @@ NAMES = (
     'f1_negative',
     'auc',
 )
+NO_INTERVAL = (float('nan'), float('nan'))
 
 
 def bootstrap(labels, scores, groups, threshold=0.5, seed=0):
-    """{name: (low, high)} of rates of `metrics.rates`, covid positive: percentile intervals over draws of whole groups with replacement (cluster bootstrap).
+    """The intervals of the rates of `metrics.rates`, covid positive.
 
-    labels int [N] (1 = covid), groups [N] of str, scores float [N], or [S, N] of S runs, whose mean is then meant. A single group has no interval: all are (NaN, NaN).
-    Draws in which a metric has no value (one class only) are left out of it; where none is left the interval is (NaN, NaN).
+    A draw in which a rate has no value (one class only) is left out of that rate.
+
+    Args:
+        labels: int [N], 1 = covid.
+        scores: P(covid), float [N], or [S, N] of S runs, whose mean rate is then meant.
+        groups: patient, document or series of each image, str [N].
+        threshold: from which on an image is called covid.
+        seed: of the draws.
+
+    Returns:
+        {name: (low, high)} of NAMES. Both ends are NaN for a single group, of which nothing can be
+        said, and where no draw has a value.
+
+    Raises:
+        ValueError: labels or scores are not fit for a metric.
+
+    References:
+        Field and Welsh, Bootstrapping clustered data, Journal of the Royal Statistical Society B
+        69, 2007.
     """
-    runs, times = [checked(labels, row) for row in np.atleast_2d(scores)], _times(groups, seed)
+    runs = [checked(labels, row) for row in np.atleast_2d(scores)]
+    times = _times(groups, seed)
     if times is None:
-        return dict.fromkeys(NAMES, (float('nan'),) * 2)
+        return dict.fromkeys(NAMES, NO_INTERVAL)
     draws = [_draws(labels == 1, row, row >= threshold, times) for labels, row in runs]
     return {name: _ends(np.mean([draw[name] for draw in draws], axis=0)) for name in NAMES}
 
 
 def auc_difference(labels, first, second, groups, seed=0):
-    """(low, high) of the area of the first scores less that of the second, on the same images and the same draws of whole groups; as `bootstrap` otherwise."""
-    (labels, first), (_, second), times = (
-        checked(labels, first),
-        checked(labels, second),
-        _times(groups, seed),
-    )
+    """The interval of the difference of two areas under the ROC curve, on the same images.
+
+    Both areas are of the same draws of whole groups, so what they share cancels.
+
+    Args:
+        labels: int [N], 1 = covid.
+        first: P(covid) of one classifier, float [N].
+        second: of the other, whose area is subtracted.
+        groups: patient, document or series of each image, str [N].
+        seed: of the draws.
+
+    Returns:
+        (low, high); NaN for a single group, and where no draw has both classes.
+
+    Raises:
+        ValueError: labels or scores are not fit for a metric.
+    """
+    labels, first = checked(labels, first)
+    _, second = checked(labels, second)
+    times = _times(groups, seed)
     if times is None:
-        return (float('nan'),) * 2
-    return _ends(
-        np.subtract(
-            *(
-                _draws(labels == 1, scores, scores >= 0.5, times)['auc']
-                for scores in (first, second)
-            )
-        )
-    )
+        return NO_INTERVAL
+    area = lambda scores: _draws(labels == 1, scores, scores >= 0.5, times)['auc']
+    return _ends(np.subtract(area(first), area(second)))
 
 
 def mean_interval(values, groups, seed=0):
-    """(low, high) of the mean of values float [N], over draws of whole groups; as `bootstrap` otherwise. Values that are NaN do not count."""
+    """The interval of the mean of values.
+
+    Args:
+        values: float [N]; NaN does not count.
+        groups: patient, document or series of each value, str [N].
+        seed: of the draws.
+
+    Returns:
+        (low, high); NaN for a single group, and where no value is known.
+    """
     values, times = np.asarray(values, float), _times(groups, seed)
     if times is None:
-        return (float('nan'),) * 2
+        return NO_INTERVAL
     known = np.isfinite(values)
     with np.errstate(invalid='ignore'):
         return _ends(times[:, known] @ values[known] / times[:, known].sum(1))
 
 
+def wilson(successes, n):
+    """The interval of a share of independent images; it has an answer for shares of 0 and 1 too.
+
+    Images of one patient are not independent: of such it is too narrow.
+
+    Args:
+        successes: number of images that count.
+        n: number of all.
+
+    Returns:
+        (low, high) in 0..1; NaN for n = 0.
+
+    References:
+        Wilson, Probable inference, Journal of the American Statistical Association 22, 1927.
+    """
+    if not n:
+        return NO_INTERVAL
+    low, high = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method='wilson')
+    return float(low), float(high)
+
+
 def _times(groups, seed):
-    """How often each image is drawn, float [DRAWS, N]; None for a single group: nothing can be said of how groups differ."""
+    """How often each image is drawn, float [DRAWS, N].
+
+    None for a single group: nothing can be said of how groups differ.
+    """
     _, group = np.unique(np.asarray(groups, str), return_inverse=True)
     n = group.max() + 1
-    return (
-        np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS)[:, group].astype(float)
-        if n > 1
-        else None
-    )
+    if n == 1:
+        return None
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS)
+    return drawn[:, group].astype(float)
 
 
 def _ends(values):
+    """(low, high) of the draws that have a value."""
     values = values[np.isfinite(values)]
-    return (
-        tuple(np.quantile(values, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist())
-        if len(values)
-        else (float('nan'),) * 2
-    )
+    if not len(values):
+        return NO_INTERVAL
+    return tuple(np.quantile(values, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist())
 
 
 def _draws(labels, scores, predicted, times):
-    """{name: float [DRAWS]}, NaN where a draw has no value."""
+    """{name: float [DRAWS]} of NAMES, NaN where a draw has no value.
+
+    Args:
+        labels: bool [N], True = covid.
+        scores: float [N].
+        predicted: bool [N].
+        times: how often each image is drawn, float [DRAWS, N].
+    """
     count = lambda chosen: times @ chosen.astype(float)
-    tp, fp, fn, tn = (
-        count(labels & predicted),
-        count(~labels & predicted),
-        count(labels & ~predicted),
-        count(~labels & ~predicted),
-    )
+    tp, fp = count(labels & predicted), count(~labels & predicted)
+    fn, tn = count(labels & ~predicted), count(~labels & ~predicted)
     # The area under the curve is the share of pairs that are in order, ties half.
     positive, negative = scores[labels].reshape(-1, 1), scores[~labels].reshape(1, -1)
-    ordered = (
-        (times[:, labels] @ ((positive > negative) + 0.5 * (positive == negative)))
-        * times[:, ~labels]
-    ).sum(1)
+    in_order = (positive > negative) + 0.5 * (positive == negative)
+    ordered = ((times[:, labels] @ in_order) * times[:, ~labels]).sum(1)
     with np.errstate(invalid='ignore'):
         return {
             'accuracy': (tp + tn) / (tp + fp + fn + tn),
@@ -106,11 +171,3 @@ def _draws(labels, scores, predicted, times):
             'f1_negative': 2 * tn / (2 * tn + fn + fp),
             'auc': ordered / ((tp + fn) * (fp + tn)),
         }
-
-
-def wilson(successes, n):
-    """(low, high) of a share of n independent images (Wilson 1927); (NaN, NaN) of none."""
-    if not n:
-        return float('nan'), float('nan')
-    low, high = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method='wilson')
-    return float(low), float(high)

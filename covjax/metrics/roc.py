@@ -1,26 +1,55 @@
-"""ROC curve and the area under it by the trapezoid rule, and the threshold that validation chooses on it."""
+"""The ROC curve, the area under it, and the threshold that validation chooses on it."""
 
 import numpy as np
 from sklearn import metrics
 
 
 def curve(labels, scores):
-    """labels int [N], scores float [N] -> (false positive rate, true positive rate), both float [K] rising from 0 to 1."""
+    """The ROC curve.
+
+    Args:
+        labels: int [N], 1 = covid, both classes.
+        scores: P(covid), float [N].
+
+    Returns:
+        (false positive rate, true positive rate), both float [K], rising from 0 to 1.
+    """
     false_positive_rate, true_positive_rate, _ = metrics.roc_curve(labels, scores)
     return false_positive_rate, true_positive_rate
 
 
 def auc(labels, scores):
-    """Area under the curve, by the trapezoid rule as in the paper; NaN when there is only one class."""
+    """The area under the ROC curve by the trapezoid rule, as in the paper.
+
+    It is the chance that a covid image scores above a noncovid one, ties half.
+
+    Args:
+        labels: int [N], 1 = covid.
+        scores: P(covid), float [N].
+
+    Returns:
+        float in 0..1; NaN when there is only one class.
+    """
     if len(np.unique(labels)) < 2:
         return float('nan')
     return float(metrics.auc(*curve(labels, scores)))
 
 
 def operating_point(labels, scores):
-    """The threshold with the greatest recall + specificity (Youden 1950), in the middle between two scores; the first of equals from above. For validation sets only.
+    """The threshold with the greatest recall + specificity, in the middle between two scores.
 
-    NaN when there is only one class.
+    Of several equally good ones it is the highest. For validation sets only: on a test set it would
+    flatter the classifier.
+
+    Args:
+        labels: int [N], 1 = covid.
+        scores: P(covid), float [N].
+
+    Returns:
+        float; NaN when there is only one class.
+
+    References:
+        Youden, Index for rating diagnostic tests, Cancer 3, 1950.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, float)
     if len(np.unique(labels)) < 2:
@@ -30,6 +59,8 @@ def operating_point(labels, scores):
     )
     chosen = thresholds[np.argmax(true_positive_rate - false_positive_rate)]
     below = scores[scores < chosen]
-    return (
-        float((min(chosen, scores.max() + 1e-6) + below.max()) / 2) if len(below) else float(chosen)
-    )
+    if not len(below):
+        return float(chosen)
+    # The first threshold of a curve is infinite.
+    highest = min(chosen, scores.max() + 1e-6)
+    return float((highest + below.max()) / 2)

@@ -1,4 +1,8 @@
-"""Tests of whether two classifiers differ on the same images: DeLong for areas, McNemar for decisions, Holm for several of them."""
+"""Whether two classifiers differ on the same images: DeLong for areas, McNemar for decisions.
+
+Holm adjusts the p values of several such tests. Images count as independent, which several images
+of one patient are not: then the p values are too small.
+"""
 
 from typing import NamedTuple
 
@@ -9,14 +13,31 @@ from covjax.metrics.rates import checked
 
 
 class Comparison(NamedTuple):
-    """What a comparison found."""
+    """What a test found."""
 
-    difference: float  # of the first from the second: area, or share of images decided right
+    difference: float  # first less second: of the areas, or of the shares of right decisions
     p: float  # two-sided; 1 where there is nothing to tell apart, NaN where nothing can be said
 
 
 def delong(labels, first, second):
-    """Areas under two ROC curves of the same images (DeLong et al. 1988, with the midranks of Sun and Xu 2014). Images count as independent. NaN when there is only one class."""
+    """DeLong's test of two areas under ROC curves of the same images.
+
+    Args:
+        labels: int [N], 1 = covid.
+        first, second: P(covid) of the two classifiers, float [N].
+
+    Returns:
+        The Comparison of the areas. Both values are NaN when there is only one class, p alone when
+        there are too few images for a variance.
+
+    Raises:
+        ValueError: labels or scores are not fit for a metric.
+
+    References:
+        DeLong et al., Comparing the areas under two or more correlated receiver operating
+        characteristic curves, Biometrics 44, 1988; computed by midranks as in Sun and Xu, Fast
+        implementation of DeLong's algorithm, IEEE Signal Processing Letters 21, 2014.
+    """
     labels, first = checked(labels, first)
     labels, second = checked(labels, second)
     positive, negative = labels == 1, labels == 0
@@ -31,38 +52,66 @@ def delong(labels, first, second):
         of_negatives.append(1 - (among_all[negative] - stats.rankdata(scores[negative])) / m)
         areas.append(of_positives[-1].mean())
     difference = float(areas[0] - areas[1])
-    spread = lambda parts, count: (
-        np.var(np.subtract(*parts), ddof=1) / count if count > 1 else np.nan
-    )
-    variance = spread(of_positives, m) + spread(of_negatives, n)
-    if not variance > 0:
-        return Comparison(
-            difference, 1.0 if difference == 0 and variance == 0 else float('nan')
-        )  # both perfect, or too few images
-    return Comparison(difference, float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance))))
+    variance = _variance(of_positives) + _variance(of_negatives)
+    if variance > 0:
+        p = float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance)))
+    elif variance == 0 and difference == 0:
+        p = 1.0
+    else:  # both are perfect, one of them the wrong way round, or there are too few images
+        p = float('nan')
+    return Comparison(difference, p)
+
+
+def _variance(parts):
+    """Of the difference of two means, from the parts of one class, two arrays [K]."""
+    first, second = parts
+    count = len(first)
+    return np.var(np.subtract(first, second), ddof=1) / count if count > 1 else np.nan
 
 
 def mcnemar(labels, first, second):
-    """Decisions (int [N], 0 or 1) of two classifiers: the exact test of those images that only one of them decides right (McNemar 1947)."""
+    """McNemar's exact test of the images that only one of two classifiers decides right.
+
+    Args:
+        labels: int [N], 1 = covid.
+        first, second: decisions of the two classifiers, int [N] of 0 and 1.
+
+    Returns:
+        The Comparison of the shares of right decisions.
+
+    Raises:
+        ValueError: labels or decisions are not fit for a metric.
+
+    References:
+        McNemar, Note on the sampling error of the difference between correlated proportions or
+        percentages, Psychometrika 12, 1947.
+    """
     labels, first = checked(labels, first)
     labels, second = checked(labels, second)
     only_first = int(((first == labels) & (second != labels)).sum())
     only_second = int(((first != labels) & (second == labels)).sum())
-    p = (
-        stats.binomtest(only_first, only_first + only_second).pvalue
-        if only_first + only_second
-        else 1.0
-    )
+    either = only_first + only_second
+    p = stats.binomtest(only_first, either).pvalue if either else 1.0
     return Comparison((only_first - only_second) / len(labels), float(p))
 
 
 def holm(p_values):
-    """p values adjusted for their number (Holm 1979), in their order; NaN stays NaN and does not count."""
+    """p values adjusted for their number.
+
+    Args:
+        p_values: sequence of float; NaN stays NaN and does not count.
+
+    Returns:
+        [float] in the order of the given ones, at most 1.
+
+    References:
+        Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+        Statistics 6, 1979.
+    """
     p_values = np.asarray(p_values, float)
     known = np.flatnonzero(~np.isnan(p_values))
     order = known[np.argsort(p_values[known])]
+    multiplied = p_values[order] * np.arange(len(order), 0, -1)
     adjusted = np.full(len(p_values), np.nan)
-    adjusted[order] = np.minimum(
-        np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1
-    )
+    adjusted[order] = np.minimum(np.maximum.accumulate(multiplied), 1)
     return adjusted.tolist()

@@ -1,17 +1,33 @@
-"""Checkerboards: the pattern that upsampling leaves, seen as peaks of the spectrum (Odena et al. 2016, Durall et al. 2020, arXiv 2003.01826)."""
+"""Checkerboards: the pattern that upsampling leaves, seen as peaks of the spectrum."""
 
 import numpy as np
 from scipy import ndimage
 
-NEAR, FAR = 1, 3  # bins around a peak that count as peak, and that it is compared with
+NEAR, FAR = 1, 3  # bins around a peak that belong to it, and that it is compared with
+# Indices (i, j) of the frequencies (i / 4, j / 4) but 0, one of each pair of mirrored ones.
+QUARTERS = ((0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2))
 
 
 def checkerboard(images):
-    """uint8 or float [N, H, W, 1] -> decibels by which the power at periods of 2 and 4 pixels (the generator doubles its maps twice) exceeds that of the frequencies
-    around; the highest of all directions.
+    """By how much the spectrum of images stands out at periods of 2 and 4 pixels.
 
-    Of the mean spectrum of all images, whose sides are 16 at least. Near 0 without a pattern, up to some
+    A generator that doubles its maps twice can leave a pattern there. The value is that of the mean
+    spectrum of all images, the highest of all directions: near 0 without a pattern, up to some
     decibels either way for few images.
+
+    Args:
+        images: uint8 or float [N, H, W, 1], H and W at least 16; what exceeds a multiple of 4 is
+            cut off.
+
+    Returns:
+        float, decibels over the power of the frequencies around.
+
+    Raises:
+        ValueError: the images are too small.
+
+    References:
+        Odena et al., Deconvolution and checkerboard artifacts, Distill 2016; Durall et al., Watch
+        your up-convolution, CVPR 2020 (arXiv 2003.01826).
     """
     images = np.asarray(images, float)[..., 0]
     height, width = images.shape[1:]
@@ -19,22 +35,12 @@ def checkerboard(images):
         raise ValueError(
             f'the spectrum of images of {height}x{width} is too coarse; give at least 16x16'
         )
-    images = images[:, : height // 4 * 4, : width // 4 * 4]
-    taper = np.hanning(images.shape[1])[:, None] * np.hanning(images.shape[2])
+    height, width = height // 4 * 4, width // 4 * 4
+    images = images[:, :height, :width]
+    taper = np.hanning(height)[:, None] * np.hanning(width)
     images = (images - images.mean((1, 2), keepdims=True)) * taper
     power = (np.abs(np.fft.fft2(images)) ** 2).mean(0)
-    return float(max(_excess(power, y, x) for y, x in _lattice(*power.shape)))
-
-
-def _lattice(height, width):
-    """Bins of the frequencies that are multiples of 1/4 in both directions, one of each pair of mirrored ones."""
-    steps = [
-        (i, j)
-        for i in range(3)
-        for j in range(4)
-        if (i, j) != (0, 0) and not (i in (0, 2) and j == 3)
-    ]
-    return [(i * height // 4, j * width // 4) for i, j in steps]
+    return float(max(_excess(power, i * height // 4, j * width // 4) for i, j in QUARTERS))
 
 
 def _excess(power, y, x):

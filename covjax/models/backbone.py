@@ -1,6 +1,9 @@
-"""The shell around every classification backbone: it checks the input, runs the family's body and applies the one head that all share."""
+"""The shell around every backbone: it checks the input, runs the body and applies the head.
 
-from typing import Any, Callable
+A family gives its body and a few facts; the head is one and the same for all.
+"""
+
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,34 +13,44 @@ from covjax.models import layers
 
 
 class Backbone(nn.Module):
-    """Images [B, H, W, C] float in the family's input scale ([-1, 1] when trained from scratch), C = 1 or 3 -> logits [B, num_classes] float32.
+    """A classification network: images [B, H, W, C] -> logits [B, num_classes] float32.
 
-    num_classes=None gives the pooled features [B, F]. With endpoints=True the result is (that, {name: map [B, h, w, f]}); each family's file lists
-    its names, and 'features' is always the map that is pooled. Variables: 'params' and, but for VGG, 'batch_stats'; the head is params['head'].
+    Images are float, in [-1, 1] where weights were trained from scratch and in the scale of the
+    published weights otherwise; C is 1 or 3. With num_classes=None the pooled features [B, F] are
+    returned instead. The variables are 'params' and, but for VGG, 'batch_stats'; the last layer is
+    params['head'].
     """
 
-    family: str
-    body: Callable  # (x, conv, norm) -> {name: map}; conv and norm are layers that lack only their own settings
+    family: str  # its name in models.MODELS
+    body: Any  # (x, conv, norm) -> {name: map}; conv and norm lack only their own settings
     smallest: int  # least height and width of the images
+    reference: str  # the implementation that it equals, weight for weight
     num_classes: int | None = 2
     dtype: Any = jnp.float32  # of the computation; parameters, statistics and logits are float32
-    axis_name: str | None = (
-        None  # device axis over which BatchNorm statistics are averaged in training
-    )
+    axis_name: str | None = None  # devices over which BatchNorm averages statistics in training
     bn_momentum: float = 0.99
     dropout: float = 0.0  # before the last layer
-    hidden: tuple[
-        int, ...
-    ] = ()  # fully connected layers on the flattened map instead of pooling: VGG16's own top is (4096, 4096), for one image size
+    # Widths of fully connected layers on the flattened last map, instead of pooling, for one image
+    # size: VGG16's own top has (4096, 4096).
+    hidden: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x, train=False, endpoints=False):
-        if x.ndim != 4 or x.shape[-1] not in (1, 3):
-            raise InputError(f'{self.family} needs images [B, H, W, 1 or 3], got {list(x.shape)}')
-        if min(x.shape[1:3]) < self.smallest:
-            raise InputError(
-                f'{self.family} needs images of at least {self.smallest}x{self.smallest}, got {x.shape[1]}x{x.shape[2]}; choose a larger image_size'
-            )
+        """Applies the network.
+
+        Args:
+            x: images float [B, H, W, C].
+            train: whether BatchNorm uses the statistics of the batch, and dropout is on.
+            endpoints: whether to return inner maps too.
+
+        Returns:
+            Logits or pooled features; with endpoints=True (that, {name: map [B, h, w, f]}). The
+            file of each family lists its names; 'features' is always the map that is pooled.
+
+        Raises:
+            InputError: the images have another rank, number of channels or are too small.
+        """
+        self._check(x.shape)
         norm = layers.batch_norm(train, self.bn_momentum, self.dtype, self.axis_name)
         maps = self.body(x.astype(self.dtype), layers.conv(self.dtype), norm)
         x = list(maps.values())[-1].astype(jnp.float32)
@@ -52,3 +65,14 @@ class Backbone(nn.Module):
             x = layers.ExampleDropout(self.dropout, self.axis_name)(x, deterministic=not train)
             x = nn.Dense(self.num_classes, name='head')(x)
         return (x, maps) if endpoints else x
+
+    def _check(self, shape):
+        """Raises an InputError where images of this shape do not fit."""
+        if len(shape) != 4 or shape[-1] not in (1, 3):
+            raise InputError(f'{self.family} needs images [B, H, W, 1 or 3], got {list(shape)}')
+        height, width = shape[1:3]
+        if min(height, width) < self.smallest:
+            raise InputError(
+                f'{self.family} needs images of at least {self.smallest}x{self.smallest}, '
+                f'got {height}x{width}; choose a larger image_size'
+            )

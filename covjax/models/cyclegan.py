@@ -1,7 +1,10 @@
-"""CycleGAN networks (Zhu et al. 2017, arXiv 1703.10593; blocks from Johnson et al. 2016): residual generator and 70x70 PatchGAN.
+"""CycleGAN networks: residual generator and PatchGAN discriminator.
 
-Images are [B, H, W, C] float in [-1, 1]; the generator wants H and W divisible by 4. Parameters, norm statistics and outputs are float32; `dtype` is what
-convolutions compute in. The norm is a key of NORMS, the way up a key of UPSAMPLE.
+Zhu et al. 2017, arXiv 1703.10593; the generator's blocks are those of Johnson et al. 2016.
+
+Images are [B, H, W, C] float in [-1, 1]; the generator wants H and W divisible by 4. Parameters,
+statistics of norms and outputs are float32; `dtype` is what convolutions compute in. `norm` is a
+key of NORMS, `upsample` a key of UPSAMPLE.
 """
 
 from functools import partial
@@ -21,30 +24,32 @@ UPSAMPLE = {'transposed': UpConv, 'resize': partial(UpConv, resize=True)}
 
 
 def _conv(dtype):
-    """nn.Conv(features, kernel_size, strides, ...) of both networks."""
+    """nn.Conv(features, kernel_size, strides, ...) as both networks use it."""
     return partial(nn.Conv, dtype=dtype, kernel_init=normal_init, conv_general_dilated=convolve)
 
 
 class ResidualBlock(nn.Module):
-    """Two reflect-padded 3x3 convolutions with instance norm, and an identity skip with no ReLU after the sum."""
+    """Two reflect-padded 3x3 convolutions with norms, and a skip without ReLU after it."""
 
     norm: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x):
-        conv, norm = (
-            partial(_conv(self.dtype), x.shape[-1], (3, 3), padding='VALID'),
-            NORMS[self.norm],
-        )
+        """[B, H, W, C] -> [B, H, W, C]."""
+        conv = partial(_conv(self.dtype), x.shape[-1], (3, 3), padding='VALID')
+        norm = NORMS[self.norm]
         y = nn.relu(norm(name='norm1')(conv(name='conv1')(reflect_pad(x, 1))))
         return x + norm(name='norm2')(conv(name='conv2')(reflect_pad(y, 1)))
 
 
 class Generator(nn.Module):
-    """c7s1-f, d2f, d4f, R4f x blocks, u2f, uf, c7s1-C, tanh. -> [B, H, W, C] in (-1, 1), float32."""
+    """Translates images: a 7x7 stem, two strided convolutions, residual blocks, the way back up.
 
-    filters: int = 64
+    In the paper's notation c7s1-f, d2f, d4f, R4f x blocks, u2f, uf, c7s1-C, with tanh at the end.
+    """
+
+    filters: int = 64  # f
     blocks: int = 9
     norm: str = 'instance'
     upsample: str = 'transposed'
@@ -52,31 +57,29 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        conv, norm, up = (
-            _conv(self.dtype),
-            NORMS[self.norm],
-            partial(UPSAMPLE[self.upsample], dtype=self.dtype, kernel_init=normal_init),
-        )
+        """[B, H, W, C] -> [B, H, W, C] float32 in (-1, 1)."""
+        conv = _conv(self.dtype)
+        norm = NORMS[self.norm]
+        up = partial(UPSAMPLE[self.upsample], dtype=self.dtype, kernel_init=normal_init)
         f, channels = self.filters, x.shape[-1]
-        x = nn.relu(
-            norm(name='stem_norm')(conv(f, (7, 7), padding='VALID', name='stem')(reflect_pad(x, 3)))
-        )
+        x = conv(f, (7, 7), padding='VALID', name='stem')(reflect_pad(x, 3))
+        x = nn.relu(norm(name='stem_norm')(x))
         for i in (1, 2):
-            x = nn.relu(
-                norm(name=f'down{i}_norm')(conv(f * 2**i, (3, 3), 2, padding=1, name=f'down{i}')(x))
-            )
+            x = conv(f * 2**i, (3, 3), 2, padding=1, name=f'down{i}')(x)
+            x = nn.relu(norm(name=f'down{i}_norm')(x))
         for i in range(self.blocks):
             x = ResidualBlock(self.norm, self.dtype, name=f'block{i + 1}')(x)
         for i in (1, 2):
-            x = nn.relu(norm(name=f'up{i}_norm')(up(f * 2 ** (2 - i), name=f'up{i}')(x)))
+            x = up(f * 2 ** (2 - i), name=f'up{i}')(x)
+            x = nn.relu(norm(name=f'up{i}_norm')(x))
         x = conv(channels, (7, 7), padding='VALID', name='out')(reflect_pad(x, 3))
         return jnp.tanh(x.astype(jnp.float32))
 
 
 class Discriminator(nn.Module):
-    """C64-C128-C256-C512-1 with 4x4 kernels: each logit judges a 70x70 patch (94x94 with last_stride=2, the stride of C512).
+    """Judges patches of images: C64-C128-C256-C512-1 of the paper, with 4x4 kernels.
 
-    -> [B, H/8 - 2, W/8 - 2, 1] float32, or [B, H/16 - 1, W/16 - 1, 1].
+    Each logit sees a patch of 70x70, or of 94x94 with last_stride=2, which is the stride of C512.
     """
 
     filters: int = 64
@@ -86,8 +89,14 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """[B, H, W, C] -> logits [B, H/8 - 2, W/8 - 2, 1] float32.
+
+        With last_stride=2 they are [B, H/16 - 1, W/16 - 1, 1].
+        """
         conv = partial(_conv(self.dtype), kernel_size=(4, 4), padding=1)
         for i, (width, stride) in enumerate(((1, 2), (2, 2), (4, 2), (8, self.last_stride))):
             x = conv(self.filters * width, strides=stride, name=f'conv{i + 1}')(x)
-            x = nn.leaky_relu(NORMS[self.norm](name=f'norm{i + 1}')(x) if i else x, 0.2)
+            if i:
+                x = NORMS[self.norm](name=f'norm{i + 1}')(x)
+            x = nn.leaky_relu(x, 0.2)
         return conv(1, name='out')(x).astype(jnp.float32)

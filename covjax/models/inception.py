@@ -12,16 +12,21 @@ from flax import linen as nn
 from covjax.models import layers
 from covjax.models.backbone import Backbone
 
-# A block is a list of branches whose outputs are concatenated. A branch is a list of steps: (features, kernel) a convolution, (features, kernel, 2)
-# one with stride 2 and no padding, AVG or MAX a pooling, and a list of convolutions, as last step, a fork whose outputs are concatenated.
+# A block is a list of branches whose outputs are concatenated. A branch is a list of steps:
+# - (features, kernel): a convolution, with stride 1 and padding;
+# - (features, kernel, 2): a convolution with stride 2 and no padding;
+# - AVG or MAX: a pooling;
+# - a list of convolutions, as last step: a fork whose outputs are concatenated.
 AVG, MAX = 'average', 'maximum'
 
 
 def _grid35(pooled):
+    """A block on maps of 35x35, at the size of the paper; `pooled` features after the pooling."""
     return [[(64, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)], [AVG, (pooled, 1)]]
 
 
 def _grid17(width):
+    """A block on maps of 17x17; `width` features between the asymmetric convolutions."""
     return [
         [(192, 1)],
         [(width, 1), (width, (1, 7)), (192, (7, 1))],
@@ -67,15 +72,19 @@ class Unit(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """[B, H, W, C] -> [B, h, w, features]."""
         kernel = (self.kernel,) * 2 if isinstance(self.kernel, int) else self.kernel
-        x = self.conv(
-            self.features, kernel, self.stride, padding=self.padding, use_bias=False, name='conv'
-        )(x)
+        conv = partial(self.conv, padding=self.padding, use_bias=False)
+        x = conv(self.features, kernel, self.stride, name='conv')(x)
         return nn.relu(self.norm(use_scale=False, epsilon=1e-3, name='norm')(x))
 
 
 class Mixed(nn.Module):
-    """A block of branches. Units are named branch1_1, branch1_2, ...; those of a fork branch2_2a, branch2_2b."""
+    """A block of branches, as described above.
+
+    The units of a branch are named branch1_1, branch1_2, ...; those of a fork branch2_2a and
+    branch2_2b.
+    """
 
     branches: Any
     conv: Any
@@ -83,58 +92,59 @@ class Mixed(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return jnp.concatenate(
-            [self.branch(x, steps, f'branch{i}') for i, steps in enumerate(self.branches, 1)], -1
-        )
+        """[B, H, W, C] -> [B, h, w, the sum of the features of all branches]."""
+        branches = enumerate(self.branches, 1)
+        return jnp.concatenate([self._branch(x, steps, f'branch{i}') for i, steps in branches], -1)
 
-    def branch(self, x, steps, name):
+    def _branch(self, x, steps, name):
         for j, step in enumerate(steps, 1):
             if step == AVG:
                 x = layers.avg_pool_3x3(x)
             elif step == MAX:
                 x = layers.max_pool(x, 3, 2)
             elif isinstance(step[0], tuple):  # a fork; linen turns the lists of a field into tuples
-                x = jnp.concatenate(
-                    [
-                        self.unit(x, f'{name}_{j}{letter}', *fork)
-                        for fork, letter in zip(step, 'ab')
-                    ],
-                    -1,
-                )
+                x = self._fork(x, step, f'{name}_{j}')
             else:
-                x = self.unit(x, f'{name}_{j}', *step)
+                x = self._unit(x, f'{name}_{j}', *step)
         return x
 
-    def unit(self, x, name, features, kernel, stride=1):
-        return Unit(
-            features,
-            kernel,
-            stride,
-            'VALID' if stride == 2 else 'SAME',
-            self.conv,
-            self.norm,
-            name=name,
-        )(x)
+    def _fork(self, x, convolutions, name):
+        forks = zip('ab', convolutions)
+        return jnp.concatenate(
+            [self._unit(x, f'{name}{letter}', *conv) for letter, conv in forks], -1
+        )
+
+    def _unit(self, x, name, features, kernel, stride=1):
+        padding = 'VALID' if stride == 2 else 'SAME'
+        return Unit(features, kernel, stride, padding, self.conv, self.norm, name=name)(x)
+
+
+# (features, kernel, stride, padding) of the convolutions before and after the stem's first pooling.
+STEM = (
+    ((32, 3, 2, 'VALID'), (32, 3, 1, 'VALID'), (64, 3, 1, 'SAME')),
+    ((80, 1, 1, 'VALID'), (192, 3, 1, 'VALID')),
+)
 
 
 def stem(x, conv, norm):
     """[B, H, W, C] -> [B, ~H/8, ~W/8, 192], shared with Inception-ResNet."""
-    for i, (features, kernel, stride, padding) in enumerate(
-        ((32, 3, 2, 'VALID'), (32, 3, 1, 'VALID'), (64, 3, 1, 'SAME')), 1
-    ):
-        x = Unit(features, kernel, stride, padding, conv, norm, name=f'stem{i}')(x)
-    x = layers.max_pool(x, 3, 2)
-    for i, (features, kernel) in enumerate(((80, 1), (192, 3)), 4):
-        x = Unit(features, kernel, 1, 'VALID', conv, norm, name=f'stem{i}')(x)
-    return layers.max_pool(x, 3, 2)
+    count = 0
+    for convolutions in STEM:
+        for settings in convolutions:
+            count += 1
+            x = Unit(*settings, conv, norm, name=f'stem{count}')(x)
+        x = layers.max_pool(x, 3, 2)
+    return x
 
 
 def body(x, conv, norm):
     """[B, H, W, C] -> endpoints; the last is [B, ~H/32, ~W/32, 2048]."""
-    maps = {'stem': stem(x, conv, norm)}
+    x = stem(x, conv, norm)
+    maps = {'stem': x}
     for name, branches in BLOCKS.items():
-        maps[name] = Mixed(branches, conv, norm, name=name)(list(maps.values())[-1])
+        x = Mixed(branches, conv, norm, name=name)(x)
+        maps[name] = x
     return maps
 
 
-InceptionV3 = partial(Backbone, 'inception_v3', body, 75)
+InceptionV3 = partial(Backbone, 'inception_v3', body, 75, 'keras.applications.InceptionV3')

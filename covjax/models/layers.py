@@ -1,6 +1,7 @@
 """Layers shared by the model families. Arrays are [B, H, W, C].
 
-Where XLA's CPU backend is slow at a convolution, the same sum is written another way, here and nowhere else; parameters and results are the same.
+Where XLA's CPU backend is slow at an operation, the same sum is written another way, here and
+nowhere else; parameters and results are the same. benchmarks/convolutions.py measures the gain.
 """
 
 from functools import partial, reduce
@@ -15,15 +16,29 @@ from jax import lax
 NHWC = ('NHWC', 'HWIO', 'NHWC')  # dimension_numbers of lax convolutions
 
 
+def on_cpu():
+    """Whether computations are traced for XLA's CPU backend, which is slow at some operations."""
+    return jax.default_backend() == 'cpu'
+
+
+# ---- padding, norms, dropout
+
+
+def pad(x, n):
+    """Puts n pixels of zeros around [B, H, W, C]."""
+    return jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)))
+
+
 def reflect_pad(x, n):
     """Mirrors n pixels at each edge of [B, H, W, C], the edge itself not repeated."""
     return jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), mode='reflect')
 
 
 class InstanceNorm(nn.Module):
-    """Each image and channel to mean 0, variance 1 over H, W: biased variance, float32 statistics (Ulyanov et al. 2016).
+    """Brings each image and channel to mean 0 and variance 1 over H, W (Ulyanov et al. 2016).
 
-    With `affine` times a scale, from N(1, 0.02), plus a bias, from 0: float32 [C].
+    The variance is biased, statistics are float32. With `affine` the result is multiplied by a
+    scale, drawn from N(1, 0.02), and a bias is added, at first 0; both are float32 [C].
     """
 
     affine: bool = False
@@ -31,55 +46,111 @@ class InstanceNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """[B, H, W, C] -> the same shape and dtype."""
         wide = x.astype(jnp.float32)
         mean = wide.mean((1, 2), keepdims=True)
         variance = ((wide - mean) ** 2).mean((1, 2), keepdims=True)
         y = (wide - mean) * lax.rsqrt(variance + self.eps)
         if self.affine:
-            scale = self.param(
-                'scale', lambda rng, shape: 1 + 0.02 * jax.random.normal(rng, shape), x.shape[-1:]
-            )
-            y = y * scale.reshape(1, 1, 1, -1) + self.param(
-                'bias', nn.initializers.zeros_init(), x.shape[-1:]
-            ).reshape(1, 1, 1, -1)
+            near_one = lambda rng, shape: 1 + 0.02 * jax.random.normal(rng, shape)
+            scale = self.param('scale', near_one, x.shape[-1:])
+            bias = self.param('bias', nn.initializers.zeros_init(), x.shape[-1:])
+            y = y * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
         return y.astype(x.dtype)
 
 
-def on_cpu():
-    """Whether computations are traced for XLA's CPU backend, where some operations are better written another way."""
-    return jax.default_backend() == 'cpu'
+def batch_norm(train, momentum, dtype, axis_name):
+    """nn.BatchNorm(...) as the backbones use it.
+
+    Args:
+        train: whether the statistics are those of the batch, or the running ones.
+        momentum: how much of the old running statistics a step keeps.
+        dtype: of the result.
+        axis_name: device axis over which statistics of batches are averaged, or None.
+    """
+    return partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=momentum,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+
+
+class ExampleDropout(nn.Module):
+    """Dropout of features [B, F] that does not depend on the number of devices.
+
+    The mask of an example comes from its place in the global batch.
+    """
+
+    rate: float
+    axis_name: str | None = None  # of the devices that share the batch
+
+    @nn.compact
+    def __call__(self, x, deterministic):
+        """[B, F] -> [B, F]; as it is where `deterministic`."""
+        if deterministic or not self.rate:
+            return x
+        first = lax.axis_index(self.axis_name) * len(x) if self.axis_name else 0
+        rng_of = partial(jax.random.fold_in, self.make_rng('dropout'))
+        rngs = jax.vmap(rng_of)(first + jnp.arange(len(x)))
+        keep = jax.vmap(lambda rng: jax.random.bernoulli(rng, 1 - self.rate, x.shape[1:]))(rngs)
+        return jnp.where(keep, x / (1 - self.rate), 0.0)
+
+
+# ---- convolutions
+
+
+def conv(dtype):
+    """nn.Conv(features, kernel_size, strides, ...) of the backbones: padding SAME, He's init."""
+    he_normal = nn.initializers.he_normal()
+    return partial(nn.Conv, dtype=dtype, kernel_init=he_normal, conv_general_dilated=convolve)
+
+
+def stem_7x7(x, conv, norm):
+    """[B, H, W, C] -> [B, ~H/4, ~W/4, 64]: the stem of the ResNets and of DenseNet.
+
+    A 7x7 convolution and 3x3 max pooling, both with stride 2 and a margin of zeros, which are the
+    least that there is after a ReLU.
+    """
+    x = conv(64, (7, 7), 2, padding='VALID', name='stem_conv')(pad(x, 3))
+    x = nn.relu(norm(name='stem_norm')(x))
+    return max_pool(pad(x, 1), 3, 2)
 
 
 def convolve(x, kernel, strides, padding, **options):
-    """lax.conv_general_dilated; on CPU, where one of the ways below is faster, that way."""
+    """lax.conv_general_dilated, or where one of the ways below is faster on CPU, that way."""
     if on_cpu():
-        (size, width, channels, features), plain = (
-            kernel.shape,
-            padding == 'VALID' and tuple(strides) == (1, 1),
-        )
-        if (size, width) == (1, 1) and isinstance(padding, str):
+        size, (channels, features) = kernel.shape[:2], kernel.shape[2:]
+        plain = padding == 'VALID' and tuple(strides) == (1, 1)
+        if size == (1, 1) and isinstance(padding, str):
             return pointwise(x, kernel, strides)
         if plain and features <= 4 < channels:
             return by_taps(x, kernel)
-        if (
-            plain
-            and (size, width) == (3, 3)
-            and min(channels, features) >= 32
-            and not (x.shape[1] % 2 or x.shape[2] % 2)
-            and x.dtype == jnp.float32
-        ):
+        if plain and size == (3, 3) and min(channels, features) >= 32 and _fits_winograd(x):
             return winograd(x, kernel)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
+def _fits_winograd(x):
+    return x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0 and x.dtype == jnp.float32
+
+
 def pointwise(x, kernel, strides):
-    """A 1x1 convolution as a matrix product: its weight gradient is then two to five times faster."""
+    """A 1x1 convolution [B, H, W, C], [1, 1, C, F] as a matrix product.
+
+    Its weight gradient is two to five times faster on CPU.
+    """
     x = x[:, :: strides[0], :: strides[1]]
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
 def by_taps(x, kernel):
-    """A convolution to few channels as one product and shifted sums: XLA's own takes some seventy times longer for one channel of 7x7, forward."""
+    """A convolution to few channels, without padding, as one product and shifted sums.
+
+    [B, H, W, C], [h, w, C, F] -> [B, H - h + 1, W - w + 1, F]. On CPU XLA's own takes some seventy
+    times longer for one channel of 7x7, forward.
+    """
     height, width, channels, features = kernel.shape
     planes = jnp.matmul(
         x.reshape(-1, channels),
@@ -88,53 +159,71 @@ def by_taps(x, kernel):
     )
     planes = planes.reshape(*x.shape[:3], height, width, features)
     down, right = x.shape[1] - height + 1, x.shape[2] - width + 1
-    return sum(
-        planes[:, i : i + down, j : j + right, i, j] for i in range(height) for j in range(width)
-    ).astype(x.dtype)
+    taps = [(i, j) for i in range(height) for j in range(width)]
+    return sum(planes[:, i : i + down, j : j + right, i, j] for i, j in taps).astype(x.dtype)
+
+
+# B^T, G and A^T of F(2x2, 3x3) in section 4.1 of Lavin & Gray 2016.
+# fmt: off
+INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
+KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
+# fmt: on
 
 
 @jax.custom_vjp
 def winograd(x, kernel):
-    """A 3x3 convolution, two by two outputs at a time from 16 products instead of 36: F(2x2, 3x3) of Lavin & Gray 2016, arXiv 1509.09308.
+    """A 3x3 convolution without padding, two by two outputs at a time from 16 products, not 36.
 
-    [B, H, W, C], [3, 3, C, F] -> [B, H - 2, W - 2, F] for even H and W. It is 1.3 to 2 times faster than XLA's convolution (benchmarks/convolutions.py),
-    with the same rounding error.
+    F(2x2, 3x3) of Lavin & Gray 2016, arXiv 1509.09308. It is 1.3 to 2 times faster than XLA's
+    convolution on CPU, with the same rounding error.
+
+    Args:
+        x: [B, H, W, C] float32, even H and W.
+        kernel: [3, 3, C, F].
+
+    Returns:
+        [B, H - 2, W - 2, F].
     """
-    return _untile(
-        _tiles(x) @ _transform(KERNEL, kernel.reshape(9, *kernel.shape[2:])), len(x), x.shape[1] - 2
-    )
+    products = _tiles(x) @ _transform(KERNEL, _taps(kernel))
+    return _untile(products, len(x), x.shape[1] - 2)
 
 
-def _winograd_gradients(saved, g):
-    """Of the image: the same convolution of g with the kernel turned around. Of the kernel: the products and transforms above, transposed."""
+def _winograd_forward(x, kernel):
+    return winograd(x, kernel), (x, kernel)
+
+
+def _winograd_backward(saved, g):
+    """The gradients of image and kernel from that of the output.
+
+    The first is the same convolution of g with the kernel turned around; the second the products
+    and transforms above, transposed.
+    """
     (x, kernel), g = saved, lax.optimization_barrier(g)  # see _tiles
-    turned = _transform(KERNEL[:, ::-1], kernel.reshape(9, *kernel.shape[2:]))
-    dx = _untile(
-        jnp.einsum('tnf,tcf->tnc', _tiles(jnp.pad(g, ((0, 0), (2, 2), (2, 2), (0, 0)))), turned),
-        len(x),
-        x.shape[1],
-    )
-    spread = _transform(
-        OUTPUT.T,
-        jnp.stack([g[:, i::2, j::2].reshape(-1, g.shape[-1]) for i in range(2) for j in range(2)]),
-    )
+    turned = _transform(KERNEL[:, ::-1], _taps(kernel))
+    products = jnp.einsum('tnf,tcf->tnc', _tiles(pad(g, 2)), turned)
+    dx = _untile(products, len(x), x.shape[1])
+    corners = [g[:, i::2, j::2].reshape(-1, g.shape[-1]) for i in range(2) for j in range(2)]
+    spread = _transform(OUTPUT.T, jnp.stack(corners))
     dk = _transform(KERNEL.T, jnp.einsum('tnc,tnf->tcf', _tiles(x), spread))
     return dx, dk.reshape(kernel.shape)
 
 
-winograd.defvjp(lambda x, kernel: (winograd(x, kernel), (x, kernel)), _winograd_gradients)
+winograd.defvjp(_winograd_forward, _winograd_backward)
 
-INPUT = np.array(
-    [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32
-)  # B^T, G and A^T of the paper's section 4.1
-KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
-OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
+
+def _taps(kernel):
+    """[3, 3, C, F] -> [9, C, F]."""
+    return kernel.reshape(9, *kernel.shape[2:])
 
 
 def _transform(matrix, grid):
-    """A matrix [m, n] along the rows and the columns of an n x n grid of arrays: [n * n, ...] -> [m * m, ...]."""
-    both = np.kron(matrix, matrix)
-    return (both @ grid.reshape(len(grid), -1)).reshape(len(both), *grid.shape[1:])
+    """A matrix [m, n] along the rows and the columns of an n x n grid of arrays.
+
+    [n * n, ...] -> [m * m, ...].
+    """
+    squared = np.kron(matrix, matrix)
+    return (squared @ grid.reshape(len(grid), -1)).reshape(len(squared), *grid.shape[1:])
 
 
 def _tiles(x):
@@ -155,27 +244,15 @@ def _untile(products, batch, height):
     return y.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height, -1, products.shape[-1])
 
 
-def conv(dtype):
-    """nn.Conv(features, kernel_size, strides, ...) of the backbones: padding SAME, He initialisation."""
-    return partial(
-        nn.Conv, dtype=dtype, kernel_init=nn.initializers.he_normal(), conv_general_dilated=convolve
-    )
-
-
-def batch_norm(train, momentum, dtype, axis_name):
-    """nn.BatchNorm(...) of the backbones: batch statistics in training (over all devices of an axis), running ones otherwise."""
-    return partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=momentum,
-        dtype=dtype,
-        axis_name=axis_name,
-    )
+# ---- pooling
 
 
 def max_pool(x, size, stride):
-    """Maximum of size x size windows without padding. On CPU the maximum of shifted images, along rows and columns in turn: its gradient is ten times
-    faster. Where several pixels of a window share the maximum, the CPU spreads the gradient over them and other backends give it to one of them.
+    """Maximum of size x size windows, without padding.
+
+    On CPU it is the maximum of shifted images, along rows and columns in turn, whose gradient is
+    ten times faster. Where several pixels of a window share the maximum, the CPU spreads the
+    gradient over them and other backends give it to one of them.
     """
     if not on_cpu():
         return nn.max_pool(x, (size, size), strides=(stride, stride))
@@ -185,46 +262,34 @@ def max_pool(x, size, stride):
 
 
 def avg_pool_3x3(x):
-    """Mean of 3x3 windows, stride 1, of the pixels that are inside the image. On CPU from sums of shifted images, as above."""
+    """Mean of 3x3 windows with stride 1, of those of their pixels that are inside the image.
+
+    On CPU it comes from sums of shifted images, along rows and columns in turn.
+    """
     if not on_cpu():
         return nn.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False)
     for axis in (1, 2):
-        sums, counts = (
-            sum(_shifted(jnp.pad(a, [(int(at == axis),) * 2 for at in range(4)]), 3, 1, axis))
-            for a in (x, jnp.ones_like(x[:1, :, :, :1]))
-        )
+        margin = [(int(at == axis),) * 2 for at in range(4)]
+        sums = sum(_shifted(jnp.pad(x, margin), 3, 1, axis))
+        counts = sum(_shifted(jnp.pad(jnp.ones_like(x[:1, :, :, :1]), margin), 3, 1, axis))
         x = sums / counts
     return x
 
 
 def _shifted(x, size, stride, axis):
-    """Every place of a window of `size` along an axis, each as an array of that place in all windows."""
+    """[array of the i-th pixel of every window of `size` along an axis, for each i]."""
     end = (x.shape[axis] - size) // stride * stride + 1
     return [lax.slice_in_dim(x, i, i + end, stride, axis) for i in range(size)]
 
 
-class ExampleDropout(nn.Module):
-    """Dropout of features [B, F] whose mask depends on an example's place in the global batch, so not on the number of devices."""
-
-    rate: float
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, deterministic):
-        if deterministic or not self.rate:
-            return x
-        first = lax.axis_index(self.axis_name) * len(x) if self.axis_name else 0
-        rngs = jax.vmap(partial(jax.random.fold_in, self.make_rng('dropout')))(
-            first + jnp.arange(len(x))
-        )
-        keep = jax.vmap(lambda rng: jax.random.bernoulli(rng, 1 - self.rate, x.shape[1:]))(rngs)
-        return jnp.where(keep, x / (1 - self.rate), 0.0)
+# ---- the way up
 
 
 class UpConv(nn.Module):
-    """The way up: [B, H, W, C] -> [B, 2H, 2W, features], from a kernel [3, 3, C, features] and a bias.
+    """Doubles the size of maps, with a kernel [3, 3, C, features] and a bias.
 
-    A transposed convolution with stride 2, PyTorch's padding=1, output_padding=1: y[2i - 1 + k] += x[i] kernel[k]. With `resize` a convolution of doubled
+    It is a transposed convolution with stride 2, that of PyTorch with padding=1 and
+    output_padding=1: y[2i - 1 + k] += x[i] kernel[k]. With `resize` it is a convolution of doubled
     pixels, which leaves no checkerboard (Odena et al. 2016).
     """
 
@@ -235,44 +300,60 @@ class UpConv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """[B, H, W, C] -> [B, 2H, 2W, features]."""
         kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
         bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        way = doubled if self.resize else transposed_by_taps if on_cpu() else transposed
-        return way(x, kernel) + bias.reshape(1, 1, 1, -1)
+        if self.resize:
+            y = doubled(x, kernel)
+        elif on_cpu():
+            y = transposed_by_taps(x, kernel)
+        else:
+            y = transposed(x, kernel)
+        return y + bias.reshape(1, 1, 1, -1)
 
 
 def transposed(x, kernel):
-    """The sum of UpConv as a convolution of the image with zeros between its pixels."""
+    """The transposed convolution of UpConv as one of the image with zeros between its pixels.
+
+    [B, H, W, C], [3, 3, C, F] -> [B, 2H, 2W, F].
+    """
+    margin = ((1, 2), (1, 2))
     return lax.conv_general_dilated(
-        x, kernel[::-1, ::-1], (1, 1), ((1, 2), (1, 2)), lhs_dilation=(2, 2), dimension_numbers=NHWC
+        x, kernel[::-1, ::-1], (1, 1), margin, lhs_dilation=(2, 2), dimension_numbers=NHWC
     )
 
 
 def transposed_by_taps(x, kernel):
-    """The same as one product and shifted sums: even outputs take tap 1 of x[i]; odd ones tap 2 of x[i] and tap 0 of x[i + 1]. On CPU the gradients of a
-    dilated convolution take twenty times longer.
+    """The transposed convolution of UpConv as one product and shifted sums.
+
+    [B, H, W, C], [3, 3, C, F] -> [B, 2H, 2W, F]. Even outputs take tap 1 of x[i]; odd ones tap 2 of
+    x[i] and tap 0 of x[i + 1]. On CPU the gradients of the dilated convolution in `transposed` take
+    twenty times longer.
     """
     batch, height, width, channels = x.shape
-    planes = (x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)).reshape(
-        batch, height, width, 3, 3, -1
-    )
-    rows = planes[:, :, :, 1], planes[:, :, :, 2] + _next(planes[:, :, :, 0], 1)
-    y = [
-        jnp.stack([row[:, :, :, 1], row[:, :, :, 2] + _next(row[:, :, :, 0], 2)], 3) for row in rows
-    ]
+    planes = x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    planes = planes.reshape(batch, height, width, 3, 3, -1)
+    even_rows, odd_rows = planes[:, :, :, 1], planes[:, :, :, 2] + _next(planes[:, :, :, 0], 1)
+    y = [_interleaved_columns(rows) for rows in (even_rows, odd_rows)]
     return jnp.stack(y, 2).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def _interleaved_columns(taps):
+    """[B, H, W, 3, F] -> [B, H, W, 2, F]: the even and the odd columns of the output."""
+    return jnp.stack([taps[:, :, :, 1], taps[:, :, :, 2] + _next(taps[:, :, :, 0], 2)], 3)
 
 
 def _next(x, axis):
     """x[i + 1] along an axis, and 0 after the last."""
-    return jnp.pad(
-        lax.slice_in_dim(x, 1, None, 1, axis), [(0, int(at == axis)) for at in range(x.ndim)]
-    )
+    margin = [(0, int(at == axis)) for at in range(x.ndim)]
+    return jnp.pad(lax.slice_in_dim(x, 1, None, 1, axis), margin)
 
 
 def doubled(x, kernel):
-    """Every pixel doubled, then a reflect-padded 3x3 convolution."""
-    return convolve(
-        reflect_pad(x.repeat(2, 1).repeat(2, 2), 1), kernel, (1, 1), 'VALID', dimension_numbers=NHWC
-    )
+    """Every pixel doubled, then a reflect-padded 3x3 convolution.
+
+    [B, H, W, C], [3, 3, C, F] -> [B, 2H, 2W, F].
+    """
+    wide = reflect_pad(x.repeat(2, 1).repeat(2, 2), 1)
+    return convolve(wide, kernel, (1, 1), 'VALID', dimension_numbers=NHWC)

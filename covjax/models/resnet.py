@@ -1,71 +1,91 @@
-"""ResNet-50 v1 (He et al. 2015, arXiv 1512.03385), as in keras.applications: stride in the first 1x1 of a stage, convolutions with biases.
+"""ResNet-50 v1 as in keras.applications and ResNet-18 as in torchvision.
+
+He et al. 2015, arXiv 1512.03385. ResNet-50 has the stride in the first 1x1 convolution of a stage,
+and biases; ResNet-18 has it in the first 3x3 convolution, and no biases.
 
 Endpoints: 'stage2'..'stage5', the map after each stage. H and W >= 32.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from flax import linen as nn
 
 from covjax.models import layers
 from covjax.models.backbone import Backbone
 
-BLOCKS = (
-    3,
-    4,
-    6,
-    3,
-)  # bottlenecks of the stages, which have widths 64, 128, 256, 512 and stride 2 from the second on
-
 
 class Bottleneck(nn.Module):
-    """1x1 (with the stride), 3x3, 1x1 to 4 times the width, around a projected or plain shortcut."""
+    """1x1 (with the stride), 3x3, 1x1 to 4 times the width, around the shortcut."""
 
     width: int
     stride: int
-    project: bool
     conv: Any
     norm: Any
 
     @nn.compact
     def __call__(self, x):
-        shortcut = x
-        if self.project:
-            shortcut = self.norm(name='norm0')(
-                self.conv(4 * self.width, (1, 1), self.stride, name='conv0')(x)
-            )
-        y = nn.relu(
-            self.norm(name='norm1')(self.conv(self.width, (1, 1), self.stride, name='conv1')(x))
-        )
-        y = nn.relu(self.norm(name='norm2')(self.conv(self.width, (3, 3), name='conv2')(y)))
-        y = self.norm(name='norm3')(self.conv(4 * self.width, (1, 1), name='conv3')(y))
+        """[B, H, W, C] -> [B, H/stride, W/stride, 4 * width]."""
+        conv, norm, width = self.conv, self.norm, self.width
+        shortcut = _shortcut(x, 4 * width, self.stride, conv, norm)
+        y = nn.relu(norm(name='norm1')(conv(width, (1, 1), self.stride, name='conv1')(x)))
+        y = nn.relu(norm(name='norm2')(conv(width, (3, 3), name='conv2')(y)))
+        y = norm(name='norm3')(conv(4 * width, (1, 1), name='conv3')(y))
         return nn.relu(shortcut + y)
 
 
-def body(x, conv, norm):
-    """[B, H, W, C] -> endpoints; the last is [B, H/32, W/32, 2048]."""
-    norm = partial(norm, epsilon=1.001e-5)
-    x = jnp.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)))
-    x = nn.relu(norm(name='stem_norm')(conv(64, (7, 7), 2, padding='VALID', name='stem_conv')(x)))
-    x = layers.max_pool(
-        jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2
-    )  # zeros are the least there is after a ReLU
+class Basic(nn.Module):
+    """3x3 (with the stride) and 3x3, with a margin of one pixel, around the shortcut."""
+
+    width: int
+    stride: int
+    conv: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x):
+        """[B, H, W, C] -> [B, H/stride, W/stride, width]."""
+        conv, norm = partial(self.conv, self.width, (3, 3), padding=1), self.norm
+        shortcut = _shortcut(x, self.width, self.stride, self.conv, norm)
+        y = nn.relu(norm(name='norm1')(conv(self.stride, name='conv1')(x)))
+        y = norm(name='norm2')(conv(name='conv2')(y))
+        return nn.relu(shortcut + y)
+
+
+def _shortcut(x, features, stride, conv, norm):
+    """x itself or, where a block changes the number of features, projected by a 1x1 convolution."""
+    if x.shape[-1] == features:
+        return x
+    return norm(name='norm0')(conv(features, (1, 1), stride, name='conv0')(x))
+
+
+class Variant(NamedTuple):
+    """What a member of the family is made of."""
+
+    block: Any  # Bottleneck or Basic
+    counts: tuple[int, ...]  # blocks of the stages, of widths 64, 128, 256, 512
+    bias: bool  # whether convolutions have one
+    epsilon: float  # of BatchNorm
+
+
+RESNET18 = Variant(Basic, (2, 2, 2, 2), bias=False, epsilon=1e-5)
+RESNET50 = Variant(Bottleneck, (3, 4, 6, 3), bias=True, epsilon=1.001e-5)
+
+
+def body(variant, x, conv, norm):
+    """[B, H, W, C] -> endpoints; the last is [B, H/32, W/32, 512], or 2048 of ResNet-50."""
+    norm = partial(norm, epsilon=variant.epsilon)
+    conv = partial(conv, use_bias=variant.bias)
+    x = layers.stem_7x7(x, conv, norm)
     maps = {}
-    for stage, blocks in enumerate(BLOCKS):
-        for block in range(blocks):
-            stride = 2 if stage and not block else 1
-            x = Bottleneck(
-                64 * 2**stage,
-                stride,
-                not block,
-                conv,
-                norm,
-                name=f'stage{stage + 2}_block{block + 1}',
-            )(x)
+    for stage, count in enumerate(variant.counts):
+        for i in range(count):
+            stride = 2 if stage and i == 0 else 1
+            name = f'stage{stage + 2}_block{i + 1}'
+            x = variant.block(64 * 2**stage, stride, conv, norm, name=name)(x)
         maps[f'stage{stage + 2}'] = x
     return maps
 
 
-ResNet50 = partial(Backbone, 'resnet50', body, 32)
+ResNet18 = partial(Backbone, 'resnet18', partial(body, RESNET18), 32, 'torchvision resnet18')
+ResNet50 = partial(Backbone, 'resnet50', partial(body, RESNET50), 32, 'keras.applications.ResNet50')

@@ -1,6 +1,7 @@
 """VGG16 (Simonyan and Zisserman 2014, arXiv 1409.1556), as in keras.applications.
 
-Endpoints: 'block1'..'block5', the last convolution of each block before its pooling, and 'features', the last one pooled. H and W >= 32.
+Endpoints: 'block1'..'block5', the last convolution of each block before its pooling, and
+'features', the last one pooled. H and W >= 32.
 """
 
 from functools import partial
@@ -24,4 +25,4 @@ def body(x, conv, norm):
     return maps | {'features': x}
 
 
-VGG16 = partial(Backbone, 'vgg16', body, 32)
+VGG16 = partial(Backbone, 'vgg16', body, 32, 'keras.applications.VGG16')

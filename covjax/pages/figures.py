@@ -1,12 +1,24 @@
-"""Plots of evaluations: ROC curves and reliability curves."""
+"""Plots, without a screen: ROC curves and reliability curves of evaluations."""
+
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from covjax.metrics import roc
 from covjax.metrics.calibration import reliability
-from covjax.metrics.roc import curve
 from covjax.pages import tables
+
+LEGEND = {'fontsize': 7, 'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.15), 'frameon': False}
+
+
+class Curve(NamedTuple):
+    """What has a curve, or one for each seed, of its own in a panel."""
+
+    model: str
+    train_set: str
+    checkpoint: str | None
 
 
 def subplots(rows=1, columns=1, squeeze=True, **options):
@@ -25,38 +37,120 @@ def subplots(rows=1, columns=1, squeeze=True, **options):
 
 
 def save(figure, path, **options):
-    """Writes a figure as PNG; makes the folder."""
+    """Writes a figure as PNG; makes the folder.
+
+    Args:
+        figure: matplotlib Figure.
+        path: pathlib.Path.
+        options: of Figure.savefig, such as bbox_inches.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, **options)
 
 
+def draw_roc(evaluations, letters):
+    """ROC curves, one for each seed, with the mean area in the legend (the paper's Figure 3).
+
+    Args:
+        evaluations: [data.results.Evaluation].
+        letters: short names of the training sets, of `tables.labels_of_training_sets`.
+
+    Returns:
+        A Figure with one panel for each protocol and test set, and one colour for each model.
+    """
+    panels = _panels(evaluations)
+    figure, axes, colours = _axes(panels)
+    for ax, curves in zip(axes, panels.values()):
+        seen = set()
+        for curve, results in curves.items():
+            style = _style(results[0], curve.model in seen)
+            seen.add(curve.model)
+            label = _roc_label(curve, results, letters[curve.train_set])
+            for result in results:
+                points = roc.curve(np.array(result.labels), np.array(result.scores))
+                ax.plot(*points, color=colours[curve.model], lw=1.3, ls=style, label=label)
+                label = None  # one entry for all seeds
+        ax.set(xlabel='1 - specificity', ylabel='recall of COVID')
+        ax.legend(**LEGEND)
+    return figure
+
+
+def _style(result, seen):
+    """How a curve is dashed; `seen`: whether its model has another curve in the panel before it."""
+    if seen:
+        return ':'
+    return '--' if result.is_baseline else '-'
+
+
+def _roc_label(curve, results, letter):
+    """The entry of a Curve in the legend, with the area of all its seeds."""
+    areas = [result.metrics['auc'] for result in results]
+    model = tables.NAMES.get(curve.model, curve.model)
+    checkpoint = f', {curve.checkpoint}' if curve.checkpoint else ''
+    label = f'{model}, {letter}{checkpoint}: AUC {np.mean(areas):.3f}'
+    if len(areas) == 1:
+        return label
+    return f'{label} ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} runs)'
+
+
+def draw_reliability(evaluations):
+    """Reliability curves: the share of COVID among images of a score, of all seeds together.
+
+    Args:
+        evaluations: [data.results.Evaluation]; of their results only those of networks are drawn.
+
+    Returns:
+        A Figure with one panel for each protocol and test set, and one colour for each model.
+    """
+    panels = {
+        test: {curve: results for curve, results in curves.items() if not results[0].is_baseline}
+        for test, curves in _panels(evaluations).items()
+    }
+    figure, axes, colours = _axes(panels)
+    for ax, curves in zip(axes, panels.values()):
+        for curve, results in curves.items():
+            labels = np.concatenate([result.labels for result in results])
+            scores = np.concatenate([result.scores for result in results])
+            score, share, count = reliability(labels, scores)
+            model, colour = tables.NAMES.get(curve.model, curve.model), colours[curve.model]
+            label = f'{model}, {curve.checkpoint} checkpoint'
+            ax.plot(score, share, color=colour, lw=1.2, label=label)
+            ax.scatter(score, share, s=3 + 60 * count / count.sum(), color=colour)
+        ax.set(xlabel='score, P(COVID)', ylabel='share of COVID')
+        ax.legend(**LEGEND)
+    return figure
+
+
 def _panels(evaluations):
-    """{(protocol, test): {(model, training set, checkpoint): its results}} of the tests that a network was given, where both classes are there; several evaluations bring the same baseline."""
+    """{(protocol, test): {Curve: [Result of each seed]}}.
+
+    Test sets with one class, and those that no network was given, are left out.
+    """
     panels = {}
     for evaluation in evaluations:
-        for result in evaluation['results']:
-            if result['metrics']['auc'] is not None:
-                name = result.get('test_name') or _wrapped(result['test_set'])
-                curves = panels.setdefault((evaluation['protocol'], name), {}).setdefault(
-                    (result['model'], result['train_set'], result['checkpoint']), []
-                )
-                if result not in curves:
-                    curves.append(result)
-    return {
-        test: groups
-        for test, groups in panels.items()
-        if not all(tables.is_baseline(model) for model, _, _ in groups)
-    }
+        for result in evaluation.results:
+            if result.metrics['auc'] is None:
+                continue
+            test = result.test_name or _wrapped(result.test_set)
+            curve = Curve(result.model, result.train_set, result.checkpoint)
+            curves = panels.setdefault((evaluation.protocol, test), {})
+            results = curves.setdefault(curve, [])
+            if result not in results:  # several evaluations bring the same baseline
+                results.append(result)
+    has_network = lambda curves: any(not results[0].is_baseline for results in curves.values())
+    return {test: curves for test, curves in panels.items() if has_network(curves)}
 
 
 def _axes(panels):
-    """One panel a protocol and test, one colour a model."""
-    models = dict.fromkeys(model for groups in panels.values() for model, _, _ in groups)
+    """(figure, [Axes of each panel], {model: colour}) of {(protocol, test): {Curve: results}}."""
+    models = dict.fromkeys(curve.model for curves in panels.values() for curve in curves)
     colours = {model: matplotlib.colormaps['tab10'](i % 10) for i, model in enumerate(models)}
-    columns = min(max(len(panels), 1), 3 if len(panels) % 3 == 0 else 2)
+    widest = 3 if len(panels) % 3 == 0 else 2
+    columns = min(max(len(panels), 1), widest)
     rows = max(-(-len(panels) // columns), 1)
-    height = 5 + 0.25 * max(map(len, panels.values()), default=0)  # room for the legend
-    figure, axes = subplots(rows, columns, squeeze=False, figsize=(4.8 * columns, height * rows))
+    legend = 0.25 * max(map(len, panels.values()), default=0)
+    size = (4.8 * columns, (5 + legend) * rows)
+    figure, axes = subplots(rows, columns, squeeze=False, figsize=size)
     for ax in axes.ravel()[len(panels) :]:
         ax.axis('off')
     for ax, (protocol, test) in zip(axes.ravel(), panels):
@@ -66,75 +160,6 @@ def _axes(panels):
     return figure, axes.ravel(), colours
 
 
-def draw_roc(evaluations, letters):
-    """A curve for each seed, and the mean area in the legend (the paper's Figure 3); `letters` names the training sets."""
-    panels = _panels(evaluations)
-    figure, axes, colours = _axes(panels)
-    for ax, groups in zip(axes, panels.values()):
-        styles = {
-            key: ':'
-            if sum(one[0] == key[0] for one in list(groups)[:i])
-            else '--'
-            if tables.is_baseline(key[0])
-            else '-'
-            for i, key in enumerate(groups)
-        }
-        for (model, train_set, which), curves in groups.items():
-            areas = [result['metrics']['auc'] for result in curves]
-            spread = (
-                f' ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} runs)'
-                if len(areas) > 1
-                else ''
-            )
-            label = f'{tables.NAMES.get(model, model)}, {letters[train_set]}{f", {which}" if which else ""}: AUC {np.mean(areas):.3f}{spread}'
-            for result in curves:
-                labels, scores = zip(
-                    *((image['label'], image['score']) for image in result['images'])
-                )
-                ax.plot(
-                    *curve(np.array(labels), np.array(scores)),
-                    color=colours[model],
-                    lw=1.3,
-                    ls=styles[model, train_set, which],
-                    label=label,
-                )
-                label = None  # one entry for all seeds
-        ax.set(xlabel='1 - specificity', ylabel='recall of COVID')
-        ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.15), frameon=False)
-    return figure
-
-
-def draw_reliability(evaluations):
-    """The share of COVID among images of a score, of all seeds together; networks only."""
-    panels = {
-        test: {
-            group: curves for group, curves in groups.items() if not tables.is_baseline(group[0])
-        }
-        for test, groups in _panels(evaluations).items()
-    }
-    figure, axes, colours = _axes(panels)
-    for ax, groups in zip(axes, panels.values()):
-        for (model, train_set, which), curves in groups.items():
-            labels, scores = zip(
-                *(
-                    (image['label'], image['score'])
-                    for result in curves
-                    for image in result['images']
-                )
-            )
-            score, share, count = reliability(labels, scores)
-            ax.plot(
-                score,
-                share,
-                color=colours[model],
-                lw=1.2,
-                label=f'{tables.NAMES.get(model, model)}, {which} checkpoint',
-            )
-            ax.scatter(score, share, s=3 + 60 * count / count.sum(), color=colours[model])
-        ax.set(xlabel='score, P(COVID)', ylabel='share of COVID')
-        ax.legend(fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.15), frameon=False)
-    return figure
-
-
 def _wrapped(spec):
+    """A spec with each part on a line of its own."""
     return spec.replace('+', '\n  + ')

@@ -1,4 +1,8 @@
-"""Picture files, and pictures for people: nodule boxes drawn in, close-ups, contact sheets."""
+"""Pictures for people: boxes and outlines drawn in, close-ups, contact sheets, panels of a report.
+
+Images are uint8, grey [H, W] or RGB [H, W, 3]. A box is (ymin, xmin, ymax, xmax) in 0..1 of the
+image.
+"""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -7,28 +11,71 @@ from covjax.ct import picture
 from covjax.data.synthetic import read_manifest
 
 YELLOW = (255, 210, 60)
+PANELS = 5  # rows of draw_panels
 
 
 def draw_boxes(grey, boxes, size):
-    """uint8 grey [H, W] -> uint8 RGB [size, size, 3] with boxes (ymin, xmin, ymax, xmax in 0..1) as yellow frames."""
+    """An image, resized bilinearly, with boxes as yellow frames.
+
+    Args:
+        grey: uint8 [H, W].
+        boxes: sequence of boxes.
+        size: pixels a side of what is returned.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
     image = Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR).convert('RGB')
     draw = ImageDraw.Draw(image)
     for ymin, xmin, ymax, xmax in boxes:
-        draw.rectangle(
-            [xmin * size - 2, ymin * size - 2, xmax * size + 1, ymax * size + 1], outline=YELLOW
-        )
+        left, top = xmin * size - 2, ymin * size - 2
+        draw.rectangle([left, top, xmax * size + 1, ymax * size + 1], outline=YELLOW)
     return np.asarray(image)
 
 
+def outline(grey, mask):
+    """An image with the upper and left edges of a mask in yellow.
+
+    Args:
+        grey: uint8 [H, W].
+        mask: bool [H, W].
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    above, left = np.roll(mask, 1, 0), np.roll(mask, 1, 1)
+    edge = mask & ~above | mask & ~left
+    rgb = np.repeat(grey[..., None], 3, 2)
+    return np.where(edge[..., None], YELLOW, rgb).astype(np.uint8)
+
+
 def contact_sheet(tiles, columns):
-    """uint8 [N, S, S, 3] tiles, row by row -> one picture; empty places stay black."""
+    """Tiles side by side, row by row, in one picture; places without a tile stay black.
+
+    Args:
+        tiles: uint8 [S, S, 3] each, at least one.
+        columns: how many stand in a row.
+
+    Returns:
+        uint8 [rows * S, columns * S, 3].
+    """
     tiles = list(tiles)
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     return np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
 
 
 def close_up(grey, box, size, margin=2.5):
-    """The square around a box, `margin` times its side, with the box drawn: uint8 [H, W] -> uint8 RGB [size, size, 3]; black beyond the edge."""
+    """The square around a box, which is drawn in; black beyond the edge of the image.
+
+    Args:
+        grey: uint8 [H, W].
+        box: of what is shown; one below eight pixels is shown as if it had eight.
+        size: pixels a side of what is returned.
+        margin: side of the square in sides of the box.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
     (height, width), (ymin, xmin, ymax, xmax) = grey.shape, box
     half = max(ymax - ymin, xmax - xmin, 8 / height) / 2 * margin
     top, left = (ymin + ymax) / 2 - half, (xmin + xmax) / 2 - half
@@ -48,27 +95,42 @@ def close_up(grey, box, size, margin=2.5):
 
 
 def header(texts, size):
-    """A strip of captions, one above each column of a contact sheet with tiles of `size` -> uint8 RGB [24, size * len(texts), 3]."""
+    """A strip of captions in white on black, to stand above the columns of a contact sheet.
+
+    Args:
+        texts: one for each column.
+        size: pixels a side of a tile.
+
+    Returns:
+        uint8 [24, size * len(texts), 3].
+    """
     image = Image.new('RGB', (size * len(texts), 24))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     for i, text in enumerate(texts):
-        ImageDraw.Draw(image).text(
-            (size * i + 6, 4), text, fill=(255, 255, 255), font=ImageFont.load_default(13)
-        )
+        draw.text((size * i + 6, 4), text, fill=(255, 255, 255), font=font)
     return np.asarray(image)
 
 
-PANELS = 5  # rows of the picture
-
-
 def draw_panels(folder, real=(), count=PANELS, size=256):
-    """Columns input, synthetic, a real COVID-19 image (of someone else), and close-ups of the first nodule in the first two; one row an example of the test split -> uint8 RGB.
+    """Synthetic images beside what they were made from (the paper's Figure 2), one row for each.
 
-    The paper's Figure 2. Columns without anything to show are left out.
+    The columns are the input, its translation, a real COVID-19 image of someone else, and close-ups
+    of the first nodule in the first two. Columns without anything to show are left out. Only the
+    test split is shown, if it has images; those with most nodules come first.
+
+    Args:
+        folder: pathlib.Path of what `synthesize` wrote, with a manifest.
+        real: uint8 [H, W] each; where there are any, there are no more rows than these.
+        count: the greatest number of rows.
+        size: pixels a side of a tile.
+
+    Returns:
+        uint8 [24 + rows * size, columns * size, 3].
     """
     rows = read_manifest(folder)
     rows = [row for row in rows if row.split == 'test'] or rows
-    rows = sorted(rows, key=lambda row: -len(row.nodules))[:count]
-    captions, rows = ['input', 'synthetic'], rows[: len(real) or count]
+    rows = sorted(rows, key=lambda row: -len(row.nodules))[: min(count, len(real) or count)]
+    captions = ['input', 'synthetic']
     if real:
         captions.append('real, someone else')
     if any(row.nodules for row in rows):
@@ -76,10 +138,8 @@ def draw_panels(folder, real=(), count=PANELS, size=256):
         rows = [row for row in rows if row.nodules]
     tiles = []
     for i, row in enumerate(rows):
-        boxes = row.boxes
         pair = [picture.read(folder / file) for file in (row.input, row.file)]
-        tiles += [draw_boxes(grey, boxes, size) for grey in pair] + [
-            draw_boxes(grey, (), size) for grey in real[i : i + 1]
-        ]
-        tiles += [close_up(grey, boxes[0], size) for grey in pair if boxes]
+        tiles += [draw_boxes(grey, row.boxes, size) for grey in pair]
+        tiles += [draw_boxes(grey, (), size) for grey in real[i : i + 1]]
+        tiles += [close_up(grey, row.boxes[0], size) for grey in pair if row.boxes]
     return np.vstack([header(captions, size), contact_sheet(tiles, len(captions))])

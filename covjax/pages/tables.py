@@ -1,22 +1,23 @@
-"""Evaluations -> the published Table 2 with intervals, as CSV, Markdown and LaTeX, and comparisons of every network with the baselines."""
+"""Evaluations as tables.
+
+They are the published Table 2 with intervals, as CSV, Markdown and LaTeX, and the comparison of
+every network with the baselines.
+"""
 
 import csv
+import itertools
+import string
 from typing import NamedTuple
 
 import numpy as np
 
+from covjax.data.results import KINDS, Interval
 from covjax.metrics.intervals import bootstrap
 from covjax.metrics.rates import POSITIVE
 from covjax.metrics.significance import delong, holm, mcnemar
 
-PRINTED = (
-    'accuracy',
-    'recall',
-    'precision',
-    'f1',
-    'specificity',
-    'auc',
-)  # the first four are the published ones
+# The first four are the published ones.
+PRINTED = ('accuracy', 'recall', 'precision', 'f1', 'specificity', 'auc')
 NAMES = {
     'vgg16': 'VGG16',
     'resnet50': 'ResNet-50',
@@ -32,8 +33,38 @@ HEADS = {
     'specificity': 'Specificity',
     'auc': 'AUC',
 }
-
-BASELINES = ('file metadata (logistic regression)', '32x32 pixels (logistic regression)')
+LEAD = ('Model', 'Trained on', 'Checkpoint', 'Seeds', 'Overlap')
+# What table2.csv has of every row and every rate.
+DESCRIPTION = ('protocol', 'test', 'test_set', 'model', 'train_set', 'checkpoint')
+SHARED = ('images', 'groups', 'documents', 'validation')
+ENDS = {
+    '': 'mean',
+    '_low': 'low',
+    '_high': 'high',
+    '_least_seed': 'least',
+    '_greatest_seed': 'most',
+}
+LEGEND = (
+    'Trained on {training_sets}. COVID is the positive class; threshold 0.5; mean over seeds with '
+    'its 95 % interval over patients, documents or series. Not for diagnosis.'
+)
+LATEX = string.Template(r"""\begin{table}
+\caption{$caption. COVID is the positive class; mean over seeds and 95\,\% interval.}
+\begin{tabular}{$alignment}
+\hline
+$head \\
+\hline
+$body
+\hline
+\end{tabular}
+\end{table}""")
+LATEX_SPECIAL = {
+    '\\': r'\textbackslash ',
+    '%': r'\%',
+    '_': r'\_',
+    '&': r'\&',
+    '#': r'\#',
+}
 
 
 class Row(NamedTuple):
@@ -43,111 +74,136 @@ class Row(NamedTuple):
     test: str
     test_set: str
     model: str
+    kind: str  # one of data.results.KINDS
     train_set: str
     checkpoint: str
-    seeds: tuple
+    seeds: tuple[int, ...]
     n_positive: int
     n_negative: int
-    overlap: dict  # the greatest of the seeds
-    mean: dict  # of PRINTED over seeds, None where there is no value
-    low: dict  # 95 % interval of that mean
-    high: dict
-    least: dict  # of the seeds
-    most: dict
+    overlap: dict[str, int]  # the greatest of the seeds
+    mean: dict[str, float | None]  # of PRINTED over seeds, None where there is no value
+    low: dict[str, float | None]  # 95 % interval of that mean
+    high: dict[str, float | None]
+    least: dict[str, float | None]  # of the seeds
+    most: dict[str, float | None]
+
+
+class ComparisonRow(NamedTuple):
+    """A network beside a baseline on the same images."""
+
+    protocol: str
+    test: str
+    model: str
+    seed: int
+    baseline: str
+    fitted_on: str
+    auc_difference: float  # of the network from the baseline
+    delong_p: float
+    delong_p_holm: float
+    accuracy_difference: float
+    mcnemar_p: float
+    mcnemar_p_holm: float
 
 
 def table2(evaluations):
-    """[Row] in the order of the evaluations, baselines last."""
+    """The rows of Table 2: means over seeds.
+
+    Several evaluations bring the same baseline; it counts once.
+
+    Args:
+        evaluations: [data.results.Evaluation].
+
+    Returns:
+        [Row] in the order of the evaluations, baselines last.
+    """
     grouped = {}
     for evaluation in evaluations:
-        for result in evaluation['results']:
+        for result in evaluation.results:
             key = (
-                evaluation['protocol'],
-                _name(result),
-                result['test_set'],
-                result['model'],
-                result['train_set'],
-                result['checkpoint'] or '',
+                evaluation.protocol,
+                result.name,
+                result.test_set,
+                result.model,
+                result.train_set,
+                result.checkpoint,
             )
-            grouped.setdefault(key, {})[result['seed']] = (
-                result  # several evaluations bring the same baseline
-            )
-    rows = [_row(key, list(results.values())) for key, results in grouped.items()]
-    return sorted(rows, key=lambda row: (is_baseline(row.model), row.model == BASELINES[1]))
+            grouped.setdefault(key, {})[result.seed] = result
+    rows = [_row(protocol, list(seeds.values())) for (protocol, *_), seeds in grouped.items()]
+    return sorted(rows, key=lambda row: KINDS.index(row.kind))
 
 
-def _name(result):
-    return result.get('test_name') or result['test_set']
-
-
-def is_baseline(model):
-    return model in BASELINES
-
-
-def _row(key, results):
-    values = {name: [result['metrics'][name] for result in results] for name in PRINTED}
-    known = {name: None not in these for name, these in values.items()}
-    of = lambda function: {
-        name: float(function(these)) if known[name] else None for name, these in values.items()
-    }
+def _row(protocol, results):
+    """The Row of the results of all seeds."""
+    first = results[0]
+    values = {name: [result.metrics[name] for result in results] for name in PRINTED}
     low, high = _interval(results)
-    first = results[0]['metrics']
-    overlap = {
-        kind: max(result['overlap'][kind] for result in results) for kind in results[0]['overlap']
-    }
     return Row(
-        *key,
-        tuple(result['seed'] for result in results if result['seed'] is not None),
-        first['n_positive'],
-        first['n_negative'],
-        overlap,
-        of(np.mean),
-        low,
-        high,
-        of(min),
-        of(max),
+        protocol=protocol,
+        test=first.name,
+        test_set=first.test_set,
+        model=first.model,
+        kind=first.kind,
+        train_set=first.train_set,
+        checkpoint=first.checkpoint or '',
+        seeds=tuple(result.seed for result in results if result.seed is not None),
+        n_positive=first.metrics['n_positive'],
+        n_negative=first.metrics['n_negative'],
+        overlap={kind: max(result.overlap[kind] for result in results) for kind in first.overlap},
+        mean=_over_seeds(np.mean, values),
+        low=low,
+        high=high,
+        least=_over_seeds(min, values),
+        most=_over_seeds(max, values),
     )
+
+
+def _over_seeds(function, values):
+    """{name: function(values of the seeds)}, None where one of them has no value."""
+    return {
+        name: None if None in of_seeds else float(function(of_seeds))
+        for name, of_seeds in values.items()
+    }
 
 
 def _interval(results):
-    """Of the mean over seeds; of one seed it is the one that evaluate has computed."""
-    if len(results) == 1 or 'group' not in results[0]['images'][0]:
-        stored = results[0].get('intervals', {}) if len(results) == 1 else {}
-        return tuple(
-            {name: stored.get(name, {}).get(end) for name in PRINTED} for end in ('low', 'high')
-        )
-    images = results[0]['images']
-    scores = [[image['score'] for image in result['images']] for result in results]
-    ends = bootstrap(
-        [image['label'] for image in images], scores, [image['group'] for image in images]
-    )
-    return tuple(
-        {name: None if np.isnan(ends[name][k]) else ends[name][k] for name in PRINTED}
-        for k in (0, 1)
-    )
+    """({name: low}, {name: high}) of the mean over seeds; of one seed the stored ones."""
+    first = results[0]
+    if len(results) == 1:
+        ends = first.intervals
+    elif first.images[0].group is None:
+        ends = {}
+    else:
+        groups = [image.group for image in first.images]
+        ends = bootstrap(first.labels, [result.scores for result in results], groups)
+    ends = {name: Interval(*ends.get(name, ())) for name in PRINTED}
+    known = lambda value: None if value is None or np.isnan(value) else value
+    low = {name: known(ends[name].low) for name in PRINTED}
+    high = {name: known(ends[name].high) for name in PRINTED}
+    return low, high
 
 
-def cell(row, name, digits=3):
-    """'0.812 (0.755 to 0.861)', or '' where there is no value."""
+def interval(value, low, high):
+    """A value and its interval as text, such as '0.812 (0.755 to 0.861)'."""
+    return f'{value:.3f} ({low:.3f} to {high:.3f})'
+
+
+def cell(row, name):
+    """The text of one rate of a Row: '0.812 (0.755 to 0.861)', '0.812', or '' without a value."""
     if row.mean[name] is None:
         return ''
-    interval = (
-        ''
-        if row.low[name] is None
-        else f' ({row.low[name]:.{digits}f} to {row.high[name]:.{digits}f})'
-    )
-    return f'{row.mean[name]:.{digits}f}{interval}'
+    if row.low[name] is None:
+        return f'{row.mean[name]:.3f}'
+    return interval(row.mean[name], row.low[name], row.high[name])
 
 
 def caption(row):
-    """What one table is about."""
-    return (
-        f'{row.protocol} protocol, {row.test}: {row.n_positive} COVID, {row.n_negative} non-COVID'
-    )
+    """What the table of a Row is about, in a phrase."""
+    counts = f'{row.n_positive} COVID, {row.n_negative} non-COVID'
+    return f'{row.protocol} protocol, {row.test}: {counts}'
 
 
 def by_test(rows):
-    """{caption: rows}, a table each."""
+    """{caption: [Row]} in the order of the rows, one table for each."""
     tables = {}
     for row in rows:
         tables.setdefault(caption(row), []).append(row)
@@ -155,228 +211,167 @@ def by_test(rows):
 
 
 def labels_of_training_sets(rows):
-    """{data set: 'A'}: short names, told once."""
+    """{spec of a training set: 'A', 'B', ...}, the short names under which tables list them."""
+    train_sets = dict.fromkeys(row.train_set for row in rows)
     return {
-        train_set: chr(ord('A') + i) if i < 26 else str(i)
-        for i, train_set in enumerate(dict.fromkeys(row.train_set for row in rows))
+        train_set: chr(ord('A') + i) if i < 26 else str(i) for i, train_set in enumerate(train_sets)
     }
 
 
 def columns(row, letters):
-    """What stands before the rates: model, training set, checkpoint, seeds, overlap."""
-    overlap = ', '.join(f'{n} {kind}' for kind, n in row.overlap.items() if n) or 'none'
+    """The cells under LEAD, before the rates: model, training set, checkpoint, seeds, overlap.
+
+    Args:
+        row: Row.
+        letters: of `labels_of_training_sets`.
+
+    Returns:
+        [str].
+    """
+    overlap = ', '.join(f'{count} {kind}' for kind, count in row.overlap.items() if count)
     return [
         NAMES.get(row.model, row.model),
         letters[row.train_set],
         row.checkpoint,
         ', '.join(map(str, row.seeds)),
-        overlap,
+        overlap or 'none',
     ]
-
-
-LEAD = ('Model', 'Trained on', 'Checkpoint', 'Seeds', 'Overlap')
 
 
 def write(folder, rows):
-    """table2.csv (one line a row and metric end), table2.md and table2.tex."""
-    with (folder / 'table2.csv').open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                'protocol',
-                'test',
-                'test_set',
-                'model',
-                'train_set',
-                'checkpoint',
-                'seeds',
-                'positive_class',
-                'n_positive',
-                'n_negative',
-                *(f'overlap_{kind}' for kind in ('images', 'groups', 'documents', 'validation')),
-                *(
-                    f'{name}{end}'
-                    for name in PRINTED
-                    for end in ('', '_low', '_high', '_least_seed', '_greatest_seed')
-                ),
-            ]
-        )
-        for row in rows:
-            writer.writerow(
-                [
-                    *row[:6],
-                    ' '.join(map(str, row.seeds)),
-                    POSITIVE,
-                    row.n_positive,
-                    row.n_negative,
-                    *(
-                        row.overlap.get(kind)
-                        for kind in ('images', 'groups', 'documents', 'validation')
-                    ),
-                    *(
-                        part[name]
-                        for name in PRINTED
-                        for part in (row.mean, row.low, row.high, row.least, row.most)
-                    ),
-                ]
-            )
+    """Writes [Row] as table2.csv, table2.md and table2.tex into a folder (pathlib.Path)."""
     letters = labels_of_training_sets(rows)
-    (folder / 'table2.md').write_text(
-        '\n\n'.join(
-            [
-                *(_markdown(title, these, letters) for title, these in by_test(rows).items()),
-                _legend(letters),
-            ]
-        )
-        + '\n',
-        encoding='utf-8',
-    )
-    (folder / 'table2.tex').write_text(
-        '\n\n'.join(_latex(title, these, letters) for title, these in by_test(rows).items()) + '\n',
-        encoding='utf-8',
-    )
+    tables = by_test(rows).items()
+    markdown = [_markdown(title, of_test, letters) for title, of_test in tables]
+    latex = [_latex(title, of_test, letters) for title, of_test in tables]
+    _write_csv(folder / 'table2.csv', rows)
+    _write_parts(folder / 'table2.md', [*markdown, _legend(letters)])
+    _write_parts(folder / 'table2.tex', latex)
+
+
+def _write_parts(path, parts):
+    path.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
+
+
+def _write_csv(path, rows):
+    """One line for each Row, with one column for each end of each rate."""
+    header = [
+        *DESCRIPTION,
+        'seeds',
+        'positive_class',
+        'n_positive',
+        'n_negative',
+        *(f'overlap_{kind}' for kind in SHARED),
+        *(f'{name}{end}' for name in PRINTED for end in ENDS),
+    ]
+    with path.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(map(_csv_line, rows))
+
+
+def _csv_line(row):
+    return [
+        *(getattr(row, name) for name in DESCRIPTION),
+        ' '.join(map(str, row.seeds)),
+        POSITIVE,
+        row.n_positive,
+        row.n_negative,
+        *(row.overlap.get(kind) for kind in SHARED),
+        *(getattr(row, field)[name] for name in PRINTED for field in ENDS.values()),
+    ]
 
 
 def _legend(letters):
-    return (
-        'Trained on '
-        + '; '.join(f'{letter}: {name}' for name, letter in letters.items())
-        + '. COVID is the positive class; threshold 0.5; mean over seeds with its 95 % interval over '
-        'patients, documents or series. Not for diagnosis.'
-    )
+    training_sets = '; '.join(f'{letter}: {name}' for name, letter in letters.items())
+    return LEGEND.format(training_sets=training_sets)
 
 
 def _markdown(title, rows, letters):
-    lines = [
-        f'**{title}**',
-        '',
-        '| ' + ' | '.join([*LEAD, *HEADS.values()]) + ' |',
-        '|' + '---|' * (len(LEAD) + len(HEADS)),
-    ]
-    return '\n'.join(
-        lines
-        + [
-            '| '
-            + ' | '.join([*columns(row, letters), *(cell(row, name) for name in PRINTED)])
-            + ' |'
-            for row in rows
-        ]
-    )
+    line = lambda cells: '| ' + ' | '.join(cells) + ' |'
+    head = [*LEAD, *HEADS.values()]
+    body = [line([*columns(row, letters), *(cell(row, name) for name in PRINTED)]) for row in rows]
+    return '\n'.join([f'**{title}**', '', line(head), '|' + '---|' * len(head), *body])
 
 
 def _latex(title, rows, letters):
-    escaped = lambda text: (
-        str(text)
-        .replace('\\', r'\textbackslash ')
-        .replace('%', r'\%')
-        .replace('_', r'\_')
-        .replace('&', r'\&')
-        .replace('#', r'\#')
-    )
+    head = [*LEAD, *HEADS.values()]
     body = [
-        ' & '.join([*map(escaped, columns(row, letters)), *(cell(row, name) for name in PRINTED)])
-        + r' \\'
+        [*map(_escaped, columns(row, letters)), *(cell(row, name) for name in PRINTED)]
         for row in rows
     ]
-    return '\n'.join(
-        [
-            r'\begin{table}',
-            rf'\caption{{{escaped(title)}. COVID is the positive class; mean over seeds and 95\,\% interval.}}',
-            rf'\begin{{tabular}}{{{"l" * (len(LEAD) + len(HEADS))}}}',
-            r'\hline',
-            ' & '.join([*LEAD, *HEADS.values()]) + r' \\',
-            r'\hline',
-            *body,
-            r'\hline',
-            r'\end{tabular}',
-            r'\end{table}',
-        ]
+    return LATEX.substitute(
+        caption=_escaped(title),
+        alignment='l' * len(head),
+        head=' & '.join(head),
+        body='\n'.join(' & '.join(cells) + r' \\' for cells in body),
     )
 
 
-COMPARED = (
-    'protocol',
-    'test',
-    'model',
-    'seed',
-    'baseline',
-    'fitted_on',
-    'auc_difference',
-    'delong_p',
-    'delong_p_holm',
-    'accuracy_difference',
-    'mcnemar_p',
-    'mcnemar_p_holm',
-)
+def _escaped(text):
+    """Text with the characters escaped that LaTeX would interpret."""
+    for character, escape in LATEX_SPECIAL.items():
+        text = text.replace(character, escape)
+    return text
 
 
 def comparisons(evaluations):
-    """Rows of COMPARED: every network of the first seed against every baseline on the same images: DeLong of the areas, McNemar of the decisions at 0.5, each adjusted (Holm) for the
-    number of networks compared with that baseline on that test. Images count as independent, which patients with several images are not: p values are too small.
+    """Every network of the first seed beside every baseline, on the same images.
+
+    DeLong's test compares the areas, McNemar's the decisions at 0.5; each p value is also adjusted
+    (Holm) for the number of networks that are compared with a baseline on a test set. Images count
+    as independent, which patients with several images are not: the p values are too small.
+
+    Args:
+        evaluations: [data.results.Evaluation].
+
+    Returns:
+        [ComparisonRow], baseline by baseline.
     """
-    groups = {}
-    for evaluation in evaluations:
-        networks = [result for result in evaluation['results'] if not is_baseline(result['model'])]
-        baselines = [result for result in evaluation['results'] if is_baseline(result['model'])]
-        for result, other in (
-            (result, other)
-            for result in networks
-            for other in baselines
-            if other['test_set'] == result['test_set']
-        ):
-            group = groups.setdefault(
-                (evaluation['protocol'], _name(result), other['model'], other['train_set']), {}
-            )
-            group.setdefault(
-                (result['model'], result['train_set'], result['checkpoint']), (result, other)
-            )  # later seeds are left out
     rows = []
-    for (protocol, test, baseline, train_set), group in groups.items():
-        pairs = list(group.values())
-        areas, decisions = zip(
-            *(_compare(result['images'], other['images']) for result, other in pairs)
-        )
-        adjusted = zip(
-            holm([area.p for area in areas]), holm([decision.p for decision in decisions])
-        )
-        for (result, _), area, decision, (area_p, decision_p) in zip(
-            pairs, areas, decisions, adjusted
-        ):
-            rows.append(
-                dict(
-                    zip(
-                        COMPARED,
-                        (
-                            protocol,
-                            test,
-                            result['model'],
-                            result['seed'],
-                            baseline,
-                            train_set,
-                            area.difference,
-                            area.p,
-                            area_p,
-                            decision.difference,
-                            decision.p,
-                            decision_p,
-                        ),
-                    )
-                )
+    for (protocol, test, *_), pairs in _pairs(evaluations).items():
+        areas, decisions = zip(*(_compare(network, baseline) for network, baseline in pairs))
+        area_ps = holm([area.p for area in areas])
+        decision_ps = holm([decision.p for decision in decisions])
+        for i, (network, baseline) in enumerate(pairs):
+            comparison = ComparisonRow(
+                protocol=protocol,
+                test=test,
+                model=network.model,
+                seed=network.seed,
+                baseline=baseline.model,
+                fitted_on=baseline.train_set,
+                auc_difference=areas[i].difference,
+                delong_p=areas[i].p,
+                delong_p_holm=area_ps[i],
+                accuracy_difference=decisions[i].difference,
+                mcnemar_p=decisions[i].p,
+                mcnemar_p_holm=decision_ps[i],
             )
+            rows.append(comparison)
     return rows
 
 
+def _pairs(evaluations):
+    """{(protocol, test, baseline, its training set): [(Result of a network, of the baseline)]}."""
+    groups = {}
+    for evaluation in evaluations:
+        networks = [result for result in evaluation.results if not result.is_baseline]
+        baselines = [result for result in evaluation.results if result.is_baseline]
+        for network, baseline in itertools.product(networks, baselines):
+            if network.test_set == baseline.test_set:
+                key = (evaluation.protocol, network.name, baseline.model, baseline.train_set)
+                group = groups.setdefault(key, {})
+                # Later seeds are left out.
+                model = (network.model, network.train_set, network.checkpoint)
+                group.setdefault(model, (network, baseline))
+    return {key: list(group.values()) for key, group in groups.items()}
+
+
 def _compare(first, second):
-    if [image['id'] for image in first] != [image['id'] for image in second]:
+    """The significance.Comparison of the areas and of the decisions of two Results."""
+    if [image.id for image in first.images] != [image.id for image in second.images]:
         raise ValueError('two results of one test set are of other images')
-    labels, one, other = (
-        [image[key] for image in images]
-        for images, key in ((first, 'label'), (first, 'score'), (second, 'score'))
-    )
     decide = lambda scores: (np.asarray(scores) >= 0.5).astype(int)
-    return delong(labels, one, other), mcnemar(labels, decide(one), decide(other))
-
-
-def interval(value, low, high):
-    """'0.812 (0.755 to 0.861)'"""
-    return f'{value:.3f} ({low:.3f} to {high:.3f})'
+    areas = delong(first.labels, first.scores, second.scores)
+    return areas, mcnemar(first.labels, decide(first.scores), decide(second.scores))

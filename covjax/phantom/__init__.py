@@ -1,1 +1,1 @@
-"""Phantom people: chests drawn from a seed, written as raw files in the layouts of the data sets."""
+"""Phantom people: chests drawn from a seed, written as raw files in the layouts of data sets."""

@@ -1,4 +1,7 @@
-"""The commands, one file each: run(config, workdir). The folder is the registry: config.run names the file."""
+"""The commands, one file each: run(config, workdir).
+
+The folder is the registry: config.run names the file.
+"""
 
 import importlib
 import pkgutil

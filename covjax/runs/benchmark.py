@@ -1,6 +1,8 @@
-"""How long a CycleGAN step takes on this machine, beside PyTorch where that is installed: the two take turns, medians are compared.
+"""How long a CycleGAN step takes on this machine, beside PyTorch where that is installed.
 
-Ours has the whole of training in it: batches, augmentation, pool, looking at the losses. The peer has networks, losses and both Adams, on one batch.
+The two take turns, and medians are compared. Ours has the whole of training in it: batches,
+augmentation, pools, looking at the losses. The peer (benchmarks/torch_cyclegan.py) has networks,
+losses and both Adams, on one batch.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ from covjax.training import cyclegan, devices, loop
 from covjax.workdir import write_json
 
 IMAGES = 500  # random ones of each domain
-COLUMNS = {  # name: how people read it
+COLUMNS = {  # key: heading
     'image_size': 'image',
     'batch_size': 'batch',
     'dtype': 'dtype',
@@ -40,202 +42,304 @@ COLUMNS = {  # name: how people read it
     'peer_peak_gib': 'PyTorch peak GiB',
     'ratio': 'PyTorch / covjax',
 }
+# Of numbers that are not shown with three digits.
+FORMATS = {
+    'of_peak': '{:.0%}',
+    'waiting': '{:.2%}',
+    'image_size': '{}',
+    'batch_size': '{}',
+    'dtype': '{}',
+}
 
 
 def run(config, workdir):
-    """Measures every pair of config.image_size and config.batch_size -> <workdir>/benchmark.{json,csv,md}."""
-    if len(config.image_size) != len(config.batch_size):
-        raise InputError(
-            f'config.image_size={config.image_size} and config.batch_size={config.batch_size}: give as many of one as of the other'
-        )
-    if config.peer and not pathlib.Path(config.peer).is_file():
-        raise InputError(
-            f"config.peer={config.peer}: no such program; run from the repository's folder, or leave it empty"
-        )
+    """Measures every pair of config.image_size and config.batch_size.
+
+    Writes benchmark.json with every number, benchmark.csv and benchmark.md with those of COLUMNS.
+
+    Args:
+        config: ConfigDict of configs/benchmark.py.
+        workdir: pathlib.Path of the folder for them.
+
+    Raises:
+        InputError: the two keys have different lengths, or the peer does not exist or fails.
+    """
+    check(config)
     rows = []
     for image_size, batch_size in zip(config.image_size, config.batch_size):
-        with ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context('spawn')
-        ) as process:  # for a peak of memory of its own
-            rows.append(process.submit(measure, config, image_size, batch_size).result())
-        print(
-            f'{image_size}x{image_size}, batch {batch_size}: '
-            + ', '.join(
-                f'{COLUMNS[key]} {shown(key, rows[-1][key])}'
-                for key in COLUMNS
-                if rows[-1][key] is not None
-            ),
-            flush=True,
-        )
+        # Each in a process of its own, for a peak of memory of its own.
+        context = multiprocessing.get_context('spawn')
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            row = process.submit(measure, config, image_size, batch_size).result()
+        numbers = [
+            f'{COLUMNS[key]} {shown(key, row[key])}' for key in COLUMNS if shown(key, row[key])
+        ]
+        print(f'{image_size}x{image_size}, batch {batch_size}: {", ".join(numbers)}', flush=True)
+        rows.append(row)
     write_json(workdir / 'benchmark.json', rows)
-    with (workdir / 'benchmark.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction='ignore')
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = [
-        ' | '.join(COLUMNS.values()),
-        ' | '.join('---' for _ in COLUMNS),
-        *(' | '.join(shown(key, row[key]) for key in COLUMNS) for row in rows),
-    ]
-    table = '\n'.join(f'| {line} |' for line in lines)
-    (workdir / 'benchmark.md').write_text(f'{json.dumps(rows[0]["machine"])}\n\n{table}\n')
+    write_csv(workdir / 'benchmark.csv', rows)
+    table = markdown(rows)
+    machine = json.dumps(rows[0]['machine'])
+    (workdir / 'benchmark.md').write_text(f'{machine}\n\n{table}\n')
     print(f'\n{table}\n\n{workdir / "benchmark.md"}')
 
 
-def measure(config, image_size, batch_size):
-    """One row of the table."""
-    devices.check_devices(batch_size)
-    gan = config.cyclegan.copy_and_resolve_references()
-    gan.update(
-        {
-            'image_size': image_size,
-            'load_size': image_size * gan.load_size // gan.image_size,
-            'batch_size': batch_size,
-        }
-    )
-    rng = np.random.default_rng(0)
-    examples = {
-        domain: datasets.Examples(
-            rng.integers(0, 256, (IMAGES, gan.load_size, gan.load_size, 1), np.uint8),
-            np.zeros(IMAGES, np.int32),
-            [{}] * IMAGES,
+def check(config):
+    """Refuses pairs that are none, and a peer that does not exist, with an InputError."""
+    if len(config.image_size) != len(config.batch_size):
+        raise InputError(
+            f'config.image_size={config.image_size} and config.batch_size={config.batch_size}: '
+            'give as many of one as of the other'
         )
-        for domain in domains.DOMAINS
-    }
-    clock, ours, theirs, peer_peak = Clock(cyclegan.task_on(gan, examples, {})), [], [], None
+    if config.peer and not pathlib.Path(config.peer).is_file():
+        raise InputError(
+            f"config.peer={config.peer}: no such program; run from the repository's folder, "
+            'or leave it empty'
+        )
+
+
+# The table.
+
+
+def write_csv(path, rows):
+    """Writes the COLUMNS of the rows that `measure` returns."""
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction='ignore')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown(rows):
+    """The COLUMNS of the rows that `measure` returns, as a table in Markdown."""
+    table = [list(COLUMNS.values()), ['---'] * len(COLUMNS)]
+    table += [[shown(key, row[key]) for key in COLUMNS] for row in rows]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in table)
+
+
+def shown(key, value):
+    """The text of a number in a column; '' for None."""
+    return '' if value is None else FORMATS.get(key, '{:.3g}').format(value)
+
+
+# Measuring.
+
+
+def measure(config, image_size, batch_size):
+    """Times covjax and its peer at one size.
+
+    Args:
+        config: ConfigDict of configs/benchmark.py.
+        image_size: pixels a side.
+        batch_size: pairs of images in a step.
+
+    Returns:
+        A row of the table: {key: number or None} of COLUMNS; 'all_seconds' and 'all_peer_seconds',
+        one number a round; 'machine'.
+    """
+    devices.check_devices(batch_size)
+    gan = resized(config.cyclegan, image_size, batch_size)
+    clock = Clock(cyclegan.task_on(gan, random_examples(gan.load_size), {}))
+    ours, answers = [], []
     with peer(config, gan) as ask:
         clock.steps(config.warmup)
         ask(config.warmup)
         clock.waited = 0.0
         for _ in range(config.rounds):
             ours.append(clock.steps(config.steps))
-            if answer := ask(config.steps):
-                theirs.append(answer['seconds'])
-                peer_peak = answer['peak_bytes'] / 2**30
-    seconds, tflops = float(np.median(ours)), step_flops(gan) / 1e12
-    peer_seconds = float(np.median(theirs)) if theirs else None
-    machine = {
+            answers.append(ask(config.steps))
+    theirs = [answer['seconds'] for answer in answers if answer]
+    return {
+        'image_size': image_size,
+        'batch_size': batch_size,
+        'dtype': gan.dtype,
+        **speed(gan, float(np.median(ours)), config.peak_tflops),
+        'waiting': clock.waited / (sum(ours) * config.steps),
+        'peak_gib': peak_bytes() / 2**30,
+        **compared(float(np.median(ours)), theirs, answers[-1]),
+        'all_seconds': ours,
+        'all_peer_seconds': theirs,
+        'machine': machine(),
+    }
+
+
+def resized(gan, image_size, batch_size):
+    """A copy of a CycleGAN's config for another size, loading images larger by the same share."""
+    gan = gan.copy_and_resolve_references()
+    load_size = image_size * gan.load_size // gan.image_size
+    gan.update({'image_size': image_size, 'load_size': load_size, 'batch_size': batch_size})
+    return gan
+
+
+def random_examples(size):
+    """{domain: Examples} of IMAGES random images uint8 [size, size, 1] each."""
+    rng = np.random.default_rng(0)
+    examples = {}
+    for domain in domains.DOMAINS:
+        images = rng.integers(0, 256, (IMAGES, size, size, 1), np.uint8)
+        examples[domain] = datasets.Examples(images, np.zeros(IMAGES, np.int32), [{}] * IMAGES)
+    return examples
+
+
+def speed(gan, seconds, peak_tflops):
+    """The columns that follow from the seconds of a step."""
+    tflops = step_flops(gan) / 1e12 / seconds
+    of_peak = None
+    if peak_tflops:
+        of_peak = tflops / peak_tflops / jax.device_count()
+    return {
+        'seconds': seconds,
+        'pairs_per_second': gan.batch_size / seconds,
+        'tflops': tflops,
+        'of_peak': of_peak,
+    }
+
+
+def compared(seconds, theirs, answer):
+    """The columns of the peer, from our seconds a step, its own in each round and its last answer.
+
+    The peer uses one device, so the ratio is left out where covjax uses several.
+    """
+    if not theirs:
+        return {'peer_seconds': None, 'peer_peak_gib': None, 'ratio': None}
+    peer_seconds = float(np.median(theirs))
+    return {
+        'peer_seconds': peer_seconds,
+        'peer_peak_gib': answer['peak_bytes'] / 2**30,
+        'ratio': peer_seconds / seconds if jax.device_count() == 1 else None,
+    }
+
+
+def machine():
+    """{'device', 'devices', 'cpu', 'jax', 'torch'} of this process."""
+    return {
         'device': jax.devices()[0].device_kind,
         'devices': jax.device_count(),
         'cpu': platform.processor() or platform.machine(),
         'jax': jax.__version__,
         'torch': importlib.metadata.version('torch') if has_torch() else None,
     }
-    return {
-        'image_size': image_size,
-        'batch_size': batch_size,
-        'dtype': gan.dtype,
-        'seconds': seconds,
-        'pairs_per_second': batch_size / seconds,
-        'tflops': tflops / seconds,
-        'of_peak': tflops / seconds / config.peak_tflops / jax.device_count()
-        if config.peak_tflops
-        else None,
-        'waiting': clock.waited / (sum(ours) * config.steps),
-        'peak_gib': peak_bytes() / 2**30,
-        'peer_seconds': peer_seconds,
-        'peer_peak_gib': peer_peak,
-        'ratio': peer_seconds / seconds if peer_seconds and jax.device_count() == 1 else None,
-        'all_seconds': ours,
-        'all_peer_seconds': theirs,
-        'machine': machine,
-    }
 
 
 class Clock:
-    """Runs training steps and times them: batches are made while the devices compute, and scalars are looked at now and then, as train.fit does."""
+    """Runs the training steps of a Task as the loop does, and times them.
+
+    Batches are made while the devices compute, and scalars are looked at every loop.BLOCK_EVERY
+    steps. `waited` is the number of seconds that the devices spent waiting for batches.
+    """
 
     def __init__(self, task):
-        self.task, self.at, self.waited = task, 0, 0.0
-        self.step_fn, _ = devices.parallel(task)
+        self.task = task
+        self.step = 0
+        self.waited = 0.0
+        self.train_step, _ = devices.parallel(task)
         self.state = devices.replicated(task.init(jax.random.key(0), task.train_batch(0)))
 
     def steps(self, n):
-        """Seconds a step, over n of them. `waited` grows by the time of those batches at whose end the devices had nothing left to do; the first batch of
-        a round, before which they rest in any case, counts whole.
+        """Seconds a step, over n of them.
+
+        `waited` grows by the time of those batches at whose end the devices had nothing left to do;
+        the first batch of a round, before which they rest in any case, counts whole.
         """
-        began, unseen = time.perf_counter(), []
+        began = time.perf_counter()
+        unseen = []
         for _ in range(n):
-            asked = time.perf_counter()
-            batch = devices.my_share(self.task.train_batch(self.at))
+            batch_began = time.perf_counter()
+            batch = devices.my_share(self.task.train_batch(self.step))
             if not unseen or all(value.is_ready() for value in unseen[-1][1].values()):
-                self.waited += time.perf_counter() - asked
-            self.state, scalars = self.step_fn(self.state, batch, jax.random.key(1))
-            unseen.append((self.at, scalars))
-            self.at += 1
-            if self.at % loop.BLOCK_EVERY == 0:
+                self.waited += time.perf_counter() - batch_began
+            self.state, scalars = self.train_step(self.state, batch, jax.random.key(1))
+            unseen.append((self.step, scalars))
+            self.step += 1
+            if self.step % loop.BLOCK_EVERY == 0:
                 loop.check_finite(unseen)
                 unseen.clear()
         jax.block_until_ready(self.state)
         return (time.perf_counter() - began) / n
 
 
-def step_flops(config):
-    """Floating-point operations of one step, counted from the convolutions (a multiply and an add are two).
-
-    The generators run four times for translation and reconstruction, twice more for identity, forward and twice backward; each discriminator judges one batch for
-    the generators, forward and once backward, and two for itself, forward and twice backward.
-    """
-    square = lambda fraction: (config.image_size * fraction) ** 2
-    patch = config.image_size // 8
-    f, d = config.gen_filters, config.disc_filters
-    gen = (
-        square(1) * 49 * f
-        + square(1 / 2) * 9 * f * 2 * f
-        + square(1 / 4) * 9 * 2 * f * 4 * f
-        + square(1 / 4) * config.gen_blocks * 2 * 9 * (4 * f) ** 2
-        + square(1 / 4) * 9 * 4 * f * 2 * f
-        + square(1 / 2) * 9 * 2 * f * f
-        + square(1) * 49 * f
-    )
-    disc = 16 * (
-        square(1 / 2) * d
-        + square(1 / 4) * d * 2 * d
-        + square(1 / 8) * 2 * d * 4 * d
-        + (patch - 1) ** 2 * 4 * d * 8 * d
-        + (patch - 2) ** 2 * 8 * d
-    )
-    return (
-        2
-        * config.batch_size
-        * (gen * 3 * (6 if config.lambda_identity else 4) + disc * 2 * (2 + 2 * 3))
-    )
-
-
 def peak_bytes():
-    """The most memory in use so far: of the first device, or of this process where the device does not say."""
+    """The most memory in use so far: of the first device, or else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return (
-        stats.get('peak_bytes_in_use') or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    in_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return stats.get('peak_bytes_in_use') or in_process
+
+
+# Counting.
+
+
+def conv(side, kernel, channels, features):
+    """Multiplications of a convolution: its output and kernel side, input and output channels."""
+    return side**2 * kernel**2 * channels * features
+
+
+def generator_multiplications(side, f, blocks):
+    """Multiplications of a generator on one image: its side, filters and residual blocks."""
+    layers = [
+        conv(side, 7, 1, f),
+        conv(side / 2, 3, f, 2 * f),
+        conv(side / 4, 3, 2 * f, 4 * f),
+        *[conv(side / 4, 3, 4 * f, 4 * f)] * (2 * blocks),
+        # Transposed: each input meets the whole kernel once, so these are the sides of inputs.
+        conv(side / 4, 3, 4 * f, 2 * f),
+        conv(side / 2, 3, 2 * f, f),
+        conv(side, 7, f, 1),
+    ]
+    return sum(layers)
+
+
+def discriminator_multiplications(side, f):
+    """Multiplications of a discriminator on one image: its side and filters."""
+    layers = [
+        conv(side / 2, 4, 1, f),
+        conv(side / 4, 4, f, 2 * f),
+        conv(side / 8, 4, 2 * f, 4 * f),
+        conv(side // 8 - 1, 4, 4 * f, 8 * f),
+        conv(side // 8 - 2, 4, 8 * f, 1),
+    ]
+    return sum(layers)
+
+
+def step_flops(config):
+    """Floating-point operations of one training step, counted from the convolutions.
+
+    The generators run four times for translation and reconstruction and twice more for identity,
+    forward and twice backward. Each discriminator judges one batch for the generators, forward and
+    once backward, and two for itself, forward and twice backward. A multiply and an add are two
+    operations.
+    """
+    generator = generator_multiplications(config.image_size, config.gen_filters, config.gen_blocks)
+    discriminator = discriminator_multiplications(config.image_size, config.disc_filters)
+    translations = 6 if config.lambda_identity else 4
+    one_pair = generator * translations * 3 + discriminator * 2 * (1 * 2 + 2 * 3)
+    return 2 * config.batch_size * one_pair
+
+
+# The peer.
 
 
 @contextlib.contextmanager
 def peer(config, gan):
-    """ask(n) -> {'seconds' a step, 'peak_bytes'} of n steps of the program config.peer; None without one or without PyTorch."""
+    """Starts the program config.peer at the sizes of a CycleGAN's config, if PyTorch is installed.
+
+    Yields:
+        ask(n) -> {'seconds' a step, 'peak_bytes'} of n steps of it, or None where there is no peer.
+
+    Raises:
+        InputError: the program ended early.
+    """
     if not (config.peer and has_torch()):
         yield lambda n: None
         return
-    command = [
-        sys.executable,
-        config.peer,
-        f'--size={gan.image_size}',
-        f'--batch={gan.batch_size}',
-        f'--filters={gan.gen_filters}',
-        f'--blocks={gan.gen_blocks}',
-        f'--identity={gan.lambda_identity}',
-        *['--bfloat16'] * (gan.dtype == 'bfloat16'),
-        *['--compile'] * config.peer_compile,
-    ]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = peer_command(config, gan)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
 
         def answer():
             line = process.stdout.readline()
             if not line:
                 raise InputError(
-                    f'config.peer={config.peer}: ended early, see above (out of memory?); leave it empty to measure without'
+                    f'config.peer={config.peer}: ended early, see above (out of memory?); '
+                    'leave it empty to measure without'
                 )
             return json.loads(line)
 
@@ -253,20 +357,24 @@ def peer(config, gan):
                 process.stdin.close()
 
 
+def peer_command(config, gan):
+    """The command line of the peer."""
+    command = [
+        sys.executable,
+        config.peer,
+        f'--size={gan.image_size}',
+        f'--batch={gan.batch_size}',
+        f'--filters={gan.gen_filters}',
+        f'--blocks={gan.gen_blocks}',
+        f'--identity={gan.lambda_identity}',
+    ]
+    if gan.dtype == 'bfloat16':
+        command.append('--bfloat16')
+    if config.peer_compile:
+        command.append('--compile')
+    return command
+
+
 def has_torch():
+    """Whether PyTorch is installed."""
     return importlib.util.find_spec('torch') is not None
-
-
-def shown(key, value):
-    """A number as people read it."""
-    if value is None:
-        return ''
-    return (
-        f'{value:.0%}'
-        if key == 'of_peak'
-        else f'{value:.2%}'
-        if key == 'waiting'
-        else f'{value:.3g}'
-        if isinstance(value, float)
-        else str(value)
-    )

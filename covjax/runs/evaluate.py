@@ -1,12 +1,17 @@
-"""A trained classifier on test sets -> results.json: a score of every image; metrics, intervals, calibration and overlap with training of every test set; baselines."""
+"""A trained classifier on test sets -> results.json, with baselines beside it.
+
+Of every test set it holds a score of every image, the metrics with their intervals, the
+calibration, and the overlap with what trained the classifier (covjax.data.results).
+"""
 
 import math
 
 import numpy as np
 
-from covjax import CLASSES, InputError, classifier, trained
+from covjax import InputError, classifier, trained
 from covjax.audit import metadata_baseline, pixel_baseline
-from covjax.data import batches, datasets, lineage, specs
+from covjax.data import batches, datasets, lineage, results, specs
+from covjax.data.results import Evaluation, Interval, Result, ScoredImage
 from covjax.metrics import calibration
 from covjax.metrics.intervals import bootstrap, wilson
 from covjax.metrics.rates import rates
@@ -17,7 +22,7 @@ PRINTED = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 
 
 def run(config, workdir):
-    """Scores every test set of config.tests, with baselines beside it."""
+    """Scores the classifier, and the baselines, on every test set of config.tests."""
     network = trained.open_run(config.classifier, 'classification', 'classifier', config.checkpoint)
     data_dir, names = trained.data_dir_of(config), specs.test_names(config)
     baselines = read_baselines(config, network.config.train, data_dir)
@@ -27,21 +32,15 @@ def run(config, workdir):
         spec: lineage.check(network.lineage, test.rows, spec, config.protocol)
         for spec, test in tests.items()
     }
-    results = network_results(config, network, tests, names, overlaps, data_dir)
+    found = network_results(config, network, tests, names, overlaps, data_dir)
     for spec, name in {**names, network.config.val: 'validation'}.items():
-        results += baseline_results(baselines, spec, name, data_dir)
-    document = {
-        'classifier': str(config.classifier),
-        'protocol': config.protocol,
-        'labels': list(CLASSES),
-        'results': results,
-    }
+        found += baseline_results(baselines, spec, name, data_dir)
     write_json(workdir / 'lineage.json', network.lineage)
-    write_json(workdir / 'results.json', document)
+    results.write(workdir, Evaluation(str(config.classifier), config.protocol, found))
 
 
 def network_results(config, network, tests, names, overlaps, data_dir):
-    """[entry of results.json] of a classification run, one a test set.
+    """The Results of a classifier, with the threshold and the temperature that validation chooses.
 
     Args:
         config: of this run.
@@ -50,6 +49,12 @@ def network_results(config, network, tests, names, overlaps, data_dir):
         names: {spec: what tables call it}.
         overlaps: {spec: counts of data.lineage.check}.
         data_dir: where the validation set lies.
+
+    Returns:
+        [Result], one for each test set.
+
+    Raises:
+        InputError: the validation set has images without a label.
     """
     apply = classifier.score(classifier.of_run(network))
     scores_of = lambda spec, images: batches.predict(
@@ -70,15 +75,16 @@ def network_results(config, network, tests, names, overlaps, data_dir):
         'step': network.step,
         'checkpoint': network.checkpoint,
     }
-    results = []
+    found = []
     for spec, test in tests.items():
         here = {'test_set': spec, 'test_name': names[spec], 'overlap': overlaps[spec]}
         scores = scores_of(spec, test.images)
-        results.append(_result(about | here, test.rows, test.labels, scores, chosen))
-    return results
+        found.append(_result(about | here, test.rows, test.labels, scores, chosen))
+    return found
 
 
 def _labelled(spec, data_dir, size):
+    """The Examples of a test set; an InputError where one has no label."""
     examples = datasets.read(spec, data_dir, size)
     if (examples.labels < 0).any():
         raise InputError(
@@ -88,7 +94,19 @@ def _labelled(spec, data_dir, size):
 
 
 def read_baselines(config, train_set, data_dir):
-    """[(Probe, data set it is to be fitted on, its examples)]: file metadata and pixels on config.baseline, and pixels on what the network was trained on."""
+    """The baselines to fit: on file metadata and pixels of config.baseline, on pixels of train_set.
+
+    Args:
+        config: of this run; without config.baseline there are no baselines.
+        train_set: spec of what the network was trained on.
+        data_dir: where both lie.
+
+    Returns:
+        [(Probe, spec of the data set it is to be fitted on, its [(uint8 [H, W], Row)])].
+
+    Raises:
+        InputError: config.baseline lacks facts of original files, or a class.
+    """
     if not config.baseline:
         return []
     real = datasets.read_native(config.baseline, data_dir)
@@ -105,7 +123,14 @@ def read_baselines(config, train_set, data_dir):
 
 
 def baseline_results(baselines, spec, name, data_dir):
-    """Yields the entries of results.json of the baselines (read_baselines) on a test set and its name."""
+    """Yields the Result of every baseline that can be scored on a test set.
+
+    Args:
+        baselines: of `read_baselines`.
+        spec: of the test set.
+        name: what tables call it.
+        data_dir: where it lies.
+    """
     examples = datasets.read_native(spec, data_dir) if baselines else []
     rows = [row for _, row in examples]
     labels = np.array([row.label for row in rows])
@@ -129,37 +154,48 @@ def baseline_results(baselines, spec, name, data_dir):
 
 
 def _result(about, rows, labels, scores, chosen=None):
-    """One entry of results.json; `chosen` is what validation chose, where there is a validation set."""
+    """The Result of one model on one test set, whose main rates are printed.
+
+    Args:
+        about: the first fields of a Result, up to `overlap`.
+        rows: [Row] of the images.
+        labels: int [N], 1 = covid.
+        scores: P(covid) float [N].
+        chosen: {'threshold', 'temperature'} that validation chose; None for a baseline.
+    """
     metrics, groups = rates(labels, scores), [row.group for row in rows]
     shown = ', '.join(f'{name} {metrics[name]:.3f}' for name in PRINTED)
     print(f'{about["model"]} on {about["test_name"]}: {shown}', flush=True)
-    result = {
-        **about,
-        'groups': len(set(groups)),
-        'metrics': _without_nan(metrics),
-        'intervals': _intervals(bootstrap(labels, scores, groups)),
-        'wilson': _intervals(_wilson(metrics, len(labels))),
-        'calibration': _without_nan(
-            {
-                'brier': calibration.brier(labels, scores),
-                'ece': calibration.expected_calibration_error(labels, scores),
-            }
-        ),
-    }
+    calibrated, at_threshold = _calibration(labels, scores), {}
     if chosen and not math.isnan(chosen['threshold']):
-        scaled = calibration.scaled(scores, chosen['temperature'])
-        result['calibration'] |= {
-            'temperature': chosen['temperature'],
-            'brier_scaled': calibration.brier(labels, scaled),
-            'ece_scaled': calibration.expected_calibration_error(labels, scaled),
+        temperature, threshold = chosen['temperature'], chosen['threshold']
+        scaled = _calibration(labels, calibration.scaled(scores, temperature))
+        calibrated |= {
+            'temperature': temperature,
+            'brier_scaled': scaled['brier'],
+            'ece_scaled': scaled['ece'],
         }
-        at_threshold = _without_nan(rates(labels, scores, chosen['threshold']))
-        result['at_validation_threshold'] = {'threshold': chosen['threshold'], **at_threshold}
-    result['images'] = [
-        {'id': row.id, 'label': int(label), 'score': float(np.float32(score)), 'group': row.group}
-        for row, label, score in zip(rows, labels, scores)
-    ]
-    return result
+        at_threshold = {'threshold': threshold, **rates(labels, scores, threshold)}
+    return Result(
+        **about,
+        groups=len(set(groups)),
+        metrics=_without_nan(metrics),
+        intervals=_intervals(bootstrap(labels, scores, groups)),
+        wilson=_intervals(_wilson(metrics, len(labels))),
+        calibration=_without_nan(calibrated),
+        at_validation_threshold=_without_nan(at_threshold),
+        images=[
+            ScoredImage(row.id, int(label), float(np.float32(score)), row.group)
+            for row, label, score in zip(rows, labels, scores)
+        ],
+    )
+
+
+def _calibration(labels, scores):
+    return {
+        'brier': calibration.brier(labels, scores),
+        'ece': calibration.expected_calibration_error(labels, scores),
+    }
 
 
 def _wilson(metrics, n):
@@ -174,11 +210,14 @@ def _wilson(metrics, n):
 
 
 def _intervals(ends):
-    """{name: (low, high)} -> {name: {'low', 'high'}}, as JSON keeps them."""
-    return {name: _without_nan({'low': low, 'high': high}) for name, (low, high) in ends.items()}
+    """{name: (low, high)} -> {name: Interval}."""
+    return {name: Interval(*map(_or_none, low_high)) for name, low_high in ends.items()}
 
 
 def _without_nan(values):
-    """JSON has no NaN: a rate without a value is null."""
-    is_nan = lambda value: isinstance(value, float) and math.isnan(value)
-    return {name: None if is_nan(value) else value for name, value in values.items()}
+    return {name: _or_none(value) for name, value in values.items()}
+
+
+def _or_none(value):
+    """None for NaN, which JSON does not have; every other value as it is."""
+    return None if isinstance(value, float) and math.isnan(value) else value

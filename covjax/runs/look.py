@@ -1,6 +1,10 @@
-"""A prepared data set -> one page to look at: pictures of every split, counts, sizes, grey levels, and what lies in two splits."""
+"""A prepared data set -> one page to look at.
+
+It shows pictures of every split, counts, sizes, grey levels, and what lies in two splits.
+"""
 
 import csv
+import pathlib
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
@@ -12,290 +16,328 @@ from covjax.ct import picture
 from covjax.data import datasets, specs
 from covjax.data.lineage import document
 from covjax.data.near_duplicates import SIZE, THRESHOLD, across_groups, near_duplicates, shrunk
+from covjax.data.rows import Row
 from covjax.pages import figures, html, pictures
 
-TILE, COLUMNS, PAIRS = 160, 8, 24
+TILE, COLUMNS = 160, 8  # of a contact sheet: pixels a side, tiles a row
+PAIRS = 24  # near-duplicates that the page shows
+BARS = 40  # documents that a figure shows
+FIGSIZE = (6, 4.5)  # inches
+COUNTS = (
+    *('split', 'images', 'groups', 'documents or series', 'nodules'),
+    *('median size', 'sides', 'mean grey', 'black', 'white'),
+)
+KEYS = ('split', 'label', 'id', 'group')  # what names an image of a pair
+IDENTICAL = '<p>{} images equal another one pixel for pixel.</p>'
+STRADDLING = '<p>{} source documents or series are in more than one split.</p>'
+ALIKE = (
+    '<p>{count} pairs of different groups (patient, or series) show nearly the same picture: '
+    'correlation above {threshold} at {size}x{size}. '
+    'Such pairs are to be looked at: at that size two slices of different people can look alike. '
+    'All are in near_duplicates.csv.</p>'
+)
+ABOUT = '<p class="quiet">covjax {version}; {folder}. {limit}Not for diagnosis.</p>'
 
 
-class Seen(NamedTuple):
+class Example(NamedTuple):
     """What is kept of an example."""
 
     split: str
     label: str  # '' where the data set has none
-    row: dict
-    shape: tuple[int, int]
+    row: Row
+    shape: tuple[int, int]  # height, width
     histogram: np.ndarray  # pixels of each grey level, [256]
     small: np.ndarray  # uint8 [SIZE, SIZE, 1]
 
 
+class Drawing(NamedTuple):
+    """A picture of the page."""
+
+    path: pathlib.Path  # of a PNG file
+    text: str  # what it shows
+
+
 def run(config, workdir):
-    """Writes look.html, the pictures in it as PNG, and near_duplicates.csv."""
-    if not config.dataset:
-        raise InputError('config.dataset is empty; name a prepared data set, for example covid_ct')
-    if '+' in config.dataset or '@' in config.dataset:
-        raise InputError(
-            f'config.dataset={config.dataset}: name one data set, or one split of it; both classes are shown apart anyway'
-        )
-    images, seen, sheets, cut = workdir / 'images', [], [], set()
+    """Writes look.html, the pictures in it as PNG, and near_duplicates.csv.
+
+    Raises:
+        InputError: config.dataset is not one data set, or there is none.
+    """
+    _check(config.dataset)
+    images, examples, sheets, cut = workdir / 'images', [], [], []
     for dataset, split in specs.splits(config.dataset, config.data_dir):
-        tiles = defaultdict(list)
-        examples = tqdm(
-            datasets.each_native(f'{dataset}:{split}', config.data_dir, config.limit + 1),
-            f'looking at {split}',
-            unit='image',
-            disable=None,
-        )
-        for i, (grey, row) in enumerate(examples):
-            if i == config.limit:
-                cut.add(split)
-                break
-            label = row.label_name
-            seen.append(
-                Seen(
-                    split,
-                    label,
-                    row,
-                    grey.shape,
-                    np.bincount(grey.ravel(), minlength=256),
-                    shrunk(grey),
-                )
-            )
-            if len(tiles[label]) < config.shown:
-                tiles[label].append(pictures.draw_boxes(*_square(grey, row.boxes), TILE))
-        for label, these in sorted(tiles.items()):
-            name = '_'.join(filter(None, ['sheet', split.split('[')[0], label])) + '.png'
-            picture.save(images / name, pictures.contact_sheet(these, min(len(these), COLUMNS)))
-            sheets.append(
-                (
-                    images / name,
-                    f'{split}{f", {label}" if label else ""}: the first {len(these)}, boxes in yellow where there are any',
-                )
-            )
-    pairs = across_groups(
-        near_duplicates(np.stack([one.small for one in seen])), [one.row for one in seen]
-    )
-    _write_pairs(workdir / 'near_duplicates.csv', pairs, seen)
-    straddling = two_splits(seen)
-    drawn = [
-        *_draw(images, seen),
+        of_split, tiles = _read_split(config, dataset, split)
+        if len(of_split) > config.limit:
+            of_split.pop()
+            cut.append(split)
+        examples += of_split
+        sheets += _contact_sheets(images, split, tiles)
+    rows = [example.row for example in examples]
+    pairs = near_duplicates(np.stack([example.small for example in examples]))
+    pairs = across_groups(pairs, rows)
+    _write_pairs(workdir / 'near_duplicates.csv', pairs, examples)
+    straddling = two_splits(examples)
+    drawings = [
+        *_draw_groups(images, examples),
         *_draw_straddling(images, straddling),
-        *_pair_sheet(images, config, pairs, seen),
+        *_draw_pairs(images, pairs, examples),
     ]
-    (workdir / 'look.html').write_text(
-        _page(config, seen, sheets, drawn, straddling, pairs, cut), encoding='utf-8'
-    )
+    body = [
+        _about(config, cut),
+        *_counts(examples),
+        *_two_places(examples, straddling, pairs),
+        *_pictures(drawings, sheets),
+    ]
+    page = workdir / 'look.html'
+    page.write_text(html.document(config.dataset, '\n'.join(body)), encoding='utf-8')
     print(
-        f'{len(seen)} examples of {config.dataset}, {len(straddling)} documents or series in two splits, {len(pairs)} near-duplicates between groups: {workdir / "look.html"}'
+        f'{len(examples)} examples of {config.dataset}, '
+        f'{len(straddling)} documents or series in two splits, '
+        f'{len(pairs)} near-duplicates between groups: {page}'
     )
 
 
-def two_splits(seen):
-    """{(label, document or series): Counter of splits} of those that are in more than one."""
-    splits = defaultdict(Counter)
-    for one in seen:
-        splits[one.label, document(one.row.group)][one.split] += 1
-    return {key: counts for key, counts in sorted(splits.items()) if len(counts) > 1}
+def _check(dataset):
+    if not dataset:
+        raise InputError('config.dataset is empty; name a prepared data set, for example covid_ct')
+    if '+' in dataset or '@' in dataset:
+        raise InputError(
+            f'config.dataset={dataset}: name one data set, or one split of it; '
+            'both classes are shown apart anyway'
+        )
+
+
+def _read_split(config, dataset, split):
+    """([Example], {label: tiles of the first}) of a split; one example more than the limit."""
+    examples, tiles = [], defaultdict(list)
+    native = datasets.each_native(f'{dataset}:{split}', config.data_dir, config.limit + 1)
+    for grey, row in tqdm(native, f'looking at {split}', unit='image', disable=None):
+        label, histogram = row.label_name, np.bincount(grey.ravel(), minlength=256)
+        examples.append(Example(split, label, row, grey.shape, histogram, shrunk(grey)))
+        if len(examples) <= config.limit and len(tiles[label]) < config.shown:
+            tiles[label].append(pictures.draw_boxes(*_square(grey, row.boxes), TILE))
+    return examples, tiles
 
 
 def _square(grey, boxes):
-    """Made square with black, so that the aspect is seen as it is; boxes move along."""
+    """An image made square with black, so that its aspect is seen as it is; boxes move along."""
     height, width = grey.shape
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    shift, scale = (
-        np.array([top, left, top, left]) / side,
-        np.array([height, width, height, width]) / side,
-    )
-    return np.pad(grey, ((top, side - height - top), (left, side - width - left))), [
-        shift + scale * box for box in boxes
-    ]
+    padded = np.pad(grey, ((top, side - height - top), (left, side - width - left)))
+    shift = np.array([top, left, top, left]) / side
+    scale = np.array([height, width, height, width]) / side
+    return padded, [shift + scale * box for box in boxes]
 
 
-def _groups(seen):
-    """{'split, label': examples}, splits in order of appearance."""
-    groups, splits = defaultdict(list), [one.split for one in seen]
-    for one in sorted(seen, key=lambda one: (splits.index(one.split), one.label)):
-        groups[', '.join(filter(None, [one.split, one.label]))].append(one)
+def _contact_sheets(images, split, tiles):
+    """Draws one sheet a label -> [Drawing]."""
+    sheets = []
+    for label, of_label in sorted(tiles.items()):
+        name = '_'.join(filter(None, ['sheet', split.split('[')[0], label]))
+        path, columns = images / f'{name}.png', min(len(of_label), COLUMNS)
+        picture.save(path, pictures.contact_sheet(of_label, columns))
+        first = f'the first {len(of_label)}, boxes in yellow where there are any'
+        sheets.append(Drawing(path, f'{_group_name(split, label)}: {first}'))
+    return sheets
+
+
+def _group_name(split, label):
+    return ', '.join(filter(None, [split, label]))
+
+
+def _groups(examples):
+    """{'split, label': [Example]}, splits in order of appearance, labels by name."""
+    splits = list(dict.fromkeys(example.split for example in examples))
+    groups = defaultdict(list)
+    for example in sorted(examples, key=lambda e: (splits.index(e.split), e.label)):
+        groups[_group_name(example.split, example.label)].append(example)
     return groups
 
 
-def _draw(images, seen):
-    """Figures of sizes, grey levels and nodule diameters, those that say something."""
-    groups = _groups(seen)
-    shapes = {one.shape for one in seen}
-    if len(shapes) > 1:
-        figure, ax = figures.subplots(figsize=(6, 4.5))
-        for name, group in groups.items():
-            ax.scatter(
-                *zip(*((one.shape[1], one.shape[0]) for one in group)), s=9, alpha=0.6, label=name
-            )
-        ax.set(
-            xlabel='width, pixels',
-            ylabel='height, pixels',
-            xscale='log',
-            yscale='log',
-            title=f'{len(shapes)} sizes',
-        )
-        ax.legend(fontsize=8)
-        yield _saved(figure, images / 'sizes.png', 'Width and height of every image')
-    figure, ax = figures.subplots(figsize=(6, 4.5))
-    for name, group in groups.items():
-        share = (
-            np.mean([one.histogram / one.histogram.sum() for one in group], axis=0)
-            .reshape(64, 4)
-            .sum(1)
-        )
-        ax.stairs(share, np.arange(0, 257, 4), label=name)
-    ax.set(
-        xlabel='grey level',
-        ylabel='share of pixels',
-        yscale='log',
-        title='grey levels, mean over images',
-    )
-    ax.legend(fontsize=8)
-    yield _saved(figure, images / 'grey.png', 'Histogram of grey levels')
+def two_splits(examples):
+    """Finds the source documents or series that are in more than one split.
+
+    Args:
+        examples: [Example].
+
+    Returns:
+        {(label, document or series): Counter of splits}, sorted.
+    """
+    splits = defaultdict(Counter)
+    for example in examples:
+        splits[example.label, document(example.row.group)][example.split] += 1
+    return {key: counts for key, counts in sorted(splits.items()) if len(counts) > 1}
+
+
+def _write_pairs(path, pairs, examples):
+    """near_duplicates.csv: one line a pair."""
+    with path.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['correlation', *(f'{key}_{n}' for n in (1, 2) for key in KEYS)])
+        for value, i, j in pairs:
+            writer.writerow([f'{value:.4f}', *_names(examples[i]), *_names(examples[j])])
+
+
+def _names(example):
+    """KEYS of an Example."""
+    return example.split, example.label, example.row.id, example.row.group
+
+
+def _draw_groups(images, examples):
+    """Yields the figures of sizes, grey levels and nodule diameters that say something."""
+    groups = _groups(examples)
+    if len({example.shape for example in examples}) > 1:
+        yield _draw_sizes(images / 'sizes.png', groups)
+    yield _draw_grey_levels(images / 'grey.png', groups)
     diameters = {
-        name: [nodule.diameter for one in group for nodule in one.row.nodules]
+        name: [nodule.diameter for example in group for nodule in example.row.nodules]
         for name, group in groups.items()
     }
     if any(diameters.values()):
-        figure, ax = figures.subplots(figsize=(6, 4.5))
-        ax.hist(
-            list(diameters.values()), bins=np.arange(0, 34, 2), stacked=True, label=list(diameters)
-        )
-        ax.set(xlabel='diameter of the nodules, mm', ylabel='boxes')
-        ax.legend(fontsize=8)
-        yield _saved(figure, images / 'diameters.png', 'Histogram of nodule diameters')
+        yield _draw_diameters(images / 'diameters.png', diameters)
+
+
+def _draw_sizes(path, groups):
+    figure, ax = figures.subplots(figsize=FIGSIZE)
+    shapes = set()
+    for name, group in groups.items():
+        shapes |= {example.shape for example in group}
+        heights, widths = zip(*(example.shape for example in group))
+        ax.scatter(widths, heights, s=9, alpha=0.6, label=name)
+    ax.set(xlabel='width, pixels', ylabel='height, pixels', xscale='log', yscale='log')
+    ax.set(title=f'{len(shapes)} sizes')
+    ax.legend(fontsize=8)
+    figures.save(figure, path)
+    return Drawing(path, 'Width and height of every image')
+
+
+def _draw_grey_levels(path, groups):
+    figure, ax = figures.subplots(figsize=FIGSIZE)
+    for name, group in groups.items():
+        shares = [example.histogram / example.histogram.sum() for example in group]
+        share = np.mean(shares, axis=0).reshape(64, 4).sum(1)
+        ax.stairs(share, np.arange(0, 257, 4), label=name)
+    ax.set(xlabel='grey level', ylabel='share of pixels', yscale='log')
+    ax.set(title='grey levels, mean over images')
+    ax.legend(fontsize=8)
+    figures.save(figure, path)
+    return Drawing(path, 'Histogram of grey levels')
+
+
+def _draw_diameters(path, diameters):
+    figure, ax = figures.subplots(figsize=FIGSIZE)
+    values, names = list(diameters.values()), list(diameters)
+    ax.hist(values, bins=np.arange(0, 34, 2), stacked=True, label=names)
+    ax.set(xlabel='diameter of the nodules, mm', ylabel='boxes')
+    ax.legend(fontsize=8)
+    figures.save(figure, path)
+    return Drawing(path, 'Histogram of nodule diameters')
 
 
 def _draw_straddling(images, straddling):
-    if straddling:
-        splits = list(dict.fromkeys(split for counts in straddling.values() for split in counts))
-        figure, ax = figures.subplots(figsize=(7, 1 + 0.4 * min(len(straddling), 40)))
-        names, start = (
-            [name if len(name) < 40 else name[:39] + '…' for _, name in straddling][:40],
-            np.zeros(min(len(straddling), 40)),
-        )
-        for split in splits:
-            counts = np.array([counts[split] for counts in straddling.values()][:40])
-            ax.barh(names, counts, left=start, label=split)
-            start += counts
-        ax.set(xlabel='images', title='source documents or series in more than one split')
-        ax.invert_yaxis()
-        ax.legend(fontsize=8)
-        yield _saved(
-            figure,
-            images / 'straddling.png',
-            'Images of each source document or series that is in more than one split',
-        )
-
-
-def _saved(figure, path, alt):
+    """Yields the figure of what is in more than one split, where anything is."""
+    if not straddling:
+        return
+    shown = list(straddling.items())[:BARS]
+    names = [name if len(name) < 40 else name[:39] + '…' for (_, name), _ in shown]
+    figure, ax = figures.subplots(figsize=(7, 1 + 0.4 * len(shown)))
+    start = np.zeros(len(shown))
+    for split in dict.fromkeys(split for counts in straddling.values() for split in counts):
+        counts = np.array([counts[split] for _, counts in shown])
+        ax.barh(names, counts, left=start, label=split)
+        start += counts
+    ax.set(xlabel='images', title='source documents or series in more than one split')
+    ax.invert_yaxis()
+    ax.legend(fontsize=8)
+    path = images / 'straddling.png'
     figures.save(figure, path)
-    return path, alt
+    text = 'Images of each source document or series that is in more than one split'
+    yield Drawing(path, text)
 
 
-def _pair_sheet(images, config, pairs, seen):
-    """The near-duplicates, one above the other."""
-    if pairs:
-        tiles = [
-            [np.repeat(seen[i].small.repeat(3, 0).repeat(3, 1), 3, 2) for i in pair[1:]]
-            for pair in pairs[:PAIRS]
-        ]
-        picture.save(images / 'near_duplicates.png', np.hstack([np.vstack(pair) for pair in tiles]))
-        yield (
-            images / 'near_duplicates.png',
-            f'Near-duplicates of different groups, one above the other, as compared at {SIZE}x{SIZE}',
-        )
+def _draw_pairs(images, pairs, examples):
+    """Yields the near-duplicates, one above the other, three times as large as compared."""
+    if not pairs:
+        return
+    tile = lambda i: np.repeat(examples[i].small.repeat(3, 0).repeat(3, 1), 3, 2)
+    columns = [np.vstack([tile(i), tile(j)]) for _, i, j in pairs[:PAIRS]]
+    path = images / 'near_duplicates.png'
+    picture.save(path, np.hstack(columns))
+    where = f'one above the other, as compared at {SIZE}x{SIZE}'
+    yield Drawing(path, f'Near-duplicates of different groups, {where}')
 
 
-def _write_pairs(path, pairs, seen):
-    with path.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                'correlation',
-                *(f'{key}_{n}' for n in (1, 2) for key in ('split', 'label', 'id', 'group')),
-            ]
-        )
-        writer.writerows(
-            [f'{value:.4f}', *(cell for k in (i, j) for cell in _cells(seen[k]))]
-            for value, i, j in pairs
-        )
+def _about(config, cut):
+    """The HTML of where the data set is and how much of it was read; `cut` has more to read."""
+    folder = specs.locate(config.dataset.partition(':')[0], config.data_dir)
+    limit = ''
+    if cut:
+        splits = ', '.join(sorted(set(cut)))
+        limit = f'Only the first {config.limit} of {splits} were read. '
+    return ABOUT.format(version=__version__, folder=html.text(folder), limit=limit)
 
 
-def _cells(one):
-    return one.split, one.label, one.row.id, one.row.group
+def _counts(examples):
+    """The HTML of the table of groups."""
+    rows = [_count(name, group) for name, group in _groups(examples).items()]
+    return ['<h2>Counts</h2>', html.table(COUNTS, rows)]
 
 
-def _page(config, seen, sheets, drawn, straddling, pairs, cut):
-    rows = []
-    for name, group in _groups(seen).items():
-        sides = np.array([one.shape for one in group])
-        grey = np.sum([one.histogram for one in group], axis=0)
-        rows.append(
-            [
-                name,
-                len(group),
-                len({one.row.group for one in group}),
-                len({document(one.row.group) for one in group}),
-                sum(len(one.row.nodules) for one in group),
-                f'{np.median(sides[:, 1]):.0f} x {np.median(sides[:, 0]):.0f}',
-                f'{sides.min()} to {sides.max()}',
-                float(grey @ np.arange(256) / grey.sum()),
-                f'{grey[0] / grey.sum():.1%}',
-                f'{grey[255] / grey.sum():.1%}',
-            ]
-        )
-    copies = Counter(one.row.sha256 for one in seen)
-    notes = [
-        f'<p>{sum(n - 1 for n in copies.values())} images equal another one pixel for pixel.</p>',
-        f'<p>{len(straddling)} source documents or series are in more than one split.</p>',
-        f'<p>{len(pairs)} pairs of different groups (patient, or series) show nearly the same picture: correlation above {THRESHOLD} at {SIZE}x{SIZE}. '
-        'Such pairs are to be looked at: at that size two slices of different people can look alike. All are in near_duplicates.csv.</p>',
+def _count(name, group):
+    """COUNTS of a group of Examples."""
+    sides = np.array([example.shape for example in group])
+    height, width = np.median(sides, axis=0)
+    grey = np.sum([example.histogram for example in group], axis=0)
+    return [
+        name,
+        len(group),
+        len({example.row.group for example in group}),
+        len({document(example.row.group) for example in group}),
+        sum(len(example.row.nodules) for example in group),
+        f'{width:.0f} x {height:.0f}',
+        f'{sides.min()} to {sides.max()}',
+        float(grey @ np.arange(256) / grey.sum()),
+        f'{grey[0] / grey.sum():.1%}',
+        f'{grey[255] / grey.sum():.1%}',
     ]
-    tables = [
-        html.table(
-            ['label', 'document or series', 'images in each split'],
-            [
-                (label, name, ', '.join(f'{split} {n}' for split, n in counts.items()))
-                for (label, name), counts in straddling.items()
-            ],
-        )
-        if straddling
-        else '',
-        html.table(
-            ['correlation', 'split', 'label', 'id', 'group', 'split', 'label', 'id', 'group'],
-            [(value, *_cells(seen[i]), *_cells(seen[j])) for value, i, j in pairs[:PAIRS]],
-        )
-        if pairs
-        else '',
-    ]
-    limit = f'Only the first {config.limit} of {", ".join(sorted(cut))} were read. ' if cut else ''
-    body = [
-        f'<p class="quiet">covjax {__version__}; {html.text(specs.locate(config.dataset.partition(":")[0], config.data_dir))}. {limit}Not for diagnosis.</p>',
-        '<h2>Counts</h2>',
-        html.table(
-            [
-                'split',
-                'images',
-                'groups',
-                'documents or series',
-                'nodules',
-                'median size',
-                'sides',
-                'mean grey',
-                'black',
-                'white',
-            ],
-            rows,
-        ),
+
+
+def _two_places(examples, straddling, pairs):
+    """The HTML of copies, documents in two splits, and near-duplicates."""
+    copies = Counter(example.row.sha256 for example in examples)
+    return [
         '<h2>What lies in two places</h2>',
-        *notes,
-        *tables,
-        '<h2>Figures</h2>',
-        *(html.figure(path, alt, alt) for path, alt in drawn),
-        '<h2>Pictures</h2>',
-        *(html.figure(path, f'Contact sheet: {caption}', caption) for path, caption in sheets),
+        IDENTICAL.format(sum(n - 1 for n in copies.values())),
+        STRADDLING.format(len(straddling)),
+        ALIKE.format(count=len(pairs), threshold=THRESHOLD, size=SIZE),
+        _straddling_table(straddling),
+        _pair_table(pairs, examples),
     ]
-    return html.document(config.dataset, '\n'.join(body))
+
+
+def _straddling_table(straddling):
+    if not straddling:
+        return ''
+    rows = [
+        (label, name, ', '.join(f'{split} {n}' for split, n in counts.items()))
+        for (label, name), counts in straddling.items()
+    ]
+    return html.table(['label', 'document or series', 'images in each split'], rows)
+
+
+def _pair_table(pairs, examples):
+    if not pairs:
+        return ''
+    rows = [(value, *_names(examples[i]), *_names(examples[j])) for value, i, j in pairs[:PAIRS]]
+    return html.table(['correlation', *KEYS, *KEYS], rows)
+
+
+def _pictures(drawings, sheets):
+    """The HTML of all that is drawn."""
+    return [
+        '<h2>Figures</h2>',
+        *(html.figure(path, text, text) for path, text in drawings),
+        '<h2>Pictures</h2>',
+        *(html.figure(path, f'Contact sheet: {text}', text) for path, text in sheets),
+    ]

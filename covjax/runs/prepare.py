@@ -1,4 +1,7 @@
-"""Raw files -> a prepared TFDS data set, with a contact sheet of each split."""
+"""Raw files -> a prepared TFDS data set, with a contact sheet of each split.
+
+A build that fails leaves nothing behind, and one that is killed nothing that looks complete.
+"""
 
 import contextlib
 import io
@@ -14,12 +17,23 @@ from covjax.data import datasets, specs
 from covjax.pages import pictures
 from covjax.workdir import duration, read_json
 
-SHOWN, TILE = 24, 192
+SHOWN, TILE = 24, 192  # tiles of a contact sheet, and pixels a side of each
 OPTIONS = ('annotations', 'candidates', 'allow_missing', 'workers', 'beam')
+# What TFDS makes in a data folder before it builds, the innermost first.
+MADE_BY_TFDS = (
+    *('.config/metadata.json', '.config'),
+    *('extracted', 'downloads/extracted', 'downloads'),
+)
 
 
 def run(config, workdir):
-    """Builds config.dataset from config.source into config.data_dir."""
+    """Builds config.dataset from config.source into config.data_dir, and draws its first images.
+
+    Writes images/NAME_SPLIT.png, and skipped_series.txt where series were skipped.
+
+    Raises:
+        InputError: a key is wrong, or raw files are missing or damaged.
+    """
     began = time.monotonic()
     builder = build(
         config.dataset,
@@ -29,26 +43,39 @@ def run(config, workdir):
         **{key: config[key] for key in OPTIONS if config[key]},
     )
     print(f'{config.dataset} in {duration(time.monotonic() - began)}: {builder.data_dir}')
-    if getattr(builder, 'skipped', ()):
+    skipped = getattr(builder, 'skipped', ())
+    if skipped:
         listing = workdir / 'skipped_series.txt'
-        listing.write_text('\n'.join(builder.skipped) + '\n')
+        listing.write_text('\n'.join(skipped) + '\n')
         print(
-            f'skipped {len(builder.skipped)} series without a volume (first {builder.skipped[0]}), all listed in {listing}'
+            f'skipped {len(skipped)} series without a volume (first {skipped[0]}), '
+            f'all listed in {listing}'
         )
     for split, info in builder.info.splits.items():
         examples = datasets.read_native(f'{config.dataset}:{split}', config.data_dir, SHOWN)
         tiles = [pictures.draw_boxes(grey, row.boxes, TILE) for grey, row in examples]
         sheet = workdir / 'images' / f'{config.dataset.replace("/", "_")}_{split}.png'
         picture.save(sheet, pictures.contact_sheet(tiles, min(len(tiles), 6)))
-        print(
-            f'{config.dataset}:{split}  {info.num_examples} examples, the first {len(tiles)} in {sheet}'
-        )
+        count = f'{info.num_examples} examples, the first {len(tiles)} in {sheet}'
+        print(f'{config.dataset}:{split}  {count}')
 
 
 def build(dataset, source, data_dir, overwrite=False, **options):
-    """Builds a data set unless it is already there from the same source -> its TFDS builder.
+    """Builds a data set, unless it is already there from the same source.
 
-    A build that fails leaves nothing behind, and one that is killed nothing that looks complete: the next call builds it.
+    Args:
+        dataset: 'name' or 'name/config'.
+        source: the raw folder; '' downloads what may be downloaded.
+        data_dir: where to; '' is TFDS's own folder.
+        overwrite: whether to replace what was built from another source.
+        options: of the builder, those of OPTIONS that are set.
+
+    Returns:
+        Its TFDS builder.
+
+    Raises:
+        InputError: an argument is wrong, raw files are missing or damaged, or there is no space.
+            What was there before is there afterwards.
     """
     builder = _builder(dataset, data_dir, options)
     source = _source(builder, source, data_dir)
@@ -62,12 +89,14 @@ def build(dataset, source, data_dir, overwrite=False, **options):
         return builder
     if target.exists() and not overwrite:
         raise InputError(
-            f'{target} was prepared from other files than {source}; choose another config.data_dir, or set config.overwrite=True'
+            f'{target} was prepared from other files than {source}; '
+            'choose another config.data_dir, or set config.overwrite=True'
         )
     return _build(dataset, source, data_dir, options, target)
 
 
 def _builder(dataset, data_dir, options):
+    """The TFDS builder of a data set, after a look at all that was given."""
     import tensorflow_datasets as tfds
 
     import tfds_builders
@@ -75,37 +104,39 @@ def _builder(dataset, data_dir, options):
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every folder that is not prepared yet
     tfds.disable_progress_bar()  # it knows no total; ours do
     if not tfds_builders.known(dataset):
-        raise InputError(
-            f'config.dataset={dataset}: no such data set; choose one of {", ".join(tfds_builders.names())}'
-        )
+        valid = ', '.join(tfds_builders.names())
+        raise InputError(f'config.dataset={dataset}: no such data set; choose one of {valid}')
     for key in options:
         if dataset.partition('/')[0] != 'luna16_patches' and key not in ('workers', 'beam'):
             raise InputError(f'config.{key} does not apply to {dataset}; leave it out')
+    _check_data_dir(data_dir)
+    folder = _data_folder(data_dir)
+    if 'beam' in options:  # the builder wants to know whether, and TFDS the rest
+        options = options | {'beam': bool(options['beam'])}
+    with contextlib.ExitStack() as stack:
+        if (folder / dataset).exists():
+            stack.enter_context(datasets.readable(folder / dataset, dataset))
+        return tfds.builder(dataset, data_dir=str(folder), **options)
+
+
+def _check_data_dir(data_dir):
     if ',' in data_dir:
         raise InputError(
             f'config.data_dir={data_dir}: a data set is built into one folder; name only one'
         )
     if set(data_dir) & set('[]*?'):
         raise InputError(
-            f'config.data_dir={data_dir}: TFDS takes [ ] * ? for patterns; choose a folder without them'
+            f'config.data_dir={data_dir}: TFDS takes [ ] * ? for patterns; '
+            'choose a folder without them'
         )
-    folder = pathlib.Path(data_dir or specs.DEFAULT_DIR).expanduser()
-    with (
-        datasets.readable(folder / dataset, dataset)
-        if (folder / dataset).exists()
-        else contextlib.nullcontext()
-    ):
-        return tfds.builder(
-            dataset,
-            data_dir=str(folder),
-            **options | {key: bool(options[key]) for key in ('beam',) if key in options},
-        )
+
+
+def _data_folder(data_dir):
+    return pathlib.Path(data_dir or specs.DEFAULT_DIR).expanduser()
 
 
 def _source(builder, source, data_dir):
     """The raw folder: the one that is given, or else what can be downloaded."""
-    import tensorflow_datasets as tfds
-
     if source:
         source = pathlib.Path(source).expanduser().resolve()
         if not source.is_dir():
@@ -115,73 +146,79 @@ def _source(builder, source, data_dir):
         return source
     if not builder.DOWNLOAD:
         raise InputError(f'config.source is empty; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
-    folder = pathlib.Path(data_dir or specs.DEFAULT_DIR).expanduser() / 'downloads'
+    return _download(builder, _data_folder(data_dir) / 'downloads')
+
+
+def _download(builder, folder):
+    """The raw folder of a data set that may be downloaded, below a folder."""
+    import tensorflow_datasets as tfds
+
     print(f'downloading {builder.DOWNLOAD} to {folder}', flush=True)
-    before = _there(folder)
+    before = _existing(folder)
     try:
         return builder.download(tfds.download.DownloadManager(download_dir=folder))
     except Exception as error:  # whatever requests, urllib and the unpacking raise
         for part in folder.glob('*.tmp.*'):  # of a download that broke off
             shutil.rmtree(part, ignore_errors=True)
         _take_away(folder, before)
-        told = str(error) if isinstance(error, InputError) else type(error).__name__
+        reason = str(error) if isinstance(error, InputError) else type(error).__name__
         raise InputError(
-            f'{builder.DOWNLOAD} can not be downloaded ({told}); {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}, as config.source'
+            f'{builder.DOWNLOAD} cannot be downloaded ({reason}); '
+            f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}, as config.source'
         ) from None
 
 
-def _there(folder):
-    """Which folders of a path exist."""
+def _existing(folder):
+    """The folders of a path that exist."""
     return {part for part in (folder, *folder.parents) if part.exists()}
 
 
 def _take_away(folder, before):
-    """Removes a folder and those above it that were not there before, as far as they are empty: another build may have put something there."""
+    """Removes a folder and those above it that did not exist before, as far as they are deserted.
+
+    A folder that holds anything but what TFDS makes is kept: another build may have put it there.
+    """
+    by_tfds = {pathlib.Path(name).parts[0] for name in MADE_BY_TFDS}
     for part in (folder, *folder.parents):
-        if part in before:
+        if part in before or any(path.name not in by_tfds for path in part.glob('*')):
             return
-        others = (
-            [
-                path
-                for path in part.glob('*')
-                if path.name not in ('.config', 'downloads', 'extracted')
-            ]
-            if part.exists()
-            else []
-        )
-        if others:
-            return
-        for left in (
-            '.config/metadata.json',
-            '.config',
-            'extracted',
-            'downloads/extracted',
-            'downloads',
-            '.',
-        ):  # what TFDS makes before it builds
-            with contextlib.suppress(OSError):
-                (part / left).unlink() if (part / left).is_file() else (part / left).rmdir()
+        for name in (*MADE_BY_TFDS, '.'):
+            _remove(part / name)
         if part.exists():
             return
 
 
+def _remove(path):
+    """Removes a file, or a folder that is empty; keeps what cannot be removed."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            path.unlink()
+        else:
+            path.rmdir()
+
+
 def _build(dataset, source, data_dir, options, target):
-    """Moves an old version aside, builds, and brings the old one back if that fails."""
-    aside, before = target.with_name(target.name + '.replaced'), _there(target.parent)
+    """Builds a data set into `target`, the folder of its version."""
     for draft in target.parent.glob(f'incomplete.*_{target.name}'):  # of a build that was killed
         shutil.rmtree(draft, ignore_errors=True)
+    with _old_version_aside(target):
+        builder = _builder(dataset, data_dir, options)  # one that has not seen the old files
+        download_config = _download_config(source, options.get('beam'))
+        # TFDS prints that it downloads files of unknown size.
+        with _writable(target), contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=download_config)
+    return builder
+
+
+@contextlib.contextmanager
+def _old_version_aside(target):
+    """Moves what is in `target` aside, and back if the block fails; then nothing new is left."""
+    aside, before = target.with_name(target.name + '.replaced'), _existing(target.parent)
     if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
         target.rename(aside)
     try:
-        builder = _builder(dataset, data_dir, options)  # a builder that has not seen the old files
-        with (
-            _writable(target),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):  # TFDS tells of downloads of unknown size
-            builder.download_and_prepare(
-                download_config=_download_config(source, options.get('beam'))
-            )
+        yield
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         if aside.exists():
@@ -189,32 +226,28 @@ def _build(dataset, source, data_dir, options, target):
         _take_away(target.parent, before)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-    return builder
 
 
 @contextlib.contextmanager
 def _writable(target):
-    """A full disk or a folder that can not be written becomes one line."""
+    """Turns a full disk, or a folder that cannot be written, into one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        told = str(error).splitlines()[0]
-        if (
-            isinstance(error, RuntimeError) and 'Failed to finalize writing' not in told
-        ):  # how TFDS passes on what array_record says
+        message = str(error).splitlines()[0]
+        # TFDS passes on what array_record says, which is a RuntimeError.
+        if isinstance(error, RuntimeError) and 'Failed to finalize writing' not in message:
             raise
-        reason = (
-            getattr(error, 'strerror', None)
-            or told.partition('write() failed: ')[2].partition(';')[0]
-            or told
-        )
+        written = message.partition('write() failed: ')[2].partition(';')[0]
+        reason = getattr(error, 'strerror', None) or written or message
         raise InputError(
-            f'{target}: can not be written ({reason}); free some space, or choose another config.data_dir'
+            f'{target}: cannot be written ({reason}); '
+            'free some space, or choose another config.data_dir'
         ) from None
 
 
 def _download_config(source, beam):
-    """What TFDS is told: where the raw files are and, for Apache Beam, the options of the pipeline."""
+    """What TFDS is given: where the raw files are, and the options of a Beam pipeline."""
     import tensorflow_datasets as tfds
 
     if not beam:
@@ -223,8 +256,8 @@ def _download_config(source, beam):
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise InputError(
-            "config.beam needs Apache Beam; pip install -e '.[beam]', or leave it out and set config.workers"
+            "config.beam needs Apache Beam; pip install -e '.[beam]', "
+            'or leave it out and set config.workers'
         ) from None
-    return tfds.download.DownloadConfig(
-        manual_dir=str(source), beam_options=PipelineOptions(beam.split())
-    )
+    beam_options = PipelineOptions(beam.split())
+    return tfds.download.DownloadConfig(manual_dir=str(source), beam_options=beam_options)

@@ -1,4 +1,8 @@
-"""Printed accuracy, recall, precision and F1 -> the confusion matrices of whole numbers that round to them, and so the sizes of the test set they can come from."""
+"""Printed accuracy, recall, precision and F1 -> the sizes of the test set that they can come from.
+
+A rate in a table is a fraction of whole numbers of images, so few confusion matrices round to all
+four of them. The search tries every matrix up to a bound.
+"""
 
 import csv
 from typing import NamedTuple
@@ -10,6 +14,14 @@ from covjax.ct import archive
 from covjax.workdir import write_json
 
 PERCENT = ('accuracy', 'recall', 'precision', 'f1')
+LISTED = 8  # sizes that are written out for a row
+HEAD = ('model', 'test', *PERCENT, 'sizes that fit (positive / negative)')
+FITS_ALL = (
+    '{test}: of {rows} rows {fitting} fit some size up to {bound} / {bound}; '
+    'sizes that fit all of these: {sizes}.'
+)
+FITS_CLAIM = '{test}: {claimed} fits {fitting} of {rows} rows.'
+EDGE = 1e-9  # a whole number just outside of a limit is within it, but for floating point
 
 
 class Matrix(NamedTuple):
@@ -22,85 +34,123 @@ class Matrix(NamedTuple):
 
 
 def run(config, workdir):
-    """Every row of config.table; what fits each, and which sizes fit all rows of a test."""
+    """Finds what fits each row of config.table, and which sizes fit all rows of a test."""
     rows = read_table(config.table)
-    fits = [
-        matrices({name: row[name] for name in PERCENT}, config.tolerance, config.bound)
-        for row in rows
-    ]
-    lines = [
-        '| model | test | ' + ' | '.join(PERCENT) + ' | sizes that fit (positive / negative) |',
-        '|' + '---|' * (len(PERCENT) + 3),
-    ]
-    for row, found in zip(rows, fits):
-        told = [
-            f'{positives} / {negatives}'
-            for positives, negatives in sorted({fit[:2] for fit in found})
-        ]
-        lines.append(
-            f'| {row["model"]} | {row["test"]} | '
-            + ' | '.join(f'{row[name]:.2f}' for name in PERCENT)
-            + ' | '
-            + (
-                ', '.join(told[:8]) + (f' and {len(told) - 8} more' if len(told) > 8 else '')
-                or 'none'
-            )
-            + ' |'
-        )
-    common = {}
-    for test in dict.fromkeys(row['test'] for row in rows):
-        sets = [{fit[:2] for fit in found} for row, found in zip(rows, fits) if row['test'] == test]
-        some = [sizes for sizes in sets if sizes]
-        common[test] = sorted(set.intersection(*some)) if some else []
-        near = ', '.join(f'{positives} / {negatives}' for positives, negatives in common[test][:8])
-        lines += [
-            '',
-            f'{test}: of {len(sets)} rows {len(some)} fit some size up to {config.bound} / {config.bound}; sizes that fit all of these: {near or "none"}.',
-        ]
-        if config.claimed:
-            size = tuple(int(part) for part in config.claimed.split('/'))
-            lines.append(
-                f'{test}: {config.claimed} fits {sum(size in sizes for sizes in sets)} of {len(sets)} rows.'
-            )
+    fits = [matrices(row, config.tolerance, config.bound) for row in rows]
+    sizes = [_sizes(found) for found in fits]
+    by_test = {}
+    for row, row_sizes in zip(rows, sizes):
+        by_test.setdefault(row['test'], []).append(row_sizes)
+    lines = [_line(HEAD), '|' + '---|' * len(HEAD)]
+    lines += [_row_line(row, row_sizes) for row, row_sizes in zip(rows, sizes)]
+    for test, test_sizes in by_test.items():
+        lines += ['', *_findings(test, test_sizes, config)]
     print('\n'.join(lines))
     (workdir / 'printed_rates.md').write_text('\n'.join(lines) + '\n')
-    write_json(
-        workdir / 'printed_rates.json',
-        {
-            'tolerance': config.tolerance,
-            'bound': config.bound,
-            'common': common,
-            'rows': [
-                {**row, 'fits': [fit._asdict() for fit in found]} for row, found in zip(rows, fits)
-            ],
-        },
+    document = {
+        'tolerance': config.tolerance,
+        'bound': config.bound,
+        'common': {test: _common(test_sizes) for test, test_sizes in by_test.items()},
+        'rows': [
+            {**row, 'fits': [fit._asdict() for fit in found]} for row, found in zip(rows, fits)
+        ],
+    }
+    write_json(workdir / 'printed_rates.json', document)
+
+
+def _sizes(found):
+    """{(positives, negatives)} of matrices."""
+    return {(fit.positives, fit.negatives) for fit in found}
+
+
+def _common(test_sizes):
+    """The sizes, sorted, that fit every row of a test that fits any."""
+    fitting = [sizes for sizes in test_sizes if sizes]
+    return sorted(set.intersection(*fitting)) if fitting else []
+
+
+def _line(cells):
+    return '| ' + ' | '.join(cells) + ' |'
+
+
+def _row_line(row, sizes):
+    """The line of the table for one printed row."""
+    listed = _listed(sorted(sizes))
+    if len(sizes) > LISTED:
+        listed += f' and {len(sizes) - LISTED} more'
+    rates = [f'{row[name]:.2f}' for name in PERCENT]
+    return _line([row['model'], row['test'], *rates, listed])
+
+
+def _listed(sizes):
+    """The first sizes as text."""
+    texts = [f'{positives} / {negatives}' for positives, negatives in sizes[:LISTED]]
+    return ', '.join(texts) or 'none'
+
+
+def _findings(test, test_sizes, config):
+    """Lines on the sizes of the rows of one test."""
+    fits_all = FITS_ALL.format(
+        test=test,
+        rows=len(test_sizes),
+        fitting=sum(bool(sizes) for sizes in test_sizes),
+        bound=config.bound,
+        sizes=_listed(_common(test_sizes)),
     )
+    if not config.claimed:
+        return [fits_all]
+    claimed = tuple(int(part) for part in config.claimed.split('/'))
+    fits_claim = FITS_CLAIM.format(
+        test=test,
+        claimed=config.claimed,
+        fitting=sum(claimed in sizes for sizes in test_sizes),
+        rows=len(test_sizes),
+    )
+    return [fits_all, fits_claim]
 
 
 def read_table(path):
-    """CSV with columns model, test and the four rates in per cent."""
+    """The rows of a printed table.
+
+    Args:
+        path: of a CSV with the columns model, test, accuracy, recall, precision and f1, the last
+            four in per cent.
+
+    Returns:
+        [dict] with these keys, and others that the file has; rates are floats.
+
+    Raises:
+        InputError: there is no such file, or it lacks rows, columns or numbers.
+    """
+    columns = ('model', 'test', *PERCENT)
     if not archive.is_file(path):
         raise InputError(
-            f'config.table={path}: no such file; give a CSV with the columns model, test, {", ".join(PERCENT)}'
+            f'config.table={path}: no such file; give a CSV with the columns {", ".join(columns)}'
         )
     rows = list(csv.DictReader(archive.read_text(path).splitlines()))
-    if not rows or not {'model', 'test', *PERCENT} <= set(rows[0]):
-        raise InputError(
-            f'config.table={path}: needs rows and the columns model, test, {", ".join(PERCENT)}'
-        )
+    if not rows or not set(columns) <= set(rows[0]):
+        raise InputError(f'config.table={path}: needs rows and the columns {", ".join(columns)}')
     try:
-        rows = [{**row, **{name: float(row[name]) for name in PERCENT}} for row in rows]
+        return [{**row, **{name: float(row[name]) for name in PERCENT}} for row in rows]
     except (TypeError, ValueError):
         raise InputError(
             f'config.table={path}: the four rates must be numbers in per cent'
         ) from None
-    return rows
 
 
 def matrices(printed, tolerance, bound):
-    """Every Matrix with up to `bound` images of each class whose rates lie within `tolerance` of the printed ones, all in per cent.
+    """The confusion matrices whose rates are the printed ones.
 
-    Rounding to two decimals moves a rate by 0.005, cutting off by 0.01; tables mix both, so 0.0101 takes either.
+    Rounding to two decimals moves a rate by up to 0.005, cutting off by up to 0.01; tables mix
+    both, so a tolerance of 0.0101 accepts either.
+
+    Args:
+        printed: {'accuracy', 'recall', 'precision', 'f1'} in per cent.
+        tolerance: by how much a rate may differ, in per cent.
+        bound: the greatest number of images of either class.
+
+    Returns:
+        [Matrix].
     """
     near = lambda value, name: np.abs(100 * value - printed[name]) <= tolerance
     negatives, found = np.arange(1, bound + 1), []
@@ -116,22 +166,18 @@ def matrices(printed, tolerance, bound):
 
 
 def _whole(percent, tolerance, total):
-    """Whole numbers k with 100 k / total within the tolerance."""
-    low, high = (
-        np.ceil((percent - tolerance) * total / 100 - 1e-9),
-        np.floor((percent + tolerance) * total / 100 + 1e-9),
-    )
+    """The whole numbers k with 100 k / total within the tolerance of a rate."""
+    low = np.ceil((percent - tolerance) * total / 100 - EDGE)
+    high = np.floor((percent + tolerance) * total / 100 + EDGE)
     return range(max(int(low), 0), min(int(high), total) + 1)
 
 
 def _false_positives(percent, tolerance, tp, bound):
-    """Whole numbers fp with 100 tp / (tp + fp) within the tolerance."""
+    """The whole numbers fp with 100 tp / (tp + fp) within the tolerance of a precision."""
     if not tp:
         return range(0)
-    most = (
-        bound
-        if percent - tolerance <= 0
-        else min(bound, int(np.floor(100 * tp / (percent - tolerance) - tp + 1e-9)))
-    )
-    least = max(0, int(np.ceil(100 * tp / (percent + tolerance) - tp - 1e-9)))
+    least = max(0, int(np.ceil(100 * tp / (percent + tolerance) - tp - EDGE)))
+    most = bound
+    if percent > tolerance:
+        most = min(bound, int(np.floor(100 * tp / (percent - tolerance) - tp + EDGE)))
     return range(least, most + 1)

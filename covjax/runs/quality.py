@@ -1,6 +1,11 @@
-"""Synthetic images -> quality.html and quality.json: how far they are from real ones, whether any is a copy of one, what upsampling left, and whether anatomy stayed."""
+"""Synthetic images -> quality.html and quality.json, which measure them.
+
+The questions are how far they are from real ones, whether any is a copy of one, what upsampling
+left, and whether anatomy stayed.
+"""
 
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,292 +23,368 @@ from covjax.pages.tables import interval
 from covjax.trained import data_dir_of
 from covjax.workdir import read_config, write_json
 
-SHOWN = 8
+SHOWN = 8  # columns of a contact sheet
+# Of a nodule, in its radii: the disc inside, and the ring around it.
+DISC, RING = 0.8, (1.3, 2)
+
+TITLES = {
+    'distances': 'Distance from real images',
+    'copies': 'Copies of training images',
+    'checkerboard': 'Traces of upsampling',
+    'anatomy': 'Anatomy',
+}
+ABOUT = (
+    '<p class="quiet">covjax {version}; {images} images of {synthetic}, split {split}, '
+    'against {real}; the generator was trained on {generator_trained_on}.</p>'
+)
+WARNING = (
+    '<p class="warning"><strong>Not for diagnosis.</strong> '
+    'No number says that a synthetic image shows disease.</p>'
+)
+DISTANCES = (
+    'features',
+    'part',
+    'images',
+    'number',
+    'KID (95 % interval)',
+    'FID',
+    'FID of halves of the real images',
+)
+DISTANCES_NOTE = (
+    'Distance from {n} real images. KID is 0 on average for images of the same kind, at any number '
+    'of them. FID is larger the fewer images there are: the last column is that between two halves '
+    'of the real ones. Neither compares with values of other features or, for FID, other numbers '
+    'of images.'
+)
+COPIES = ('images', 'number', 'median correlation', 'highest', 'copies')
+COPIES_NOTE = (
+    f'Correlation of every image at {SIZE}x{SIZE} with the most similar real image that trained '
+    f'the generator; above {THRESHOLD}, with its fine structure, it counts as a copy. '
+    'A shifted copy is not found.'
+)
+NEAREST = 'The synthetic images most like a real training image, and that image below each'
+CHECKERBOARD = ('images', 'number', 'decibels')
+CHECKERBOARD_NOTE = (
+    'Power at periods of 2 and 4 pixels over that of the frequencies around: '
+    'a generator that doubles its maps can leave a checkerboard there.'
+)
+ANATOMY = ('what', 'number', 'mean (95 % interval)')
+ANATOMY_NOTE = (
+    'Whether the translation keeps what it has to keep. '
+    'Masks are found in grey pictures without HU.'
+)
+DICE = 'Dice of the lungs before and after, 0 where none are left'
+STANDS_OUT = 'grey levels by which nodules stand out, {when}'
+CORRELATION = 'correlation of the two'
+OUTLINES = 'Edges of the lung masks: inputs above, their translations below'
+
+# The views of an image: uint8 [N, H, W, 1] -> the same shape.
+VIEWS = {
+    'whole image': lambda images: images,
+    'lungs only': lambda images: lungs_only(images, lungs.masks(images)),
+}
+
+
+class Section(NamedTuple):
+    """One measurement: a table, what it means, and pictures."""
+
+    columns: tuple[str, ...]
+    rows: list  # of str, int and float; NaN where there is no value
+    note: str
+    figures: tuple = ()  # (path of a PNG, what it shows)
+
+
+class ImageSet(NamedTuple):
+    """Images that are compared with real ones, and which of them belong together."""
+
+    images: np.ndarray  # uint8 [N, size, size, 1]
+    groups: list[str]  # patient or series of each image
+
+
+class Translations(NamedTuple):
+    """The synthetic images that are measured."""
+
+    rows: list  # [SyntheticRow]
+    inputs: np.ndarray  # uint8 [N, size, size, 1], what was translated
+    outputs: np.ndarray  # uint8 [N, size, size, 1], the synthetic images
 
 
 def run(config, workdir):
     """Measures one split of config.synthetic against config.real."""
-    made = read_config(config.synthetic, 'synthesize', 'synthetic')
-    gan = read_config(made.generator, 'cyclegan', 'generator')
-    folder = pathlib.Path(config.synthetic) / 'synthetic'
+    gan = _generator_config(config)
+    synthetic = read_translations(pathlib.Path(config.synthetic) / 'synthetic', config.split)
     data_dir = data_dir_of(config)
-    rows = [row for row in read_manifest(folder) if config.split in ('', row.split)]
-    if len(rows) < 2:
-        raise InputError(
-            f'config.split={config.split}: {folder} has {len(rows)} images of that split; choose another'
-        )
-    load = lambda files: np.stack([picture.read(folder / file) for file in files])[..., None]
-    inputs, fakes = load([row.input for row in rows]), load([row.file for row in rows])
-    real, train = (
-        datasets.read(config.real, data_dir, gan.image_size),
-        domains.domain(gan.covid, 'covid', gan.image_size, data_dir),
-    )
+    real = datasets.read(config.real, data_dir, gan.image_size)
+    train = domains.domain(gan.covid, 'covid', gan.image_size, data_dir)
     if len(real.rows) < 2:
         raise InputError(f'config.real={config.real}: has {len(real.rows)} image; name more')
+    groups = [row.group for row in synthetic.rows]
+    train_groups = [row.group for row in train.rows]
     sets = {
-        'synthetic': (fakes, [row.group for row in rows]),
-        'their inputs, untranslated': (inputs, [row.group for row in rows]),
-        'real, trained on by the generator': (train.images, [row.group for row in train.rows]),
+        'synthetic': ImageSet(synthetic.outputs, groups),
+        'their inputs, untranslated': ImageSet(synthetic.inputs, groups),
+        'real, trained on by the generator': ImageSet(train.images, train_groups),
     }
-    parts = {
+    sections = {
         'distances': distances(config, sets, real),
-        'copies': copies(workdir, fakes, real, train),
+        'copies': copies(workdir / 'images' / 'nearest.png', synthetic.outputs, real, train),
         'checkerboard': upsampling(sets, real),
-        'anatomy': anatomy(workdir, rows, inputs, fakes),
+        'anatomy': anatomy(workdir / 'images' / 'lungs.png', synthetic),
     }
     about = {
         'synthetic': str(config.synthetic),
         'split': config.split,
-        'images': len(rows),
+        'images': len(synthetic.rows),
         'real': config.real,
         'real_images': len(real.rows),
         'generator_trained_on': gan.covid,
     }
-    write_json(
-        workdir / 'quality.json',
-        {
-            'covjax': __version__,
-            **about,
-            **{
-                name: {
-                    'columns': columns,
-                    'rows': [
-                        [None if value != value else value for value in row] for row in values
-                    ],
-                    'note': note,
-                }
-                for name, (columns, values, note, _) in parts.items()
-            },
-        },
-    )
-    (workdir / 'quality.html').write_text(_page(about, parts), encoding='utf-8')
-    for columns, values, note, _ in parts.values():
-        print(
-            '\n'.join(
-                [
-                    '',
-                    note,
-                    *(
-                        '  '
-                        + ', '.join(
-                            f'{column} {html.text(value)}' for column, value in zip(columns, row)
-                        )
-                        for row in values
-                    ),
-                ]
-            ),
-            flush=True,
+    measured = {name: as_json(section) for name, section in sections.items()}
+    write_json(workdir / 'quality.json', {'covjax': __version__, **about, **measured})
+    (workdir / 'quality.html').write_text(_page(about, sections), encoding='utf-8')
+    for section in sections.values():
+        print(_as_text(section), flush=True)
+    print(f'\nquality of {about["images"]} synthetic images in {workdir / "quality.html"}')
+
+
+def _generator_config(config):
+    """The config of the CycleGAN run that made config.synthetic."""
+    synthesize = read_config(config.synthetic, 'synthesize', 'synthetic')
+    return read_config(synthesize.generator, 'cyclegan', 'generator')
+
+
+def read_translations(folder, split):
+    """The Translations of a folder (pathlib.Path) that `synthesize` wrote.
+
+    Args:
+        folder: with images/, inputs/ and a manifest.
+        split: of the images; '' for all.
+
+    Raises:
+        InputError: there are fewer than two such images.
+    """
+    rows = [row for row in read_manifest(folder) if split in ('', row.split)]
+    if len(rows) < 2:
+        raise InputError(
+            f'config.split={split}: {folder} has {len(rows)} images of that split; choose another'
         )
-    print(f'\nquality of {len(rows)} synthetic images in {workdir / "quality.html"}')
+    read = lambda files: np.stack([picture.read(folder / file) for file in files])[..., None]
+    inputs, outputs = read([row.input for row in rows]), read([row.file for row in rows])
+    return Translations(rows, inputs, outputs)
 
 
 def distances(config, sets, real):
-    """Kernel and Fréchet distance of every set from the real test images, in every space of features, of whole images and of lungs alone."""
-    rows, groups = [], [row.group for row in real.rows]
+    """Kernel and Fréchet distance of sets of images from real ones.
+
+    Args:
+        config: with `features`, names of spaces of features separated by commas, and `batch_size`.
+        sets: {title: ImageSet}.
+        real: Examples, which the generator has not seen.
+
+    Returns:
+        A Section with a row for each space, each view (whole images, lungs alone) and each set.
+    """
+    rows = []
     for name in map(str.strip, config.features.split(',')):
-        see = features.extractor(name)
-        for what, view in (
-            ('whole image', lambda images: images),
-            ('lungs only', lambda images: lungs_only(images, lungs.masks(images))),
-        ):
-            seen = batches.predict(see, view(real.images), config.batch_size, f'{name}, {what}')
-            # Features of a classifier have any scale, which the kernel would cube; pixels and Inception's stay as they are published.
-            scale = (
-                1.0
-                if name == 'pixels' or name.endswith('.h5')
-                else float(np.sqrt((seen**2).mean()))
-            )
-            seen, floor = seen / scale, fid_floor(seen / scale, groups)
-            for title, (images, set_groups) in sets.items():
-                these = (
-                    batches.predict(see, view(images), config.batch_size, f'{name}, {what}') / scale
-                )
-                rows.append(
-                    [
-                        name,
-                        what,
-                        title,
-                        len(images),
-                        interval(*kid(these, seen, set_groups, groups)),
-                        fid(these, seen),
-                        floor,
-                    ]
-                )
-    note = (
-        f'Distance from {len(real.rows)} real images. KID is 0 on average for images of the same kind, at any number of them. FID is larger the fewer images there are: the last column is '
-        'that between two halves of the real ones. Neither compares with values of other features or, for FID, other numbers of images.'
-    )
-    return (
-        (
-            'features',
-            'part',
-            'images',
-            'number',
-            'KID (95 % interval)',
-            'FID',
-            'FID of halves of the real images',
-        ),
-        rows,
-        note,
-        (),
-    )
+        extract = features.extractor(name)
+        for part, view in VIEWS.items():
+            progress = f'{name}, {part}'
+            features_of = _features_of(extract, view, config.batch_size, progress)
+            found = _distances(features_of, name, sets, real)
+            rows += [[name, part, *values] for values in found]
+    return Section(DISTANCES, rows, DISTANCES_NOTE.format(n=len(real.rows)))
 
 
-def copies(workdir, fakes, real, train):
-    """How like the most similar real training image each synthetic image is, beside real images that were not trained on."""
-    small = lambda images: np.stack([shrunk(image[..., 0]) for image in images])
-    known, rows = small(train.images), []
+def _features_of(extract, view, batch_size, progress):
+    """A function uint8 [N, H, W, 1] -> features float [N, D]."""
+    return lambda images: batches.predict(extract, view(images), batch_size, progress)
+
+
+def _distances(features_of, name, sets, real):
+    """Yields (title, images, KID, FID, FID of halves of the real images) of each of the sets."""
+    real_features, real_groups = features_of(real.images), [row.group for row in real.rows]
+    scale = _scale(name, real_features)
+    real_features = real_features / scale
+    floor = fid_floor(real_features, real_groups)
+    for title, (images, groups) in sets.items():
+        set_features = features_of(images) / scale
+        kernel = kid(set_features, real_features, groups, real_groups)
+        yield title, len(images), interval(*kernel), fid(set_features, real_features), floor
+
+
+def _scale(name, real_features):
+    """What features are divided by.
+
+    Those of a classifier have any scale, which the kernel would cube; pixels and Inception's stay
+    as they are published.
+    """
+    published = name == 'pixels' or name.endswith('.h5')
+    return 1.0 if published else float(np.sqrt((real_features**2).mean()))
+
+
+def copies(path, images, real, train):
+    """How like the most similar real training image each synthetic image is.
+
+    Args:
+        path: where a picture of the most similar ones is written.
+        images: the synthetic ones, uint8 [N, size, size, 1].
+        real: Examples; those that were not trained on are measured beside the synthetic ones.
+        train: Examples that trained the generator.
+
+    Returns:
+        A Section.
+    """
     trained_on = {row.sha256 for row in train.rows}
     unseen = real.images[[row.sha256 not in trained_on for row in real.rows]]
-    for title, images in (
-        ('synthetic', fakes),
-        *([('real, not trained on', unseen)] if len(unseen) else []),
-    ):
-        alike, which = nearest(small(images), known)
-        same = [
-            value > THRESHOLD and detail(image[..., 0], train.images[k, ..., 0]) > SAME_DETAIL
-            for value, image, k in zip(alike, images, which)
-        ]
-        rows.append(
-            [title, len(images), float(np.median(alike)), float(alike.max()), int(sum(same))]
-        )
-        if title == 'synthetic':
-            most = np.argsort(-alike)[:SHOWN]
-            tiles = [
-                np.repeat(one, 3, 2)
-                for images, index in ((fakes, most), (train.images, which[most]))
-                for one in images[index]
-            ]
-    picture.save(workdir / 'images' / 'nearest.png', pictures.contact_sheet(tiles, len(most)))
-    note = f'Correlation of every image at {SIZE}x{SIZE} with the most similar real image that trained the generator; above {THRESHOLD}, with its fine structure, it counts as a copy. A shifted copy is not found.'
-    return (
-        ('images', 'number', 'median correlation', 'highest', 'copies'),
-        rows,
-        note,
-        (
-            (
-                workdir / 'images' / 'nearest.png',
-                'The synthetic images most like a real training image, and that image below each',
-            ),
-        ),
-    )
+    small = _shrunk(train.images)
+    alike, index = nearest(_shrunk(images), small)
+    rows = [_copies('synthetic', images, alike, train.images[index])]
+    if len(unseen):
+        unseen_alike, unseen_index = nearest(_shrunk(unseen), small)
+        partners = train.images[unseen_index]
+        rows.append(_copies('real, not trained on', unseen, unseen_alike, partners))
+    most = np.argsort(-alike)[:SHOWN]
+    shown = [*images[most], *train.images[index[most]]]
+    tiles = [np.repeat(image, 3, 2) for image in shown]
+    picture.save(path, pictures.contact_sheet(tiles, len(most)))
+    return Section(COPIES, rows, COPIES_NOTE, ((path, NEAREST),))
+
+
+def _shrunk(images):
+    return np.stack([shrunk(image[..., 0]) for image in images])
+
+
+def _copies(title, images, alike, partners):
+    """A row of COPIES.
+
+    Args:
+        title: of the images.
+        images: uint8 [N, size, size, 1].
+        alike: float [N], their correlation with
+        partners: uint8 [N, size, size, 1], the training images that they are most like.
+    """
+    copied = [
+        value > THRESHOLD and detail(image[..., 0], partner[..., 0]) > SAME_DETAIL
+        for value, image, partner in zip(alike, images, partners)
+    ]
+    return [title, len(images), float(np.median(alike)), float(alike.max()), int(sum(copied))]
 
 
 def upsampling(sets, real):
-    """Decibels at periods of 2 and 4 pixels."""
-    rows = [
-        [title, len(images), checkerboard(images)]
-        for title, images in {
-            **{title: images for title, (images, _) in sets.items()},
-            'real, test': real.images,
-        }.items()
+    """The Section on checkerboards, in decibels, of {title: ImageSet} and of real Examples."""
+    images_of = {title: part.images for title, part in sets.items()} | {'real, test': real.images}
+    rows = [[title, len(images), checkerboard(images)] for title, images in images_of.items()]
+    return Section(CHECKERBOARD, rows, CHECKERBOARD_NOTE)
+
+
+def anatomy(path, synthetic):
+    """Whether lungs and nodules are where they were.
+
+    Args:
+        path: where a picture of the outlines of lungs is written, if any are found.
+        synthetic: Translations.
+
+    Returns:
+        A Section: Dice of the lung masks before and after, and the contrast of nodules.
+    """
+    before, after = lungs.masks(synthetic.inputs), lungs.masks(synthetic.outputs)
+    plausible = lungs.plausible(before)
+    dice = np.where(lungs.plausible(after), lungs.dice(before, after), 0.0)[plausible]
+    groups = [row.group for row, has_lungs in zip(synthetic.rows, plausible) if has_lungs]
+    kept = _mean(dice, groups) if len(dice) else ''
+    rows = [[DICE, int(plausible.sum()), kept], *_nodules(synthetic)]
+    shown = np.flatnonzero(plausible)[:SHOWN]
+    if not len(shown):
+        return Section(ANATOMY, rows, ANATOMY_NOTE)
+    tiles = [
+        pictures.outline(images[k, ..., 0], masks[k])
+        for images, masks in ((synthetic.inputs, before), (synthetic.outputs, after))
+        for k in shown
     ]
-    return (
-        ('images', 'number', 'decibels'),
-        rows,
-        'Power at periods of 2 and 4 pixels over that of the frequencies around: a generator that doubles its maps can leave a checkerboard there.',
-        (),
-    )
+    picture.save(path, pictures.contact_sheet(tiles, len(shown)))
+    return Section(ANATOMY, rows, ANATOMY_NOTE, ((path, OUTLINES),))
+
+
+def _mean(values, groups):
+    """The mean of values float [N] with its interval over groups, as text."""
+    return interval(values.mean(), *mean_interval(values, groups))
+
+
+def _nodules(synthetic):
+    """Rows on how nodules stand out before and after; none where fewer than two can be measured."""
+    before = contrast(synthetic.inputs, synthetic.rows)
+    after = contrast(synthetic.outputs, synthetic.rows)
+    known = np.isfinite(before) & np.isfinite(after)
+    n = int(known.sum())
+    if n < 2:
+        return []
+    groups = np.array([row.group for row in synthetic.rows for _ in row.nodules])[known]
+    correlation = float(np.corrcoef(before[known], after[known])[0, 1])
+    return [
+        [STANDS_OUT.format(when='before'), n, _mean(before[known], groups)],
+        [STANDS_OUT.format(when='after'), n, _mean(after[known], groups)],
+        [CORRELATION, n, correlation],
+    ]
 
 
 def contrast(images, rows):
-    """Mean grey inside 0.8 of the radius of every nodule less the median of the ring from 1.3 to 2 radii, float [K], in the order of rows; NaN where a part has no pixel."""
-    values, (height, width) = [], images.shape[1:3]
-    y, x = np.mgrid[:height, :width] + 0.5
-    for image, row in zip(images[..., 0].astype(float), rows):
-        for nodule in row.nodules:
-            ymin, xmin, ymax, xmax = np.array(nodule.box) * [height, width, height, width]
-            reach = np.hypot(
-                (y - (ymin + ymax) / 2) / max((ymax - ymin) / 2, 1e-6),
-                (x - (xmin + xmax) / 2) / max((xmax - xmin) / 2, 1e-6),
-            )
-            disc, ring = image[reach < 0.8], image[(reach > 1.3) & (reach < 2)]
-            values.append(disc.mean() - np.median(ring) if len(disc) and len(ring) else np.nan)
+    """By how many grey levels nodules stand out from what is around them.
+
+    Args:
+        images: uint8 [N, H, W, 1].
+        rows: [SyntheticRow] of the images.
+
+    Returns:
+        float [K], one for each nodule in the order of the rows: the mean inside 0.8 of its radius
+        less the median of the ring from 1.3 to 2 radii; NaN where either has no pixel.
+    """
+    values = [
+        _stands_out(image, nodule.box)
+        for image, row in zip(images[..., 0].astype(float), rows)
+        for nodule in row.nodules
+    ]
     return np.array(values)
 
 
-def anatomy(workdir, rows, inputs, fakes):
-    """Dice of the lung masks before and after, and the contrast of nodules."""
-    before, after = lungs.masks(inputs), lungs.masks(fakes)
-    asked = lungs.plausible(before)
-    overlap = np.where(lungs.plausible(after), lungs.dice(before, after), 0.0)[asked]
-    groups = [row.group for row, ok in zip(rows, asked) if ok]
-    values = [
-        [
-            'Dice of the lungs before and after, 0 where none are left',
-            int(asked.sum()),
-            interval(overlap.mean(), *mean_interval(overlap, groups)) if len(overlap) else '',
-        ]
-    ]
-    old, new = contrast(inputs, rows), contrast(fakes, rows)
-    known = np.isfinite(old) & np.isfinite(new)
-    if known.sum() > 1:
-        of_nodule = np.array([row.group for row in rows for _ in row.nodules])[known]
-        values += [
-            [
-                f'grey levels by which nodules stand out, {when}',
-                int(known.sum()),
-                interval(one[known].mean(), *mean_interval(one[known], of_nodule)),
-            ]
-            for when, one in (('before', old), ('after', new))
-        ]
-        values.append(
-            [
-                'correlation of the two',
-                int(known.sum()),
-                float(np.corrcoef(old[known], new[known])[0, 1]),
-            ]
-        )
-    some = np.flatnonzero(asked)[:SHOWN]
-    figures = ()
-    if len(some):
-        outline = lambda image, mask: np.where(
-            (mask & ~np.roll(mask, 1, 0) | mask & ~np.roll(mask, 1, 1))[..., None],
-            pictures.YELLOW,
-            np.repeat(image, 3, 2),
-        ).astype(np.uint8)
-        picture.save(
-            workdir / 'images' / 'lungs.png',
-            pictures.contact_sheet(
-                [
-                    outline(images[k], masks[k])
-                    for images, masks in ((inputs, before), (fakes, after))
-                    for k in some
-                ],
-                len(some),
-            ),
-        )
-        figures = (
-            (
-                workdir / 'images' / 'lungs.png',
-                'Edges of the lung masks: inputs above, their translations below',
-            ),
-        )
-    return (
-        ('what', 'number', 'mean (95 % interval)'),
-        values,
-        'Whether the translation keeps what it has to keep. Masks are found in grey pictures without HU.',
-        figures,
+def _stands_out(image, box):
+    """Disc less ring of the ellipse in a box, of float [H, W]."""
+    height, width = image.shape
+    ymin, xmin, ymax, xmax = np.array(box) * [height, width, height, width]
+    y, x = np.mgrid[:height, :width] + 0.5
+    radii = np.hypot(
+        (y - (ymin + ymax) / 2) / max((ymax - ymin) / 2, 1e-6),
+        (x - (xmin + xmax) / 2) / max((xmax - xmin) / 2, 1e-6),
     )
+    disc, ring = image[radii < DISC], image[(radii > RING[0]) & (radii < RING[1])]
+    return disc.mean() - np.median(ring) if len(disc) and len(ring) else np.nan
 
 
-def _page(about, parts):
-    titles = {
-        'distances': 'Distance from real images',
-        'copies': 'Copies of training images',
-        'checkerboard': 'Traces of upsampling',
-        'anatomy': 'Anatomy',
-    }
-    body = [
-        f'<p class="quiet">covjax {__version__}; {about["images"]} images of {html.text(about["synthetic"])}, split {html.text(about["split"] or "all")}, against {html.text(about["real"])}; the generator was '
-        f'trained on {html.text(about["generator_trained_on"])}.</p>',
-        '<p class="warning"><strong>Not for diagnosis.</strong> No number says that a synthetic image shows disease.</p>',
-    ]
-    for name, (columns, rows, note, figures) in parts.items():
+def as_json(section):
+    """What quality.json holds of a Section, a dict; NaN, which JSON does not have, is null."""
+    is_nan = lambda value: isinstance(value, float) and np.isnan(value)
+    rows = [[None if is_nan(value) else value for value in row] for row in section.rows]
+    return {'columns': section.columns, 'rows': rows, 'note': section.note}
+
+
+def _as_text(section):
+    """What is printed of a Section."""
+    lines = ['', section.note]
+    for row in section.rows:
+        values = (f'{column} {html.text(value)}' for column, value in zip(section.columns, row))
+        lines.append('  ' + ', '.join(values))
+    return '\n'.join(lines)
+
+
+def _page(about, sections):
+    """The HTML page of {name: Section}."""
+    escaped = {key: html.text(value) for key, value in about.items()}
+    escaped['split'] = html.text(about['split'] or 'all')
+    body = [ABOUT.format(version=__version__, **escaped), WARNING]
+    for name, section in sections.items():
         body += [
-            f'<h2>{titles[name]}</h2>',
-            f'<p>{html.text(note)}</p>',
-            html.table(columns, rows),
-            *(html.figure(path, alt, alt) for path, alt in figures),
+            f'<h2>{TITLES[name]}</h2>',
+            f'<p>{html.text(section.note)}</p>',
+            html.table(section.columns, section.rows),
+            *(html.figure(path, alt, alt) for path, alt in section.figures),
         ]
     return html.document('Quality of synthetic images', '\n'.join(body))

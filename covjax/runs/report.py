@@ -1,21 +1,29 @@
-"""Evaluations -> one self-contained page, the tables, roc.png, reliability.png and panels.png."""
+"""Evaluations -> one self-contained page, report.html, and what it shows as files of their own.
+
+The others are table.csv, table2.csv, table2.md, table2.tex, comparisons.csv, roc.png,
+reliability.png, panels.png and images/.
+"""
 
 import contextlib
 import csv
+import dataclasses
 import pathlib
 import string
+from importlib import resources
 
 from covjax import InputError, __version__
 from covjax.audit.verdict import FLAGS
 from covjax.ct import picture
-from covjax.data import datasets, specs
+from covjax.data import datasets, results, specs
 from covjax.data.lineage import TRAINED
+from covjax.data.results import Background
 from covjax.pages import figures, html, pictures, tables
 from covjax.trained import data_dir_of
 from covjax.workdir import duration, read_config, read_json
 
 METRICS = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 NEGATIVE = ('precision_negative', 'f1_negative')
+# Of table.csv, in which every result is a line. New columns come last.
 COLUMNS = (
     'model',
     'train_set',
@@ -34,339 +42,340 @@ COLUMNS = (
     'overlap_validation',
     *(f'{name}_{end}' for name in METRICS for end in ('low', 'high')),
     'test_name',
-    'tp',
-    'fp',
-    'fn',
-    'tn',
+    *('tp', 'fp', 'fn', 'tn'),
     *NEGATIVE,
     *(f'{name}_{end}' for name in NEGATIVE for end in ('low', 'high')),
 )
-BODY = pathlib.Path(__file__).with_name('report_template.html')
+ABOUT = ('model', 'train_set', 'test_set', 'seed', 'checkpoint', 'step')
+VERSIONS = ('covjax', 'jax', 'flax', 'python')
+
+# The tables of the page.
+RUNS = (
+    'protocol',
+    'model',
+    'seed',
+    'checkpoint',
+    'images',
+    'devices',
+    'training time',
+    'versions',
+    'workdir',
+)
+CALIBRATED = {
+    'ece': 'calibration error',
+    'ece_scaled': 'after scaling',
+    'brier': 'Brier',
+    'brier_scaled': 'after scaling',
+    'temperature': 'temperature',
+}
+CHOSEN = ('threshold', 'accuracy', 'recall', 'specificity')
+LINEAGE = ('protocol', 'data set', 'as', 'how', 'images', 'patients or series')
+
+# The prose of the page; what stands around it is report_template.html.
+BODY = resources.files('covjax.pages') / 'report_template.html'
+ROC = (
+    'ROC curves, one panel for each protocol and test set; '
+    'areas are means over seeds, letters are training sets as above'
+)
+RELIABILITY = (
+    'Reliability curves, one panel for each protocol and test set; '
+    'the errors are in the table above'
+)
+PANELS = (
+    'Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules'
+)
+NO_PANELS = '<p>No synthesize run was given (config.synthetic), so there are no panels.</p>'
+NO_BASELINE = '<p>There is no baseline.</p>'
+NO_AUDIT = (
+    '<p>No audit was given (config.audits), '
+    'so nothing here says whether the scores rest on disease.</p>'
+)
+AUDITED = '{model}, seed {seed}, trained on {train}'
+TEST_SET = (
+    '{name}: {positives} COVID, {negatives} non-COVID '
+    'of {groups} patients, documents or series ({spec})'
+)
+GONE = '<p>{text}. The data set is not there any more.</p>'
+SHOWN = 16  # images of a test set
 
 
 def run(config, workdir):
     """Writes the report of config.evaluations, with panels of config.synthetic."""
-    evaluations = [_read_evaluation(folder.strip()) for folder in config.evaluations.split(',')]
-    rows = unique(
-        [
-            _table_row(result, evaluation['protocol'])
-            for evaluation in evaluations
-            for result in evaluation['results']
-        ]
+    evaluations = [read_evaluation(folder) for folder in _split(config.evaluations)]
+    rows = _unique(
+        _table_row(result, evaluation.protocol)
+        for evaluation in evaluations
+        for result in evaluation.results
     )
-    if config.synthetic:
-        read_config(config.synthetic, 'synthesize', 'synthetic')
-        picture.save(
-            workdir / 'panels.png',
-            pictures.draw_panels(
-                pathlib.Path(config.synthetic) / 'synthetic',
-                _real_covid(evaluations, pictures.PANELS),
-            ),
-        )
-    else:
-        (workdir / 'panels.png').unlink(missing_ok=True)
+    _write_panels(workdir / 'panels.png', config.synthetic, evaluations)
     _write_rows(workdir / 'table.csv', COLUMNS, rows)
-    audits = [
-        _read_audit(folder.strip())
-        for folder in config.get('audits', '').split(',')
-        if folder.strip()
-    ]
+    audits = [_read_audit(folder) for folder in _split(config.audits) if folder]
     summary, compared = tables.table2(evaluations), tables.comparisons(evaluations)
     tables.write(workdir, summary)
-    _write_rows(workdir / 'comparisons.csv', tables.COMPARED, compared)
-    roc = figures.draw_roc(evaluations, tables.labels_of_training_sets(summary))
+    columns = tables.ComparisonRow._fields
+    _write_rows(workdir / 'comparisons.csv', columns, [row._asdict() for row in compared])
+    letters = tables.labels_of_training_sets(summary)
+    roc, reliability = figures.draw_roc(evaluations, letters), figures.draw_reliability(evaluations)
     figures.save(roc, workdir / 'roc.png', bbox_inches='tight')
-    reliability = figures.draw_reliability(evaluations)
     figures.save(reliability, workdir / 'reliability.png', bbox_inches='tight')
-    (workdir / 'report.html').write_text(
-        _page(config, workdir, evaluations, summary, compared, audits), encoding='utf-8'
-    )
+    page = _page(config.title, workdir, evaluations, summary, compared, audits)
+    (workdir / 'report.html').write_text(page, encoding='utf-8')
     print(f'report of {len(rows)} results in {workdir / "report.html"}')
 
 
+def _split(folders):
+    return [folder.strip() for folder in folders.split(',')]
+
+
+def _unique(rows):
+    """Rows without repetitions: several evaluations bring the same baseline."""
+    kept = []
+    for row in rows:
+        if row not in kept:
+            kept.append(row)
+    return kept
+
+
 def _write_rows(path, columns, rows):
+    """Writes dicts as CSV."""
     with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _read_evaluation(folder):
+def read_evaluation(folder):
+    """The Evaluation, with its background, in the workdir of a run of `evaluate`.
+
+    Raises:
+        InputError: the folder holds no such run, or one of its files is missing or damaged.
+    """
     config = read_config(folder, 'evaluate', 'evaluations')
-    read = lambda run, name: (
-        read_json(pathlib.Path(run) / name) if (pathlib.Path(run) / name).is_file() else {}
+    evaluation = results.read(folder)
+    classifier = pathlib.Path(evaluation.classifier)
+    background = Background(
+        lineage=read_json(pathlib.Path(folder) / 'lineage.json'),
+        data_dir=data_dir_of(config),
+        config=_read_if_there(classifier / 'config.json'),
+        environment=_read_if_there(classifier / 'environment.json'),
     )
-    results = read_json(pathlib.Path(folder) / 'results.json')
-    return results | {
-        'lineage': read_json(pathlib.Path(folder) / 'lineage.json'),
-        'data_dir': data_dir_of(config),
-        'trained': read(results['classifier'], 'config.json'),
-        'environment': read(results['classifier'], 'environment.json'),
-    }
+    return dataclasses.replace(evaluation, background=background)
+
+
+def _read_if_there(path):
+    return read_json(path) if path.is_file() else {}
 
 
 def _read_audit(folder):
+    """The content of audit.json in the workdir of a run of `audit`."""
     read_config(folder, 'audit', 'audits')
     return read_json(pathlib.Path(folder) / 'audit.json')
 
 
 def _table_row(result, protocol):
-    overlap = {f'overlap_{kind}': count for kind, count in result['overlap'].items()}
+    """The line of table.csv of a Result, {column: value}."""
     intervals = {
         f'{name}_{end}': value
-        for name, ends in result.get('intervals', {}).items()
-        for end, value in ends.items()
+        for name, ends in result.intervals.items()
+        for end, value in ends._asdict().items()
     }
-    about = {
-        key: result[key] for key in ('model', 'train_set', 'test_set', 'seed', 'checkpoint', 'step')
-    } | {'test_name': result.get('test_name', result['test_set'])}
-    return about | result['metrics'] | intervals | {'protocol': protocol} | overlap
+    return {
+        **{name: getattr(result, name) for name in ABOUT},
+        'test_name': result.name,
+        **result.metrics,
+        **intervals,
+        'protocol': protocol,
+        **{f'overlap_{kind}': count for kind, count in result.overlap.items()},
+    }
 
 
-def unique(rows):
-    """Rows without repetitions: several evaluations bring the same baseline."""
-    return [row for i, row in enumerate(rows) if row not in rows[:i]]
+def _write_panels(path, synthetic, evaluations):
+    """Draws synthetic images beside real ones, or removes the picture where none are given."""
+    if not synthetic:
+        path.unlink(missing_ok=True)
+        return
+    read_config(synthetic, 'synthesize', 'synthetic')
+    real = _real_covid(evaluations, pictures.PANELS)
+    panels = pictures.draw_panels(pathlib.Path(synthetic) / 'synthetic', real)
+    picture.save(path, panels)
 
 
 def _real_covid(evaluations, count):
-    """The first real COVID-19 images, uint8 [H, W], of the first test set that has some and is still there."""
+    """The first real COVID-19 images of the first test set that has some and is still there.
+
+    Returns:
+        [uint8 [H, W]], at most `count`.
+    """
     for evaluation in evaluations:
-        specs = [
-            part for result in evaluation['results'] for part in specs.parse(result['test_set'])
-        ]
-        for dataset, split, label in specs:
-            if dataset != 'synthetic_covid_ct' and label in (None, 'covid'):
-                with contextlib.suppress(InputError):
-                    return [
-                        grey
-                        for grey, _ in datasets.read_native(
-                            f'{dataset}:{split}@covid',
-                            evaluation['data_dir'],
-                            count,
-                        )
-                    ]
+        parts = [part for result in evaluation.results for part in specs.parse(result.test_set)]
+        for dataset, split, label in parts:
+            if dataset == 'synthetic_covid_ct' or label not in (None, 'covid'):
+                continue
+            with contextlib.suppress(InputError):
+                spec, data_dir = f'{dataset}:{split}@covid', evaluation.background.data_dir
+                return [grey for grey, _ in datasets.read_native(spec, data_dir, count)]
     return []
 
 
-def _page(config, workdir, evaluations, summary, compared, audits):
+def _page(title, workdir, evaluations, summary, compared, audits):
     """The HTML page; pictures are embedded, nothing is loaded from elsewhere."""
     letters = tables.labels_of_training_sets(summary)
-    table2 = [
-        html.table(
-            [*tables.LEAD, *tables.HEADS.values()],
-            [
-                [
-                    *tables.columns(row, letters),
-                    *(tables.cell(row, name) for name in tables.PRINTED),
-                ]
-                for row in rows
-            ],
-            title,
-        )
-        for title, rows in tables.by_test(summary).items()
-    ]
-    legend = html.table(['', 'trained on'], [(letter, name) for name, letter in letters.items()])
-    panels = (
-        html.figure(
-            workdir / 'panels.png',
-            'Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules',
-        )
-        if (workdir / 'panels.png').is_file()
-        else '<p>No synthesize run was given (config.synthetic), so there are no panels.</p>'
-    )
-    names = [column.replace('_', ' ') for column in tables.COMPARED]
-    compared = [
-        row
-        | {
-            'model': tables.NAMES.get(row['model'], row['model']),
-            'fitted_on': letters[row['fitted_on']],
-        }
-        for row in compared
-    ]
+    protocols = sorted({evaluation.protocol for evaluation in evaluations})
     body = string.Template(BODY.read_text(encoding='utf-8')).substitute(
         version=__version__,
-        protocols=html.text(
-            ', '.join(sorted({evaluation['protocol'] for evaluation in evaluations}))
-        ),
+        protocols=html.text(', '.join(protocols)),
         runs=_runs(evaluations),
-        table2='\n'.join(table2),
-        legend=legend,
-        roc=html.figure(
-            workdir / 'roc.png',
-            'ROC curves, one panel for each protocol and test set; areas are means over seeds, letters are training sets as above',
-        ),
-        panels=panels,
-        reliability=html.figure(
-            workdir / 'reliability.png',
-            'Reliability curves, one panel for each protocol and test set; the errors are in the table above',
-        ),
+        table2=_table2(summary, letters),
+        legend=html.table(['', 'trained on'], [(letter, name) for name, letter in letters.items()]),
+        roc=html.figure(workdir / 'roc.png', ROC),
+        panels=_panels(workdir / 'panels.png'),
+        reliability=html.figure(workdir / 'reliability.png', RELIABILITY),
         calibration=_calibration(evaluations),
-        compared=html.table(
-            names, [[row[column] for column in tables.COMPARED] for row in compared]
-        )
-        if compared
-        else '<p>There is no baseline.</p>',
+        compared=_compared(compared, letters),
         audits=_audits(audits),
         data=_data(workdir, evaluations),
         lineage=_lineage(evaluations),
     )
-    return html.document(config.title, body)
+    return html.document(title, body)
 
 
 def _runs(evaluations):
-    rows = []
-    for evaluation in evaluations:
-        result, trained, environment = (
-            evaluation['results'][0],
-            evaluation['trained'],
-            evaluation['environment'],
+    """One row for each classifier: how it was trained."""
+    return html.table(RUNS, _unique(map(_run, evaluations)))
+
+
+def _run(evaluation):
+    result = evaluation.results[0]
+    config, environment = evaluation.background.config, evaluation.background.environment
+    setting = {'steps': '?', 'image_size': '?', 'batch_size': '?', **config}
+    versions = [f'{name} {environment[name]}' for name in VERSIONS if name in environment]
+    return [
+        evaluation.protocol,
+        tables.NAMES.get(result.model, result.model),
+        result.seed,
+        f'{result.checkpoint}, step {result.step} of {setting["steps"]}',
+        f'{setting["image_size"]} px, batch {setting["batch_size"]}',
+        environment.get('devices'),
+        duration(environment['seconds']) if environment else None,
+        ', '.join(versions),
+        evaluation.classifier,
+    ]
+
+
+def _table2(summary, letters):
+    """Table 2, one HTML table for each protocol and test set."""
+    head = [*tables.LEAD, *tables.HEADS.values()]
+    line = lambda row: [
+        *tables.columns(row, letters),
+        *(tables.cell(row, name) for name in tables.PRINTED),
+    ]
+    by_test = tables.by_test(summary).items()
+    return '\n'.join(html.table(head, map(line, rows), title) for title, rows in by_test)
+
+
+def _panels(path):
+    return html.figure(path, PANELS) if path.is_file() else NO_PANELS
+
+
+def _compared(compared, letters):
+    """The comparisons with the baselines, training sets by their letters."""
+    if not compared:
+        return NO_BASELINE
+    columns = [column.replace('_', ' ') for column in tables.ComparisonRow._fields]
+    rows = [
+        row._replace(
+            model=tables.NAMES.get(row.model, row.model),
+            fitted_on=letters[row.fitted_on],
         )
-        rows.append(
-            [
-                evaluation['protocol'],
-                tables.NAMES.get(result['model'], result['model']),
-                result['seed'],
-                f'{result["checkpoint"]}, step {result["step"]} of {trained.get("steps", "?")}',
-                f'{trained.get("image_size", "?")} px, batch {trained.get("batch_size", "?")}',
-                environment.get('devices'),
-                duration(environment['seconds']) if environment else None,
-                ', '.join(
-                    f'{name} {environment[name]}'
-                    for name in ('covjax', 'jax', 'flax', 'python')
-                    if name in environment
-                ),
-                evaluation['classifier'],
-            ]
-        )
-    return html.table(
-        [
-            'protocol',
-            'model',
-            'seed',
-            'checkpoint',
-            'images',
-            'devices',
-            'training time',
-            'versions',
-            'workdir',
-        ],
-        unique(rows),
-    )
+        for row in compared
+    ]
+    return html.table(columns, rows)
 
 
 def _calibration(evaluations):
-    rows = []
-    for evaluation in evaluations:
-        for result in evaluation['results']:
-            values, chosen = (
-                result.get('calibration', {}),
-                result.get('at_validation_threshold', {}),
-            )
-            if 'temperature' in values:
-                rows.append(
-                    [
-                        evaluation['protocol'],
-                        result['test_name'],
-                        tables.NAMES.get(result['model'], result['model']),
-                        result['seed'],
-                        *(
-                            values[name]
-                            for name in (
-                                'ece',
-                                'ece_scaled',
-                                'brier',
-                                'brier_scaled',
-                                'temperature',
-                            )
-                        ),
-                        *(
-                            chosen[name]
-                            for name in ('threshold', 'accuracy', 'recall', 'specificity')
-                        ),
-                    ]
-                )
-    return html.table(
+    """Calibration, and rates at the threshold of validation, one row for each network's Result."""
+    rows = [
         [
-            'protocol',
-            'test',
-            'model',
-            'seed',
-            'calibration error',
-            'after scaling',
-            'Brier',
-            'after scaling',
-            'temperature',
-            'threshold',
-            'accuracy',
-            'recall',
-            'specificity',
-        ],
-        rows,
-    )
+            evaluation.protocol,
+            result.name,
+            tables.NAMES.get(result.model, result.model),
+            result.seed,
+            *(result.calibration[name] for name in CALIBRATED),
+            *(result.at_validation_threshold[name] for name in CHOSEN),
+        ]
+        for evaluation in evaluations
+        for result in evaluation.results
+        if 'temperature' in result.calibration
+    ]
+    columns = ['protocol', 'test', 'model', 'seed', *CALIBRATED.values(), *CHOSEN]
+    return html.table(columns, rows)
 
 
 def _audits(audits):
-    if not audits:
-        return '<p>No audit was given (config.audits), so nothing here says whether the scores rest on disease.</p>'
-    return '\n'.join(
-        html.table(
-            ['', 'question', 'finding'],
-            [(FLAGS[one['flag']], one['name'], one['finding']) for one in audit['verdicts']],
-            f'{tables.NAMES.get(audit["model"], audit["model"])}, seed {audit["seed"]}, trained on {audit["train"]}',
-        )
-        for audit in audits
-    )
+    """The verdicts of every audit, one table for each."""
+    return '\n'.join(map(_audit, audits)) or NO_AUDIT
+
+
+def _audit(audit):
+    model = tables.NAMES.get(audit['model'], audit['model'])
+    title = AUDITED.format(model=model, seed=audit['seed'], train=audit['train'])
+    rows = [
+        (FLAGS[verdict['flag']], verdict['name'], verdict['finding'])
+        for verdict in audit['verdicts']
+    ]
+    return html.table(['', 'question', 'finding'], rows, title)
 
 
 def _data(workdir, evaluations):
     """Counts of every test set, and some of its images where the data are still there."""
     parts, shown = [], set()
     for evaluation in evaluations:
-        for result in evaluation['results']:
-            if result['test_set'] in shown:
-                continue
-            shown.add(result['test_set'])
-            name, metrics = result.get('test_name', result['test_set']), result['metrics']
-            text = f'{name}: {metrics["n_positive"]} COVID, {metrics["n_negative"]} non-COVID of {result.get("groups", "?")} patients, documents or series ({result["test_set"]})'
-            try:
-                examples = datasets.read_native(
-                    result['test_set'],
-                    evaluation['data_dir'],
-                    12,
-                )
-            except InputError:
-                parts.append(f'<p>{html.text(text)}. The data set is not there any more.</p>')
-                continue
-            sheet = workdir / 'images' / f'test_{len(shown)}.png'
-            picture.save(
-                sheet,
-                pictures.contact_sheet(
-                    [
-                        pictures.draw_boxes(grey, row.boxes, 128)
-                        for grey, row in examples[:: max(len(examples) // 16, 1)][:16]
-                    ],
-                    8,
-                ),
-            )
-            parts.append(html.figure(sheet, f'Contact sheet of {name}', text))
+        for result in evaluation.results:
+            if result.test_set not in shown:
+                shown.add(result.test_set)
+                sheet = workdir / 'images' / f'test_{len(shown)}.png'
+                parts.append(_test_set(sheet, result, evaluation.background.data_dir))
     return '\n'.join(parts)
 
 
+def _test_set(sheet, result, data_dir):
+    """The HTML of one test set; its contact sheet is written to a path."""
+    text = TEST_SET.format(
+        name=result.name,
+        positives=result.metrics['n_positive'],
+        negatives=result.metrics['n_negative'],
+        groups='?' if result.groups is None else result.groups,
+        spec=result.test_set,
+    )
+    try:
+        examples = datasets.read_native(result.test_set, data_dir, 12)
+    except InputError:
+        return GONE.format(text=html.text(text))
+    every = max(len(examples) // SHOWN, 1)
+    chosen = examples[::every][:SHOWN]
+    tiles = [pictures.draw_boxes(grey, row.boxes, 128) for grey, row in chosen]
+    picture.save(sheet, pictures.contact_sheet(tiles, 8))
+    return html.figure(sheet, f'Contact sheet of {result.name}', text)
+
+
 def _lineage(evaluations):
-    trained = [
+    """What trained the classifiers and picked checkpoints, one row for each use of a data set."""
+    rows = [
         (
-            evaluation['protocol'],
+            evaluation.protocol,
             record['dataset'],
             record['role'],
-            ('through the generator' if record['through'] else 'directly')
-            if record['role'] in TRAINED
-            else 'picked the checkpoint',
+            _how(record),
             len(record['images']),
             len({group for _, group, _ in record['images']}),
         )
         for evaluation in evaluations
-        for record in evaluation['lineage']
+        for record in evaluation.background.lineage
     ]
-    return html.table(
-        ['protocol', 'data set', 'as', 'how', 'images', 'patients or series'], unique(trained)
-    )
+    return html.table(LINEAGE, _unique(rows))
+
+
+def _how(record):
+    if record['role'] not in TRAINED:
+        return 'picked the checkpoint'
+    return 'through the generator' if record['through'] else 'directly'

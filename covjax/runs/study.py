@@ -1,8 +1,8 @@
-"""A protocol from end to end: CycleGAN, synthetic data set, classifiers of several backbones and seeds,
-their evaluations, one report.
+"""A protocol from end to end: CycleGAN, synthetic data set, classifiers of several backbones and
+seeds, their evaluations, one report.
 
-Every stage has a folder of its own under the workdir and is what its own command would make. The same
-command goes on where it was stopped (covjax.pipeline).
+Every stage has a folder of its own under the workdir and is what its own command would make. The
+same command goes on where it was stopped (covjax.pipeline).
 """
 
 from covjax import InputError, pipeline, runs
@@ -18,7 +18,7 @@ def run(config, workdir):
 
 
 def check(config):
-    """Names a data set that is missing, or a wrong entry of config.runs, before hours of training."""
+    """Refuses a missing data set or a wrong entry of config.runs before hours of training."""
     train_sets = config.classifier.train + '+' + config.evaluate.tests.replace(',', '+')
     needed = (config.cyclegan.cancer, config.cyclegan.covid, *config.cyclegan.val.split(','))
     for spec in (*needed, config.classifier.val, train_sets):
@@ -38,8 +38,8 @@ def stages(config, workdir, data_dir):
     """Yields the Stages of a study.
 
     Args:
-        config: of configs/clean.py, configs/paper.py or configs/quickstart.py: config.runs names the
-            classifiers as BACKBONE:SEED, the other keys are the configs of the stages.
+        config: of configs/clean.py, configs/paper.py or configs/quickstart.py: config.runs names
+            the classifiers as BACKBONE:SEED, the other keys are the configs of the stages.
         workdir: pathlib.Path of the study.
         data_dir: where the real data sets lie; the synthetic one lies in the stage `synthesize`.
     """

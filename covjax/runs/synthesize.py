@@ -1,6 +1,7 @@
-"""CycleGAN workdir + lung-cancer slices -> synthetic COVID-19 CT with the nodule boxes of the sources, as files and as a TFDS data set.
+"""CycleGAN workdir + lung-cancer slices -> synthetic COVID-19 CT, as files and as a TFDS data set.
 
-<workdir>/synthetic is the folder of covjax.data.synthetic; <workdir>/data holds synthetic_covid_ct.
+<workdir>/synthetic is the folder of covjax.data.synthetic, with the nodule boxes of the sources;
+<workdir>/data holds the data set synthetic_covid_ct.
 """
 
 import hashlib
@@ -15,12 +16,21 @@ from covjax.pages import pictures
 from covjax.runs import prepare
 from covjax.workdir import duration, write_json
 
-SHOWN, TILE = 8, 256
+SHOWN, TILE = 8, 256  # slices in images/input_and_synthetic.png, and their side in pixels
 DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices translated by a CycleGAN. Not for diagnosis.'
 
 
 def run(config, workdir):
-    """Sends every slice of config.cancer through generator to_covid of config.generator, or through what config.stand_in puts in its place."""
+    """Translates every slice of config.cancer and writes the images and their data set.
+
+    Args:
+        config: of configs/synthesize.py. Slices go through the generator to_covid of
+            config.generator, or through the stand-in that config.stand_in names.
+        workdir: pathlib.Path.
+
+    Raises:
+        InputError: a key of the config is wrong, or the data set has no CT series.
+    """
     if not config.cancer:
         raise InputError(
             'config.cancer is empty; name a data set, for example luna16_patches/nodules'
@@ -28,6 +38,7 @@ def run(config, workdir):
     stand_in = choice(config, 'stand_in', stand_ins.METHODS)
     gan = trained.open_run(config.generator, 'cyclegan', 'generator')
     origin = {'generator': identity(gan, stand_in), 'generator_step': gan.step}
+    # A folder with the final name is complete.
     draft, final = workdir / 'synthetic.part', workdir / 'synthetic'
     shutil.rmtree(draft, ignore_errors=True)
     manifest = translate(config, gan, origin, draft)
@@ -45,14 +56,36 @@ def run(config, workdir):
 
 
 def identity(gan, stand_in):
-    """What a manifest calls the maker of its images: a hash of the config of the run, 12 hex digits, or the name of the stand-in."""
+    """What a manifest calls the maker of its images.
+
+    Args:
+        gan: trained.Trained of the CycleGAN.
+        stand_in: what took its place, or 'translated'.
+
+    Returns:
+        The name of the stand-in; of the generator itself, a hash of the config of its run, 12 hex
+        digits.
+    """
     if stand_in != 'translated':
         return stand_in
     return hashlib.sha256(gan.config.to_json(sort_keys=True).encode()).hexdigest()[:12]
 
 
 def translate(config, gan, origin, folder):
-    """Writes the images of every split of config.cancer, and what they were made from, as PNG -> [SyntheticRow]."""
+    """Writes the images of every split of config.cancer, and what they were made from, as PNG.
+
+    Args:
+        config: of this run.
+        gan: trained.Trained of the CycleGAN.
+        origin: {'generator', 'generator_step'} of every row.
+        folder: pathlib.Path.
+
+    Returns:
+        [data.synthetic.SyntheticRow], in the order of the data set.
+
+    Raises:
+        InputError: the data set has no CT series.
+    """
     data_dir, size = trained.data_dir_of(config), gan.config.image_size
     training = lambda name: domains.domain(gan.config[name], name, size, data_dir).images
     apply = stand_ins.METHODS[config.stand_in](gan, training, config.batch_size)
@@ -78,7 +111,16 @@ def translate(config, gan, origin, folder):
 
 
 def pair_sheet(folder, rows, count):
-    """The first `count` test rows (any rows, where there is no test split) of a folder: input above its translation, boxes drawn -> uint8 RGB."""
+    """Slices above their translations, with the boxes of nodules drawn.
+
+    Args:
+        folder: pathlib.Path of the images.
+        rows: [data.synthetic.SyntheticRow].
+        count: of slices, the first of the test split, or of all rows where it has none.
+
+    Returns:
+        uint8 RGB [2 * TILE, slices * TILE, 3].
+    """
     rows = ([row for row in rows if row.split == 'test'] or rows)[:count]
     above = [pictures.draw_boxes(picture.read(folder / row.input), row.boxes, TILE) for row in rows]
     below = [pictures.draw_boxes(picture.read(folder / row.file), row.boxes, TILE) for row in rows]

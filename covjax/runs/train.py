@@ -1,4 +1,4 @@
-"""Trains a network, or goes on with its latest checkpoint: the one command for every kind of training."""
+"""Trains a network, or goes on with its latest checkpoint: the command of every training."""
 
 import jax
 
@@ -8,17 +8,35 @@ from covjax.training import classification, cyclegan, devices, loop
 from covjax.weights import checkpoint
 from covjax.workdir import read_json, write_json
 
-MAKE = {'cyclegan': cyclegan.make, 'classification': classification.make}
+MAKE = {
+    'cyclegan': cyclegan.make,
+    'classification': classification.make,
+}
 
 
 def run(config, workdir):
-    """Trains what config.task names, or goes on with the checkpoint in the workdir."""
+    """Trains what config.task names, or goes on with the checkpoint in the workdir.
+
+    Args:
+        config: ConfigDict of configs/cyclegan.py or configs/classifier.py.
+        workdir: pathlib.Path of the folder for checkpoints/, metrics.jsonl, lineage.json, images/
+            and tensorboard/.
+
+    Raises:
+        InputError: a key of the config has no valid value, or the data are not those that the run
+        in the
+            workdir was trained on.
+        Stopped: a signal asked to stop; the state is saved.
+        FloatingPointError: the training diverged.
+    """
     devices.check_devices(config.batch_size)  # before anything is written
     task = MAKE[config.task](config)
-    record, file = lineage.record(config, config.data_dir, task.sources), workdir / 'lineage.json'
+    record = lineage.record(config, config.data_dir, task.sources)
+    file = workdir / 'lineage.json'
     if checkpoint.exists(workdir) and read_json(file) != record:
         raise InputError(
-            f'{workdir} was trained on other images than config.data_dir={config.data_dir} now holds; choose another --workdir'
+            f'{workdir} was trained on other images than config.data_dir={config.data_dir} now '
+            'holds; choose another --workdir'
         )
     if jax.process_index() == 0:
         write_json(file, record)

@@ -1,5 +1,6 @@
-"""Pictures or a CT volume through a trained generator: files of the same names in <workdir>/translated."""
+"""Pictures or a CT volume through a trained generator: files of the same names in translated/."""
 
+import contextlib
 import pathlib
 import shutil
 
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, generator
+from covjax import InputError, choice, generator
 from covjax.ct import picture, scan, windows
 from covjax.data import batches
 from covjax.pages import pictures
@@ -16,131 +17,209 @@ from covjax.pages import pictures
 PICTURES = ('.png', '.jpg', '.jpeg')
 SHOWN = 8  # columns of the side-by-side picture
 CHUNK = 64  # pictures in memory at a time
+GIVE = {
+    'generator': 'give a CycleGAN workdir, or a .safetensors or .pth file',
+    'input': 'give a folder of pictures or a CT volume',
+}
 
 
 def run(config, workdir):
-    """config.input through config.generator in config.direction."""
-    if not config.generator or not config.input:
-        key = 'input' if config.generator else 'generator'
-        raise InputError(
-            f'config.{key} is empty; '
-            + (
-                'give a folder of pictures or a CT volume'
-                if key == 'input'
-                else 'give a CycleGAN workdir, or a .safetensors or .pth file'
-            )
-        )
+    """Sends config.input through config.generator in config.direction.
+
+    Writes translated/ whole or not at all, and side_by_side.png if config.side_by_side says so.
+
+    Raises:
+        InputError: a key is missing or wrong, or a file cannot be read.
+    """
+    source = _source(config)
+    choice(config, 'window', windows.WINDOWS)
+    translator = generator.load(config.generator, config.direction)
+    files, final = find_pictures(source), workdir / 'translated'
+    with _whole_or_nothing(final) as draft:
+        if files:
+            folder = source if source.is_dir() else source.parent
+            pairs = translate_pictures(config, translator, files, folder, draft)
+        else:
+            pairs = translate_volume(config, translator, source, draft)
+        if config.side_by_side:
+            picture.save(workdir / 'side_by_side.png', side_by_side(pairs))
+    what = f'{len(files)} pictures' if files else '1 volume'
+    print(f'{what} translated {config.direction} in {final}')
+
+
+def _source(config):
+    """config.input as a path, which exists."""
+    for key, remedy in GIVE.items():
+        if not config[key]:
+            raise InputError(f'config.{key} is empty; {remedy}')
     source = pathlib.Path(config.input)
     if not source.exists():
         raise InputError(f'config.input={source}: no such file or folder')
-    if config.window not in windows.WINDOWS:
-        raise InputError(
-            f'config.window={config.window}: no such window; choose one of {", ".join(windows.WINDOWS)}'
-        )
-    translator = generator.load(config.generator, config.direction)
-    files = find_pictures(source)
-    draft, final = workdir / 'translated.part', workdir / 'translated'
+    return source
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(folder):
+    """Yields a draft that takes the place of a folder when all is there, and vanishes otherwise."""
+    draft = folder.with_name(folder.name + '.part')
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        if files:
-            pairs = translate_pictures(
-                config, translator, files, source if source.is_dir() else source.parent, draft
-            )
-        else:
-            pairs = translate_volume(config, translator, source, draft)
+        yield draft
     except BaseException:
         shutil.rmtree(draft)
         raise
-    if config.side_by_side:
-        picture.save(workdir / 'side_by_side.png', sheet(pairs))
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)
-    print(
-        f'{len(files) or 1} {"pictures" if files else "volume"} translated {config.direction} in {final}'
-    )
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
 
 
 def find_pictures(source):
-    """The pictures of a folder and its sub-folders, or the one file; none for a volume. A folder with both is refused: what is meant is not to be guessed."""
+    """Finds the pictures of a folder and its sub-folders, or the one file.
+
+    Args:
+        source: pathlib.Path.
+
+    Returns:
+        [pathlib.Path], sorted; [] for a volume.
+
+    Raises:
+        InputError: a folder has pictures and CT data, so what is meant would be a guess.
+    """
     if not source.is_dir():
-        return [source] * (source.suffix.lower() in PICTURES)
+        return [source] if source.suffix.lower() in PICTURES else []
     files = sorted(path for path in source.rglob('*') if path.is_file())
     found = [path for path in files if path.suffix.lower() in PICTURES]
     scans = [path for path in files if scan.suffix(path) or path.suffix.lower() == '.dcm']
     if found and scans:
         raise InputError(
-            f'config.input={source}: holds pictures ({found[0].name}) and CT data ({scans[0].name}); give the volume or a folder of one kind'
+            f'config.input={source}: holds pictures ({found[0].name}) and CT data '
+            f'({scans[0].name}); give the volume or a folder of one kind'
         )
     return found
 
 
 def translate_pictures(config, translator, files, folder, target):
-    """Writes every picture under its own name -> the first few as [(input, output)] uint8 [H, W, C]. Pictures of one size share their batches."""
-    by_size, apply, pairs = {}, generator.apply_uint8(translator), []
-    for path in files:  # all are looked at before the first is translated
-        by_size.setdefault(
-            read_picture(path, translator.channels, config.image_size).shape, []
-        ).append(path)
+    """Translates pictures, each to a file of its name. Those of one size share their batches.
+
+    Args:
+        config: of the run.
+        translator: generator.Translator.
+        files: [pathlib.Path].
+        folder: that the files lie in.
+        target: folder that gets the translations under the same relative paths.
+
+    Returns:
+        The first SHOWN as [(input, output)], uint8 [H, W, C].
+
+    Raises:
+        InputError: a file is no picture. Then none is translated.
+    """
+    read = lambda path: read_picture(path, translator.channels, config.image_size)
+    by_size = {}
+    for path in files:
+        by_size.setdefault(read(path).shape, []).append(path)
+    apply, pairs = generator.apply_uint8(translator), []
     with tqdm(total=len(files), desc='translating', unit='picture', disable=None) as bar:
-        for paths in by_size.values():
-            for start in range(0, len(paths), CHUNK):
-                chunk = paths[start : start + CHUNK]
-                images = np.stack(
-                    [read_picture(path, translator.channels, config.image_size) for path in chunk]
-                )
-                outputs = batches.predict(apply, images, config.batch_size)
-                for path, output in zip(chunk, outputs):
-                    file = target / path.relative_to(folder)
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(output.squeeze(-1) if output.shape[-1] == 1 else output).save(
-                        file, **{} if file.suffix.lower() == '.png' else {'quality': 95}
-                    )
-                pairs += list(zip(images, outputs))[: SHOWN - len(pairs)]
-                bar.update(len(chunk))
+        for chunk in _chunks(by_size.values()):
+            images = np.stack([read(path) for path in chunk])
+            outputs = batches.predict(apply, images, config.batch_size)
+            for path, output in zip(chunk, outputs):
+                _save(target / path.relative_to(folder), output)
+            pairs += list(zip(images, outputs))[: SHOWN - len(pairs)]
+            bar.update(len(chunk))
     return pairs
 
 
+def _chunks(groups):
+    """Yields lists of at most CHUNK, each of one group."""
+    for group in groups:
+        for start in range(0, len(group), CHUNK):
+            yield group[start : start + CHUNK]
+
+
+def _save(file, pixels):
+    """Writes uint8 [H, W, 1 or 3] in the format that the name says."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    options = {} if file.suffix.lower() == '.png' else {'quality': 95}
+    _as_picture(pixels).save(file, **options)
+
+
+def _as_picture(pixels):
+    """uint8 [H, W], [H, W, 1] or [H, W, 3] -> PIL image, grey or RGB."""
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
 def read_picture(path, channels, size):
-    """uint8 [H, W, 1 or 3]; with a size, resized to a square of it as training does."""
+    """Reads a picture as a generator takes it.
+
+    Args:
+        path: of the file.
+        channels: 1 or 3.
+        size: pixels of the square that it is resized to, as training does; None keeps it.
+
+    Returns:
+        uint8 [H, W, channels].
+
+    Raises:
+        InputError: it is no picture with 8 bits a channel.
+    """
     image, _ = picture.open_file(path, 'L' if channels == 1 else 'RGB')
     image = image.resize((size, size), Image.Resampling.BILINEAR) if size else image
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
 def translate_volume(config, translator, source, target):
-    """Writes one volume of the same geometry in HU -> slices as above. HU beyond config.window come back as its ends."""
+    """Translates one volume, slice by slice, to a volume of the same geometry in HU.
+
+    HU beyond config.window come back as its ends.
+
+    Args:
+        config: of the run.
+        translator: generator.Translator.
+        source: pathlib.Path of a file, or of a folder with a DICOM series.
+        target: folder that gets the translation; a series becomes a .nii.gz.
+
+    Returns:
+        Up to SHOWN slices as [(input, output)], uint8 [H, W, 1].
+
+    Raises:
+        InputError: it is no CT volume, or config.image_size is set.
+    """
     if config.image_size:
         raise InputError(
             f'config.image_size={config.image_size}: volumes keep their voxels; leave it out'
         )
     image, code = scan.read(source)
-    window, apply = windows.WINDOWS[config.window], generator.apply(translator)
-
-    def through(hu):
-        share = (jnp.clip(hu.astype(jnp.float32), *window) - window.low) / (
-            window.high - window.low
-        )
-        return jnp.round(
-            window.low + (apply(2 * share - 1) + 1) / 2 * (window.high - window.low)
-        ).astype(jnp.int16)
-
-    slices = scan.hu(image)[..., None]
-    outputs = batches.predict(through, slices, config.batch_size, 'slices')
-    end = scan.suffix(source)  # of the input, in small letters, by which SimpleITK knows the format
+    window, slices = windows.WINDOWS[config.window], scan.hu(image)[..., None]
+    outputs = batches.predict(_on_hu(translator, window), slices, config.batch_size, 'slices')
+    end = scan.suffix(source)  # in lower case, by which SimpleITK knows the format
     name = source.name[: -len(end)] + end if end else f'{source.name}.nii.gz'
     scan.write(target / name, outputs[..., 0], image, code)
     shown = np.unique(np.linspace(0, len(slices) - 1, SHOWN).round().astype(int))
-    return [
-        (windows.to_grey(slices[z], window), windows.to_grey(outputs[z], window)) for z in shown
-    ]
+    grey = lambda hu: windows.to_grey(hu, window)
+    return [(grey(slices[z]), grey(outputs[z])) for z in shown]
 
 
-def sheet(pairs):
-    """Inputs above their translations, 256 pixels each."""
-    tile = lambda pixels: np.asarray(
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-        .convert('RGB')
-        .resize((256, 256))
-    )
-    return pictures.contact_sheet([tile(pair[row]) for row in (0, 1) for pair in pairs], len(pairs))
+def _on_hu(translator, window):
+    """The generator as a function of int16 HU [B, H, W, 1] through a window, and back to HU."""
+    apply, width = generator.apply(translator), window.high - window.low
+
+    def translated(hu):
+        share = (jnp.clip(hu.astype(jnp.float32), *window) - window.low) / width
+        return jnp.round(window.low + (apply(2 * share - 1) + 1) / 2 * width).astype(jnp.int16)
+
+    return translated
+
+
+def side_by_side(pairs):
+    """Draws inputs above their translations, 256 pixels each.
+
+    Args:
+        pairs: [(input, output)], uint8 [H, W, 1 or 3].
+
+    Returns:
+        uint8 RGB [512, 256 * len(pairs), 3].
+    """
+    tile = lambda pixels: np.asarray(_as_picture(pixels).convert('RGB').resize((256, 256)))
+    inputs, outputs = zip(*pairs)
+    return pictures.contact_sheet([tile(image) for image in inputs + outputs], len(pairs))

@@ -1,6 +1,13 @@
-"""COVID against non-COVID classification of single CT slices, as a Task. Two logits (noncovid, covid); the score is softmax P(covid)."""
+"""COVID against non-COVID classification of single CT slices, as a Task.
 
+Networks return two logits (noncovid, covid); the score is softmax P(covid). A batch is {'image':
+uint8 [B, load_size, load_size, 1], 'label': int32 [B]}, and marked as `frozen` while only the head
+learns.
+"""
+
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +17,20 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from covjax import CLASSES, InputError, classifier
+from covjax import CLASSES, InputError, choice, classifier
 from covjax.data import batches, datasets
 from covjax.data.augment import augment, to_float
 from covjax.metrics.rates import rates
 from covjax.models.layers import ExampleDropout
 from covjax.training.task import AXIS, Net, Task, first_index
 from covjax.weights import keras as keras_weights
+
+# The batch key that says that only the head learns. What counts is whether it is there: batches
+# with and without it are different inputs to pmap, which compiles a program for each, and that of
+# the frozen phase has no backward pass through the body. Only `mark_frozen` and `is_frozen` may use
+# it.
+FROZEN = 'frozen'
+SUMMARY = ('accuracy', 'recall', 'specificity', 'auc')  # rates in the log, after the loss
 
 
 @struct.dataclass
@@ -28,215 +42,337 @@ class State:
     batch_stats: dict  # running statistics of BatchNorm, the same on every device
 
 
+class Parts(NamedTuple):
+    """What the steps need of a config."""
+
+    model: Any  # models.backbone.Backbone
+    preprocess: Callable  # float images [B, H, W, 1] in [-1, 1] -> input of the model
+    class_weights: jax.Array  # float32 [2]
+    tx: optax.GradientTransformation
+    augment: dict  # settings of data.augment
+    image_size: int
+    dropout: float
+    label_smoothing: float
+
+
 def make(config):
-    """The Task of a config (configs/classifier.py) on the data sets that it names."""
-    return task_on(
-        config,
-        _labelled(config, 'train', config.load_size),
-        _labelled(config, 'val', config.image_size),
-    )
+    """The Task of a config (configs/classifier.py) on the data sets that it names.
+
+    Raises:
+        InputError: a key of the config has no valid value, or a data set cannot be read.
+    """
+    train = _labelled(config, 'train', config.load_size)
+    val = _labelled(config, 'val', config.image_size)
+    return task_on(config, train, val)
 
 
 def task_on(config, train, val):
-    """The Task on data.Examples of both classes. Batches are {'image': uint8 [B, load_size, load_size, 1], 'label': int32 [B]}."""
+    """The Task of a config on examples in memory: binds the functions of this module to it.
+
+    Args:
+        config: ConfigDict of configs/classifier.py; the data sets it names are not read.
+        train: datasets.Examples of both classes, images [N, load_size, load_size, 1].
+        val: datasets.Examples of both classes, images [N, image_size, image_size, 1].
+
+    Raises:
+        InputError: a key of the config has no valid value.
+    """
+    parts = parts_of(config, train.labels)
+    return Task(
+        train_batch=partial(
+            train_batch, train, config.batch_size, config.seed, config.freeze_steps
+        ),
+        eval_batches=partial(eval_batches, val, config.batch_size),
+        init=partial(init, parts, config.pretrained),
+        train_step=partial(train_step, parts),
+        eval_step=partial(eval_step, parts),
+        summarize=summarize,
+        steps=config.steps,
+        sources={'train': train.rows, 'val': val.rows},
+    )
+
+
+def parts_of(config, labels):
+    """The Parts of a config, for training labels int [N].
+
+    Raises:
+        InputError: the model, dtype, schedule, class weights or numbers of steps are not valid.
+    """
     model = classifier.network(
         config, axis_name=AXIS, bn_momentum=config.bn_momentum, dropout=config.dropout
     )
-    preprocess = classifier.preprocess(config)
-    class_weights, tx = _class_weights(config, train.labels), optimizer(config)
-
-    def train_batch(step):
-        index = batches.batch_indices(step, len(train.labels), config.batch_size, config.seed)
-        batch = {'image': train.images[index], 'label': train.labels[index]}
-        # This key tells the two phases apart: pmap compiles a step for each.
-        return batch | ({'frozen': np.ones(len(index), bool)} if step < config.freeze_steps else {})
-
-    def init(rng, batch):
-        if config.pretrained:
-            variables, _ = keras_weights.load(
-                model, config.pretrained, channels=1, new_head=True, rng=rng
-            )
-        else:
-            variables = jax.jit(model.init)(
-                rng, jnp.zeros((1, config.image_size, config.image_size, batch['image'].shape[-1]))
-            )
-        return State(
-            jnp.zeros((), jnp.int32),
-            Net.create(variables['params'], tx),
-            variables.get('batch_stats', {}),
-        )
-
-    def whole(params, batch_stats, images, rng):
-        logits, updated = model.apply(
-            {'params': params, 'batch_stats': batch_stats},
-            images,
-            train=True,
-            mutable=['batch_stats'],
-            rngs={'dropout': rng},
-        )
-        return logits, updated.get('batch_stats', {})
-
-    def head_only(params, batch_stats, images, rng):
-        features = model.clone(num_classes=None).apply(
-            {'params': params, 'batch_stats': batch_stats}, images
-        )
-        features = ExampleDropout(config.dropout, AXIS).apply(
-            {}, lax.stop_gradient(features), deterministic=False, rngs={'dropout': rng}
-        )
-        return nn.Dense(len(CLASSES)).apply({'params': params['head']}, features), batch_stats
-
-    def loss(forward, params, batch_stats, images, labels, rng):
-        logits, batch_stats = forward(params, batch_stats, images, rng)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, len(CLASSES)), config.label_smoothing)
-        cross_entropy = (
-            class_weights[labels] * optax.softmax_cross_entropy(logits, targets)
-        ).mean()
-        return cross_entropy, (
-            batch_stats,
-            {'loss': cross_entropy, 'accuracy': (logits.argmax(-1) == labels).mean()},
-        )
-
-    def train_step(state, batch, rng):
-        augment_rng, dropout_rng = jax.random.split(rng)
-        images = preprocess(
-            augment(
-                augment_rng,
-                batch['image'],
-                config.augment,
-                config.image_size,
-                first_index(len(batch['label'])),
-            )
-        )
-        gradient = jax.grad(partial(loss, head_only if 'frozen' in batch else whole), has_aux=True)
-        grads, (batch_stats, scalars) = gradient(
-            state.net.params, state.batch_stats, images, batch['label'], dropout_rng
-        )
-        net = state.net.update(grads, tx)
-        net = only_head(state.net, net) if 'frozen' in batch else net
-        state = State(state.step + 1, net, lax.pmean(batch_stats, AXIS))
-        return state, lax.pmean(scalars, AXIS)
-
-    def eval_batches():
-        return {
-            '': batches.padded_batches(
-                {'image': val.images, 'label': val.labels}, config.batch_size
-            )
-        }
-
-    def eval_step(state, batch):
-        logits = model.apply(
-            {'params': state.net.params, 'batch_stats': state.batch_stats},
-            preprocess(to_float(batch['image'])),
-        )
-        return {
-            'loss': optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']),
-            'score': jax.nn.softmax(logits)[:, 1],
-            'label': batch['label'],
-        }
-
-    def summarize(outputs):
-        values = rates(outputs['label'], outputs['score'])
-        return {
-            'loss': outputs['loss'].mean(),
-            **{name: values[name] for name in ('accuracy', 'recall', 'specificity', 'auc')},
-        }, {}
-
-    return Task(
-        train_batch,
-        eval_batches,
-        init,
-        train_step,
-        eval_step,
-        summarize,
-        config.steps,
-        {'train': train.rows, 'val': val.rows},
+    return Parts(
+        model=model,
+        preprocess=classifier.preprocess(config),
+        class_weights=class_weights(config, labels),
+        tx=optimizer(config),
+        augment=config.augment,
+        image_size=config.image_size,
+        dropout=config.dropout,
+        label_smoothing=config.label_smoothing,
     )
 
 
+# Data.
+
+
+def train_batch(train, batch_size, seed, freeze_steps, step):
+    """The batch of a step, from Examples; marked as frozen during the first freeze_steps."""
+    index = batches.batch_indices(step, len(train.labels), batch_size, seed)
+    batch = {'image': train.images[index], 'label': train.labels[index]}
+    return mark_frozen(batch) if step < freeze_steps else batch
+
+
+def mark_frozen(batch):
+    """A batch whose step leaves everything but the head as it is."""
+    return batch | {FROZEN: np.ones(len(batch['label']), bool)}
+
+
+def is_frozen(batch):
+    """Whether only the head learns from a batch; a bool that is known when the step is compiled."""
+    return FROZEN in batch
+
+
+def eval_batches(val, batch_size):
+    """{'': batches {'image': uint8 [B, H, W, 1], 'label': int32 [B], 'mask': bool [B]}}."""
+    arrays = {'image': val.images, 'label': val.labels}
+    return {'': batches.padded_batches(arrays, batch_size)}
+
+
+def init(parts, pretrained, rng, batch):
+    """The State before the first step: random, or the weights of the Keras file `pretrained`.
+
+    Raises:
+        InputError: there is no such file, or it holds another network.
+    """
+    if pretrained:
+        variables, _ = keras_weights.load(
+            parts.model, pretrained, channels=1, new_head=True, rng=rng
+        )
+    else:
+        shape = (1, parts.image_size, parts.image_size, batch['image'].shape[-1])
+        variables = jax.jit(parts.model.init)(rng, jnp.zeros(shape))
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        net=Net.create(variables['params'], parts.tx),
+        batch_stats=variables.get('batch_stats', {}),
+    )
+
+
+# The loss, and the two ways forward to it.
+
+
+def forward_whole(parts, params, batch_stats, images, rng):
+    """The forward pass in which everything learns.
+
+    Args:
+        parts: Parts.
+        params, batch_stats: of the model.
+        images: float [B, H, W, C], preprocessed.
+        rng: key of the dropout.
+
+    Returns:
+        (logits float [B, 2], new batch_stats).
+    """
+    logits, updated = parts.model.apply(
+        {'params': params, 'batch_stats': batch_stats},
+        images,
+        train=True,
+        mutable=['batch_stats'],
+        rngs={'dropout': rng},
+    )
+    return logits, updated.get('batch_stats', {})
+
+
+def forward_head(parts, params, batch_stats, images, rng):
+    """The forward pass in which only the head learns; the body runs as in evaluation.
+    Args:
+        parts: Parts.
+        params, batch_stats: of the model.
+        images: float [B, H, W, C], preprocessed.
+        rng: key of the dropout.
+
+    Returns:
+        (logits float [B, 2], batch_stats as they were).
+    """
+    body = parts.model.clone(num_classes=None)
+    features = body.apply({'params': params, 'batch_stats': batch_stats}, images)
+    features = ExampleDropout(parts.dropout, AXIS).apply(
+        {}, lax.stop_gradient(features), deterministic=False, rngs={'dropout': rng}
+    )
+    return nn.Dense(len(CLASSES)).apply({'params': params['head']}, features), batch_stats
+
+
+def loss(parts, forward, params, batch_stats, images, labels, rng):
+    """Cross-entropy with smoothed labels, weighted by class.
+
+    Args:
+        parts: Parts.
+        forward: forward_whole or forward_head.
+        params: what is differentiated.
+        batch_stats: of the model.
+        images: float [B, H, W, C], preprocessed.
+        labels: int32 [B].
+        rng: key of the dropout.
+
+    Returns:
+        (mean loss, (new batch_stats, {'loss', 'accuracy'})).
+    """
+    logits, batch_stats = forward(parts, params, batch_stats, images, rng)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, len(CLASSES)), parts.label_smoothing)
+    losses = parts.class_weights[labels] * optax.softmax_cross_entropy(logits, targets)
+    mean = losses.mean()
+    return mean, (batch_stats, {'loss': mean, 'accuracy': (logits.argmax(-1) == labels).mean()})
+
+
+# Steps.
+
+
+def train_step(parts, state, batch, rng):
+    """One update of the network, or of its head alone where the batch is marked as frozen.
+
+    Args:
+        parts: Parts.
+        state: State.
+        batch: {'image': uint8 [B, load_size, load_size, 1], 'label': int32 [B]}.
+        rng: key, the same on every device.
+
+    Returns:
+        (State, {'loss', 'accuracy'}), averaged over all devices.
+    """
+    augment_rng, dropout_rng = jax.random.split(rng)
+    first = first_index(len(batch['label']))
+    images = augment(augment_rng, batch['image'], parts.augment, parts.image_size, first)
+    images = parts.preprocess(images)
+
+    forward = forward_head if is_frozen(batch) else forward_whole
+    gradient = jax.grad(partial(loss, parts, forward), has_aux=True)
+    grads, (batch_stats, scalars) = gradient(
+        state.net.params, state.batch_stats, images, batch['label'], dropout_rng
+    )
+    net = state.net.update(grads, parts.tx)
+    if is_frozen(batch):
+        net = only_head(state.net, net)
+    state = State(state.step + 1, net, lax.pmean(batch_stats, AXIS))
+    return state, lax.pmean(scalars, AXIS)
+
+
 def only_head(old, new):
-    """`new` with the body of `old`, its optimizer included, so that Adam's moments of the body start at the first step that moves it."""
+    """The Net `new` with the body of `old`.
+
+    The state of the body's optimizer is that of `old` too, so that Adam's moments of the body start
+    at the first step that moves it.
+    """
     states = {
         'head': new.opt_state.inner_states['head'],
         'body': old.opt_state.inner_states['body'],
     }
     return Net(
-        {**old.params, 'head': new.params['head']}, new.opt_state._replace(inner_states=states)
+        params={**old.params, 'head': new.params['head']},
+        opt_state=new.opt_state._replace(inner_states=states),
     )
 
 
+def eval_step(parts, state, batch):
+    """{'loss', 'score': float32 [B], 'label': int32 [B]} of a batch; the score is P(covid)."""
+    variables = {'params': state.net.params, 'batch_stats': state.batch_stats}
+    logits = parts.model.apply(variables, parts.preprocess(to_float(batch['image'])))
+    return {
+        'loss': optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']),
+        'score': jax.nn.softmax(logits)[:, 1],
+        'label': batch['label'],
+    }
+
+
+def summarize(outputs):
+    """What the log says of eval_step's outputs on a split: ({'loss', *SUMMARY}, no pictures)."""
+    values = rates(outputs['label'], outputs['score'])
+    return {'loss': outputs['loss'].mean(), **{name: values[name] for name in SUMMARY}}, {}
+
+
+# The optimizer.
+
+
 def optimizer(config):
-    """AdamW with decay of kernels alone, for the head and, at a rate of its own, for the body, whose steps are counted from the first that moves it."""
+    """AdamW with decay of kernels alone, and rates of their own for the head and for the body.
+
+    The schedule of the body counts from the first step that moves it, after config.freeze_steps.
+
+    Raises:
+        InputError: the schedule is unknown, or no steps are left for a part of it.
+    """
     if config.freeze_steps >= config.steps:
         raise InputError(
-            f'config.freeze_steps={config.freeze_steps}: leaves the body frozen to the end; choose fewer than config.steps={config.steps}'
+            f'config.freeze_steps={config.freeze_steps}: leaves the body frozen to the end; '
+            f'choose fewer than config.steps={config.steps}'
         )
     if config.schedule == 'step' and config.warmup_steps >= config.steps // 2:
         raise InputError(
-            f'config.warmup_steps={config.warmup_steps}: the step schedule falls at half of config.steps={config.steps}; choose fewer'
+            f'config.warmup_steps={config.warmup_steps}: the step schedule falls at half of '
+            f'config.steps={config.steps}; choose fewer'
         )
-    if config.schedule not in SCHEDULES:
-        raise InputError(
-            f'config.schedule={config.schedule}: no such choice; choose one of {", ".join(SCHEDULES)}'
-        )
-    rate = SCHEDULES[config.schedule](
+    head_rate = SCHEDULES[choice(config, 'schedule', SCHEDULES)](
         config.learning_rate, min(config.warmup_steps, config.steps - 1), config.steps
     )
 
     def body_rate(step):
-        warm = (
-            jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1.0)
-            if config.freeze_steps
-            else 1.0
-        )
-        return config.body_rate * rate(step + config.freeze_steps) * warm
+        warm = 1.0
+        if config.freeze_steps:
+            warm = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1.0)
+        return config.body_rate * head_rate(step + config.freeze_steps) * warm
 
-    adamw = lambda rate: optax.adamw(
-        rate,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-    )
+    def adamw(rate):
+        kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+        return optax.adamw(rate, weight_decay=config.weight_decay, mask=kernels)
+
     return optax.partition(
-        {'head': adamw(rate), 'body': adamw(body_rate)},
+        {'head': adamw(head_rate), 'body': adamw(body_rate)},
         lambda params: {name: 'head' if name == 'head' else 'body' for name in params},
     )
 
 
-def _cosine(rate, warmup, steps):
+def cosine_schedule(rate, warmup, steps):
+    """The learning rate by step: linearly up to `rate` in `warmup` steps, then a cosine to 0."""
     return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
 
 
-def _step(rate, warmup, steps):
-    falls = optax.piecewise_constant_schedule(
-        rate, {steps // 2 - warmup: 0.1, steps * 3 // 4 - warmup: 0.1}
-    )
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), falls], [warmup])
+def step_schedule(rate, warmup, steps):
+    """The learning rate by step: linearly up to `rate`, a tenth after 1/2 and again after 3/4."""
+    falls = {steps // 2 - warmup: 0.1, steps * 3 // 4 - warmup: 0.1}
+    rising = optax.linear_schedule(0.0, rate, warmup)
+    falling = optax.piecewise_constant_schedule(rate, falls)
+    return optax.join_schedules([rising, falling], [warmup])
 
 
-SCHEDULES = {'cosine': _cosine, 'step': _step}
+SCHEDULES = {'cosine': cosine_schedule, 'step': step_schedule}
 
 
-def _class_weights(config, labels):
-    """Float32 [2]: 1 for both, or what makes both classes count alike; their mean over the training images is 1."""
-    if config.class_weights not in ('', 'balanced'):
-        raise InputError(
-            f"config.class_weights={config.class_weights}: no such choice; choose '' or balanced"
-        )
-    counts = np.bincount(labels, minlength=2)
-    return jnp.asarray(
-        len(labels) / (2 * counts) if config.class_weights else np.ones(2), jnp.float32
-    )
+def class_weights(config, labels):
+    """The weight of each class in the loss, float32 [2]; its mean over the training images is 1.
+
+    Args:
+        config: class_weights '' weighs both the same; 'balanced' makes both count alike in all.
+        labels: int [N] of the training images, 0 or 1.
+
+    Raises:
+        InputError: config.class_weights is neither.
+    """
+    if choice(config, 'class_weights', ('', 'balanced')) == 'balanced':
+        weights = len(labels) / (2 * np.bincount(labels, minlength=2))
+    else:
+        weights = np.ones(2)
+    return jnp.asarray(weights, jnp.float32)
 
 
 def _labelled(config, key, size):
     """The examples of config.train or config.val, which must have both classes."""
     if not config[key]:
-        raise InputError(
-            f'config.{key} is empty; name a data set, for example covid_ct:{"train" if key == "train" else "validation"}'
-        )
+        split = {'train': 'train', 'val': 'validation'}[key]
+        raise InputError(f'config.{key} is empty; name a data set, for example covid_ct:{split}')
     examples = datasets.read(config[key], config.data_dir, size)
-    classes = np.unique(examples.labels).tolist()
-    if classes != [0, 1]:
+    if set(np.unique(examples.labels)) != {0, 1}:
         raise InputError(
-            f'config.{key}={config[key]}: needs images of both classes, covid and noncovid; add the missing one with +'
+            f'config.{key}={config[key]}: needs images of both classes, covid and noncovid; '
+            'add the missing one with +'
         )
     return examples

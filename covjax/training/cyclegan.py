@@ -1,11 +1,14 @@
 """CycleGAN (Zhu et al. 2017, arXiv 1703.10593) between lung-cancer CT and COVID-19 CT, as a Task.
 
-Networks are named by the domain they produce or judge. In the paper's symbols: to_covid = G_N (N -> C), to_cancer = G_C (C -> N),
-disc.cancer = D_N, disc.covid = D_C.
+Networks are named by the domain they produce or judge. In the paper's symbols: to_covid = G_N (N ->
+C), to_cancer = G_C (C -> N), discriminator of cancer = D_N, of covid = D_C. `reals` and `fakes` are
+{'cancer', 'covid'}: float32 images [B, H, W, C] in [-1, 1] of that domain.
 """
 
 import functools
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +16,24 @@ import optax
 from flax import struct
 from jax import lax
 
-from covjax import InputError, features
+from covjax import InputError, choice, features, generator
 from covjax.data import batches, domains
 from covjax.data.augment import augment, to_float, to_uint8
-from covjax.generator import network
+from covjax.data.domains import DOMAINS
 from covjax.metrics.distances import kid_value
 from covjax.metrics.spectrum import checkerboard
 from covjax.models import layers
 from covjax.models.cyclegan import Discriminator
 from covjax.training.task import AXIS, Net, Task, first_index
 
+# domain: (generator that leaves it, generator that brings back)
+JOURNEYS = {'cancer': ('to_covid', 'to_cancer'), 'covid': ('to_cancer', 'to_covid')}
+OPPOSITE = {'cancer': 'covid', 'covid': 'cancer'}
+
 
 @struct.dataclass
 class Pool:
-    """Earlier fakes of one domain, so that a discriminator does not only see the newest generator."""
+    """Earlier fakes of one domain, so that a discriminator sees more than the newest generator."""
 
     images: jax.Array  # float32 [P, H, W, C] in [-1, 1]
     count: jax.Array  # int32: how many slots are filled
@@ -42,237 +49,129 @@ class State:
     pools: dict  # {'covid': Pool, 'cancer': Pool}, or {} for config.pool_size=0
 
 
-def least_squares(logits, target):
-    """Mean squared distance of the logits to the target (Mao et al. 2017)."""
-    return jnp.mean((logits - target) ** 2)
+class Nets(NamedTuple):
+    """What the losses need of a config: two architectures, the adversarial loss and the weights."""
+
+    generator: Any  # models.cyclegan.Generator, of both directions
+    discriminator: Any  # models.cyclegan.Discriminator, of both domains
+    adversarial: Callable  # (logits, target) -> mean loss, one of LOSSES
+    real_label: float  # what real images are to score, and fakes for the generators
+    cycle: dict  # {'cancer', 'covid'}: weight of the cycle that starts there
+    identity: float  # weight of the identity terms relative to those; 0 leaves them out
+
+    def translate(self, params, images):
+        """Generator output, float [B, H, W, C] in [-1, 1], of images of that shape and range."""
+        return self.generator.apply({'params': params}, images)
+
+    def judge(self, params, images):
+        """Discriminator logits [B, h, w, 1], one a patch, of images [B, H, W, C] in [-1, 1]."""
+        return self.discriminator.apply({'params': params}, images)
 
 
-def cross_entropy(logits, target):
-    """Mean binary cross-entropy of sigmoid(logits) with the target (Goodfellow et al. 2014, as equations 1 and 2 of the paper print it)."""
-    return optax.sigmoid_binary_cross_entropy(logits, target).mean()
+class Validation(NamedTuple):
+    """What translated images are compared with: real validation images of the other domain."""
 
-
-LOSSES = {'lsgan': least_squares, 'bce': cross_entropy}
-
-
-def query_pool(pool, fakes, rng):
-    """Each fake in turn: stored and returned while there is room; then with p = 1/2 swapped for a random stored one, else returned as it is.
-
-    fakes float [B, H, W, C] -> (pool, images of the same shape to show the discriminator).
-    """
-    size = len(pool.images)
-
-    def one(pool, pair):
-        fake, rng = pair
-        slot_rng, swap_rng = jax.random.split(rng)
-        full = pool.count >= size
-        slot = jnp.where(full, jax.random.randint(slot_rng, (), 0, size), pool.count)
-        swap = full & jax.random.bernoulli(swap_rng)
-        shown = jnp.where(swap, pool.images[slot], fake)
-        images = pool.images.at[slot].set(jnp.where(swap | ~full, fake, pool.images[slot]))
-        return Pool(images, jnp.minimum(pool.count + 1, size)), shown
-
-    return lax.scan(one, pool, (fakes, jax.random.split(rng, len(fakes))))
+    groups: dict  # {domain: group of each of its validation images}
+    extract: Callable  # uint8 images [N, H, W, 1] -> features [N, D]
+    real_features: Callable  # (domain) -> features [N, D] of its validation images
 
 
 def make(config):
-    """The Task of a config (configs/cyclegan.py) on the data sets that it names."""
+    """The Task of a config (configs/cyclegan.py) on the data sets that it names.
+
+    Raises:
+        InputError: a key of the config has no valid value, or a data set cannot be read.
+    """
+    specs = config.val.split(',') if config.val else []
+    if len(specs) not in (0, 2):
+        raise InputError(
+            f'config.val={config.val}: give two data sets, cancer and covid, '
+            'separated by a comma, or none'
+        )
     train = {
         name: domains.domain(config[name], name, config.load_size, config.data_dir)
-        for name in domains.DOMAINS
+        for name in DOMAINS
     }
-    val_specs = config.val.split(',') if config.val else []
-    if len(val_specs) not in (0, 2):
-        raise InputError(
-            f'config.val={config.val}: give two data sets, cancer and covid, separated by a comma, or none'
-        )
-    return task_on(
-        config,
-        train,
-        {
-            name: domains.domain(spec, name, config.image_size, config.data_dir)
-            for name, spec in zip(domains.DOMAINS, val_specs)
-        },
-    )
+    val = {
+        name: domains.domain(spec, name, config.image_size, config.data_dir)
+        for name, spec in zip(DOMAINS, specs)
+    }
+    return task_on(config, train, val)
 
 
 def task_on(config, train, val):
-    """The Task on examples {domain: data.Examples}. Batches are {'cancer', 'covid'}: uint8 [B, load_size, load_size, 1]."""
-    if config.image_size % 4 or config.image_size < 32:
-        raise InputError(
-            f'config.image_size={config.image_size}: the generator halves images twice; choose a multiple of 4, at least 32'
-        )
-    if config.loss not in LOSSES:
-        raise InputError(
-            f'config.loss={config.loss}: no such choice; choose one of {", ".join(LOSSES)}'
-        )
-    generator = network(config)
-    discriminator = Discriminator(
-        config.disc_filters, generator.norm, config.disc_last_stride, generator.dtype
-    )
-    identity = int(config.lambda_identity > 0)  # whether a network also sees the domain it makes
-    adversarial, real_label = LOSSES[config.loss], config.real_label
+    """The Task of a config on examples in memory: binds the functions of this module to it.
+
+    Args:
+        config: ConfigDict of configs/cyclegan.py; the data sets it names are not read.
+        train: {domain: datasets.Examples} of both domains, images [N, load_size, load_size, C].
+        val: {domain: datasets.Examples} with images [N, image_size, image_size, C], or {} for none.
+
+    Raises:
+        InputError: a key of the config has no valid value.
+    """
+    nets = nets_of(config)
     steps, constant = length(config, [len(examples.rows) for examples in train.values()])
     tx = optax.adam(schedule(config.learning_rate, steps, constant), b1=0.5, b2=0.999)
-    see = partial(
-        batches.predict,
-        features.extractor(config.get('features', 'pixels')),
-        batch_size=config.batch_size,
+    augmented = partial(augment, settings=config.augment, size=config.image_size)
+    sources = {domain: examples.rows for domain, examples in train.items()}
+    if val:
+        sources['val'] = [row for examples in val.values() for row in examples.rows]
+    return Task(
+        train_batch=partial(train_batch, train, config.batch_size, config.seed),
+        eval_batches=partial(eval_batches, val, config.batch_size),
+        init=partial(init, nets, tx, config.image_size, config.pool_size),
+        train_step=partial(train_step, nets, tx, augmented),
+        eval_step=partial(eval_step, nets),
+        summarize=partial(summarize, validation_on(config, val)),
+        steps=steps,
+        sources=sources,
     )
-    real_features = functools.cache(lambda domain: see(val[domain].images))
-    gen = lambda params, images: generator.apply({'params': params}, images)
-    disc = lambda params, images: discriminator.apply({'params': params}, images)
 
-    def train_batch(step):
-        return {
-            domain: train[domain].images[
-                batches.batch_indices(
-                    step, len(train[domain].images), config.batch_size, config.seed + i
-                )
-            ]
-            for i, domain in enumerate(domains.DOMAINS)
-        }
 
-    def init(rng, batch):
-        rngs = jax.random.split(rng, 4)
-        images = jnp.zeros((1, config.image_size, config.image_size, batch['cancer'].shape[-1]))
-        gen_params = {
-            name: jax.jit(generator.init)(r, images)['params']
-            for name, r in zip(('to_covid', 'to_cancer'), rngs[:2])
-        }
-        disc_params = {
-            domain: jax.jit(discriminator.init)(r, images)['params']
-            for domain, r in zip(domains.DOMAINS, rngs[2:])
-        }
-        pools = {
-            domain: Pool(jnp.zeros((config.pool_size, *images.shape[1:])), jnp.zeros((), jnp.int32))
-            for domain in domains.DOMAINS
-            if config.pool_size
-        }
-        return State(
-            jnp.zeros((), jnp.int32), Net.create(gen_params, tx), Net.create(disc_params, tx), pools
+def nets_of(config):
+    """The Nets of a config.
+
+    Raises:
+        InputError: image_size, loss, norm, upsample or dtype is not valid.
+    """
+    if config.image_size % 4 or config.image_size < 32:
+        raise InputError(
+            f'config.image_size={config.image_size}: the generator halves images twice; '
+            'choose a multiple of 4, at least 32'
         )
-
-    def generator_loss(gen_params, disc_params, cancer, covid):
-        to_covid, to_cancer = (
-            partial(each, gen, gen_params[name]) for name in ('to_covid', 'to_cancer')
-        )
-        fake_covid, *same_covid = to_covid(cancer, *[covid] * identity)
-        fake_cancer, *same_cancer = to_cancer(covid, *[cancer] * identity)
-        terms = {
-            f'adversarial_{domain}': adversarial(disc(disc_params[domain], fake), real_label)
-            for domain, fake in (('cancer', fake_cancer), ('covid', fake_covid))
-        }
-        l1 = lambda domain, image, output: (
-            config[f'lambda_{domain}'] * jnp.abs(output - image).mean()
-        )
-        terms['cycle_cancer'] = l1('cancer', cancer, *to_cancer(fake_covid))
-        terms['cycle_covid'] = l1('covid', covid, *to_covid(fake_cancer))
-        if identity:
-            terms['identity_cancer'] = config.lambda_identity * l1('cancer', cancer, *same_cancer)
-            terms['identity_covid'] = config.lambda_identity * l1('covid', covid, *same_covid)
-        return sum(terms.values()), (terms, {'cancer': fake_cancer, 'covid': fake_covid})
-
-    def discriminator_loss(disc_params, reals, fakes):
-        terms = {}
-        for domain in domains.DOMAINS:
-            real, fake = each(disc, disc_params[domain], reals[domain], fakes[domain])
-            terms[f'discriminator_{domain}'] = 0.5 * (
-                adversarial(real, real_label) + adversarial(fake, 0.0)
-            )
-        return sum(terms.values()), terms
-
-    def train_step(state, batch, rng):
-        *domain_rngs, pool_rng = jax.random.split(rng, 3)
-        n = len(batch['cancer'])
-        first = first_index(n)
-        reals = {
-            domain: augment(r, batch[domain], config.augment, config.image_size, first)
-            for domain, r in zip(domains.DOMAINS, domain_rngs)
-        }
-        grads, (gen_terms, fakes) = jax.grad(generator_loss, has_aux=True)(
-            state.gen.params, state.disc.params, **reals
-        )
-        pools, shown = {}, fakes
-        if config.pool_size:  # every device keeps the one pool of all fakes
-            everyone = {
-                domain: lax.all_gather(fakes[domain], AXIS, tiled=True)
-                for domain in domains.DOMAINS
-            }
-            queried = {
-                domain: query_pool(state.pools[domain], everyone[domain], r)
-                for domain, r in zip(domains.DOMAINS, jax.random.split(pool_rng))
-            }
-            pools = {domain: pool for domain, (pool, _) in queried.items()}
-            shown = {
-                domain: lax.dynamic_slice_in_dim(images, first, n)
-                for domain, (_, images) in queried.items()
-            }
-        disc_grads, disc_terms = jax.grad(discriminator_loss, has_aux=True)(
-            state.disc.params, reals, shown
-        )
-        state = State(
-            state.step + 1, state.gen.update(grads, tx), state.disc.update(disc_grads, tx), pools
-        )
-        return state, lax.pmean({**gen_terms, **disc_terms}, AXIS)
-
-    def eval_batches():
-        return {
-            domain: batches.padded_batches({domain: examples.images}, config.batch_size)
-            for domain, examples in val.items()
-        }
-
-    def eval_step(state, batch):
-        ((domain, images),) = batch.items()
-        there, back = ('to_covid', 'to_cancer') if domain == 'cancer' else ('to_cancer', 'to_covid')
-        images = to_float(images)
-        translated = gen(state.gen.params[there], images)
-        reconstructed = gen(state.gen.params[back], translated)
-        return {
-            'cycle_l1': jnp.abs(reconstructed - images).mean((1, 2, 3)),
-            'change_l1': jnp.abs(translated - images).mean((1, 2, 3)),
-            'triptych': to_uint8(jnp.concatenate([images, translated, reconstructed], 2)),
-            f'translated_{domain}': to_uint8(translated)[..., 0],
-        }
-
-    def summarize(outputs):
-        triptych = outputs.pop('triptych')  # input | translated | reconstructed
-        ((source, goal),) = (
-            pair
-            for pair in (domains.DOMAINS, domains.DOMAINS[::-1])
-            if f'translated_{pair[0]}' in outputs
-        )
-        translated = outputs.pop(f'translated_{source}')
-        scalars = {name: values.mean() for name, values in outputs.items()} | {
-            'checkerboard': checkerboard(translated[..., None])
-        }
-        if min(len(val[domain].rows) for domain in domains.DOMAINS) > 1:
-            groups = [[row.group for row in val[domain].rows] for domain in (source, goal)]
-            groups = [
-                names if len(set(names)) > 1 else None for names in groups
-            ]  # of one series, images are all that there is to compare
-            scalars['kid'] = kid_value(see(translated[..., None]), real_features(goal), *groups)
-        return scalars, {'input_translated_reconstructed': triptych}
-
-    sources = {domain: examples.rows for domain, examples in train.items()} | (
-        {'val': [row for e in val.values() for row in e.rows]} if val else {}
+    network = generator.network(config)
+    return Nets(
+        generator=network,
+        discriminator=Discriminator(
+            config.disc_filters, network.norm, config.disc_last_stride, network.dtype
+        ),
+        adversarial=LOSSES[choice(config, 'loss', LOSSES)],
+        real_label=config.real_label,
+        cycle={domain: config[f'lambda_{domain}'] for domain in DOMAINS},
+        identity=config.lambda_identity,
     )
-    return Task(train_batch, eval_batches, init, train_step, eval_step, summarize, steps, sources)
-
-
-def each(apply, params, *images):
-    """[apply(params, batch) for batch in images]: one call on all of them where that is faster. No layer of the networks mixes images."""
-    if layers.on_cpu() or len(images) == 1:
-        return [apply(params, batch) for batch in images]
-    return jnp.split(apply(params, jnp.concatenate(images)), len(images))
 
 
 def length(config, sizes):
-    """(updates in all, updates before the learning rate falls) for domains of these sizes.
+    """How many updates a training takes.
 
-    An epoch is as many images as the larger domain has, or config.epoch_images. config.steps, where it is set, replaces the sum and keeps the shares.
+    An epoch is as many images as the larger domain has, or config.epoch_images. config.steps, where
+    it is set, replaces the number of updates and keeps the share of those at the full learning
+    rate.
+
+    Args:
+        config: ConfigDict of configs/cyclegan.py.
+        sizes: the numbers of training images of the domains.
+
+    Returns:
+        (updates in all, updates before the learning rate falls).
+
+    Raises:
+        InputError: both numbers of epochs are 0.
     """
-    epoch = -(-(config.epoch_images or max(sizes)) // config.batch_size)
+    images = config.epoch_images or max(sizes)
+    epoch = -(-images // config.batch_size)
     constant, decay = config.constant_epochs * epoch, config.decay_epochs * epoch
     if not constant + decay:
         raise InputError(
@@ -283,8 +182,323 @@ def length(config, sizes):
 
 
 def schedule(rate, steps, constant):
-    """step -> learning rate: constant, then linearly to 0 at the end (the original's staircase of epochs, without the stairs)."""
-    return optax.join_schedules(
-        [optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, max(steps - constant, 1))],
-        [constant],
+    """The learning rate by step: `rate` for `constant` steps, then linearly to 0 at the end.
+
+    The original lowers it once an epoch; here it falls in every step.
+    """
+    decay = optax.linear_schedule(rate, 0.0, max(steps - constant, 1))
+    return optax.join_schedules([optax.constant_schedule(rate), decay], [constant])
+
+
+# Data.
+
+
+def train_batch(train, batch_size, seed, step):
+    """The batch {domain: uint8 [B, load_size, load_size, C]} of a step, from {domain: Examples}."""
+    batch = {}
+    for i, domain in enumerate(DOMAINS):
+        images = train[domain].images
+        batch[domain] = images[batches.batch_indices(step, len(images), batch_size, seed + i)]
+    return batch
+
+
+def eval_batches(val, batch_size):
+    """{domain: batches {domain: uint8 [B, H, W, C], 'mask': bool [B]}} of {domain: Examples}."""
+    return {
+        domain: batches.padded_batches({domain: examples.images}, batch_size)
+        for domain, examples in val.items()
+    }
+
+
+def init(nets, tx, image_size, pool_size, rng, batch):
+    """The State before the first step: random networks, pools with room for `pool_size` fakes."""
+    to_covid_rng, to_cancer_rng, cancer_rng, covid_rng = jax.random.split(rng, 4)
+    shape = (image_size, image_size, batch['cancer'].shape[-1])
+
+    def random_params(network, rng):
+        return jax.jit(network.init)(rng, jnp.zeros((1, *shape)))['params']
+
+    gen_params = {
+        'to_covid': random_params(nets.generator, to_covid_rng),
+        'to_cancer': random_params(nets.generator, to_cancer_rng),
+    }
+    disc_params = {
+        'cancer': random_params(nets.discriminator, cancer_rng),
+        'covid': random_params(nets.discriminator, covid_rng),
+    }
+    pools = {}
+    if pool_size:
+        pools = {domain: empty_pool((pool_size, *shape)) for domain in DOMAINS}
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        gen=Net.create(gen_params, tx),
+        disc=Net.create(disc_params, tx),
+        pools=pools,
     )
+
+
+# Losses.
+
+
+def least_squares(logits, target):
+    """Mean squared distance of the logits to the target (Mao et al. 2017, arXiv 1611.04076)."""
+    return jnp.mean((logits - target) ** 2)
+
+
+def cross_entropy(logits, target):
+    """Mean binary cross-entropy of sigmoid(logits) with the target.
+
+    Goodfellow et al. 2014 (arXiv 1406.2661), as equations 1 and 2 of Jiang et al. 2020 print it.
+    """
+    return optax.sigmoid_binary_cross_entropy(logits, target).mean()
+
+
+LOSSES = {'lsgan': least_squares, 'bce': cross_entropy}
+
+
+def generator_loss(nets, gen_params, disc_params, cancer, covid):
+    """The loss of both generators: adversarial, cycle and, where it has a weight, identity terms.
+    Args:
+        nets: Nets.
+        gen_params: {'to_covid', 'to_cancer'}, what is differentiated.
+        disc_params: {'cancer', 'covid'}.
+        cancer, covid: float images [B, H, W, C] in [-1, 1].
+
+    Returns:
+        (sum of the terms, ({name: term}, fakes)).
+    """
+    to_covid = partial(nets.translate, gen_params['to_covid'])
+    to_cancer = partial(nets.translate, gen_params['to_cancer'])
+    if nets.identity:
+        fake_covid, same_covid = apply_each(to_covid, cancer, covid)
+        fake_cancer, same_cancer = apply_each(to_cancer, covid, cancer)
+    else:
+        fake_covid, fake_cancer = to_covid(cancer), to_cancer(covid)
+
+    # The terms are summed in this order: another one rounds differently.
+    fakes, terms = {'cancer': fake_cancer, 'covid': fake_covid}, {}
+    for domain in DOMAINS:
+        logits = nets.judge(disc_params[domain], fakes[domain])
+        terms[f'adversarial_{domain}'] = nets.adversarial(logits, nets.real_label)
+    terms['cycle_cancer'] = nets.cycle['cancer'] * mean_l1(to_cancer(fake_covid), cancer)
+    terms['cycle_covid'] = nets.cycle['covid'] * mean_l1(to_covid(fake_cancer), covid)
+    if nets.identity:
+        cancer_term = nets.cycle['cancer'] * mean_l1(same_cancer, cancer)
+        terms['identity_cancer'] = nets.identity * cancer_term
+        covid_term = nets.cycle['covid'] * mean_l1(same_covid, covid)
+        terms['identity_covid'] = nets.identity * covid_term
+    return sum(terms.values()), (terms, fakes)
+
+
+def discriminator_loss(nets, disc_params, reals, fakes):
+    """The loss of both discriminators, at half weight as in the original.
+    Args:
+        nets: Nets.
+        disc_params: {'cancer', 'covid'}, what is differentiated.
+        reals, fakes: {'cancer', 'covid'} of float images [B, H, W, C] in [-1, 1].
+
+    Returns:
+        (sum of the terms, {name: term}).
+    """
+    terms = {}
+    for domain in DOMAINS:
+        judge = partial(nets.judge, disc_params[domain])
+        real, fake = apply_each(judge, reals[domain], fakes[domain])
+        loss = nets.adversarial(real, nets.real_label) + nets.adversarial(fake, 0.0)
+        terms[f'discriminator_{domain}'] = 0.5 * loss
+    return sum(terms.values()), terms
+
+
+def mean_l1(images, targets):
+    """The mean absolute difference of two arrays of images."""
+    return jnp.abs(images - targets).mean()
+
+
+def apply_each(apply, *images):
+    """[apply(batch) for batch in images], in one call on all of them where that is faster.
+
+    The networks normalise each image by itself, so no image changes what another becomes.
+    """
+    if layers.on_cpu():
+        return [apply(batch) for batch in images]
+    return jnp.split(apply(jnp.concatenate(images)), len(images))
+
+
+# Pools.
+
+
+def empty_pool(shape):
+    """A Pool with room for shape[0] images of shape[1:]."""
+    return Pool(jnp.zeros(shape), jnp.zeros((), jnp.int32))
+
+
+def query_pool(pool, fakes, rng):
+    """Puts fakes into a pool and draws what a discriminator is to see (Shrivastava et al. 2017).
+    Each fake in turn is stored and returned while there is room; after that, with probability 1/2
+    it is swapped for a random stored one, and otherwise returned as it is.
+
+    Args:
+        pool: Pool.
+        fakes: float images [B, H, W, C] in [-1, 1].
+        rng: key.
+
+    Returns:
+        (Pool, images of the shape of fakes).
+    """
+    size = len(pool.images)
+
+    def query(pool, fake_and_rng):
+        fake, rng = fake_and_rng
+        slot_rng, swap_rng = jax.random.split(rng)
+        full = pool.count >= size
+        slot = jnp.where(full, jax.random.randint(slot_rng, (), 0, size), pool.count)
+        swap = full & jax.random.bernoulli(swap_rng)
+        shown = jnp.where(swap, pool.images[slot], fake)
+        stored = jnp.where(swap | ~full, fake, pool.images[slot])
+        return Pool(pool.images.at[slot].set(stored), jnp.minimum(pool.count + 1, size)), shown
+
+    return lax.scan(query, pool, (fakes, jax.random.split(rng, len(fakes))))
+
+
+def query_pools(pools, fakes, first, rng):
+    """Queries both pools with the fakes of all devices, so that every device keeps the same pools.
+    Args:
+        pools: {domain: Pool}, the same on every device.
+        fakes: {domain: float images [B, H, W, C]} of this device.
+        first: the index of the first of them in the global batch.
+        rng: key, the same on every device.
+
+    Returns:
+        (pools, {domain: images to show the discriminator on this device}).
+    """
+    everyones = lax.all_gather(fakes, AXIS, tiled=True)
+    kept, images = {}, {}
+    for domain, domain_rng in zip(DOMAINS, jax.random.split(rng)):
+        kept[domain], images[domain] = query_pool(pools[domain], everyones[domain], domain_rng)
+
+    mine = lambda images: lax.dynamic_slice_in_dim(images, first, len(fakes['cancer']))
+    return kept, {domain: mine(images[domain]) for domain in DOMAINS}
+
+
+# Steps.
+
+
+def train_step(nets, tx, augmented, state, batch, rng):
+    """One update of the generators, then one of the discriminators on pooled fakes.
+
+    Args:
+        nets: Nets.
+        tx: the optimizer of either, an optax transformation.
+        augmented: (rng, uint8 images, first=index) -> float images in [-1, 1].
+        state: State.
+        batch: {'cancer', 'covid'} of uint8 images [B, load_size, load_size, C].
+        rng: key, the same on every device.
+
+    Returns:
+        (State, {name: term of a loss}), averaged over all devices.
+    """
+    cancer_rng, covid_rng, pool_rng = jax.random.split(rng, 3)
+    first = first_index(len(batch['cancer']))
+    reals = {
+        'cancer': augmented(cancer_rng, batch['cancer'], first=first),
+        'covid': augmented(covid_rng, batch['covid'], first=first),
+    }
+
+    gradient = jax.grad(partial(generator_loss, nets), has_aux=True)
+    gen_grads, (gen_terms, fakes) = gradient(state.gen.params, state.disc.params, **reals)
+
+    pools, shown = {}, fakes
+    if state.pools:
+        pools, shown = query_pools(state.pools, fakes, first, pool_rng)
+
+    gradient = jax.grad(partial(discriminator_loss, nets), has_aux=True)
+    disc_grads, disc_terms = gradient(state.disc.params, reals, shown)
+
+    state = State(
+        step=state.step + 1,
+        gen=state.gen.update(gen_grads, tx),
+        disc=state.disc.update(disc_grads, tx),
+        pools=pools,
+    )
+    return state, lax.pmean({**gen_terms, **disc_terms}, AXIS)
+
+
+def eval_step(nets, state, batch):
+    """Translates images of one domain and brings them back.
+
+    Args:
+        nets: Nets.
+        state: State.
+        batch: {domain: uint8 images [B, H, W, C]} of one domain.
+
+    Returns:
+        {'cycle_l1', 'change_l1': float [B], mean absolute difference of an image from its
+        reconstruction and from its translation; 'triptych': uint8 [B, H, 3 W, C], image,
+        translation and reconstruction; 'translated_<domain>': uint8 [B, H, W]}. The last has no
+        axis of channels, so that the loop does not take it for pictures and hands on all of them.
+    """
+    ((domain, images),) = batch.items()
+    there, back = JOURNEYS[domain]
+    images = to_float(images)
+    translated = nets.translate(state.gen.params[there], images)
+    reconstructed = nets.translate(state.gen.params[back], translated)
+    return {
+        'cycle_l1': jnp.abs(reconstructed - images).mean((1, 2, 3)),
+        'change_l1': jnp.abs(translated - images).mean((1, 2, 3)),
+        'triptych': to_uint8(jnp.concatenate([images, translated, reconstructed], 2)),
+        f'translated_{domain}': to_uint8(translated)[..., 0],
+    }
+
+
+# Evaluation.
+
+
+def validation_on(config, val):
+    """The Validation of {domain: Examples}, in the features that config.features names."""
+    extract = partial(
+        batches.predict, features.extractor(config.features), batch_size=config.batch_size
+    )
+    return Validation(
+        groups={domain: [row.group for row in examples.rows] for domain, examples in val.items()},
+        extract=extract,
+        # They stay the same for the whole training.
+        real_features=functools.cache(lambda domain: extract(val[domain].images)),
+    )
+
+
+def summarize(validation, outputs):
+    """What the log says of one domain: the mean of each number, and how real its translations look.
+
+    Args:
+        validation: Validation.
+        outputs: {name: array [N, ...]} of eval_step on all images of the domain.
+
+    Returns:
+        ({'cycle_l1', 'change_l1', 'checkerboard', and 'kid' where there is enough to compare},
+        {'input_translated_reconstructed': uint8 [N, H, 3 W, C]}).
+    """
+    triptych = outputs.pop('triptych')
+    source = next(domain for domain in DOMAINS if f'translated_{domain}' in outputs)
+    translated = outputs.pop(f'translated_{source}')[..., None]
+    scalars = {name: values.mean() for name, values in outputs.items()}
+    scalars['checkerboard'] = checkerboard(translated)
+    if min(len(groups) for groups in validation.groups.values()) > 1:
+        scalars['kid'] = kernel_distance(validation, source, translated)
+    return scalars, {'input_translated_reconstructed': triptych}
+
+
+def kernel_distance(validation, source, translated):
+    """The kernel distance of translated images from real ones of the domain they were taken to.
+    Images of one group are not compared with each other. Where a domain has a single group there is
+    nothing but its images to compare, and each counts as a group of its own.
+
+    Args:
+        validation: Validation.
+        source: the domain that the images were translated from.
+        translated: uint8 images [N, H, W, 1], one of each validation image of `source` in their
+            order.
+    """
+    goal = OPPOSITE[source]
+    groups = [validation.groups[domain] for domain in (source, goal)]
+    groups = [names if len(set(names)) > 1 else None for names in groups]
+    return kid_value(validation.extract(translated), validation.real_features(goal), *groups)

@@ -11,18 +11,32 @@ from covjax.training.task import AXIS
 
 
 def check_devices(batch_size):
-    """Refuses a batch that the devices of all processes can not share evenly."""
-    if batch_size % jax.device_count():
+    """Refuses a batch that the devices of all processes cannot share evenly.
+
+    Raises:
+        InputError: batch_size is not a multiple of the number of devices.
+    """
+    devices = jax.device_count()
+    if batch_size % devices:
         raise InputError(
-            f'config.batch_size={batch_size} can not be split over {jax.device_count()} devices; choose a multiple of {jax.device_count()}'
+            f'config.batch_size={batch_size} cannot be split over {devices} devices; '
+            f'choose a multiple of {devices}'
         )
 
 
 def parallel(task):
-    """(train_step on all devices of all processes, eval_step on the devices of this one)."""
-    train_step = lambda state, batch, rng: task.train_step(
-        state, batch, jax.random.fold_in(rng, state.step)
-    )
+    """The steps of a Task, compiled for many devices.
+
+    Returns:
+        (train_step, eval_step). train_step(state, batch, rng) runs on all devices of all processes
+        with a rng of its own in every step, and takes over the memory of `state`; eval_step(state,
+        batch) runs on the devices of this process. States and batches have a leading axis of
+        devices.
+    """
+
+    def train_step(state, batch, rng):
+        return task.train_step(state, batch, jax.random.fold_in(rng, state.step))
+
     return (
         jax.pmap(train_step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0),
         jax.pmap(task.eval_step, axis_name=AXIS, devices=jax.local_devices()),
@@ -30,24 +44,30 @@ def parallel(task):
 
 
 def replicated(state):
-    """A state on every device of this process, laid out as train_step leaves it: with another layout the second step would compile anew."""
+    """A state on every device of this process, with a leading axis of devices.
+
+    It is laid out as train_step leaves it: with another layout the second step would compile anew.
+    """
     return jax.pmap(lambda state: state, axis_name=AXIS)(jax_utils.replicate(state))
 
 
+def on_host(state):
+    """The inverse of `replicated`: the state of the first device as NumPy arrays."""
+    return jax.device_get(jax_utils.unreplicate(state))
+
+
 def on_devices(batch):
-    """A batch with one row a device of this process."""
-    return {
-        name: array.reshape(jax.local_device_count(), -1, *array.shape[1:])
-        for name, array in batch.items()
-    }
+    """A batch {name: [B, ...]} divided among this process's devices: {name: [D, B / D, ...]}."""
+    devices = jax.local_device_count()
+    return {name: array.reshape(devices, -1, *array.shape[1:]) for name, array in batch.items()}
 
 
 def my_share(batch):
-    """What this process computes of a batch that all processes train on."""
-    at, of = jax.process_index(), jax.process_count()
-    return on_devices(
-        {
-            name: array[len(array) * at // of : len(array) * (at + 1) // of]
-            for name, array in batch.items()
-        }
-    )
+    """This process's part of a global batch {name: [B, ...]}, divided as `on_devices` does."""
+    process, processes = jax.process_index(), jax.process_count()
+
+    def part(array):
+        first, end = (len(array) * i // processes for i in (process, process + 1))
+        return array[first:end]
+
+    return on_devices({name: part(array) for name, array in batch.items()})

@@ -1,4 +1,8 @@
-"""What a training run tells while it runs: a progress line, metrics.jsonl, TensorBoard files (without TensorFlow), image grids."""
+"""What a training run reports while it runs: printed lines, metrics.jsonl, TensorBoard, images.
+
+metrics.jsonl has one JSON object a line, {'step': int, name: number}. TensorBoard files are written
+without TensorFlow.
+"""
 
 import json
 import pathlib
@@ -12,28 +16,28 @@ from covjax import workdir
 
 
 class Log:
-    """Use as a context manager. Taking a run up again at `start` drops the lines that were written after it.
+    """The log of a run, for use as a context manager.
 
-    Of several processes that train together one `writes`; the others keep quiet.
+    Args:
+        workdir: the folder of the run.
+        start: steps that it has behind it; lines that were written after that step are dropped.
+        steps: of the whole training.
+        writes: of several processes that train together one writes, and the others keep quiet.
     """
 
     def __init__(self, workdir, start, steps, writes=True):
-        self.folder, self.steps, self.writes = pathlib.Path(workdir), steps, writes
-        self.began, self.compiled = (time.monotonic(), start), False
-        if not writes:
-            return
-        path = self.folder / 'metrics.jsonl'
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        path.write_text(
-            ''.join(
-                line for line in lines if line.endswith('}\n') and json.loads(line)['step'] <= start
-            )
-        )  # a killed run leaves half a line
-        self.file = path.open('a')
-        self.board = SummaryWriter(
-            str(self.folder / 'tensorboard'), purge_step=start + 1 if start else None
-        )
-        (self.folder / 'images').mkdir(exist_ok=True)
+        self.folder = pathlib.Path(workdir)
+        self.steps = steps
+        self.writes = writes
+        self.clock = time.monotonic(), start  # from where steps a second are counted
+        self.compiled = False
+        if writes:
+            path = self.folder / 'metrics.jsonl'
+            _drop_after(path, start)
+            self.file = path.open('a')
+            purge = start + 1 if start else None
+            self.board = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=purge)
+            (self.folder / 'images').mkdir(exist_ok=True)
 
     def __enter__(self):
         return self
@@ -51,30 +55,34 @@ class Log:
         self.file.flush()
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        began, start = self.began
+        numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+        print(f'step {step}/{self.steps}  {numbers}  {self._pace(step)}', flush=True)
+        if not self.compiled:
+            # The first steps waited for the compiler: later lines do not count them.
+            self.clock, self.compiled = (time.monotonic(), step), True
+
+    def _pace(self, step):
+        """'N steps/s, T left', or '' where no step was timed."""
+        began, start = self.clock
         rate = (step - start) / max(time.monotonic() - began, 1e-9)
-        left = (
-            f'{rate:.2g} steps/s, {workdir.duration((self.steps - step) / rate)} left'
-            if rate
-            else ''
-        )
-        print(
-            f'step {step}/{self.steps}  '
-            + '  '.join(f'{name} {value:.4g}' for name, value in values.items())
-            + f'  {left}',
-            flush=True,
-        )
-        if (
-            not self.compiled
-        ):  # the first steps waited for the compiler: later lines do not count them
-            self.began, self.compiled = (time.monotonic(), step), True
+        if not rate:
+            return ''
+        return f'{rate:.2g} steps/s, {workdir.duration((self.steps - step) / rate)} left'
 
     def images(self, step, name, images):
-        """Writes uint8 [N, H, W, C] one above the other as images/<name>_<step>.png."""
+        """Writes uint8 images [N, H, W, C] one above the other as images/<name>_<step>.png."""
         if not self.writes:
             return
         grid = np.concatenate(list(images))
         self.board.add_image(name, grid, step, dataformats='HWC')
-        Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(
-            self.folder / 'images' / f'{name.replace("/", "_")}_{step:06d}.png'
-        )
+        if grid.shape[-1] == 1:
+            grid = grid.squeeze(-1)
+        file = f'{name.replace("/", "_")}_{step:06d}.png'
+        Image.fromarray(grid).save(self.folder / 'images' / file)
+
+
+def _drop_after(path, start):
+    """Keeps the lines of a metrics.jsonl up to a step; a run that was killed leaves half a line."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if line.endswith('}\n')]
+    path.write_text(''.join(line for line in whole if json.loads(line)['step'] <= start))

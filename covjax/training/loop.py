@@ -1,10 +1,10 @@
 """The only training loop: init or restore, step, log, evaluate, save. It knows no loss."""
 
 import signal
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from flax import jax_utils
 from jax.experimental import multihost_utils
 
 from covjax import InputError, Stopped
@@ -13,87 +13,149 @@ from covjax.training.log import Log
 from covjax.training.task import count_params
 from covjax.weights import checkpoint
 
-BLOCK_EVERY = 10  # steps in flight at most: virtual CPU devices can deadlock on long queues, and NaN is seen soon
+# Steps in flight at most: virtual CPU devices can deadlock on long queues, and NaN is seen soon.
+BLOCK_EVERY = 10
 PICTURES = 8  # examples of which evaluation keeps images
 
 
 def fit(task, config, workdir):
-    """Runs a Task to its last step and returns its final state (host arrays). Reads batch_size, log_every, eval_every, best, seed."""
-    # Devices: state on every one, batches split over them.
+    """Runs a Task to its last step, or goes on with it where the workdir has a checkpoint.
+
+    Args:
+        task: Task.
+        config: with batch_size, log_every, eval_every, best and seed.
+        workdir: pathlib.Path of the folder for checkpoints/, metrics.jsonl, images/, tensorboard/.
+
+    Returns:
+        The final state, as NumPy arrays.
+
+    Raises:
+        Stopped: a signal asked to stop; the state is saved.
+        FloatingPointError: a scalar of a step is not finite.
+        InputError: the batch cannot be split over the devices, config.best names no scalar, or no
+            checkpoint of the workdir can be restored.
+    """
+    # Devices: the state on every one, batches split over them.
     devices.check_devices(config.batch_size)
     train_step, eval_step = devices.parallel(task)
-    host = lambda state: jax.device_get(jax_utils.unreplicate(state))
 
     # Init or restore.
     init_rng, run_rng = jax.random.split(jax.random.key(config.seed))
-    state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
-    print(
-        f'{count_params(checkpoint.split_state(state)[0]):,} parameters, {jax.device_count()} x {jax.devices()[0].device_kind}, batch {config.batch_size}',
-        flush=True,
-    )
+    state = initial_state(task, config, init_rng)
     with checkpoint.manager(workdir, config.best) as checkpoints, Stop() as stop:
-        restored = checkpoint.restore_latest(checkpoints, state)
-        state = state if restored is None else restored
-        start = int(state.step)
-        if start:
-            print(f'going on after step {start}')
-        state, unseen = devices.replicated(state), []
+        state, start = restored(checkpoints, state)
+        state = devices.replicated(state)
+        unseen = []
 
-        # Step, log, evaluate, save.
         with Log(workdir, start, task.steps, writes=jax.process_index() == 0) as log:
             for step in range(start + 1, task.steps + 1):
-                state, scalars = train_step(
-                    state, devices.my_share(task.train_batch(step - 1)), run_rng
-                )
+                # Step.
+                batch = devices.my_share(task.train_batch(step - 1))
+                state, scalars = train_step(state, batch, run_rng)
                 unseen.append((step, scalars))
-                last, stopping = step == task.steps, stop.agreed(step)
-                evaluating = step % config.eval_every == 0 or last
-                if (
-                    step % BLOCK_EVERY == 0
-                    or step % config.log_every == 0
-                    or evaluating
-                    or stopping
-                ):
+                due = due_after(step, task.steps, config, stop.agreed(step))
+
+                # Log.
+                if due.look:
                     values = check_finite(unseen)
                     unseen.clear()
-                if step % config.log_every == 0 or last:
+                if due.log:
                     log.scalars(step, {f'train/{name}': value for name, value in values.items()})
-                if evaluating:
-                    values = evaluate(task, eval_step, state, step, log)
-                    checkpoint.save(checkpoints, step, host(state), best_of(values, config.best))
-                elif stopping:
-                    checkpoint.save(checkpoints, step, host(state))
-                if stopping:
-                    checkpoints.wait_until_finished()
-                    print(
-                        f'stopped after step {step}; the same command goes on from there',
-                        flush=True,
-                    )
-                    raise Stopped(stopping)
-    return host(state)
+
+                # Evaluate and save.
+                if due.evaluate:
+                    best = best_of(evaluate(task, eval_step, state, step, log), config.best)
+                    checkpoint.save(checkpoints, step, devices.on_host(state), best)
+                if due.stop:
+                    save_and_leave(checkpoints, step, devices.on_host(state), due.stop)
+    return devices.on_host(state)
+
+
+# Init or restore.
+
+
+def initial_state(task, config, rng):
+    """The state before the first step; prints its size and the devices."""
+    state = task.init(rng, {name: array[:1] for name, array in task.train_batch(0).items()})
+    model, _ = checkpoint.split_state(state)
+    kind = jax.devices()[0].device_kind
+    print(
+        f'{count_params(model):,} parameters, {jax.device_count()} x {kind}, '
+        f'batch {config.batch_size}',
+        flush=True,
+    )
+    return state
+
+
+def restored(checkpoints, state):
+    """(state of the newest checkpoint, or `state` without one, number of steps that led to it)."""
+    newest = checkpoint.restore_latest(checkpoints, state)
+    if newest is not None:
+        state = newest
+    start = int(state.step)
+    if start:
+        print(f'going on after step {start}')
+    return state, start
+
+
+# Step and log.
+
+
+class Due(NamedTuple):
+    """What follows a step."""
+
+    look: bool  # at the scalars of all steps since the last look, which waits for the devices
+    log: bool
+    evaluate: bool  # and save
+    stop: int  # the signal to stop at, or 0
+
+
+def due_after(step, steps, config, stop):
+    """What is Due after a step of a training of so many `steps`; `stop` is a signal, or 0."""
+    last = step == steps
+    log = last or step % config.log_every == 0
+    evaluate = last or step % config.eval_every == 0
+    look = log or evaluate or bool(stop) or step % BLOCK_EVERY == 0
+    return Due(look, log, evaluate, stop)
+
+
+def check_finite(unseen):
+    """The scalars of the last of several steps; waits until the devices have computed them.
+
+    Args:
+        unseen: [(step, {name: array with one value a device})]; the values are the same on each.
+
+    Returns:
+        {name: float}.
+
+    Raises:
+        FloatingPointError: a scalar of any of the steps is not finite; names the first.
+    """
+    for step, scalars in jax.device_get(unseen):
+        values = {name: float(value[0]) for name, value in scalars.items()}
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f'{name} is {value} at step {step}; '
+                    'lower config.learning_rate or look at the data'
+                )
+    return values
+
+
+# Evaluate.
 
 
 def evaluate(task, eval_step, state, step, log):
-    """Every example of every split once -> {'val/<split>/<name>': value}, logged with the images. Each of several processes does it all."""
+    """Runs eval_step on every example of every split once, and logs scalars and images.
+
+    Each of several processes evaluates everything.
+
+    Returns:
+        {'val/<split>/<name>': float}, or 'val/<name>' for the split ''.
+    """
     values = {}
     for split, batches in task.eval_batches().items():
-        parts, seen = [], 0
-        for batch in batches:
-            mask = batch.pop('mask')
-            outputs = jax.device_get(eval_step(state, devices.on_devices(batch)))
-            outputs = {
-                name: array.reshape(-1, *array.shape[2:])[mask] for name, array in outputs.items()
-            }
-            # Arrays of rank 4 are images: a few are looked at, more would only fill memory.
-            parts.append(
-                {
-                    name: array if array.ndim < 4 else array[: max(PICTURES - seen, 0)]
-                    for name, array in outputs.items()
-                }
-            )
-            seen += mask.sum()
-        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        scalars, images = task.summarize(outputs)
+        scalars, images = task.summarize(outputs_of(eval_step, state, batches))
         prefix = f'val/{split}/' if split else 'val/'
         values |= {f'{prefix}{name}': float(value) for name, value in scalars.items()}
         for name, pictures in images.items():
@@ -103,50 +165,84 @@ def evaluate(task, eval_step, state, step, log):
     return values
 
 
+def outputs_of(eval_step, state, batches):
+    """{name: NumPy array [N, ...]} of all examples in batches whose 'mask' is True.
+
+    Arrays of rank 4 and more are images, of which the first PICTURES are kept: people look at a
+    few, more would only fill memory.
+    """
+    parts, count = [], 0
+    for batch in batches:
+        mask = batch.pop('mask')
+        room = max(PICTURES - count, 0)
+        part = {}
+        for name, array in jax.device_get(eval_step(state, devices.on_devices(batch))).items():
+            array = array.reshape(-1, *array.shape[2:])[mask]
+            part[name] = array[:room] if array.ndim >= 4 else array
+        parts.append(part)
+        count += mask.sum()
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def best_of(values, name):
-    """The value of the scalar that picks the checkpoint (where a minus stands before its name, the lowest is best); None where the config names none."""
+    """The number by which checkpoints compete: the highest wins.
+
+    Args:
+        values: {scalar: float} of an evaluation.
+        name: of a scalar, with a minus before it where its lowest value is best; '' for none.
+
+    Returns:
+        float, or None where there is no name.
+
+    Raises:
+        InputError: there is no such scalar.
+    """
+    if not name:
+        return None
     scalar = name.removeprefix('-')
-    if name and scalar not in values:
+    if scalar not in values:
         raise InputError(f'config.best={name}: no such scalar; choose one of {", ".join(values)}')
-    return None if not name else -values[scalar] if name.startswith('-') else values[scalar]
+    return -values[scalar] if name.startswith('-') else values[scalar]
 
 
-def check_finite(unseen):
-    """[(step, scalars of every device)] -> those of the last step as floats; the first that is not finite stops the run. Every device has the same."""
-    for step, scalars in jax.device_get(unseen):
-        values = {name: float(value[0]) for name, value in scalars.items()}
-        for name, value in values.items():
-            if not np.isfinite(value):
-                raise FloatingPointError(
-                    f'{name} is {value} at step {step}; lower config.learning_rate or look at the data'
-                )
-    return values
+# Stop.
 
 
 class Stop:
-    """While active, the first SIGTERM or Ctrl-C asks the loop to save and leave instead of killing it."""
+    """While active, the first SIGTERM or Ctrl-C asks the loop to save and leave, not to die.
+
+    A second one of the same kind does what it always does.
+    """
 
     def __enter__(self):
-        self.asked = 0
-        self.old = {
-            number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self.signal = 0
+        signals = (signal.SIGTERM, signal.SIGINT)
+        self.handlers = {number: signal.signal(number, self._note) for number in signals}
         return self
 
-    def ask(self, number, _):
-        self.asked = number
-        signal.signal(number, self.old[number])  # a second one does not wait
+    def _note(self, number, _):
+        self.signal = number
+        signal.signal(number, self.handlers[number])
 
     def agreed(self, step):
-        """The signal to stop at after this step, 0 for none. Several processes must leave together, so they ask one another now and then."""
+        """The signal to stop at after this step, or 0.
+
+        Several processes must leave together, so they ask one another every BLOCK_EVERY steps.
+        """
         if jax.process_count() == 1:
-            return self.asked
-        return (
-            int(multihost_utils.process_allgather(np.int32(self.asked)).max())
-            if step % BLOCK_EVERY == 0
-            else 0
-        )
+            return self.signal
+        if step % BLOCK_EVERY:
+            return 0
+        return int(multihost_utils.process_allgather(np.int32(self.signal)).max())
 
     def __exit__(self, *_):
-        for number, handler in self.old.items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
+
+
+def save_and_leave(checkpoints, step, state, number):
+    """Saves a state of host arrays, unless this step is saved already, and raises Stopped."""
+    checkpoint.save(checkpoints, step, state)
+    checkpoints.wait_until_finished()
+    print(f'stopped after step {step}; the same command goes on from there', flush=True)
+    raise Stopped(number)

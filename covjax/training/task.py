@@ -1,6 +1,11 @@
-"""The contract between a task (CycleGAN, classification) and the one training loop, and what both kinds of step share."""
+"""The contract between a kind of training and the one loop, and what the steps of all kinds share.
 
-from typing import Any, Callable, NamedTuple
+A training (covjax.training.cyclegan, covjax.training.classification) is a Task; `loop.fit` is the
+only loop. AXIS is the name under which a step sees the other devices.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -11,45 +16,76 @@ AXIS = 'devices'  # the axis that pmap names, and that steps average over
 
 
 class Task(NamedTuple):
-    """Six callables and a number; `train.fit` needs nothing else. State is a flax.struct dataclass of the task's own, of which the loop reads only `step`.
+    """All that `loop.fit` needs of a kind of training; a new kind is a new Task and nothing else.
 
-    `sources` is {config key: rows of the examples drawn from}: lineage records what a task uses, not what its config says it should.
+    The *state* is a flax.struct dataclass of the task's own, with an int32 scalar `step` that
+    starts at 0 and that train_step raises by 1. The loop reads nothing else of it, except that
+    leaves under a field called `params` or `batch_stats` become the checkpoint item `model` and all
+    others the item `rest`.
+
+    A *batch* is {name: array [B, ...]}, B examples along the first axis of each array. Steps are
+    compiled for the names, dtypes and shapes that a batch has, and each device sees its part of it.
+
+    *train_step* must leave every device with the same state: it averages gradients and running
+    statistics with `lax.pmean(..., AXIS)` (`Net.update` does so for gradients) and returns scalars
+    that were averaged too. The rng is the same on every device and another in every step; what is
+    drawn for one example is to depend on its index in the global batch, `first_index` plus its own.
+
+    *Evaluation* shows every example exactly once. The loop pops 'mask' from each batch before
+    eval_step sees it, and drops the outputs of rows where it is False; a segmentation target is
+    therefore called 'target'. An output of rank 4 [B, H, W, C] is taken for pictures, and only the
+    first few examples of it reach `summarize`; everything that scores are computed from has lower
+    rank.
     """
 
-    train_batch: Callable  # (step) -> {name: uint8 or int array [B, ...]}; a pure function of the step, so resuming needs no iterator state
-    eval_batches: Callable  # () -> {split: iterable of batches with 'mask' [B] bool}; every example exactly once on any device count
-    init: Callable  # (rng, batch) -> state
-    train_step: (
-        Callable  # (state, batch, rng) -> (state, scalars); pure, runs under an axis named AXIS
-    )
-    eval_step: Callable  # (state, batch) -> {name: per-example array [B, ...]}; pure
-    summarize: Callable  # {name: np.ndarray [N, ...]} -> (scalars, {name: uint8 images [N, H, W, C]}); NumPy, once per split
-    steps: int  # updates of the whole training: a task may count them in epochs
+    # (step) -> batch of the update from `step` to `step` + 1, config.batch_size examples in all. A
+    # pure function of the step, so that a resumed training needs no state of an iterator.
+    train_batch: Callable
+    # () -> {split: iterable of batches with 'mask' bool [B]}; B is config.batch_size, the mask is
+    # False on rows that only fill up the last batch. {} evaluates nothing; one split may be called
+    # ''.
+    eval_batches: Callable
+    # (rng, batch of one example) -> the state before the first step.
+    init: Callable
+    # (state, batch, rng) -> (state, {name: scalar}). Pure; compiled under an axis named AXIS.
+    train_step: Callable
+    # (state, batch) -> {name: array [B, ...]}, one row an example. Pure; compiled under the same
+    # axis.
+    eval_step: Callable
+    # ({name: NumPy array [N, ...]} of one split) -> ({name: number}, {name: uint8 images [N, H, W,
+    # C]}). Logged as val/<split>/<name>, or val/<name> for the split ''; config.best names one of
+    # the numbers.
+    summarize: Callable
+    # Updates in the whole training; a task may count them in epochs.
+    steps: int
+    # {config key of a data set: rows of the examples that are drawn from}. Lineage records what a
+    # task uses, not what its config says that it should.
     sources: dict
 
 
 @struct.dataclass
 class Net:
-    """Parameters and the state of the optimizer that moves them."""
+    """The parameters of one or several networks and the state of the optimizer that moves them."""
 
     params: Any
     opt_state: Any
 
     @classmethod
     def create(cls, params, tx):
+        """The Net of a tree of parameters before the first update by `tx`, an optax optimizer."""
         return cls(params, tx.init(params))
 
     def update(self, grads, tx):
-        """One optimizer step on gradients averaged over all devices, so every device moves alike."""
+        """The Net after one step of `tx` on gradients that are first averaged over all devices."""
         updates, opt_state = tx.update(lax.pmean(grads, AXIS), self.opt_state, self.params)
         return Net(optax.apply_updates(self.params, updates), opt_state)
 
 
 def first_index(local_batch):
-    """The index in the global batch of the first example on this device."""
+    """The index in the global batch of the first of the `local_batch` examples on this device."""
     return lax.axis_index(AXIS) * local_batch
 
 
 def count_params(tree):
-    """Number of scalars in a tree of arrays."""
+    """The number of scalars in a tree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

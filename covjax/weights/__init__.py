@@ -1,1 +1,1 @@
-"""Every format that weights come in: Orbax checkpoints, .safetensors, files of Keras and of PyTorch."""
+"""Every format that weights come in: Orbax, .safetensors, and files of Keras and PyTorch."""

@@ -1,4 +1,8 @@
-"""Orbax checkpoints of a run: `model` is what apply needs, `rest` what only training needs. NumPy on disk, so any device count can read them."""
+"""Orbax checkpoints of a run, in <workdir>/checkpoints/STEP.
+
+Each has two items: `model` is what apply needs, `rest` what only training needs. On disk they are
+NumPy arrays, so that any number of devices can read them.
+"""
 
 import itertools
 import json
@@ -16,53 +20,77 @@ from covjax import InputError
 
 
 def split_state(state):
-    """A state -> (model, rest): `model` is a nested dict of what `apply` needs (params, batch_stats), `rest` a flat dict of everything else."""
-    flat = traverse_util.flatten_dict(to_state_dict(state))
-    is_model = lambda path: (
-        'opt_state' not in path and not {'params', 'batch_stats'}.isdisjoint(path)
-    )
-    model = traverse_util.unflatten_dict(
-        {path: leaf for path, leaf in flat.items() if is_model(path)}
-    )
-    rest = {'/'.join(path): leaf for path, leaf in flat.items() if not is_model(path)}
-    return model, rest
+    """Divides a training state into what apply needs and everything else.
+
+    Returns:
+        (model, rest): `model` is a nested dict of params and batch_stats, `rest` a flat dict
+        {'opt_state/...': leaf}.
+    """
+    model, rest = {}, {}
+    for path, leaf in traverse_util.flatten_dict(to_state_dict(state)).items():
+        if 'opt_state' not in path and not {'params', 'batch_stats'}.isdisjoint(path):
+            model[path] = leaf
+        else:
+            rest['/'.join(path)] = leaf
+    return traverse_util.unflatten_dict(model), rest
 
 
 def join_state(state, model, rest):
-    """The inverse: a state like `state`, with the leaves of (model, rest)."""
-    flat = traverse_util.flatten_dict(model) | {
-        tuple(path.split('/')): leaf for path, leaf in rest.items()
-    }
-    empty = {
-        path: leaf
-        for path, leaf in traverse_util.flatten_dict(
-            to_state_dict(state), keep_empty_nodes=True
-        ).items()
-        if path not in flat
-    }
-    return from_state_dict(state, traverse_util.unflatten_dict(flat | empty))
+    """The inverse of split_state.
+
+    Args:
+        state: one of the same structure; its leaves do not matter.
+        model: nested dict.
+        rest: flat dict.
+
+    Returns:
+        A state with the leaves of model and rest.
+    """
+    leaves = traverse_util.flatten_dict(model)
+    leaves |= {tuple(path.split('/')): leaf for path, leaf in rest.items()}
+    nodes = traverse_util.flatten_dict(to_state_dict(state), keep_empty_nodes=True)
+    empty = {path: node for path, node in nodes.items() if path not in leaves}
+    return from_state_dict(state, traverse_util.unflatten_dict(leaves | empty))
 
 
 def manager(workdir, best=''):
-    """Keeps the two latest checkpoints (one may be damaged), and with `best` (a scalar's name, higher is better) also the one where it was highest."""
+    """The Orbax manager of a run's checkpoints.
+
+    It keeps the two latest, since one may be damaged.
+
+    Args:
+        workdir: of the run.
+        best: a scalar's name, or ''. With one, the checkpoint where the value given to `save` was
+            highest is kept too.
+
+    Returns:
+        orbax.checkpoint.CheckpointManager.
+    """
     folder = _folder(workdir)
-    for step in _steps(
-        folder
-    ):  # orbax reads their metrics before anything else, and fails on broken ones
+    _set_aside_broken_metrics(folder)
+    policies = [cm.LatestN(2)]
+    if best:
+        policies.append(cm.BestN(get_metric_fn=_best_value, n=1))
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=cm.AnyPreservationPolicy(policies),
+        best_fn=_best_value if best else None,
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _best_value(metrics):
+    return metrics['best']
+
+
+def _set_aside_broken_metrics(folder):
+    """Orbax reads the metrics of all checkpoints before anything else, and fails on broken ones."""
+    for step in _steps(folder):
         metrics = step / 'metrics' / 'metrics'  # which only runs with `best` have
         try:
             json.loads(metrics.read_text() if metrics.is_file() else '{}')
         except ValueError as error:
             _set_aside(step, error)
-    policies = [cm.LatestN(2)] + (
-        [cm.BestN(get_metric_fn=lambda m: m['best'], n=1)] if best else []
-    )
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=cm.AnyPreservationPolicy(policies),
-        best_fn=(lambda m: m['best']) if best else None,
-        cleanup_tmp_directories=True,
-    )
-    return ocp.CheckpointManager(folder, options=options)
 
 
 def _folder(workdir):
@@ -70,7 +98,7 @@ def _folder(workdir):
 
 
 def _steps(folder):
-    """The folders of whole checkpoints: those being written and those set aside have other names."""
+    """Folders of whole checkpoints; those being written and those set aside have other names."""
     return [path for path in folder.glob('[0-9]*') if path.name.isdigit()]
 
 
@@ -80,54 +108,68 @@ def exists(workdir):
 
 
 def _set_aside(folder, error):
-    """Renames a checkpoint that can not be read, so that its step can be saved again."""
-    print(
-        f'{folder}: can not be restored ({type(error).__name__}); set aside, an older one is tried'
-    )
+    """Renames a checkpoint that cannot be read, so that its step can be saved again."""
+    kind = type(error).__name__
+    print(f'{folder}: cannot be restored ({kind}); set aside, an older one is tried')
     names = (folder.with_name(f'damaged_{i}_{folder.name}') for i in itertools.count(1))
     if jax.process_index() == 0:
         folder.rename(next(name for name in names if not name.exists()))
 
 
 def save(manager, step, state, best=None):
-    """Writes a state of host arrays. `best` is the value that competes; None loses to any other."""
+    """Writes a checkpoint, unless the step has one.
+
+    Args:
+        manager: of `manager`.
+        step: int.
+        state: a training state of host arrays.
+        best: the value that competes for the best checkpoint; None loses to any other.
+
+    Raises:
+        FloatingPointError: a parameter is not finite.
+    """
     model, rest = split_state(state)
     if step in manager.all_steps():
         return
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model)):
         raise FloatingPointError(
-            f'parameters are not finite after step {step}; lower config.learning_rate or look at the data'
+            f'parameters are not finite after step {step}; '
+            'lower config.learning_rate or look at the data'
         )
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            model=ocp.args.StandardSave(model), rest=ocp.args.StandardSave(rest)
-        ),
-        metrics={'best': float('-inf') if best is None else float(best)},
-    )
+    items = {'model': ocp.args.StandardSave(model), 'rest': ocp.args.StandardSave(rest)}
+    value = float('-inf') if best is None else float(best)
+    manager.save(step, args=ocp.args.Composite(**items), metrics={'best': value})
 
 
 def restore_latest(manager, state):
-    """The newest readable checkpoint as a state like `state`, or None when there is none. A damaged one is set aside with a line."""
-    like, steps = (
-        jax.tree.map(np.asarray, split_state(state)),
-        sorted(manager.all_steps(), reverse=True),
-    )
+    """The newest readable checkpoint of a run.
+
+    A damaged one is set aside, which is reported in a line.
+
+    Args:
+        manager: of `manager`.
+        state: a training state of the same structure and shapes.
+
+    Returns:
+        A state, or None where there is no checkpoint.
+
+    Raises:
+        InputError: there are checkpoints, and none can be restored.
+    """
+    model, rest = jax.tree.map(np.asarray, split_state(state))
+    items = {'model': ocp.args.StandardRestore(model), 'rest': ocp.args.StandardRestore(rest)}
+    steps = sorted(manager.all_steps(), reverse=True)
     for step in steps:
         try:
-            items = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardRestore(like[0]), rest=ocp.args.StandardRestore(like[1])
-                ),
-            )
-            return join_state(state, items.model, items.rest)
-        except Exception as error:  # orbax raises whatever its storage layer raises
+            restored = manager.restore(step, args=ocp.args.Composite(**items))
+            return join_state(state, restored.model, restored.rest)
+        except Exception as error:  # Orbax raises whatever its storage layer raises
             _set_aside(pathlib.Path(manager.directory) / str(step), error)
             manager.reload()
     if steps:
         raise InputError(
-            f'{manager.directory}: none of the {len(steps)} checkpoints there can be restored; choose another --workdir'
+            f'{manager.directory}: none of the {len(steps)} checkpoints there can be restored; '
+            'choose another --workdir'
         )
     return None
 
@@ -149,15 +191,14 @@ def load_model(workdir, key, best, has_best):
     """
     if not exists(workdir):
         raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
-    best_fn = (lambda metrics: metrics['best']) if has_best else None
-    options = ocp.CheckpointManagerOptions(
-        read_only=True, best_fn=best_fn
-    )  # it may still be training
-    model = ocp.args.Composite(model=ocp.args.StandardRestore())
+    # Read only, since the run may still be training.
+    best_fn = _best_value if has_best else None
+    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=best_fn)
+    items = ocp.args.Composite(model=ocp.args.StandardRestore())
     try:
         with ocp.CheckpointManager(_folder(workdir), options=options) as checkpoints:
             step = checkpoints.best_step() if best else checkpoints.latest_step()
-            return checkpoints.restore(step, args=model).model, step
+            return checkpoints.restore(step, args=items).model, step
     except Exception as error:  # Orbax raises whatever its storage layer raises
         raise InputError(
             f'config.{key}={workdir}: a checkpoint there is damaged ({type(error).__name__}); '

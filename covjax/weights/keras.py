@@ -1,19 +1,23 @@
-"""Weights that Keras wrote (keras.applications) as variables of our modules, from a file, and the input scaling that they expect.
+"""Weights that Keras wrote (keras.applications) as variables of our modules, from a file.
 
     model = models.create('inception_v3', num_classes=None)
-    variables, preprocess = pretrained.load(model, 'inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5')
-    features = model.apply(variables, preprocess(images))                      # images [B, H, W, 1] float in [-1, 1]
+    file = 'inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5'
+    variables, preprocess = keras.load(model, file)
+    features = model.apply(variables, preprocess(images))  # images [B, H, W, 1] float in [-1, 1]
 
-Both layouts are read: `.h5` with a group a layer, as Keras publishes them, and `.weights.h5` of Keras 3. As in Keras itself a weight is known by its
-place: names count instances (conv2d_94), differ between layouts, and some published files name layers otherwise than the code does. Keras lists
-layers by their distance to the output, so branches of a block are interleaved; `_nearest_last` says how.
+`preprocess` is the input scaling that the weights expect. Both layouts are read: `.h5` with a group
+a layer, as Keras publishes them, and `.weights.h5` of Keras 3.
+
+As in Keras itself a weight is known by its place: names count instances (conv2d_94), differ between
+layouts, and some published files name layers otherwise than the code does. Keras lists layers by
+their distance to the output, so branches of a block are interleaved; `_nearest_last` says how.
 """
 
 import difflib
 import pathlib
 import re
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,121 +30,194 @@ from covjax.models import densenet, inception, inception_resnet, resnet, vgg
 SHOWN = 12  # wrong weights that a message lists of each kind
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # ImageNet, BGR, 0..255
 TORCH_MEAN, TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB, 0..1
+KINDS = {4: 'conv', 2: 'dense', 1: 'norm'}  # by the rank of a layer's first weight
+READABLE = 'give a .h5 or .weights.h5 that Keras wrote'
+# What h5py raises where a file is not what it seems.
+UNREADABLE = (OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError)
 
 
 class Family(NamedTuple):
-    """Paths of the convolutions and norms of a body in the order of Keras, and the name of the input scaling."""
+    """What Keras does with one architecture."""
 
-    convs: list[str]
-    norms: list[str]
-    scaling: str
+    convs: list[str]  # our paths of the convolutions of the body, in the order of Keras
+    norms: list[str]  # of the norms
+    scaling: str  # of the input: 'caffe', 'torch' or 'tf'
+
+
+class Layer(NamedTuple):
+    """A layer of a network or of a file, with its weights in the order of Keras."""
+
+    name: str
+    weights: list[Any]  # arrays or, of a network, anything else with a shape
+
+    @property
+    def shapes(self):
+        """'3x3x64x128 128'."""
+        return ' '.join('x'.join(map(str, weight.shape)) for weight in self.weights)
+
+    def __str__(self):
+        return f'{self.name} {self.shapes}'
 
 
 def load(model, path, channels=1, new_head=False, image_size=224, rng=None):
-    """(variables of `model`, preprocess) from a file of the same network written by Keras, with or without its top.
+    """Reads the weights of a network from a file that Keras wrote of the same, with or without top.
 
-    model: a Backbone. Its top is read too, unless num_classes is None, or new_head=True: then the last layer is drawn from `rng` (key(0) by default).
-    channels: 1 or 3, of the images that preprocess will be given. image_size matters to models with `hidden` layers only.
-    Raises InputError with the weights that are missing, extra or of another shape.
+    Args:
+        model: models.backbone.Backbone. Its last layer is read too, unless num_classes is None.
+        path: of the file.
+        channels: 1 or 3, of the images that preprocess will be given.
+        new_head: whether the last layer is drawn at random instead.
+        image_size: matters to models with `hidden` layers only.
+        rng: key for the new head; key(0) by default.
+
+    Returns:
+        (variables of `model`, the function `preprocess` of its family).
+
+    Raises:
+        InputError: Keras publishes no weights for the model, or the file is missing, damaged, or
+            does not fit; the message lists the weights that are missing, extra or of another shape.
     """
-    family = FAMILIES[model.family]
-    exact_sum = (
-        channels == 1 and family.scaling == 'tf'
-    )  # three equal channels: as good as one with the sum of the kernels
-    found = _read(path)
-    if exact_sum and found['conv']:
-        name, (kernel, *bias) = found['conv'][0]
-        found['conv'][0] = name, [kernel.sum(2, keepdims=True), *bias]
-    image = jnp.zeros((1, image_size, image_size, 1 if exact_sum else 3))
-    wanted = traverse_util.flatten_dict(
-        jax.eval_shape(model.init, jax.random.key(0), image), sep='/'
-    )
-    tops = [f'hidden{i + 1}' for i in range(len(model.hidden))] + (
-        ['head'] if model.num_classes is not None and not new_head else []
-    )
-    if new_head or model.num_classes is None:
-        found['dense'] = found['dense'][: len(model.hidden)]
-    values = _match(
-        {'conv': family.convs, 'norm': family.norms, 'dense': tops},
-        found,
-        wanted,
-        path,
-        model.family,
-    )
-    if new_head and model.num_classes is not None:
+    family = _family(model.family)
+    # Three equal channels give what one gives with the sum of the kernels.
+    summed = channels == 1 and family.scaling == 'tf'
+    draws_head = new_head and model.num_classes is not None
+    reads_head = not new_head and model.num_classes is not None
+    stored = _read(path)
+    if summed and stored['conv']:
+        stored['conv'][0] = _with_one_channel(stored['conv'][0])
+    if not reads_head:
+        stored['dense'] = stored['dense'][: len(model.hidden)]
+
+    image = jnp.zeros((1, image_size, image_size, 1 if summed else 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    wanted = traverse_util.flatten_dict(shapes, sep='/')
+    dense = [f'hidden{i + 1}' for i in range(len(model.hidden))] + ['head'] * reads_head
+    paths = {'conv': family.convs, 'norm': family.norms, 'dense': dense}
+    values = _match(paths, stored, wanted, f'{path}: does not fit {model.family}')
+    if draws_head:
         features = wanted['params/head/kernel'].shape[0]
-        head = nn.Dense(model.num_classes).init(
-            jax.random.key(0) if rng is None else rng, jnp.zeros((1, features))
+        values |= _new_head(model.num_classes, features, jax.random.key(0) if rng is None else rng)
+    variables = traverse_util.unflatten_dict(values, sep='/')
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), variables)
+    return variables, preprocess(model.family, channels)
+
+
+def _family(name):
+    """The Family of a model."""
+    if name not in FAMILIES:
+        valid = ', '.join(FAMILIES)
+        raise InputError(
+            f'{name}: Keras publishes no weights for this model; choose one of {valid}'
         )
-        values |= {f'params/head/{name}': value for name, value in head['params'].items()}
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float32), traverse_util.unflatten_dict(values, sep='/')
-    ), preprocess(model.family, channels)
+    return FAMILIES[name]
+
+
+def _with_one_channel(layer):
+    """The first convolution, for images of one channel instead of three equal ones."""
+    kernel, *bias = layer.weights
+    return Layer(layer.name, [kernel.sum(2, keepdims=True), *bias])
+
+
+def _new_head(num_classes, features, rng):
+    """{flat name: array} of a last layer drawn at random."""
+    head = nn.Dense(num_classes).init(rng, jnp.zeros((1, features)))
+    return {f'params/head/{name}': value for name, value in head['params'].items()}
 
 
 def preprocess(family, channels=1):
-    """The function from images [B, H, W, channels] float in [-1, 1] (RGB) to what weights of that family were trained on, jittable.
+    """The function from images to what published weights of a family were trained on.
 
-    VGG16 and ResNet-50: BGR in 0..255 minus the ImageNet mean ('caffe'); DenseNet: standardised RGB ('torch'); the Inceptions: [-1, 1] ('tf').
-    Grey images stay one channel for 'tf' and are repeated for the others, whose channels differ in scale, so that zero padding means something else
-    in each.
+    VGG16 and ResNet-50 take BGR in 0..255 minus the ImageNet mean ('caffe'), DenseNet takes
+    standardised RGB ('torch'), the Inceptions take [-1, 1] ('tf'). Grey images stay one channel for
+    'tf' and are repeated for the others, whose channels differ in scale, so that zero padding means
+    something else in each.
+
+    Args:
+        family: a name in models.MODELS for which Keras publishes weights.
+        channels: 1 or 3, of the images.
+
+    Returns:
+        A function, which can be jitted, from images [B, H, W, channels] float in [-1, 1], RGB where
+        there are three channels, to [B, H, W, 1 or 3].
+
+    Raises:
+        InputError: Keras publishes no weights for the family; from the function: the images have
+            another number of channels.
     """
-    scaling = FAMILIES[family].scaling
+    scaling = _family(family).scaling
 
     def scaled(images):
         if images.shape[-1] != channels:
             raise InputError(
-                f'preprocess was made for images [B, H, W, {channels}], got {list(images.shape)}; load the weights with channels={images.shape[-1]}'
+                f'preprocess was made for images [B, H, W, {channels}], got {list(images.shape)}; '
+                f'load the weights with channels={images.shape[-1]}'
             )
         if scaling == 'tf':
             return images
         rgb = jnp.broadcast_to(images, (*images.shape[:-1], 3))
         if scaling == 'caffe':
-            return (rgb[..., ::-1] + 1) * 127.5 - jnp.array(CAFFE_MEAN).reshape(1, 1, 1, 3)
-        return ((rgb + 1) / 2 - jnp.array(TORCH_MEAN).reshape(1, 1, 1, 3)) / jnp.array(
-            TORCH_STD
-        ).reshape(1, 1, 1, 3)
+            return (rgb[..., ::-1] + 1) * 127.5 - _per_channel(CAFFE_MEAN)
+        return ((rgb + 1) / 2 - _per_channel(TORCH_MEAN)) / _per_channel(TORCH_STD)
 
     return scaled
 
 
-def _match(paths, found, wanted, file, family):
-    """{our flat name: array}; paths and found are by kind (conv, norm, dense), each in the order of Keras."""
+def _per_channel(values):
+    return jnp.array(values).reshape(1, 1, 1, 3)
+
+
+# ---- weights of a file -> our names
+
+
+def _match(paths, stored, wanted, refusal):
+    """Pairs the layers of a network with those of a file, by place and shape.
+
+    Args:
+        paths: {kind: [our path]}, each list in the order of Keras.
+        stored: {kind: [Layer]} of the file, as `_read` returns them.
+        wanted: {flat name: something with a shape} of all our variables.
+        refusal: what the message begins with where they do not fit.
+
+    Returns:
+        {our flat name: array}.
+    """
     values, missing, extra, wrong = {}, [], [], []
     for kind, ours in paths.items():
-        names = [[name for name in _leaves(path) if name in wanted] for path in ours]
-        expected, there = (
-            [[wanted[n].shape for n in leaf] for leaf in names],
-            [[w.shape for w in weights] for _, weights in found[kind]],
-        )
-        as_keys = lambda shapes: [str(shape) for shape in shapes]
-        for tag, i, i_end, j, j_end in difflib.SequenceMatcher(
-            None, as_keys(expected), as_keys(there), autojunk=False
-        ).get_opcodes():
-            for a, b in zip_longest(range(i, i_end), range(j, j_end)):
-                if tag == 'equal':
-                    values |= zip(names[a], found[kind][b][1])
-                elif b is None:
-                    missing.append(f'{ours[a]} {_show(expected[a])}')
-                elif a is None:
-                    extra.append(f'{found[kind][b][0]} {_show(there[b])}')
-                else:
-                    wrong.append(
-                        f'{ours[a]} is {_show(expected[a])}, {found[kind][b][0]} {_show(there[b])}'
-                    )
-    extra += [f'{name} {_show([w.shape for w in weights])}' for name, weights in found['other']]
-    told = [
-        f'{len(names)} {what}: {", ".join(names[:SHOWN])}{", ..." if len(names) > SHOWN else ""}'
-        for what, names in (('missing', missing), ('extra', extra), ('of another shape', wrong))
-        if names
-    ]
-    if told:
-        raise InputError(f'{file}: does not fit {family}; {"; ".join(told)}')
+        names = {path: [name for name in _leaves(path) if name in wanted] for path in ours}
+        expected = [Layer(path, [wanted[name] for name in names[path]]) for path in ours]
+        for layer, found in _aligned(expected, stored[kind]):
+            if found is None:
+                missing.append(str(layer))
+            elif layer is None:
+                extra.append(str(found))
+            elif layer.shapes != found.shapes:
+                wrong.append(f'{layer.name} is {layer.shapes}, {found}')
+            else:
+                values |= zip(names[layer.name], found.weights)
+    extra += map(str, stored['other'])
+    problems = {'missing': missing, 'extra': extra, 'of another shape': wrong}
+    messages = [_listed(what, layers) for what, layers in problems.items() if layers]
+    if messages:
+        raise InputError(f'{refusal}; {"; ".join(messages)}')
     return values
 
 
+def _aligned(expected, stored):
+    """Yields pairs of layers (expected, stored), in order; None where one has no counterpart."""
+    shapes = [[layer.shapes for layer in layers] for layers in (expected, stored)]
+    matcher = difflib.SequenceMatcher(None, *shapes, autojunk=False)
+    for _, i, i_end, j, j_end in matcher.get_opcodes():
+        yield from zip_longest(expected[i:i_end], stored[j:j_end])
+
+
+def _listed(what, layers):
+    """'2 missing: a 3x3x8x8, b 8', cut where there are many."""
+    more = ', ...' if len(layers) > SHOWN else ''
+    return f'{len(layers)} {what}: {", ".join(layers[:SHOWN])}{more}'
+
+
 def _leaves(path):
-    """Our names of a layer's weights in the order in which Keras stores them; a layer has only some of them."""
+    """Our names of a layer's weights in the order of Keras; a layer has only some of them."""
     return [
         f'params/{path}/kernel',
         f'params/{path}/scale',
@@ -150,88 +227,79 @@ def _leaves(path):
     ]
 
 
-def _show(shapes):
-    return ' '.join('x'.join(map(str, shape)) for shape in shapes)
+# ---- files
 
 
 def _read(path):
-    """{'conv', 'norm', 'dense', 'other': [(name, [arrays])]} of a file, each in the order of Keras."""
+    """{'conv', 'norm', 'dense', 'other': [Layer]} of a file, each in the order of Keras."""
     import h5py  # only this function needs it
 
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f'{path}: no such file; give a .h5 or .weights.h5 that Keras wrote')
+        raise InputError(f'{path}: no such file; {READABLE}')
     try:
         with h5py.File(path) as file:
-            group = file['model_weights'] if 'model_weights' in file else file
-            if not {'layer_names', 'layer_names0'}.isdisjoint(group.attrs):
-                layers = [
-                    (
-                        name,
-                        [group[name][weight][()] for weight in _texts(group[name], 'weight_names')],
-                    )
-                    for name in _texts(group, 'layer_names')
-                ]
-            elif 'layers' in file:
-                stored = file['layers']
-                layers = [
-                    (
-                        name,
-                        [
-                            stored[name]['vars'][key][()]
-                            for key in sorted(stored[name].get('vars', ()), key=int)
-                        ],
-                    )
-                    for name in sorted(stored, key=_counted)
-                ]
-            else:
-                raise InputError(
-                    f'{path}: holds no weights in a layout of Keras; write them with model.save_weights'
-                )
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        RuntimeError,
-    ) as error:  # whatever h5py finds instead
-        if isinstance(error, InputError):
-            raise
+            layers = _layers(file)
+    except UNREADABLE as error:
+        kind = type(error).__name__
+        raise InputError(f'{path}: is damaged or not an HDF5 file ({kind}); {READABLE}') from None
+    if layers is None:
         raise InputError(
-            f'{path}: is damaged or not an HDF5 file ({type(error).__name__}); give a .h5 or .weights.h5 that Keras wrote'
-        ) from None
-    found = {'conv': [], 'norm': [], 'dense': [], 'other': []}
-    for name, weights in layers:
-        if weights:
-            found[{4: 'conv', 2: 'dense', 1: 'norm'}.get(weights[0].ndim, 'other')].append(
-                (name, weights)
-            )
-    return found
+            f'{path}: holds no weights in a layout of Keras; write them with model.save_weights'
+        )
+    stored = {'conv': [], 'norm': [], 'dense': [], 'other': []}
+    for layer in layers:
+        if layer.weights:
+            stored[KINDS.get(layer.weights[0].ndim, 'other')].append(layer)
+    return stored
+
+
+def _layers(file):
+    """[Layer] of an open file in the order of Keras, or None where it has neither layout."""
+    group = file['model_weights'] if 'model_weights' in file else file
+    if not {'layer_names', 'layer_names0'}.isdisjoint(group.attrs):
+        return [_of_group(name, group[name]) for name in _texts(group, 'layer_names')]
+    if 'layers' in file:
+        groups = file['layers']
+        return [_of_keras3(name, groups[name]) for name in sorted(groups, key=_counted)]
+    return None
+
+
+def _of_group(name, group):
+    """The Layer of one group of the published layout, whose attributes order its weights."""
+    return Layer(name, [group[weight][()] for weight in _texts(group, 'weight_names')])
+
+
+def _of_keras3(name, group):
+    """The Layer of one group of Keras 3, whose weights are numbered."""
+    numbers = sorted(group.get('vars', ()), key=int)
+    return Layer(name, [group['vars'][number][()] for number in numbers])
 
 
 def _texts(group, name):
     """A list of names among the attributes of a group; long ones are stored as name0, name1, ..."""
-    keys = (
-        [name]
-        if name in group.attrs
-        else sorted((key for key in group.attrs if re.fullmatch(rf'{name}\d+', key)), key=_counted)
-    )
-    return [
-        text.decode() if isinstance(text, bytes) else text
-        for key in keys
-        for text in group.attrs[key]
-    ]
+    keys = [name]
+    if name not in group.attrs:
+        parts = (key for key in group.attrs if re.fullmatch(rf'{name}\d+', key))
+        keys = sorted(parts, key=_counted)
+    texts = [text for key in keys for text in group.attrs[key]]
+    return [text.decode() if isinstance(text, bytes) else text for text in texts]
 
 
 def _counted(name):
-    """'conv2d_10' -> ('conv2d', 10), so that it sorts after conv2d_9; the first of a class has no number."""
+    """'conv2d_10' -> ('conv2d', 10), which sorts after conv2d_9; the first has no number."""
     base, number = re.fullmatch(r'(.*?)_?(\d+)?', name).groups()
     return base, int(number or 0)
 
 
+# ---- the order of Keras
+
+
 def _nearest_last(prefix, branches):
-    """Paths of the units of a block (models.inception.BLOCKS) as Keras lists them: the farther from the block's output the earlier, then by branch."""
+    """Our paths of the units of a block (models.inception.BLOCKS) as Keras lists them.
+
+    The farther from the block's output the earlier, then by branch.
+    """
     units = []
     for i, steps in enumerate(branches, 1):
         distance = 0
@@ -248,73 +316,71 @@ def _nearest_last(prefix, branches):
 
 
 def _units(paths):
+    """(convolutions, norms) of the units at these paths."""
     return [f'{path}/conv' for path in paths], [f'{path}/norm' for path in paths]
 
 
+STEM = [f'stem{i}' for i in range(1, 6)]  # units of both Inceptions
+
+
 def _vgg():
-    return Family(
-        [
-            f'block{i}_conv{j + 1}'
-            for i, (_, count) in enumerate(vgg.BLOCKS, 1)
-            for j in range(count)
-        ],
-        [],
-        'caffe',
-    )
+    convs = []
+    for i, (_, count) in enumerate(vgg.BLOCKS, 1):
+        convs += [f'block{i}_conv{j + 1}' for j in range(count)]
+    return Family(convs, [], 'caffe')
 
 
 def _resnet():
-    layers = [
-        (f'stage{stage}_block{block + 1}', i)
-        for stage, count in enumerate(resnet.BLOCKS, 2)
-        for block in range(count)
-        for i in ((1, 2, 3) if block else (1, 2, 0, 3))
-    ]  # the projection is as near to the sum as the third convolution
-    return Family(
-        ['stem_conv', *(f'{block}/conv{i}' for block, i in layers)],
-        ['stem_norm', *(f'{block}/norm{i}' for block, i in layers)],
-        'caffe',
-    )
+    convs, norms = ['stem_conv'], ['stem_norm']
+    for stage, count in enumerate(resnet.RESNET50.counts, 2):
+        for i in range(count):
+            # The projection is as near to the sum as the third convolution.
+            order = (1, 2, 3) if i else (1, 2, 0, 3)
+            convs += [f'stage{stage}_block{i + 1}/conv{k}' for k in order]
+            norms += [f'stage{stage}_block{i + 1}/norm{k}' for k in order]
+    return Family(convs, norms, 'caffe')
 
 
 def _densenet():
     convs, norms = ['stem_conv'], ['stem_norm']
     for i, count in enumerate(densenet.BLOCKS, 1):
         layers = [f'block{i}_layer{j + 1}' for j in range(count)]
-        convs += [f'{layer}_conv{k}' for layer in layers for k in (1, 2)] + [f'transition{i}_conv']
-        norms += [f'{layer}_norm{k}' for layer in layers for k in (1, 2)] + [f'transition{i}_norm']
-    return Family(convs[:-1], [*norms[:-1], 'norm'], 'torch')
+        convs += [f'{layer}_conv{k}' for layer in layers for k in (1, 2)]
+        norms += [f'{layer}_norm{k}' for layer in layers for k in (1, 2)]
+        last = i == len(densenet.BLOCKS)
+        convs += [] if last else [f'transition{i}_conv']
+        norms += ['norm'] if last else [f'transition{i}_norm']
+    return Family(convs, norms, 'torch')
 
 
 def _inception():
-    return Family(
-        *_units(
-            [f'stem{i}' for i in range(1, 6)]
-            + [
-                path
-                for name, block in inception.BLOCKS.items()
-                for path in _nearest_last(name, block)
-            ]
-        ),
-        'tf',
-    )
+    paths = list(STEM)
+    for name, branches in inception.BLOCKS.items():
+        paths += _nearest_last(name, branches)
+    return Family(*_units(paths), 'tf')
 
 
 def _inception_resnet():
-    convs, norms = _units([f'stem{i}' for i in range(1, 6)])
+    convs, norms = _units(STEM)
     for name, block in inception_resnet.BLOCKS.items():
-        branches, count, _ = (block, 0, None) if isinstance(block, list) else block
-        for prefix in [f'{name}_{i + 1}/mixed' for i in range(count)] or [name]:
-            more = _units(_nearest_last(prefix, branches))
-            convs += more[0] + ([prefix.replace('mixed', 'conv')] if count else [])
-            norms += more[1]
+        if isinstance(block, list):
+            prefixes, branches = [name], block
+        else:
+            branches, count, _ = block
+            prefixes = [f'{name}_{i + 1}/mixed' for i in range(count)]
+        for prefix in prefixes:
+            block_convs, block_norms = _units(_nearest_last(prefix, branches))
+            convs += block_convs
+            norms += block_norms
+            if prefix != name:  # a residual block has one more convolution
+                convs.append(prefix.replace('mixed', 'conv'))
     return Family([*convs, 'conv_7b/conv'], [*norms, 'conv_7b/norm'], 'tf')
 
 
 FAMILIES = {
     'vgg16': _vgg(),
     'resnet50': _resnet(),
-    'densenet169': _densenet(),
     'inception_v3': _inception(),
     'inception_resnet_v2': _inception_resnet(),
+    'densenet169': _densenet(),
 }

@@ -1,4 +1,7 @@
-"""Synthetic COVID-19 CT: what `synthesize` wrote, LUNA16 slices translated by a CycleGAN, with the nodule boxes of their sources."""
+"""Synthetic COVID-19 CT: what `synthesize` wrote.
+
+LUNA16 slices translated by a CycleGAN, with the nodule boxes of their sources.
+"""
 
 import pathlib
 
@@ -54,7 +57,11 @@ class Builder(_base.ArrayRecordBuilder):
         )
 
     def source_files(self, folder):
-        """The manifest, the lineage and every picture that the manifest names."""
+        """Lists the manifest, the lineage and every picture that the manifest names.
+
+        Raises:
+            InputError: one of them is missing, or the manifest is damaged.
+        """
         folder = pathlib.Path(folder)
         pictures = [folder / row.file for row in read_manifest(folder)]
         files = [folder / MANIFEST, folder / 'lineage.json', *pictures]
@@ -64,7 +71,7 @@ class Builder(_base.ArrayRecordBuilder):
         return files
 
     def companions(self, folder):
-        """{'lineage.json': its text}: what trained the generator travels with its images."""
+        """Returns {'lineage.json': its text}; what trained the generator stays with its images."""
         return {'lineage.json': (pathlib.Path(folder) / 'lineage.json').read_text()}
 
     def _split_generators(self, dl_manager):

@@ -1,0 +1,148 @@
+"""What an evaluation found: results.json, which has one entry for each model and test set.
+
+A value that does not exist, such as the precision of a model that calls nothing covid, is None here
+and null in the file, since JSON has no NaN. Files of version 0.5.0 have no `kind`, and still older
+ones lack more keys; `read` accepts them all.
+"""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+from covjax import CLASSES, InputError
+from covjax.workdir import read_json, write_json
+
+FILE = 'results.json'
+# What a result can be of, in the order in which tables list them.
+KINDS = ('network', 'metadata', 'pixels')
+# The baselines of files that have no `kind`.
+KIND_OF_NAME = {
+    'file metadata (logistic regression)': 'metadata',
+    '32x32 pixels (logistic regression)': 'pixels',
+}
+
+
+class Interval(NamedTuple):
+    """The ends of a 95 % interval; None where there is none."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+class ScoredImage(NamedTuple):
+    """One image of a test set and the score that a model gave it."""
+
+    id: str
+    label: int  # 1 = covid, 0 = noncovid
+    score: float  # P(covid)
+    group: str | None = None  # 'document/patient' or a CT series; None in old files
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """One entry of results.json, one model on one test set; the fields are its keys, in order."""
+
+    model: str  # key of a network, or the name of a baseline
+    kind: str  # one of KINDS
+    train_set: str  # spec of the data set that the model was trained or fitted on
+    seed: int | None  # of the training; a baseline has none of the next three
+    step: int | None
+    checkpoint: str | None  # 'best' or 'latest'
+    test_set: str  # spec
+    test_name: str = ''  # what tables call the test set
+    overlap: dict[str, int]  # images shared with training, by what they share (data.lineage)
+    groups: int | None = None  # patients, documents or series in the test set
+    metrics: dict[str, float | int | str | None]  # of metrics.rates, at threshold 0.5
+    intervals: dict[str, Interval] = dataclasses.field(default_factory=dict)  # by bootstrap
+    wilson: dict[str, Interval] = dataclasses.field(default_factory=dict)
+    calibration: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    # The threshold that validation chose and the rates at it; of a baseline there is no such key.
+    at_validation_threshold: dict = dataclasses.field(default_factory=dict)
+    images: list[ScoredImage]
+
+    @property
+    def is_baseline(self):
+        """Whether the model is a baseline, which sees file facts or few pixels but no anatomy."""
+        return self.kind != 'network'
+
+    @property
+    def name(self):
+        """What to call the test set: its name, or its spec where it has none."""
+        return self.test_name or self.test_set
+
+    @property
+    def labels(self):
+        """[label] of the images."""
+        return [image.label for image in self.images]
+
+    @property
+    def scores(self):
+        """[P(covid)] of the images."""
+        return [image.score for image in self.images]
+
+    @classmethod
+    def from_json(cls, values):
+        """The Result of an entry of results.json (dict); unknown keys are ignored."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        fields = {key: value for key, value in values.items() if key in known}
+        fields.setdefault('kind', KIND_OF_NAME.get(values['model'], 'network'))
+        for key in ('intervals', 'wilson'):
+            ends = fields.get(key, {})
+            fields[key] = {name: Interval(**low_high) for name, low_high in ends.items()}
+        fields['images'] = [ScoredImage(**image) for image in values['images']]
+        return cls(**fields)
+
+    def as_json(self):
+        """The entry of results.json, a dict."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for key in ('intervals', 'wilson'):
+            values[key] = {name: ends._asdict() for name, ends in values[key].items()}
+        values['images'] = [image._asdict() for image in self.images]
+        if not self.at_validation_threshold:
+            del values['at_validation_threshold']
+        return values
+
+
+class Background(NamedTuple):
+    """What is known of the classifier of an evaluation besides its results."""
+
+    lineage: list = []  # records of what trained it (data.lineage)
+    data_dir: str = ''  # where the test sets lie, as data.specs takes it
+    config: dict = {}  # of its training, or {} where that workdir is gone
+    environment: dict = {}  # environment.json of its training, or {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What one run of `evaluate` found."""
+
+    classifier: str  # workdir of the run that was scored
+    protocol: str  # one of data.lineage.PROTOCOLS
+    results: list[Result]
+    background: Background = Background()
+
+
+def write(folder, evaluation):
+    """Writes results.json of an Evaluation, without its background, into a folder."""
+    document = {
+        'classifier': evaluation.classifier,
+        'protocol': evaluation.protocol,
+        'labels': list(CLASSES),
+        'results': [result.as_json() for result in evaluation.results],
+    }
+    write_json(pathlib.Path(folder) / FILE, document)
+
+
+def read(folder):
+    """The Evaluation in the workdir of a run of `evaluate`, without its background.
+
+    Raises:
+        InputError: results.json is missing or damaged.
+    """
+    file = pathlib.Path(folder) / FILE
+    document = read_json(file)
+    try:
+        results = [Result.from_json(values) for values in document['results']]
+        return Evaluation(document['classifier'], document['protocol'], results)
+    except (KeyError, TypeError):
+        raise InputError(f'{file}: is damaged; run configs/evaluate.py again') from None

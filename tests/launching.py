@@ -1,0 +1,59 @@
+"""Runs launch.py in a process of its own without importing JAX and TFDS anew for each of them.
+
+A fork server has the libraries loaded but no backend started, so a child is what a fresh process would be
+after its imports: own flags, own devices, own exit code.
+"""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(
+    [
+        *('covjax.launcher', 'covjax.runs.train', 'covjax.runs.prepare', 'covjax.runs.audit'),
+        *('covjax.runs.report', 'covjax.runs.synthesize', 'covjax.runs.translate', 'configs.clean'),
+        *('tensorflow_datasets', 'tfds_builders'),
+    ]
+)
+
+
+def _child(words, environment, folder, output, errors):
+    """Becomes `python launch.py`: its words, environment, folder, and files for what it prints."""
+    for path, descriptor in ((output, 1), (errors, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.argv = ['launch.py', *words]
+    runpy.run_path(os.path.join(folder, 'launch.py'), run_name='__main__')
+
+
+def launch(folder, words, environment, timeout=None):
+    """subprocess.CompletedProcess of `python launch.py WORDS` in a checkout.
+
+    Args:
+        folder: of the checkout.
+        words: list of str.
+        environment: {name: value} added to the environment.
+        timeout: seconds; subprocess.TimeoutExpired when they have passed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [os.path.join(scratch, name) for name in ('stdout', 'stderr')]
+        arguments = (words, environment, str(folder), *files)
+        process = SERVER.Process(target=_child, args=arguments)
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(words, timeout)
+        texts = []
+        for path in files:
+            with open(path, encoding='utf-8', errors='replace') as file:
+                texts.append(file.read())
+    return subprocess.CompletedProcess(words, process.exitcode, *texts)

@@ -1,0 +1,142 @@
+"""The layout of the package: every import points down, and rooms stay what they are for."""
+
+import ast
+import itertools
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# From the roof down. A room may import rooms of lower floors and files of its own, never a room of
+# its own floor; the room of a module is the longest entry that its name starts with.
+FLOORS = [
+    ['launch', 'covjax.__main__'],
+    ['covjax.launcher'],
+    ['covjax.runs'],
+    ['configs'],
+    ['covjax.training', 'covjax.audit'],
+    ['covjax.stand_ins', 'covjax.features'],
+    ['covjax.classifier', 'covjax.generator', 'covjax.pages'],
+    ['covjax.trained', 'tfds_builders'],
+    ['covjax.weights', 'covjax.data', 'covjax.phantom', 'covjax.pipeline'],
+    ['covjax.models', 'covjax.ct', 'covjax.workdir'],
+    ['covjax.metrics'],
+    ['covjax'],
+]
+FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+# Libraries that only some rooms may import, at the top of a file or inside a function.
+ONLY_IN = {
+    'SimpleITK': {'covjax.ct', 'covjax.phantom'},
+    'tensorflow_datasets': {'covjax.data', 'covjax.runs', 'tfds_builders'},
+    'matplotlib': {'covjax.pages'},
+    'h5py': {'covjax.weights'},
+    'safetensors': {'covjax.weights'},
+    'torch': {'covjax.weights'},
+    'orbax': {'covjax.weights'},
+    'tensorboardX': {'covjax.training'},
+}
+DRAWERS = {'utils', 'helpers', 'common', 'misc', 'tools'}
+
+
+def files():
+    """{module name: path} of the library, the builders, the configs and launch.py."""
+    paths = [ROOT / 'launch.py']
+    for folder in ('covjax', 'tfds_builders', 'configs'):
+        paths += sorted((ROOT / folder).rglob('*.py'))
+    dotted = lambda path: '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+    return {dotted(path).removesuffix('.__init__'): path for path in paths}
+
+
+FILES = files()
+TREES = {name: ast.parse(path.read_text(encoding='utf-8')) for name, path in FILES.items()}
+
+
+def room_of(module):
+    """The entry of FLOORS that a module belongs to, or None where it is not ours."""
+    parts = module.split('.')
+    names = ['.'.join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((name for name in names if name in FLOOR), None)
+
+
+def imported(tree):
+    """Yields every module that a file imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f'{node.module}.{alias.name}'
+                yield full if full in FILES else node.module
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_imports_point_down(module):
+    room = room_of(module)
+    for target in imported(TREES[module]):
+        other = room_of(target)
+        if other and other != room:
+            assert FLOOR[other] > FLOOR[room], f'{module} imports {target}, which is not below it'
+
+
+def test_no_circle_within_a_room():
+    arrows = {
+        name: {target for target in imported(tree) if target in FILES and target != name}
+        for name, tree in TREES.items()
+    }
+    left = dict(arrows)
+    while free := [name for name, targets in left.items() if targets.isdisjoint(left)]:
+        for name in free:
+            del left[name]
+    assert not left, f'these import one another: {sorted(left)}'
+
+
+@pytest.mark.parametrize('library', ONLY_IN)
+def test_a_library_is_imported_by_the_rooms_that_use_it(library):
+    rooms = {
+        room_of(name)
+        for name, tree in TREES.items()
+        if any(target.split('.')[0] == library for target in imported(tree))
+    }
+    assert rooms <= ONLY_IN[library]
+
+
+def test_models_need_jax_and_flax_only():
+    outside = set()
+    for name, tree in TREES.items():
+        if room_of(name) == 'covjax.models':
+            outside |= {target.split('.')[0] for target in imported(tree)}
+    allowed = {'covjax', 'jax', 'flax', 'numpy', 'functools', 'typing'}
+    assert outside <= allowed
+
+
+def test_no_drawer_files():
+    assert not DRAWERS & {name.rpartition('.')[2] for name in FILES}
+
+
+def test_flags_and_environment_are_read_at_the_door_only():
+    for name, tree in TREES.items():
+        words = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        if name not in ('covjax.launcher', 'launch', 'covjax.__main__'):
+            assert not words & {'environ', 'getenv', 'argv'}, f'{name} reads the environment'
+
+
+def test_every_public_function_of_a_run_is_a_command():
+    for name, tree in TREES.items():
+        if re.fullmatch(r'covjax\.runs\.\w+', name):
+            functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+            assert [a.arg for a in functions['run'].args.args] == ['config', 'workdir'], name
+
+
+def test_importing_covjax_leaves_the_path_alone():
+    code = 'import sys; before = list(sys.path); import covjax.launcher; assert sys.path == before'
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
+def test_prose_is_free_of_tools_and_places():
+    words = re.compile('|'.join(['/' + 'root/', '/' + 'work/', 'pyp' + 'i\\.org']))
+    texts = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *FILES.values()]
+    for path in itertools.chain(texts, pathlib.Path(ROOT / 'tests').glob('*.py')):
+        assert not words.search(path.read_text(encoding='utf-8')), path
