@@ -42,6 +42,6 @@ setup(
         'tf': ['tensorflow-cpu'],  # only for tfds.load
         'beam': ['apache-beam'],  # luna16_patches on a cluster
         'torch': ['torch'],  # .pth generators, and the peer of the tests and of the benchmark
-        'test': ['pytest', 'pytest-xdist', 'keras>=3.10'],
+        'test': ['pytest', 'pytest-xdist', 'keras>=3.10', 'ruff==0.17.6', 'setuptools>=77'],
     },
 )

@@ -8,8 +8,8 @@ import pathlib
 import shutil
 import tempfile
 
-# Every program of a test runs a few times on small arrays: compiling is what takes long, so it is done
-# without effort, and once for all workers of a run. Before jax is imported.
+# Every program of a test runs a few times on small arrays: compiling is what takes long, so it is
+# done without effort, and once for all workers of a run. Set before jax is imported.
 FAST = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 WORKERS_RUN = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
 CACHE = pathlib.Path(tempfile.gettempdir()) / f'covjax_tests_{WORKERS_RUN}'
@@ -82,7 +82,7 @@ def launch():
 
 
 class PlainPool:
-    """The image pool as described by Shrivastava et al. 2017, with the choices given from outside."""
+    """The image pool of Shrivastava et al. 2017, with the choices given from outside."""
 
     def __init__(self, size):
         self.size, self.images = size, []

@@ -1,7 +1,7 @@
 """Runs launch.py in a process of its own without importing JAX and TFDS anew for each of them.
 
-A fork server has the libraries loaded but no backend started, so a child is what a fresh process would be
-after its imports: own flags, own devices, own exit code.
+A fork server has the libraries loaded but no backend started, so a child is what a fresh process
+would be after its imports: own flags, own devices, own exit code.
 """
 
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Wrong raw data and wrong folders: one line that names the file or key, exit code 2, nothing left behind."""
+"""Wrong raw data and wrong folders: one line, exit code 2, nothing left behind."""
 
 import shutil
 import zipfile
@@ -122,11 +122,13 @@ def no_folder(folder):
     return 'covid_ct: no such folder'
 
 
-def number_type(name, told):
+def number_type(name, named):
+    """A spoiler that writes another ElementType into a header; `named` is what the message says."""
+
     def spoil(folder):
         path = annotated_raw(folder).with_suffix('.mhd')
         path.write_text(path.read_text().replace('MET_SHORT', name))
-        return told
+        return named
 
     return spoil
 
@@ -144,29 +146,34 @@ def outside(folder):
 
 
 def table_with(change):
+    """A spoiler of annotations.csv: change(header, first row, other rows) -> lines."""
+
     def spoil(folder):
         path = folder / 'luna16' / 'annotations.csv'
-        header, first, *rest = path.read_text().splitlines()
-        path.write_text('\n'.join(change(header, first, rest)))
+        header, first_row, *others = path.read_text().splitlines()
+        path.write_text('\n'.join(change(header, first_row, others)))
         return 'annotations.csv'
 
     return spoil
 
 
-nan_diameter = table_with(
-    lambda header, first, rest: [header, first.rpartition(',')[0] + ',nan', *rest]
-)
-negative_diameter = table_with(
-    lambda header, first, rest: [header, first.rpartition(',')[0] + ',-3', *rest]
-)
+def with_diameter(text):
+    """A spoiler that writes a text in place of the diameter of the first row."""
+    return table_with(lambda header, row, others: [header, f'{row.rpartition(",")[0]},{text}'])
+
+
+nan_diameter = with_diameter('nan')
+negative_diameter = with_diameter('-3')
+huge_diameter = with_diameter('1e308')
 infinite_place = table_with(
-    lambda header, first, rest: [header, first.replace(first.split(',')[2], 'inf', 1), *rest]
+    lambda header, row, others: [header, row.replace(row.split(',')[2], 'inf', 1), *others]
 )
 semicolons = table_with(
-    lambda header, *rows: [line.replace(',', ';') for line in (header, rows[0], *rows[1])]
+    lambda header, row, others: [line.replace(',', ';') for line in (header, row, *others)]
 )
-no_rows = table_with(lambda header, first, rest: [header])
-short_row = table_with(lambda header, first, rest: [header, first.partition(',')[0]])
+no_rows = table_with(lambda header, row, others: [header])
+short_row = table_with(lambda header, row, others: [header, row.partition(',')[0]])
+stray_quote = table_with(lambda header, row, others: [header, '"' + row, *others, *[row] * 3000])
 
 
 def not_text(folder):
@@ -193,12 +200,6 @@ def too_many_bytes(folder):
     return 'announces'
 
 
-stray_quote = table_with(lambda header, first, rest: [header, '"' + first, *rest, *[first] * 3000])
-huge_diameter = table_with(
-    lambda header, first, rest: [header, first.rpartition(',')[0] + ',1e308', *rest]
-)
-
-
 def damaged_member(folder):
     """One volume only in an archive, cut in the middle."""
     path = annotated_raw(folder)
@@ -221,84 +222,59 @@ def picture_as(save):
     return spoil
 
 
+def save_animation(path):
+    frames = [Image.new('L', (9, 9), grey) for grey in (0, 9)]
+    frames[0].save(path, 'GIF', save_all=True, append_images=frames[1:])
+
+
+def save_sixteen_bits(path):
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(path, 'PNG')
+
+
 empty_picture = picture_as(lambda path: path.write_bytes(b''))
-sixteen_bits = picture_as(
-    lambda path: Image.fromarray(np.zeros((9, 9), np.uint16)).save(path, 'PNG')
-)
-animated = picture_as(
-    lambda path: Image.new('L', (9, 9)).save(
-        path, 'GIF', save_all=True, append_images=[Image.new('L', (9, 9), 9)]
-    )
-)
+sixteen_bits = picture_as(save_sixteen_bits)
+animated = picture_as(save_animation)
 text_picture = picture_as(lambda path: path.write_text('<html>404</html>'))
 
-
 LUNA = (
-    cut_raw,
-    drop_raw,
-    drop_volume,
-    spoil_zraw,
-    flip_a_byte,
-    spoil_header,
-    spoil_annotation,
-    no_column,
-    drop_annotations,
-    other_number_type,
-    wider_number_type,
-    narrower_number_type,
-    outside,
-    nan_diameter,
-    negative_diameter,
-    infinite_place,
-    semicolons,
-    no_rows,
-    short_row,
-    not_text,
-    same_series_twice,
-    broken_archive,
-    too_many_bytes,
-    stray_quote,
-    huge_diameter,
+    *(cut_raw, drop_raw, drop_volume, spoil_zraw, flip_a_byte, spoil_header, spoil_annotation),
+    *(no_column, drop_annotations, other_number_type, wider_number_type, narrower_number_type),
+    *(outside, nan_diameter, negative_diameter, infinite_place, semicolons, no_rows, short_row),
+    *(not_text, same_series_twice, broken_archive, too_many_bytes, stray_quote, huge_diameter),
     damaged_member,
 )
 COVID = (
-    drop_listed,
-    spoil_picture,
-    empty_split,
-    drop_split,
-    twice,
-    no_folder,
-    empty_picture,
-    sixteen_bits,
-    animated,
-    text_picture,
+    *(drop_listed, spoil_picture, empty_split, drop_split, twice, no_folder, empty_picture),
+    *(sixteen_bits, animated, text_picture),
 )
 
 
-@pytest.mark.parametrize(
-    'spoil',
-    LUNA + COVID,
-    ids=lambda spoil: next(name for name, value in globals().items() if value is spoil),
-)
-def test_prepare(raw, tmp_path, spoil):
+def name_of(spoil):
+    return next(name for name, value in globals().items() if value is spoil)
+
+
+def data_set(spoil):
+    """(data set, raw folder) that a spoiler is about."""
+    return ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
+
+
+@pytest.mark.parametrize('spoil', LUNA + COVID, ids=name_of)
+def test_prepare_refuses_it_in_one_line(raw, tmp_path, spoil):
     folder = shutil.copytree(raw, tmp_path / 'raw')
     named = spoil(folder)
-    dataset, source = (
-        ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
-    )
-    with pytest.raises(InputError) as told:
+    dataset, source = data_set(spoil)
+    with pytest.raises(InputError) as caught:
         prepare.build(dataset, folder / source, str(tmp_path / 'data'))
-    assert named in str(told.value) and '\n' not in str(told.value)
+    message = str(caught.value)
+    assert named in message and '\n' not in message
     assert {path.name for path in tmp_path.iterdir()} == {'raw'}
 
 
-@pytest.mark.parametrize('spoil', [drop_volume, twice])
-def test_launch_tells_it_in_one_line(launch, raw, tmp_path, spoil):
+@pytest.mark.parametrize('spoil', [drop_volume, twice], ids=name_of)
+def test_launch_reports_it_in_one_line(launch, raw, tmp_path, spoil):
     folder = shutil.copytree(raw, tmp_path / 'raw')
     named = spoil(folder)
-    dataset, source = (
-        ('luna16_patches/nodules', 'luna16') if spoil in LUNA else ('covid_ct', 'covid_ct')
-    )
+    dataset, source = data_set(spoil)
     result = launch(
         '--config=configs/prepare.py',
         f'--config.dataset={dataset}',
@@ -306,13 +282,9 @@ def test_launch_tells_it_in_one_line(launch, raw, tmp_path, spoil):
         f'--config.data_dir={tmp_path / "data"}',
         f'--workdir={tmp_path / "run"}',
     )
-    told = [line for line in result.stderr.splitlines() if line.startswith('covjax: ')]
-    assert (
-        result.returncode == 2
-        and len(told) == 1
-        and named in told[0]
-        and 'Traceback' not in result.stderr
-    ), result.stderr
+    assert result.returncode == 2 and 'Traceback' not in result.stderr, result.stderr
+    (message,) = [line for line in result.stderr.splitlines() if line.startswith('covjax: ')]
+    assert named in message
     assert {path.name for path in tmp_path.iterdir()} == {'raw'}
 
 
@@ -333,96 +305,52 @@ def test_what_is_only_unusual_is_read(raw, data_dir, tmp_path, harmless, dataset
     folder = shutil.copytree(raw, tmp_path / 'raw')
     harmless(folder)
     prepare.build(dataset, folder / dataset.partition('_patches')[0], str(tmp_path / 'data'))
-    ids = lambda place: [row['id'] for row in datasets.read_rows(f'{dataset}:train', place)]
+    ids = lambda place: [row.id for row in datasets.read_rows(f'{dataset}:train', place)]
     assert ids(str(tmp_path / 'data')) == ids(data_dir)
 
 
 @pytest.mark.parametrize(
-    'arguments, named',
+    'words, named',
     [
-        (['prepare.py', '--config.dataset=covid'], 'luna16_patches/nodules'),
-        (['prepare.py', '--config.dataset=luna16_patches/nodules'], 'config.source'),
-        (
-            [
-                'prepare.py',
-                '--config.dataset=covid_ct',
-                '--config.source={empty}',
-                '--config.workers=-1',
-            ],
-            'at least 0',
-        ),
-        (['look.py'], 'config.dataset is empty'),
-        (
-            ['look.py', '--config.dataset=covid_ct:train@covid', '--config.data_dir={data}'],
-            'name one data set',
-        ),
-        (
-            ['prepare.py', '--config.dataset=luna16_patches/', '--config.source={empty}'],
-            'no such data set',
-        ),
-        (
-            [
-                'prepare.py',
-                '--config.dataset=covid_ct',
-                '--config.source={empty}',
-                '--config.data_dir={empty}/a[1]',
-            ],
-            'patterns',
-        ),
-        (
-            ['look.py', '--config.dataset=covid_ct', '--config.data_dir={empty}'],
-            'configs/prepare.py',
-        ),
-        (
-            ['prepare.py', '--config.dataset=covid_ct', '--config.annotations=x'],
-            'config.annotations',
-        ),
-        (
-            [
-                'cyclegan.py:small',
-                '--config.data_dir={data}',
-                '--config.cancer=luna16_patches/nodules:nope',
-            ],
-            'train',
-        ),
-        (['cyclegan.py:small', '--config.data_dir={empty}'], 'configs/prepare.py'),
-        (['classifier.py', '--config.data_dir={data}'], 'synthesize'),
-        (
-            ['classifier.py', '--config.data_dir={data}', '--config.train=covid_ct:train@covid'],
-            'both classes',
-        ),
-        (
-            [
-                'classifier.py',
-                '--config.data_dir={data}',
-                '--config.train=covid_ct:train',
-                '--config.pretrained={empty}/a.h5',
-            ],
-            'a.h5: no such file',
-        ),
-        (
-            [
-                'classifier.py:vgg16',
-                '--config.data_dir={data}',
-                '--config.train=covid_ct:train',
-                '--config.image_size=16',
-            ],
-            'at least 32x32',
-        ),
-        (['export.py'], 'config.classifier'),
-        (['synthesize.py'], 'config.generator'),
-        (['synthesize.py', '--config.generator={empty}'], 'config.generator'),
-        (['evaluate.py', '--config.classifier={empty}/none'], 'config.classifier'),
-        (['report.py', '--config.evaluations={empty}'], 'config.evaluations'),
+        ('prepare.py --config.dataset=covid', 'luna16_patches/nodules'),
+        ('prepare.py --config.dataset=luna16_patches/nodules', 'config.source'),
+        ('prepare.py --config.dataset=covid_ct {source} --config.workers=-1', 'at least 0'),
+        ('look.py', 'config.dataset is empty'),
+        ('look.py --config.dataset=covid_ct:train@covid {data}', 'name one data set'),
+        ('prepare.py --config.dataset=luna16_patches/ {source}', 'no such data set'),
+        ('prepare.py --config.dataset=covid_ct {source} {nowhere}/a[1]', 'patterns'),
+        ('look.py --config.dataset=covid_ct {nowhere}', 'configs/prepare.py'),
+        ('prepare.py --config.dataset=covid_ct --config.annotations=x', 'config.annotations'),
+        ('cyclegan.py:small {data} --config.cancer=luna16_patches/nodules:nope', 'train'),
+        ('cyclegan.py:small {nowhere}', 'configs/prepare.py'),
+        ('cyclegan.py:small {data} --config.loss=hinge', 'lsgan, bce'),
+        ('cyclegan.py:small {data} --config.norm=batch', 'instance, affine'),
+        ('classifier.py {data}', 'synthesize'),
+        ('classifier.py {data} --config.train=covid_ct:train@covid', 'both classes'),
+        ('classifier.py {train} --config.pretrained={empty}/a.h5', 'a.h5: no such file'),
+        ('classifier.py:vgg16 {train} --config.image_size=16', 'at least 32x32'),
+        ('classifier.py {train} --config.schedule=linear', 'cosine, step'),
+        ('export.py', 'config.classifier'),
+        ('synthesize.py', 'config.generator'),
+        ('synthesize.py --config.stand_in=magic', 'histogram'),
+        ('synthesize.py --config.generator={empty}', 'config.generator'),
+        ('evaluate.py --config.classifier={empty}/none', 'config.classifier'),
+        ('report.py --config.evaluations={empty}', 'config.evaluations'),
     ],
 )
-def test_stages(launch, data_dir, tmp_path, arguments, named):
-    (tmp_path / 'empty').mkdir()
-    config, *keys = [
-        argument.format(data=data_dir, empty=tmp_path / 'empty') for argument in arguments
-    ]
+def test_stages_refuse_wrong_keys(launch, data_dir, tmp_path, words, named):
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    data = f'--config.data_dir={data_dir}'
+    places = {
+        'empty': empty,
+        'source': f'--config.source={empty}',
+        'nowhere': f'--config.data_dir={empty}',
+        'data': data,
+        'train': f'{data} --config.train=covid_ct:train',
+    }
+    config, *keys = words.format(**places).split()
     result = launch(f'--config=configs/{config}', *keys, f'--workdir={tmp_path / "run"}')
-    assert result.returncode == 2 and 'Traceback' not in result.stderr and named in result.stderr, (
-        result.stderr
-    )
+    assert result.returncode == 2 and 'Traceback' not in result.stderr, result.stderr
+    assert named in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {'empty'}

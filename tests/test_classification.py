@@ -1,7 +1,11 @@
-"""The classification task: its devices against one another, its phases and rates, its wrong configs."""
+"""The classification task: its devices against one another, its phases, rates and wrong configs.
+
+Claims about steps are made of a network of two layers, those about devices of ResNet-18.
+"""
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -11,249 +15,360 @@ import numpy as np
 import optax
 import pytest
 from conftest import FAST, ROOT
-from flax import jax_utils
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from sklearn.utils.class_weight import compute_class_weight
 
 from configs import classifier as config_file
-from covjax import InputError, models
+from covjax import InputError, classifier, models
 from covjax.data import datasets
 from covjax.data.augment import to_float
+from covjax.data.rows import Row
+from covjax.models.backbone import Backbone
 from covjax.models.layers import ExampleDropout
-from covjax.training import classification
-from covjax.training.task import AXIS, Net
+from covjax.trained import Trained
+from covjax.training import classification, devices
+from covjax.training.task import Net
 from covjax.weights import checkpoint
 from covjax.weights import keras as keras_weights
 
+SMALL = {
+    'train': 'covid_ct:train',
+    'val': 'covid_ct:validation',
+    'image_size': 32,
+    'load_size': 36,
+    'batch_size': 4,
+    'steps': 4,
+    'eval_every': 4,
+    'log_every': 1,
+    'warmup_steps': 0,
+}
+
+
+def config_of(**fields):
+    config = config_file.get_config('resnet18')
+    config.update(SMALL | fields)
+    return config
+
+
+def examples(n, size, seed=0):
+    """Random images, every other one of covid."""
+    images = np.random.default_rng(seed).integers(0, 256, (n, size, size, 1), np.uint8)
+    rows = [Row(f'{i}', f'group{i}', f'{i}') for i in range(n)]
+    return datasets.Examples(images, (np.arange(n) % 2).astype(np.int32), rows)
+
+
+def follow(task, steps):
+    """What the loop does: (states before the first step and after each, scalars of each step)."""
+    init_rng, run_rng = jax.random.split(jax.random.key(0))
+    state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
+    train_step, _ = devices.parallel(task)
+    states, scalars = [jax.device_get(state)], []
+    state = devices.replicated(state)
+    for step in range(steps):
+        batch = devices.my_share(task.train_batch(step))
+        state, outputs = train_step(state, batch, run_rng)
+        states.append(devices.on_host(state))
+        scalars.append({name: float(value[0]) for name, value in outputs.items()})
+    return states, scalars
+
+
+def changed(before, after):
+    """The names of what moved among 'head', 'body' and 'batch_stats'."""
+
+    def parts(state):
+        params = dict(state.net.params)
+        return {'head': params.pop('head'), 'body': params, 'batch_stats': state.batch_stats}
+
+    def equal(one, other):
+        same = jax.tree.map(np.array_equal, one, other)
+        return all(jax.tree.leaves(same))
+
+    one, other = parts(before), parts(after)
+    return {name for name in one if not equal(one[name], other[name])}
+
+
+# Steps, on a network of two layers.
+
+
+def toy_body(x, conv, norm):
+    return {'map': nn.relu(norm(name='norm')(conv(4, (3, 3), 2, name='conv')(x)))}
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """toy(**fields) -> the Task of a config on a network of one convolution and the head."""
+
+    def network(config, **options):
+        return Backbone('toy', toy_body, smallest=1, reference='', **options)
+
+    def task(**fields):
+        monkeypatch.setattr(classifier, 'network', network)
+        return classification.task_on(config_of(**fields), examples(10, 36), examples(6, 32, 1))
+
+    return task
+
+
+def test_while_frozen_the_head_alone_moves_and_then_everything_does(toy):
+    (before, frozen, thawed), _ = follow(toy(freeze_steps=1, dropout=0.2), 2)
+    assert changed(before, frozen) == {'head'}
+    assert changed(frozen, thawed) == {'head', 'body', 'batch_stats'}
+
+
+def test_adam_counts_the_body_from_the_first_step_that_moves_it(toy):
+    (_, frozen, thawed), _ = follow(toy(freeze_steps=1), 2)
+    count = lambda state, name: state.net.opt_state.inner_states[name].inner_state[0].count
+    assert [int(count(frozen, name)) for name in ('head', 'body')] == [1, 0]
+    assert [int(count(thawed, name)) for name in ('head', 'body')] == [2, 1]
+
+
+def test_only_batches_of_the_frozen_phase_are_marked(toy):
+    task = toy(freeze_steps=2)
+    marked = [classification.is_frozen(task.train_batch(step)) for step in range(4)]
+    assert marked == [True, True, False, False]
+
+
+def test_a_body_rate_of_0_keeps_the_body(toy):
+    (before, after), _ = follow(toy(body_rate=0.0, weight_decay=0.1), 1)
+    assert changed(before, after) == {'head', 'batch_stats'}
+
+
+def test_steps_see_images_on_the_scale_of_the_weights(toy, monkeypatch):
+    """In training and in evaluation: another scale, another loss."""
+    plain = toy(augment={'scale': 0.0, 'flip': False, 'rotate': 0.0, 'crop': 0.0})
+    monkeypatch.setattr(classifier, 'preprocess', lambda config: lambda images: 3 * images)
+    scaled = toy(augment={'scale': 0.0, 'flip': False, 'rotate': 0.0, 'crop': 0.0})
+    parts = scaled.train_step.args[0]
+    assert parts.preprocess(1.0) == 3.0
+    state = plain.init(jax.random.key(0), plain.train_batch(0))
+    batch = {'image': examples(3, 32).images, 'label': examples(3, 32).labels}
+    variables = {'params': state.net.params, 'batch_stats': state.batch_stats}
+    logits = parts.model.apply(variables, 3 * to_float(batch['image']))
+    score = jax.nn.softmax(logits)[:, 1]
+    np.testing.assert_allclose(scaled.eval_step(state, batch)['score'], score, atol=1e-6)
+    assert (plain.eval_step(state, batch)['score'] != score).all()
+    (_, losses), (_, scaled_losses) = follow(plain, 1), follow(scaled, 1)
+    assert losses[0]['loss'] != scaled_losses[0]['loss']
+
+
+def test_the_loss_weighs_classes_and_smooths_labels(toy):
+    """Against the formula, on logits that are given."""
+    parts = toy(label_smoothing=0.1).train_step.args[0]
+    parts = parts._replace(class_weights=jnp.array([0.5, 2.0]))
+    logits, labels = jnp.array([[1.0, -1.0], [0.5, 2.0], [0.0, 0.3]]), jnp.array([0, 1, 0])
+    forward = lambda parts, params, batch_stats, images, rng: (logits, batch_stats)
+    mean, (_, scalars) = classification.loss(parts, forward, {}, {}, None, labels, None)
+    log_p = np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+    targets = np.array([[0.95, 0.05], [0.05, 0.95], [0.95, 0.05]])
+    expected = -(np.array([0.5, 2.0, 0.5]) * (targets * log_p).sum(1)).mean()
+    assert float(mean) == pytest.approx(expected, rel=1e-6)
+    assert float(scalars['accuracy']) == pytest.approx(2 / 3)
+
+
+# Devices.
+
 
 def test_two_devices_equal_one(data_dir, tmp_path, launch):
-    """Same seed and global batch, dropout and synchronised BatchNorm included: the same losses."""
-    keys = {
-        'data_dir': data_dir,
-        'train': 'covid_ct:train',
-        'val': 'covid_ct:validation',
-        'image_size': 32,
-        'load_size': 36,
-        'batch_size': 4,
-        'steps': 2,
-        'log_every': 1,
-        'eval_every': 2,
-        'warmup_steps': 0,
-        'freeze_steps': 1,
-        'dropout': 0.5,
-    }
-    losses = []
-    for devices in (1, 2):
-        workdir = tmp_path / f'on_{devices}'
-        result = launch(
-            '--config=configs/classifier.py:resnet50',
-            f'--workdir={workdir}',
-            *(f'--config.{key}={value}' for key, value in keys.items()),
-            devices=devices,
-        )
-        assert result.returncode == 0 and f'{devices} x ' in result.stdout, result.stderr
-        losses.append(
-            [
-                json.loads(line)['train/loss']
-                for line in (workdir / 'metrics.jsonl').read_text().splitlines()
-                if 'train/loss' in line
-            ]
-        )
-    np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)  # a frozen step, then a whole one
+    """The same losses of a frozen and a whole step, dropout and synchronised BatchNorm included."""
+    fields = {'data_dir': data_dir, 'steps': 2, 'eval_every': 2, 'freeze_steps': 1, 'dropout': 0.5}
+    _, alone = follow(classification.make(config_of(**fields)), 2)
+    keys = [f'--config.{key}={value}' for key, value in (SMALL | fields).items()]
+    result = launch(
+        '--config=configs/classifier.py:resnet18', f'--workdir={tmp_path}', *keys, devices=2
+    )
+    assert result.returncode == 0 and '2 x ' in result.stdout, result.stderr
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    losses = [line['train/loss'] for line in lines if 'train/loss' in line]
+    np.testing.assert_allclose([scalars['loss'] for scalars in alone], losses, rtol=5e-3)
 
 
-def test_gradients_and_statistics_of_two_devices(tmp_path):
-    """Synchronised BatchNorm: gradients and running statistics of one batch on one and on two devices, in float64, where rounding explains nothing."""
-    script = """
-import jax; jax.config.update('jax_enable_x64', True)
-import jax.numpy as jnp, numpy as np, optax
+# The network is the first argument: resnet18, or two convolutions.
+GRADIENTS = """
+import sys
+
+import jax
+
+jax.config.update('jax_enable_x64', True)
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
 from jax import lax
+
 from covjax import models
+from covjax.models.backbone import Backbone
+
+
+def two_layers(x, conv, norm):
+    for i in (1, 2):
+        x = nn.relu(norm(name=f'norm{i}')(conv(8, (3, 3), 2, name=f'conv{i}')(x)))
+    return {'map': x}
+
+
+def create(**options):
+    if sys.argv[1] == 'resnet18':
+        return models.create('resnet18', **options)
+    return Backbone('toy', two_layers, smallest=1, reference='', **options)
+
+
 rng = np.random.default_rng(0)
 images, labels = rng.uniform(-1, 1, (4, 32, 32, 1)), rng.integers(0, 2, 4)
-model = models.create('resnet50', axis_name='devices', dtype=jnp.float64)
-variables = jax.tree.map(lambda leaf: leaf.astype('float64'), jax.jit(models.create('resnet50').init)(jax.random.key(0), images[:1]))
+model = create(axis_name='devices', dtype=jnp.float64)
+variables = jax.jit(create().init)(jax.random.key(0), images[:1])
+variables = jax.tree.map(lambda leaf: leaf.astype('float64'), variables)
+
 
 def step(images, labels):
     def loss(params):
-        logits, updated = model.apply({**variables, 'params': params}, images, train=True, mutable=['batch_stats'])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+        logits, updated = model.apply(
+            {**variables, 'params': params}, images, train=True, mutable=['batch_stats']
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), updated
+
     grads, updated = jax.grad(loss, has_aux=True)(variables['params'])
     return lax.pmean((grads, updated), 'devices')
 
-results = []
-for n in (1, 2):
-    outputs = jax.pmap(step, axis_name='devices', devices=jax.devices()[:n])(images.reshape(n, -1, 32, 32, 1), labels.reshape(n, -1))
-    results.append([np.concatenate([np.asarray(leaf[0]).ravel() for leaf in jax.tree.leaves(part)]) for part in outputs])
-for one, two in zip(*results):
-    assert np.linalg.norm(one) > 0
-    error = np.linalg.norm(one - two) / np.linalg.norm(one)
-    assert error < 1e-5, error
+
+def on(n):
+    '''Gradients and statistics on n devices, each as one vector.'''
+    split = lambda array: array.reshape(n, -1, *array.shape[1:])
+    step_on = jax.pmap(step, axis_name='devices', devices=jax.devices()[:n])
+    parts = step_on(split(images), split(labels))
+    vector = lambda part: np.concatenate([leaf[0].ravel() for leaf in jax.tree.leaves(part)])
+    return [vector(jax.device_get(part)) for part in parts]
+
+
+for one, two in zip(on(1), on(2)):
+    norm = np.linalg.norm(one)
+    assert norm > 0
+    assert np.linalg.norm(one - two) / norm < 1e-5
 """
+
+
+@pytest.mark.parametrize('network', ['toy', pytest.param('resnet18', marks=pytest.mark.slow)])
+def test_gradients_and_statistics_of_two_devices(network):
+    """Synchronised BatchNorm on one and on two, in float64, where rounding explains nothing."""
     environment = os.environ | {'XLA_FLAGS': f'{FAST} --xla_force_host_platform_device_count=2'}
     result = subprocess.run(
-        [sys.executable, '-c', script], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, '-c', GRADIENTS, network],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.fast
 def test_dropout_keeps_the_mean_and_differs_between_examples():
-    x = jnp.ones((4, 2000))
-    out = ExampleDropout(0.3).apply({}, x, deterministic=False, rngs={'dropout': jax.random.key(0)})
-    np.testing.assert_allclose(out.mean(1), 1, atol=0.1)
-    assert {round(float(v), 4) for v in np.unique(out)} == {0.0, round(1 / 0.7, 4)} and (
-        out[0] != out[1]
-    ).any()
+    x, rngs = jnp.ones((4, 2000)), {'dropout': jax.random.key(0)}
+    dropped = ExampleDropout(0.3).apply({}, x, deterministic=False, rngs=rngs)
+    np.testing.assert_allclose(dropped.mean(1), 1, atol=0.1)
+    np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.7], rtol=1e-6)
+    assert (dropped[0] != dropped[1]).any()
     np.testing.assert_array_equal(ExampleDropout(0.3).apply({}, x, deterministic=True), x)
 
 
-def config_of(data_dir, **fields):
-    config = config_file.get_config('resnet50')
-    config.update(
-        {
-            'data_dir': data_dir,
-            'train': 'covid_ct:train',
-            'val': 'covid_ct:validation',
-            'image_size': 32,
-            'load_size': 32,
-            'batch_size': 4,
-            'steps': 4,
-            'eval_every': 4,
-            'log_every': 4,
-            'warmup_steps': 0,
-            **fields,
-        }
-    )
-    return config
-
-
-def changed(before, after):
-    """{'head': bool, 'body': bool, 'batch_stats': bool}: whether any of it moved."""
-    moved = lambda a, b: any(
-        (np.asarray(x) != np.asarray(y)).any()
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
-    split = lambda state: {
-        'head': state.net.params['head'],
-        'body': {k: v for k, v in state.net.params.items() if k != 'head'},
-        'batch_stats': state.batch_stats,
-    }
-    return {name: moved(split(before)[name], split(after)[name]) for name in split(before)}
+# Weights that Keras published.
 
 
 @pytest.fixture(scope='module')
-def stepper():
-    """stepper(config) -> (states before, after 1, after 2, ... steps) of the task, as the loop would take them on one device."""
-
-    def states(config, steps):
-        task = classification.make(config)
-        state = task.init(
-            jax.random.key(0), {name: array[:1] for name, array in task.train_batch(0).items()}
-        )
-        step_fn = jax.pmap(task.train_step, axis_name=AXIS, in_axes=(0, 0, None))
-        found = [state]
-        for step in range(steps):
-            batch = {
-                name: array.reshape(1, *array.shape)
-                for name, array in task.train_batch(step).items()
-            }
-            state, scalars = step_fn(
-                jax_utils.replicate(state), batch, jax.random.fold_in(jax.random.key(1), step)
-            )
-            assert np.isfinite(float(scalars['loss'][0]))
-            state = jax_utils.unreplicate(state)
-            found.append(state)
-        return found
-
-    return states
-
-
-def test_frozen_then_thawed(data_dir, stepper):
-    """While frozen only the head moves, BatchNorm statistics included; afterwards everything does."""
-    before, frozen, thawed = stepper(config_of(data_dir, freeze_steps=1, dropout=0.2), 2)
-    assert changed(before, frozen) == {'head': True, 'body': False, 'batch_stats': False}
-    assert changed(frozen, thawed) == {'head': True, 'body': True, 'batch_stats': True}
-
-
-def test_fine_tuning_from_a_keras_file(data_dir, stepper, tmp_path):
-    """Starts at the weights of the file, with a new head, on their input scale; body_rate=0 keeps them."""
+def fine_tuning(tmp_path_factory):
+    """(config, state before the first step) of a ResNet-50 that starts from a file of Keras."""
     keras = pytest.importorskip('keras')
-    keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=7).save(
-        tmp_path / 'whole.h5'
-    )
-    config = config_of(
-        data_dir, pretrained=str(tmp_path / 'whole.h5'), body_rate=0.0, weight_decay=0.1
-    )
-    before, after = stepper(config, 1)
-    expected, preprocess = keras_weights.load(
-        models.create('resnet50', num_classes=None), config.pretrained
-    )
+    file = tmp_path_factory.mktemp('keras') / 'whole.h5'
+    keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=7).save(file)
+    config = config_of(model='resnet50', pretrained=str(file))
+    task = classification.task_on(config, examples(8, 36), examples(4, 32))
+    return config, task.init(jax.random.key(0), task.train_batch(0))
+
+
+def test_fine_tuning_starts_at_the_weights_of_the_file_with_a_new_head(fine_tuning):
+    config, state = fine_tuning
+    model = models.create('resnet50', num_classes=None)
+    expected, _ = keras_weights.load(model, config.pretrained)
+    params = flatten_dict(state.net.params)
     for path, value in flatten_dict(expected['params']).items():
-        np.testing.assert_array_equal(flatten_dict(before.net.params)[path], value)
-    assert (
-        before.net.params['head']['kernel'].shape == (2048, 2)
-        and before.net.params['stem_conv']['kernel'].shape[2] == 3
-    )
-    assert changed(before, after) == {'head': True, 'body': False, 'batch_stats': True}
-    images = datasets.read('covid_ct:test', data_dir, 32).images
-    state = {'net': {'params': after.net.params}, 'batch_stats': after.batch_stats}
-    logits = models.create('resnet50').apply(
-        {'params': after.net.params, 'batch_stats': after.batch_stats}, preprocess(to_float(images))
-    )
-    np.testing.assert_allclose(
-        classification.score(config, state)(images), jax.nn.softmax(logits)[:, 1], atol=1e-5
-    )
+        np.testing.assert_array_equal(params[path], value)
+    assert params['head', 'kernel'].shape == (2048, 2)
+    assert params['stem_conv', 'kernel'].shape[2] == 3
 
 
-def test_rates_of_head_and_body(data_dir):
-    """One step of AdamW moves every weight by its rate, but for those that decay: so the rates can be read off."""
+def test_a_fine_tuned_classifier_scores_on_the_scale_of_its_weights(fine_tuning):
+    config, state = fine_tuning
+    variables, _ = checkpoint.split_state(state)
+    run = Trained(pathlib.Path(), config, variables, 1, 'latest', '')
+    images = examples(3, 32, 2).images
+    score = jax.jit(classifier.score(classifier.of_run(run)))(images)
+
+    @jax.jit
+    def apply(images):
+        return models.create('resnet50').apply(
+            {'params': state.net.params, 'batch_stats': state.batch_stats}, images
+        )
+
+    scaled = keras_weights.preprocess('resnet50')(to_float(images))
+    np.testing.assert_allclose(score, jax.nn.softmax(apply(scaled))[:, 1], atol=1e-5)
+
+
+# The optimizer.
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    'fields, rates',
+    [({}, (1.0, 1.0)), ({'body_rate': 0.1}, (1.0, 0.1)), ({'schedule': 'step'}, (1.0, 1.0))],
+    ids=['plain', 'body_rate', 'step'],
+)
+def test_rates_of_head_and_body(fields, rates):
+    """The first step of AdamW moves every weight by its rate, so the rates can be read off."""
+    params = {'head': jnp.ones((3, 2)), 'stem': jnp.ones((1, 1, 2, 2))}
+    config = config_of(learning_rate=1e-2, weight_decay=0.0, steps=1000, **fields)
+    tx = classification.optimizer(config)
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    moved = [-float(updates[name].ravel()[0]) / 1e-2 for name in ('head', 'stem')]
+    np.testing.assert_allclose(moved, rates, rtol=1e-3)
+
+
+@pytest.mark.fast
+def test_kernels_alone_decay():
     params = {
-        'head': {'kernel': jnp.ones((3, 2)), 'bias': jnp.zeros(2)},
+        'head': {'kernel': jnp.ones((3, 2)), 'bias': jnp.ones(2)},
         'stem': {'kernel': jnp.ones((1, 1, 2, 2)), 'scale': jnp.ones(2)},
     }
-    for fields, expected in (
-        (dict(), (1.0, 1.0)),
-        (dict(body_rate=0.1), (1.0, 0.1)),
-        (dict(schedule='step'), (1.0, 1.0)),
-    ):
-        tx = classification.optimizer(
-            config_of(data_dir, learning_rate=1e-2, weight_decay=0.0, steps=1000, **fields)
-        )
-        updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
-        got = [
-            -float(jax.tree.leaves(updates[name])[0].ravel()[0]) / 1e-2 for name in ('head', 'stem')
-        ]
-        np.testing.assert_allclose(got, expected, rtol=1e-3)
-    tx = classification.optimizer(config_of(data_dir, learning_rate=1e-2, weight_decay=0.5))
+    tx = classification.optimizer(config_of(learning_rate=1e-2, weight_decay=0.5))
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     assert (updates['head']['kernel'] < 0).all() and (updates['stem']['kernel'] < 0).all()
     assert not updates['head']['bias'].any() and not updates['stem']['scale'].any()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('warmup', [0, 10])
-def test_the_thawed_body_never_steps_beyond_its_rate(data_dir, warmup):
-    """Gradients of the frozen phase leave no trace in the body's moments; its rate rises from the first step that moves it."""
-    tx = classification.optimizer(
-        config_of(
-            data_dir,
-            learning_rate=1.0,
-            weight_decay=0.0,
-            steps=10_000,
-            body_rate=0.1,
-            freeze_steps=40,
-            warmup_steps=warmup,
-        )
+def test_the_thawed_body_never_steps_beyond_its_rate(warmup):
+    """Gradients of the frozen phase leave no trace in its moments; its rate rises from the thaw."""
+    config = config_of(
+        learning_rate=1.0,
+        weight_decay=0.0,
+        steps=10_000,
+        body_rate=0.1,
+        freeze_steps=40,
+        warmup_steps=warmup,
     )
-    net, sizes = Net.create({'head': jnp.ones(2), 'stem': jnp.ones(2)}, tx), []
+    tx = classification.optimizer(config)
+
+    @jax.jit
+    def updated(net, grads):
+        updates, opt_state = tx.update(grads, net.opt_state, net.params)
+        return Net(optax.apply_updates(net.params, updates), opt_state)
+
+    net = Net.create({'head': jnp.ones(2), 'stem': jnp.ones(2)}, tx)
+    sizes = []
     for step in range(60):
         frozen = step < 40
-        updates, opt_state = tx.update(
-            {'head': jnp.ones(2), 'stem': jnp.full(2, 0.0 if frozen else 1.0)},
-            net.opt_state,
-            net.params,
-        )
-        new = Net(optax.apply_updates(net.params, updates), opt_state)
-        new = classification.only_head(net, new) if frozen else new
+        new = updated(net, {'head': jnp.ones(2), 'stem': jnp.full(2, 0.0 if frozen else 1.0)})
+        if frozen:
+            new = classification.only_head(net, new)
         sizes.append(float(net.params['stem'][0] - new.params['stem'][0]))
         net = new
     assert not any(sizes[:40]) and max(sizes) < 0.1001
@@ -261,18 +376,20 @@ def test_the_thawed_body_never_steps_beyond_its_rate(data_dir, warmup):
     np.testing.assert_allclose(sizes[40], 0.1 / max(warmup, 1), rtol=1e-2)
 
 
-@pytest.mark.parametrize('name', ['vgg16', 'resnet50'])
-def test_a_state_survives_a_checkpoint(data_dir, name):
-    """Two rates, and for VGG no running statistics."""
-    task = classification.make(config_of(data_dir, model=name, freeze_steps=1))
-    state = task.init(jax.random.key(0), task.train_batch(0))
-    back = checkpoint.join_state(
-        jax.tree.map(jnp.zeros_like, state), *checkpoint.split_state(state)
+@pytest.mark.parametrize('name', ['vgg16', 'resnet18'])
+def test_a_state_survives_a_checkpoint(name):
+    """Two rates, and for VGG no running statistics. Every leaf has a number of its own."""
+    task = classification.task_on(
+        config_of(model=name, freeze_steps=1), examples(8, 36), examples(4, 32)
     )
-    assert jax.tree.structure(back) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, back, state)
+    shapes = jax.eval_shape(task.init, jax.random.key(0), task.train_batch(0))
+    structure = jax.tree.structure(shapes)
+    state = jax.tree.unflatten(structure, range(structure.num_leaves))
+    empty = jax.tree.map(lambda leaf: -1, state)
+    assert checkpoint.join_state(empty, *checkpoint.split_state(state)) == state
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     'name, expected',
     [
@@ -282,37 +399,37 @@ def test_a_state_survives_a_checkpoint(data_dir, name):
 )
 def test_schedules(name, expected):
     schedule = classification.SCHEDULES[name](1.0, 10, 100)
-    np.testing.assert_allclose(
-        [schedule(step) for step in expected], list(expected.values()), atol=1e-6
-    )
+    rates = [schedule(step) for step in expected]
+    np.testing.assert_allclose(rates, list(expected.values()), atol=1e-6)
 
 
-def test_class_weights(data_dir):
-    """Against scikit-learn, on labels of which one class has three times as many."""
+@pytest.mark.fast
+def test_balanced_class_weights_are_those_of_scikit_learn():
+    """On labels of which one class has three times as many."""
     labels = np.array([0, 0, 0, 1] * 5)
-    balanced = classification._class_weights(config_of(data_dir, class_weights='balanced'), labels)
-    np.testing.assert_allclose(
-        balanced, compute_class_weight('balanced', classes=np.array([0, 1]), y=labels), rtol=1e-6
-    )
+    balanced = classification.class_weights(config_of(class_weights='balanced'), labels)
+    expected = compute_class_weight('balanced', classes=np.array([0, 1]), y=labels)
+    np.testing.assert_allclose(balanced, expected, rtol=1e-6)
     np.testing.assert_allclose(balanced[labels].mean(), 1, rtol=1e-6)
-    np.testing.assert_array_equal(classification._class_weights(config_of(data_dir), labels), 1)
+    np.testing.assert_array_equal(classification.class_weights(config_of(), labels), 1)
 
 
 @pytest.mark.parametrize(
     'fields, message',
     [
-        (dict(freeze_steps=4), 'config.freeze_steps=4.*config.steps=4'),
-        (dict(schedule='step', warmup_steps=2), 'config.warmup_steps=2'),
-        (dict(schedule='linear'), 'config.schedule=linear.*cosine, step'),
-        (dict(class_weights='equal'), 'config.class_weights=equal'),
-        (dict(dtype='float16'), 'config.dtype=float16.*bfloat16'),
-        (dict(pretrained='none.h5'), 'none.h5: no such file'),
-        (dict(train=''), 'config.train is empty'),
-        (dict(train='covid_ct:train@covid'), 'both classes'),
-        (dict(val='luna16_patches/nodules:test'), 'config.val'),
+        ({'freeze_steps': 4}, 'config.freeze_steps=4.*config.steps=4'),
+        ({'schedule': 'step', 'warmup_steps': 2}, 'config.warmup_steps=2'),
+        ({'schedule': 'linear'}, 'config.schedule=linear.*cosine, step'),
+        ({'class_weights': 'equal'}, "config.class_weights=equal.*'', balanced"),
+        ({'dtype': 'float16'}, 'config.dtype=float16.*bfloat16'),
+        ({'model': 'resnet50', 'pretrained': 'none.h5'}, 'none.h5: no such file'),
+        ({'train': ''}, 'config.train is empty'),
+        ({'train': 'covid_ct:train@covid'}, 'both classes'),
+        ({'val': 'luna16_patches/nodules:test'}, 'config.val'),
     ],
+    ids=str,
 )
 def test_wrong_configs(data_dir, fields, message):
     with pytest.raises(InputError, match=message):
-        task = classification.make(config_of(data_dir, **fields))
+        task = classification.make(config_of(data_dir=data_dir, **fields))
         task.init(jax.random.key(0), task.train_batch(0))

@@ -161,6 +161,7 @@ def test_orbax_alone_reads_the_weights_of_a_run(run):
     assert restored['net']['params']['head']['kernel'].shape == (512, 2)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('classifier, generator', [('', ''), ('runs/a', 'runs/b')])
 def test_an_export_is_of_one_run(tmp_path, classifier, generator):
     config = export_file.get_config()
@@ -169,6 +170,7 @@ def test_an_export_is_of_one_run(tmp_path, classifier, generator):
         export.run(config, tmp_path)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     'make, problem',
     [
@@ -184,6 +186,7 @@ def test_files_that_are_not_exports(tmp_path, make, problem):
         classifier.load(path)
 
 
+@pytest.mark.fast
 def test_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match='no config.json there'):
         classifier.load(tmp_path)

@@ -3,47 +3,63 @@
 import csv
 import json
 
+import pytest
+
 from covjax.data import coco
+from covjax.data.rows import Nodule
+from covjax.data.synthetic import SyntheticRow
 
-ROWS = [
-    {
-        'file': 'images/a.png',
-        'split': 'train',
-        'series': 's',
-        'z': 3,
-        'nodules': [
-            {
-                'box': [0.25, 0.5, 0.5, 0.625],
-                'diameter': 9.0,
-                'chord': 8.0,
-                'row': 4,
-                'malignancy': 1,
-            },
-            {'box': [0.0, 0.0, 0.125, 0.25], 'diameter': 5.0, 'chord': 5.0, 'row': 5},
-        ],
-    },
-    {'file': 'images/b.png', 'split': 'test', 'series': 't', 'z': 0, 'nodules': []},
-]
+pytestmark = pytest.mark.fast
 
 
-def test_boxes_in_pixels(tmp_path):
-    """(ymin, xmin, ymax, xmax) in 0..1 becomes x, y, width, height of COCO and corners in the CSV; a picture without box is kept."""
-    coco.write(tmp_path, ROWS, 64, 'phantoms')
-    written = json.loads((tmp_path / 'annotations.json').read_text())
-    first, second = written['annotations']
-    assert (
-        first['bbox'] == [32, 16, 8, 16]
-        and first['area'] == 128
-        and second['bbox'] == [0, 0, 16, 8]
-        and second['malignancy'] == -1
+def row(name, nodules):
+    return SyntheticRow(
+        id=name,
+        file=f'images/{name}.png',
+        input='',
+        split='train',
+        group='s',
+        series='s',
+        z=3,
+        source_id=name,
+        source_sha256='',
+        source_dataset='luna16_patches/nodules:train',
+        nodules=tuple(nodules),
+        generator='none',
+        generator_step=0,
     )
-    assert [image['file_name'] for image in written['images']] == ['images/a.png', 'images/b.png']
-    assert {note['image_id'] for note in written['annotations']} == {
-        written['images'][0]['id']
-    } and first['id'] != second['id']
-    lines = list(csv.DictReader((tmp_path / 'annotations.csv').open()))
-    assert (
-        [float(lines[0][key]) for key in ('xmin', 'ymin', 'xmax', 'ymax')] == [32, 16, 40, 32]
-        and lines[0]['malignancy'] == '1'
-        and len(lines) == 2
-    )
+
+
+LARGE = Nodule(box=(0.25, 0.5, 0.5, 0.625), diameter=9.0, chord=8.0, row=4, malignancy=1)
+SMALL = Nodule(box=(0.0, 0.0, 0.125, 0.25), diameter=5.0, chord=5.0, row=5)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """What is written of one image with two boxes and of one with none."""
+    folder = tmp_path_factory.mktemp('coco')
+    coco.write(folder, [row('a', [LARGE, SMALL]), row('b', [])], 64, 'phantoms')
+    return folder
+
+
+def test_coco_boxes_are_x_y_width_height_in_pixels(folder):
+    first, second = json.loads((folder / 'annotations.json').read_text())['annotations']
+    assert first['bbox'] == [32, 16, 8, 16]
+    assert first['area'] == 128
+    assert second['bbox'] == [0, 0, 16, 8]
+    assert second['malignancy'] == -1
+
+
+def test_an_image_without_a_box_is_kept(folder):
+    written = json.loads((folder / 'annotations.json').read_text())
+    first, second = written['images']
+    assert [first['file_name'], second['file_name']] == ['images/a.png', 'images/b.png']
+    assert {annotation['image_id'] for annotation in written['annotations']} == {first['id']}
+    assert len({annotation['id'] for annotation in written['annotations']}) == 2
+
+
+def test_csv_boxes_are_corners_in_pixels(folder):
+    with (folder / 'annotations.csv').open() as file:
+        first, _ = csv.DictReader(file)
+    assert [float(first[key]) for key in ('xmin', 'ymin', 'xmax', 'ymax')] == [32, 16, 40, 32]
+    assert first['malignancy'] == '1'

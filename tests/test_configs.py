@@ -1,6 +1,7 @@
 """Every config by iteration, and how launch.py answers to wrong words."""
 
 import importlib
+import json
 import pathlib
 import re
 
@@ -14,116 +15,138 @@ from covjax.runs import train
 
 NAMES = [pathlib.Path(path).stem for path in launcher.configs(ROOT)]
 STAGES = {
-    'prepare',
-    'cyclegan',
-    'synthesize',
-    'classifier',
-    'evaluate',
-    'report',
-    'export',
-    'quickstart',
-    'benchmark',
-    'translate',
+    *('prepare', 'cyclegan', 'synthesize', 'classifier', 'evaluate', 'report', 'export'),
+    *('quickstart', 'benchmark', 'translate'),
 }
 VARIANTS = {
     'cyclegan': ('original', 'paper_text', 'paper_code', 'small'),
     'benchmark': ('cpu', 'gpu'),
     'classifier': tuple(models.MODELS),
+    'clean': ('full', 'small'),
+    'paper': ('full', 'small'),
 }
+EVERY = [(name, variant) for name in NAMES for variant in ('', *VARIANTS.get(name, ()))]
 
 
+def config_of(name, variant=''):
+    module = importlib.import_module(f'configs.{name}')
+    return module.get_config(*([variant] if variant else []))
+
+
+@pytest.mark.fast
 def test_every_stage_has_a_config():
     assert STAGES <= set(NAMES)
 
 
-@pytest.mark.parametrize(
-    'name, variant',
-    [(name, variant) for name in NAMES for variant in ('', *VARIANTS.get(name, ()))],
-)
+@pytest.mark.fast
+@pytest.mark.parametrize('name, variant', EVERY)
 def test_config_loads_and_is_documented(name, variant):
-    module = importlib.import_module(f'configs.{name}')
-    config = module.get_config(*([variant] if variant else []))
-    assert (
-        isinstance(config, ConfigDict)
-        and config.run in runs.names()
-        and f'--config=configs/{name}.py' in module.__doc__
-    )
-    assert callable(runs.find(config.run))
+    config = config_of(name, variant)
+    assert isinstance(config, ConfigDict) and config.run in runs.names()
+    documentation = importlib.import_module(f'configs.{name}').__doc__
+    assert f'--config=configs/{name}.py' in documentation
     if config.run == 'train':
         assert config.task in train.MAKE
-    ConfigDict(__import__('json').loads(config.to_json()))  # what a workdir keeps
+    ConfigDict(json.loads(config.to_json()))  # what a workdir keeps
 
 
-@pytest.mark.parametrize(
-    'name, variant',
-    [(name, variant) for name in NAMES for variant in ('', *VARIANTS.get(name, ()))],
-)
+@pytest.mark.fast
+@pytest.mark.parametrize('name', runs.names())
+def test_every_command_is_found(name):
+    assert callable(runs.find(name))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('name, variant', EVERY)
 def test_defaults_pass_the_checks_of_launch(name, variant):
-    config = importlib.import_module(f'configs.{name}').get_config(*([variant] if variant else []))
-    assert launcher.out_of_range(config) is None
+    assert launcher.out_of_range(config_of(name, variant)) is None
 
 
+@pytest.mark.fast
 def test_training_configs_have_the_same_shared_keys():
     shared = set(base.training('x').keys())
     for name in ('cyclegan', 'classifier'):
-        assert shared <= set(importlib.import_module(f'configs.{name}').get_config().keys())
+        assert shared <= set(config_of(name).keys())
+
+
+@pytest.mark.fast
+def test_limits_are_of_keys_that_exist():
+    keys = {key.rpartition('.')[2] for name in NAMES for key, _ in launcher.leaves(config_of(name))}
+    assert set(base.LEAST) | set(base.BELOW) <= keys
+
+
+@pytest.mark.fast
+def test_published_protocols_train_the_published_backbones():
+    for name in ('clean', 'paper'):
+        assert {run.partition(':')[0] for run in config_of(name).runs} == set(models.PUBLISHED)
 
 
 def commands():
     """Every launch.py command line that people are shown."""
-    texts = [ROOT / 'README.md', *(ROOT / 'configs').glob('*.py')]
+    texts = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'configs').glob('*.py')]
     joined = '\n'.join(path.read_text(encoding='utf-8') for path in texts).replace('\\\n', ' ')
-    return sorted(
-        {
-            line[line.index('launch.py') :]
-            for line in joined.splitlines()
-            if 'launch.py --config=configs/' in line and 'NAME' not in line
-        }
-    )
+    shown = (line for line in joined.splitlines() if 'launch.py --config=configs/' in line)
+    return sorted({line[line.index('launch.py') :] for line in shown if 'NAME' not in line})
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('command', commands())
 def test_shown_commands_have_valid_keys(command):
     name, variant = re.search(r'--config=configs/(\w+)\.py(?::(\w+))?', command).groups()
-    config = importlib.import_module(f'configs.{name}').get_config(*([variant] if variant else []))
-    assert set(re.findall(r'--config\.([\w.]+)=', command)) <= {
-        key for key, _ in launcher.leaves(config)
-    }
+    valid = {key for key, _ in launcher.leaves(config_of(name, variant))}
+    assert set(re.findall(r'--config\.([\w.]+)=', command)) <= valid
 
 
 @pytest.mark.parametrize(
-    'arguments, named',
+    'words, named',
     [
-        ([], 'configs/quickstart.py'),
-        (['--config=configs/nonsense.py'], 'configs/quickstart.py'),
-        (['--config=configs/classifier.py:resnet51'], 'resnet50'),
-        (['--config=configs/cyclegan.py:huge'], 'small'),
-        (['--config=configs/evaluate.py:variant'], 'evaluate'),
-        (['--config=configs/evaluate.py', '--config.classifer=x'], 'config.classifier'),
-        (['--config=configs/quickstart.py', '--config.cyclegan.stepz=1'], 'config.cyclegan.steps'),
-        (['--config=configs/cyclegan.py', '--config.steps=many'], 'config.steps'),
-        (['--config=configs/cyclegan.py', '--config.batch_size=0'], 'config.batch_size=0'),
-        (
-            ['--config=configs/quickstart.py', '--config.classifier.steps=-1'],
-            'config.classifier.steps=-1',
-        ),
-        (['--config=configs/classifier.py', '--config.dropout=1'], 'config.dropout=1'),
-        (['--config=configs/cyclegan.py', 'config.steps=1'], '--config.key=value'),
-        (['--config=configs/base.py'], 'configs/quickstart.py'),
-        (['--config=configs/cyclegan.py', '--wokdir=x'], 'wokdir'),
+        ('', 'configs/quickstart.py'),
+        ('--config=configs/nonsense.py', 'configs/quickstart.py'),
+        ('--config=nonsense', 'configs/quickstart.py'),
+        ('--config=configs/classifier.py:resnet51', 'resnet50'),
+        ('--config=configs/cyclegan.py:huge', 'small'),
+        ('--config=configs/evaluate.py:variant', 'evaluate'),
+        ('--config=configs/evaluate.py --config.classifer=x', 'config.classifier'),
+        ('--config=configs/quickstart.py --config.cyclegan.stepz=1', 'config.cyclegan.steps'),
+        ('--config=configs/cyclegan.py --config.steps=many', 'config.steps'),
+        ('--config=configs/cyclegan.py --config.batch_size=0', 'config.batch_size=0'),
+        ('--config=quickstart --config.classifier.steps=-1', 'config.classifier.steps=-1'),
+        ('--config=configs/classifier.py --config.dropout=1', 'config.dropout=1'),
+        ('--config=configs/cyclegan.py config.steps=1', '--config.key=value'),
+        ('--config=configs/base.py', 'configs/quickstart.py'),
+        ('--config=configs/cyclegan.py --wokdir=x', 'wokdir'),
     ],
 )
-def test_wrong_words_print_the_valid_ones(launch, tmp_path, arguments, named):
-    result = launch(*arguments, f'--workdir={tmp_path / "run"}')
+def test_wrong_words_print_the_valid_ones(launch, tmp_path, words, named):
+    result = launch(*words.split(), f'--workdir={tmp_path / "run"}')
     assert result.returncode == 2 and 'Traceback' not in result.stderr, result.stderr
-    assert re.search(re.escape(named), result.stderr) and not (tmp_path / 'run').exists()
+    assert named in result.stderr and not (tmp_path / 'run').exists()
 
 
-def test_help(launch):
+def test_help_lists_the_configs(launch):
     result = launch('--help')
-    assert result.returncode == 0 and all(f'configs/{name}.py' in result.stdout for name in STAGES)
+    assert result.returncode == 0
+    assert all(f'configs/{name}.py' in result.stdout for name in STAGES)
 
 
+@pytest.mark.parametrize('word', ['--config=cyclegan:small', '--config=configs/cyclegan.py:small'])
+def test_help_of_a_config_explains_it_and_lists_its_keys(launch, word):
+    result = launch(word, '--help')
+    assert result.returncode == 0 and 'arXiv 1703.10593' in result.stdout
+    assert '--config.image_size=96' in result.stdout
+
+
+@pytest.mark.fast
+def test_the_name_of_a_config_may_be_a_word_of_its_own():
+    path = ROOT / 'configs' / 'cyclegan.py'
+    for words in (['--config', 'cyclegan:small'], ['--config=cyclegan:small']):
+        argv = ['launch.py', *words, '--workdir', 'cyclegan']
+        assert launcher.config_argument(argv) == ('cyclegan', 'small')
+        replaced = launcher.with_path(argv, path, 'small')
+        assert replaced == ['launch.py', f'--config={path}:small', '--workdir', 'cyclegan']
+
+
+@pytest.mark.fast
 def test_unknown_variant_is_an_input_error():
     with pytest.raises(InputError, match='a, b'):
         base.variant('c', {'a': 1, 'b': 2})

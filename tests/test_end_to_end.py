@@ -1,4 +1,4 @@
-"""The whole path on phantoms, stopped in the middle and taken up again, on two (virtual) devices."""
+"""The whole path on phantoms, stopped and taken up again, on two (virtual) devices."""
 
 import csv
 import json
@@ -10,60 +10,54 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import FAST, ROOT
 
-from covjax import generator
-from covjax.data import datasets, lineage
-from covjax.models import create
+from covjax import classifier, generator, trained
+from covjax.ct import picture
+from covjax.data import batches, datasets, lineage
+from covjax.data.synthetic import read_manifest
 from covjax.runs.report import COLUMNS
-from covjax.training import classification
-from covjax.weights import checkpoint
 
-KEYS = [
-    'phantom.luna16.series=10',
-    'phantom.luna16.slices=3',
-    'phantom.luna16.size=128',
-    'phantom.covid_ct.train=6',
-    'phantom.covid_ct.validation=3',
-    'phantom.covid_ct.test=5',
-    'cyclegan.image_size=32',
-    'cyclegan.load_size=36',
-    'cyclegan.gen_filters=4',
-    'cyclegan.gen_blocks=1',
-    'cyclegan.disc_filters=4',
-    'cyclegan.steps=300',
-    'cyclegan.eval_every=150',
-    'cyclegan.log_every=5',
-    'classifier.image_size=32',
-    'classifier.load_size=32',
-    'classifier.batch_size=4',
-    'classifier.steps=4',
-    'classifier.eval_every=2',
-    'classifier.log_every=1',
-    'classifier.warmup_steps=1',
-]
+KEYS = {
+    'runs': "('resnet18:0',)",
+    'phantom.luna16.series': 10,
+    'phantom.luna16.slices': 3,
+    'phantom.luna16.size': 128,
+    'phantom.covid_ct.train': 6,
+    'phantom.covid_ct.validation': 3,
+    'phantom.covid_ct.test': 5,
+    'cyclegan.image_size': 32,
+    'cyclegan.load_size': 36,
+    'cyclegan.gen_filters': 4,
+    'cyclegan.gen_blocks': 1,
+    'cyclegan.disc_filters': 4,
+    'cyclegan.steps': 200,
+    'cyclegan.eval_every': 100,
+    'cyclegan.log_every': 5,
+    'classifier.image_size': 32,
+    'classifier.load_size': 32,
+    'classifier.batch_size': 4,
+    'classifier.steps': 4,
+    'classifier.eval_every': 2,
+    'classifier.log_every': 1,
+    'classifier.warmup_steps': 1,
+}
+CLASSIFIER = 'classifier/resnet18_0'
 
 
 def command(workdir):
-    environment = os.environ | {
-        'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
-        'PYTHONUNBUFFERED': '1',
+    """The arguments of subprocess for the quick start on two devices."""
+    flags = f'{FAST} --xla_force_host_platform_device_count=2'
+    words = ['--config=configs/quickstart.py', f'--workdir={workdir}']
+    words += [f'--config.{key}={value}' for key, value in KEYS.items()]
+    return {
+        'args': [sys.executable, str(ROOT / 'launch.py'), *words],
+        'cwd': ROOT,
+        'env': os.environ | {'XLA_FLAGS': flags, 'PYTHONUNBUFFERED': '1'},
+        'text': True,
+        'stdout': subprocess.PIPE,
+        'stderr': subprocess.PIPE,
     }
-    arguments = [
-        sys.executable,
-        str(ROOT / 'launch.py'),
-        '--config=configs/quickstart.py',
-        f'--workdir={workdir}',
-        *(f'--config.{key}' for key in KEYS),
-    ]
-    return dict(
-        args=arguments,
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +68,7 @@ def quickstart(tmp_path_factory):
         first = ''
         for line in process.stdout:
             first += line
-            if line.startswith('step 20/300'):
+            if line.startswith('step 20/200'):
                 process.send_signal(signal.SIGTERM)
         process.wait()
     assert process.returncode == 128 + signal.SIGTERM, first
@@ -83,150 +77,111 @@ def quickstart(tmp_path_factory):
     return workdir, first, second.stdout
 
 
+@pytest.fixture(scope='module')
+def workdir(quickstart):
+    return quickstart[0]
+
+
 def test_goes_on_where_it_was_stopped(quickstart):
     _, first, second = quickstart
     stopped = re.search(r'stopped after step (\d+)', first).group(1)
-    assert (
-        f'going on after step {stopped}\n' in second
-        and 'step 5/300' not in second
-        and 'already prepared' in second
-    )
-    assert 20 <= int(stopped) < 300
+    assert 20 <= int(stopped) < 200
+    assert f'going on after step {stopped}\n' in second
+    assert 'step 5/200' not in second and 'already prepared' in second
 
 
 def test_every_workdir_is_complete(quickstart):
     workdir, _, second = quickstart
-    for run, task in (('cyclegan', 'cyclegan'), ('classifier/resnet50_0', 'classification')):
-        folder = workdir / run
-        assert {'config.json', 'checkpoints', 'metrics.jsonl', 'lineage.json', 'images'} <= {
-            path.name for path in folder.iterdir()
-        }
-        config, _, step = checkpoint.load_model(folder, task, 'generator')
-        steps = [
-            json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()
-        ]
-        assert steps == sorted(steps) and steps[-1] == config.steps >= step
+    files = {'config.json', 'checkpoints', 'metrics.jsonl', 'lineage.json', 'images'}
+    for name, task in (('cyclegan', 'cyclegan'), (CLASSIFIER, 'classification')):
+        folder = workdir / name
+        assert files <= {path.name for path in folder.iterdir()}
+        run = trained.open_run(folder, task, 'generator')
+        lines = (folder / 'metrics.jsonl').read_text().splitlines()
+        steps = [json.loads(line)['step'] for line in lines]
+        assert steps == sorted(steps) and steps[-1] == run.config.steps >= run.step
     assert list((workdir / 'cyclegan' / 'images').glob('*input_translated_reconstructed*.png'))
     for path in re.findall(r'^  [a-z ]+  (/.*)$', second, re.MULTILINE):
         assert os.path.exists(path), path
 
 
-def test_synthetic_data_set_carries_its_sources(quickstart):
-    workdir, _, _ = quickstart
-    gan, model, step = checkpoint.load_model(workdir / 'cyclegan', 'cyclegan', 'generator')
-    apply = generator.apply_uint8(generator.of_run(gan, model, 'to_covid'))
+def test_synthetic_data_set_carries_its_sources(workdir):
+    gan = trained.open_run(workdir / 'cyclegan', 'cyclegan', 'generator')
+    apply = generator.apply_uint8(generator.of_run(gan, 'to_covid'))
     for split in ('train', 'validation', 'test'):
         sources = datasets.read(f'luna16_patches/nodules:{split}', str(workdir / 'data'), 32)
-        by_id = {row['id']: (row, image) for row, image in zip(sources.rows, sources.images)}
-        fakes = datasets.read(
-            f'synthetic_covid_ct:{split}', str(workdir / 'synthesize' / 'data'), 32
-        )
+        made = str(workdir / 'synthesize' / 'data')
+        fakes = datasets.read(f'synthetic_covid_ct:{split}', made, 32)
         assert len(fakes.rows) == len(sources.rows) and set(fakes.labels) == {1}
-        for row, fake in zip(fakes.rows, fakes.images):
-            source, image = by_id[row['source_id']]
-            assert (
-                row['nodules'] == source['nodules']
-                and row['window'] == source['window']
-                and row['source_sha256'] == source['sha256']
-            )
-            assert (row['group'], row['series'], row['z'], row['generator_step']) == (
-                source['group'],
-                source['series'],
-                source['z'],
-                step,
-            )
-            assert np.abs(np.asarray(apply(image[None]))[0].astype(int) - fake).max() <= 1
+        place = {row.id: i for i, row in enumerate(sources.rows)}
+        order = [place[row.source_id] for row in fakes.rows]
+        for row, source in zip(fakes.rows, (sources.rows[i] for i in order)):
+            assert row.source_sha256 == source.sha256 and row.generator_step == gan.step
+            for key in ('nodules', 'window', 'group', 'series', 'z'):
+                assert getattr(row, key) == getattr(source, key)
+        again = batches.predict(apply, sources.images[order], 4).astype(int)
+        assert np.abs(again - fakes.images).max() <= 1
 
 
-def test_synthetic_folder_serves_without_covjax(quickstart):
-    """COCO boxes, CSV and data card agree with the manifest, and every picture they name is there."""
-    folder = quickstart[0] / 'synthesize' / 'synthetic'
-    rows = [json.loads(line) for line in (folder / 'manifest.jsonl').read_text().splitlines()]
-    boxes = json.loads((folder / 'annotations.json').read_text())
+def test_synthetic_folder_serves_without_covjax(workdir):
+    """COCO boxes, CSV and data card agree with the manifest; every picture is there."""
+    folder = workdir / 'synthesize' / 'synthetic'
+    rows = read_manifest(folder)
+    coco = json.loads((folder / 'annotations.json').read_text())
     card = json.loads((folder / 'meta.json').read_text())
-    assert [image['file_name'] for image in boxes['images']] == [
-        row['file'] for row in rows
-    ] and all((folder / row['file']).is_file() for row in rows)
-    count = sum(len(row['nodules']) for row in rows)
-    assert (
-        len(boxes['annotations'])
-        == len(list(csv.DictReader((folder / 'annotations.csv').open())))
-        == card['boxes']
-        == count
-        > 0
-    )
-    assert (
-        card['images'] == len(rows) == sum(card['splits'].values())
-        and card['windows'] == ['lung']
-        and card['image_size'] == boxes['images'][0]['width']
-    )
+    assert [image['file_name'] for image in coco['images']] == [row.file for row in rows]
+    assert all((folder / row.file).is_file() for row in rows)
+    lines = list(csv.DictReader((folder / 'annotations.csv').open()))
+    count = sum(len(row.nodules) for row in rows)
+    assert len(coco['annotations']) == len(lines) == card['boxes'] == count > 0
+    assert card['images'] == len(rows) == sum(card['splits'].values())
+    assert card['windows'] == ['lung'] and card['image_size'] == coco['images'][0]['width']
 
 
-def test_generator_lineage_reaches_the_classifier(quickstart):
-    workdir, _, _ = quickstart
-    records = json.loads((workdir / 'classifier' / 'resnet50_0' / 'lineage.json').read_text())
-    assert {(record['role'], record['through']) for record in records} == {
-        ('train', ''),
-        ('val', ''),
-        ('cancer', 'generator'),
-        ('covid', 'generator'),
-        ('val', 'generator'),
-    }
-    train_rows = datasets.read_rows('covid_ct:train@covid', str(workdir / 'data'))
-    assert lineage.overlap(records, train_rows)[0]['images'] == len(
-        train_rows
-    )  # only the generator has seen these
+def test_generator_lineage_reaches_the_classifier(workdir):
+    records = trained.open_run(workdir / CLASSIFIER, 'classification', 'classifier').lineage
+    direct = {(record['role']) for record in records if not record['through']}
+    through = {(record['role']) for record in records if record['through'] == 'generator'}
+    assert direct == {'train', 'val'} and through == {'cancer', 'covid', 'val'}
+    # Only the generator has seen these.
+    rows = datasets.read_rows('covid_ct:train@covid', str(workdir / 'data'))
+    assert lineage.overlap(records, rows)[0]['images'] == len(rows)
 
 
-def test_results_and_report(quickstart):
-    workdir, _, _ = quickstart
-    results = json.loads((workdir / 'evaluate' / 'resnet50_0' / 'results.json').read_text())[
-        'results'
-    ]
-    config, model, _ = checkpoint.load_model(
-        workdir / 'classifier' / 'resnet50_0', 'classification', 'classifier'
-    )
+def results_of(workdir):
+    return json.loads((workdir / 'evaluate' / 'resnet18_0' / 'results.json').read_text())['results']
+
+
+def test_results_are_the_scores_of_the_checkpoint(workdir):
+    """Of two devices on one."""
+    run = trained.open_run(workdir / CLASSIFIER, 'classification', 'classifier')
+    score = classifier.score(classifier.of_run(run))
     data_dir = f'{workdir / "data"},{workdir / "synthesize" / "data"}'
-    for result in results:
-        test = datasets.read(result['test_set'], data_dir, config.image_size)
-        assert [(image['id'], image['label']) for image in result['images']] == [
-            (row['id'], label) for row, label in zip(test.rows, test.labels)
-        ]
-        if result['model'] == 'resnet50':
-            scores = np.asarray(classification.score(config, model)(test.images))
-            np.testing.assert_allclose(
-                [image['score'] for image in result['images']], scores, atol=1e-4
-            )
-    rows = list(csv.DictReader((workdir / 'report' / 'table.csv').open()))
+    for result in results_of(workdir):
+        test = datasets.read(result['test_set'], data_dir, run.config.image_size)
+        expected = [(row.id, label) for row, label in zip(test.rows, test.labels)]
+        assert [(image['id'], image['label']) for image in result['images']] == expected
+        assert (result['kind'] == 'network') == (result['model'] == 'resnet18')
+        if result['kind'] == 'network':
+            scores = [image['score'] for image in result['images']]
+            np.testing.assert_allclose(scores, np.asarray(score(test.images)), atol=1e-4)
+
+
+def test_report_has_every_result(workdir):
+    results, folder = results_of(workdir), workdir / 'report'
+    rows = list(csv.DictReader((folder / 'table.csv').open()))
     assert list(rows[0]) == list(COLUMNS) and len(rows) == len(results) == 10
     for row, result in zip(rows, results):
-        assert row['positive_class'] == 'covid' and int(row['n_positive']) + int(
-            row['n_negative']
-        ) == len(result['images'])
-    page = (workdir / 'report' / 'report.html').read_text()
-    assert (
-        page.count('data:image/png;base64,') == 6
-        and not re.search(r'(src|href)="(?!data:|#)', page)
-        and 'Phantom' in page
-    )
-    for picture in ('roc.png', 'panels.png'):
-        assert picture.read(workdir / 'report' / picture).std() > 10
+        assert row['positive_class'] == 'covid'
+        assert int(row['n_positive']) + int(row['n_negative']) == len(result['images'])
+    page = (folder / 'report.html').read_text(encoding='utf-8')
+    assert page.count('data:image/png;base64,') == 6 and 'Phantom' in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    for name in ('roc.png', 'panels.png'):
+        assert picture.read(folder / name).std() > 10
 
 
-def test_checkpoint_of_two_devices_runs_on_one(quickstart):
-    workdir, _, _ = quickstart
-    config, model, _ = checkpoint.load_model(
-        workdir / 'classifier' / 'resnet50_0', 'classification', 'classifier'
-    )
-    logits = create('resnet50').apply(
-        {'params': model['net']['params'], 'batch_stats': model['batch_stats']},
-        np.zeros((1, 32, 32, 1), np.float32),
-    )
-    assert logits.shape == (1, 2) and np.isfinite(logits).all()
-
-
-def test_another_config_does_not_overwrite_a_run(quickstart, launch):
-    workdir, _, _ = quickstart
+def test_another_config_does_not_overwrite_a_run(workdir, launch):
     before = (workdir / 'cyclegan' / 'config.json').read_text()
     result = launch('--config=configs/cyclegan.py:small', f'--workdir={workdir / "cyclegan"}')
     assert result.returncode == 2 and 'choose another --workdir' in result.stderr

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from covjax import InputError, models
 from covjax.models import cyclegan as gan
-from covjax.models import layers
+from covjax.models import densenet, inception_resnet, layers
 from covjax.models.cyclegan import Discriminator, Generator
 from covjax.training.task import count_params
 
@@ -42,13 +42,17 @@ PARITY = ('keras.applications.', 'torchvision ')  # tested in test_pretrained.py
 every_model = pytest.mark.parametrize('name', models.MODELS)
 
 
-@functools.cache
-def traced(name, size, channels=3, **options):
-    """((logits or pooled features, maps), variables) of a model as shapes alone, from one trace."""
-    model = models.create(name, **options)
+def trace(model, size, channels=3):
+    """((logits or pooled features, maps), variables) of a model as shapes alone."""
     images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
     init = functools.partial(model.init_with_output, endpoints=True)
     return jax.eval_shape(init, jax.random.key(0), images)
+
+
+@functools.cache
+def traced(name, size, channels=3, **options):
+    """A trace by the name of a model, done once."""
+    return trace(models.create(name, **options), size, channels)
 
 
 def smallest(name):
@@ -71,10 +75,12 @@ def normal(*shape, seed=0):
 # ---- backbones
 
 
+@pytest.mark.fast
 def test_the_published_backbones_are_models():
     assert set(models.PUBLISHED) < set(models.MODELS)
 
 
+@pytest.mark.fast
 @every_model
 def test_every_model_names_the_reference_that_it_equals(name):
     assert models.create(name).reference.startswith(PARITY)
@@ -117,6 +123,7 @@ def test_grey_and_colour_differ_in_the_first_kernel_only(name):
     assert path[-1] == 'kernel' and grey['params', *path][2] == 1
 
 
+@pytest.mark.fast
 @every_model
 def test_wrong_images(name):
     model, size = models.create(name), smallest(name)
@@ -140,12 +147,29 @@ def drawn(variables):
     return jax.tree.map(jnp.float32, unflatten_dict(flat))
 
 
-@every_model
-def test_every_parameter_matters(name):
+# Deep networks with each block repeated twice: (module of the family, its BLOCKS).
+FEWER = {
+    'densenet169': (densenet, (2, 2, 2, 2)),
+    'inception_resnet_v2': (
+        inception_resnet,
+        {
+            name: block if isinstance(block, list) else (block[0], 2, block[2])
+            for name, block in inception_resnet.BLOCKS.items()
+        },
+    ),
+}
+WHOLE = [pytest.param(name, True, marks=pytest.mark.slow) for name in FEWER]
+
+
+@pytest.mark.parametrize('name, whole', [*((name, False) for name in models.MODELS), *WHOLE])
+def test_every_parameter_matters(name, whole, monkeypatch):
     """Each gets a finite gradient; running statistics move in training and stay in inference."""
+    if name in FEWER and not whole:
+        family, blocks = FEWER[name]
+        monkeypatch.setattr(family, 'BLOCKS', blocks)
     model = models.create(name, num_classes=2)
     images = uniform(4, model.smallest, model.smallest, 1)
-    variables = drawn(traced(name, model.smallest, 1, num_classes=2)[1])
+    variables = drawn(trace(model, model.smallest, 1)[1])
     stats = variables.get('batch_stats', {})
     assert bool(stats) == (name != 'vgg16')
 
@@ -169,7 +193,7 @@ def test_every_parameter_matters(name):
 
 def test_bfloat16_computes_what_float32_does():
     images = uniform(2, 32, 32, 1)
-    variables = jax.jit(models.create('resnet18').init)(jax.random.key(0), images)
+    variables = drawn(traced('resnet18', 32, 1)[1])
     expected, logits = (
         jax.jit(models.create('resnet18', dtype=dtype).apply)(variables, images)
         for dtype in (jnp.float32, jnp.bfloat16)
@@ -194,6 +218,7 @@ def test_bfloat16_maps(name):
     assert {value.dtype for value in maps.values()} == {jnp.dtype('bfloat16')}
 
 
+@pytest.mark.fast
 def test_unknown_model():
     with pytest.raises(InputError, match='resnet50'):
         models.create('resnet51')
@@ -202,6 +227,7 @@ def test_unknown_model():
 # ---- the CycleGAN
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     'network, channels, count',
     [
@@ -222,10 +248,15 @@ def test_discriminator_sees_patches(monkeypatch, last_stride, field, shape):
     monkeypatch.setitem(gan.NORMS, 'instance', lambda name: lambda x: x)
     model = Discriminator(filters=2, last_stride=last_stride)
     image = jax.random.normal(jax.random.key(0), (1, 256, 256, 1))
-    params = model.init(jax.random.key(1), image)
-    logit = lambda image: model.apply(params, image)[0, shape[0] // 2, shape[1] // 2, 0]
-    rows, columns = np.nonzero(np.asarray(jax.grad(logit)(image))[0, :, :, 0])
-    assert model.apply(params, image).shape == (1, *shape, 1)
+    params = jax.jit(model.init)(jax.random.key(1), image)
+
+    def logit(image):
+        logits = model.apply(params, image)
+        return logits[0, shape[0] // 2, shape[1] // 2, 0], logits
+
+    gradient, logits = jax.jit(jax.grad(logit, has_aux=True))(image)
+    rows, columns = np.nonzero(np.asarray(gradient)[0, :, :, 0])
+    assert logits.shape == (1, *shape, 1)
     assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == field
 
 
@@ -243,7 +274,7 @@ def test_generator_switches(options):
     """Dtypes stay; every parameter changes the output, but for biases that a norm removes."""
     images, weights = uniform(2, 32, 40, 1), normal(2, 32, 40, 1, seed=1)
     model = Generator(4, 2, **options)
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
     def loss(variables):
@@ -259,8 +290,9 @@ def test_generator_switches(options):
 
 
 def test_affine_norm_starts_near_one_and_plain_has_no_parameters():
-    init = lambda *options: Generator(*options).init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
-    affine, plain = init(64, 1, 'affine')['params'], init(4, 1)['params']
+    key, image = jax.random.key(0), jnp.zeros((1, 32, 32, 1))
+    affine = jax.jit(Generator(64, 1, 'affine').init)(key, image)['params']
+    plain = jax.eval_shape(Generator(4, 1).init, key, image)['params']
     scales = [affine[name]['scale'] for name in affine if name.endswith('_norm')]
     scales = np.concatenate(scales)
     assert abs(scales.mean() - 1) < 0.01 and 0.015 < scales.std() < 0.025
@@ -271,12 +303,12 @@ def test_the_generator_is_the_same_on_every_backend(monkeypatch):
     """The ways of the CPU against those of other backends, in a generator wide enough for all."""
     images = uniform(1, 32, 32, 1)
     model = Generator(16, 1)
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
 
     def value_and_gradient(cpu):
         monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
         loss = lambda variables: (model.apply(variables, images) * images).sum()
-        return jax.value_and_grad(loss)(variables)
+        return jax.jit(jax.value_and_grad(loss))(variables)
 
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
     jax.tree.map(close, value_and_gradient(True), value_and_gradient(False))
@@ -291,6 +323,7 @@ def stride_2(x):
     return layers.convolve(x, kernel, (2, 2), 'SAME', dimension_numbers=layers.NHWC)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('shape', [(2, 11, 12, 3), (2, 9, 9, 3), (1, 8, 8, 2)])
 @pytest.mark.parametrize(
     'operation',
@@ -313,6 +346,7 @@ def test_values_and_gradients_equal_those_of_other_backends(operation, shape, mo
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     'operation, image, kernel',
     [

@@ -1,4 +1,4 @@
-"""Workdirs that version 0.5.0 wrote on phantoms open as before: trained on, translated with, reported."""
+"""Workdirs that version 0.5.0 wrote on phantoms open as before."""
 
 import json
 import pathlib
@@ -66,7 +66,9 @@ def test_where_the_data_lie_is_found_upstream(old, monkeypatch):
     file.write_text(json.dumps(config))
     synthesize = read_config(old / 'synthesize', 'synthesize', 'synthetic')
     assert trained.data_dir_of(synthesize) == 'somewhere'
-    assert trained.data_dir_of(ConfigDict({'data_dir': '', 'synthetic': 'synthesize'})) == 'somewhere'
+    assert (
+        trained.data_dir_of(ConfigDict({'data_dir': '', 'synthetic': 'synthesize'})) == 'somewhere'
+    )
 
 
 @pytest.mark.fast

@@ -1,5 +1,10 @@
-"""The published protocol on phantoms: what it trains on, what is kept and made again, what the clean protocol refuses; and its page in a browser."""
+"""The published protocol on phantoms: what it trains on, what is kept, made again or refused.
 
+One small study, and one audit of its first classifier, are shared by all tests.
+"""
+
+import contextlib
+import io
 import json
 import pathlib
 import re
@@ -13,443 +18,480 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from covjax import InputError, generator, stand_ins
+from configs import audit as audit_config
+from configs import clean as clean_config
+from configs import cyclegan as cyclegan_config
+from configs import paper as paper_config
+from configs import quality as quality_config
+from configs import report as report_config
+from covjax import InputError, generator, pipeline, runs, stand_ins, trained
+from covjax.audit import experiments
 from covjax.audit.verdict import Images
 from covjax.ct import picture
-from covjax.data import datasets
-from covjax.runs import audit as audit_run
-from covjax.runs import study, synthesize
-from covjax.runs.audit import experiments
-from covjax.weights import checkpoint
-from covjax.workdir import claimed, read_json
+from covjax.data import datasets, synthetic
+from covjax.data.results import read as read_results
+from covjax.runs import study
+from covjax.workdir import claimed, read_json, read_stored_config
 
-SMALL = [
-    'cyclegan.image_size=32',
-    'cyclegan.load_size=36',
-    'cyclegan.gen_filters=4',
-    'cyclegan.gen_blocks=1',
-    'cyclegan.disc_filters=4',
-    'cyclegan.steps=2',
-    'cyclegan.eval_every=2',
-    'classifier.image_size=32',
-    'classifier.load_size=32',
-    'classifier.batch_size=4',
-    'classifier.steps=2',
-    'classifier.eval_every=2',
-    'classifier.warmup_steps=1',
-    "runs=('vgg16:0','vgg16:1')",
-]
+GAN = {
+    'image_size': 32,
+    'load_size': 36,
+    'gen_filters': 4,
+    'gen_blocks': 1,
+    'disc_filters': 4,
+}
+CLASSIFIER = {
+    'image_size': 32,
+    'load_size': 32,
+    'batch_size': 4,
+    'warmup_steps': 1,
+}
+SHORT = {'steps': 2, 'eval_every': 2}
+CLASSIFIERS = ('resnet18_0', 'resnet18_1')
+
+
+class Study:
+    """One workdir, and the configs of its stages."""
+
+    def __init__(self, workdir, data_dir):
+        self.workdir, self.data_dir = workdir, data_dir
+        self.first = self.run()
+        self.synthetic_dir = workdir / 'synthesize' / 'data'
+        self.data_dirs = f'{data_dir},{self.synthetic_dir}'
+        self.classifier = workdir / 'classifier' / CLASSIFIERS[0]
+
+    def run(self, **keys):
+        """Runs the study, with dots in keys written as __ -> names of the stages that were made."""
+        config = paper_config.get_config('small')
+        config.update({'data_dir': self.data_dir, 'runs': ('resnet18:0', 'resnet18:1')})
+        config.update({'cyclegan': GAN | SHORT, 'classifier': CLASSIFIER | SHORT})
+        config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in keys.items()})
+        return made(run_command(config, self.workdir))
+
+    def results(self, test):
+        """The Result of the first classifier on a test."""
+        evaluation = read_results(self.workdir / 'evaluate' / CLASSIFIERS[0])
+        (result,) = (
+            each
+            for each in evaluation.results
+            if each.model == 'resnet18' and each.test_name == test
+        )
+        return result
+
+
+def run_command(config, workdir):
+    """Runs what launch.py would run -> what it prints."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), claimed(config, workdir) as folder:
+        runs.find(config.run)(config, folder)
+    return output.getvalue()
+
+
+def made(output):
+    """Names of the stages that a pipeline has made, from what it prints."""
+    return re.findall(r'^== (\S+) \(', output, re.MULTILINE)
 
 
 @pytest.fixture(scope='module')
-def run(launch, data_dir, tmp_path_factory):
-    """run(*keys) -> stdout of the study, always in one workdir."""
-    workdir = tmp_path_factory.mktemp('study') / 'paper'
-
-    def again(*keys):
-        result = launch(
-            '--config=configs/paper.py:small',
-            f'--workdir={workdir}',
-            f'--config.data_dir={data_dir}',
-            *(f'--config.{key}' for key in (*SMALL, *keys)),
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    again.workdir = workdir
-    again.first = again()
-    return again
+def small(data_dir, tmp_path_factory):
+    """The Study, finished."""
+    return Study(tmp_path_factory.mktemp('study') / 'paper', data_dir)
 
 
-def made(stdout):
-    return re.findall(r'^== (\S+) \(', stdout, re.MULTILINE)
+def test_every_stage_is_made_in_order(small):
+    classifiers = [f'classifier/{name}' for name in CLASSIFIERS]
+    evaluations = [f'evaluate/{name}' for name in CLASSIFIERS]
+    assert small.first == ['cyclegan', 'synthesize', *classifiers, *evaluations, 'report']
 
 
-def test_what_is_finished_is_left_alone(run):
-    parts = [
-        'cyclegan',
-        'synthesize',
-        'classifier/vgg16_0',
-        'classifier/vgg16_1',
-        'evaluate/vgg16_0',
-        'evaluate/vgg16_1',
-        'report',
-    ]
-    assert made(run.first) == parts
-    assert made(run()) == [] and made(run('report.title=Another')) == ['report']
-    (run.workdir / 'classifier' / 'vgg16_1' / 'finished.json').unlink()  # as if it had been stopped
-    assert made(run('evaluate.batch_size=7')) == [
-        'classifier/vgg16_1',
-        'evaluate/vgg16_0',
-        'evaluate/vgg16_1',
-        'report',
-    ]
+def test_what_is_finished_is_left_alone(small):
+    assert small.run() == []
 
 
-def test_it_is_the_published_protocol(run, data_dir):
-    """The generator learns from every COVID-19 picture, and the real test is these pictures; the overlap stands beside the numbers."""
-    records = {
-        (record['role'], record['through']): record
-        for record in read_json(run.workdir / 'classifier' / 'vgg16_0' / 'lineage.json')
-    }
-    every = {
-        row['sha256']
-        for row in datasets.read_rows('covid_ct:train@covid+validation@covid+test@covid', data_dir)
-    }
-    assert {image[0] for image in records['covid', 'generator']['images']} == every
-    (real,) = (
-        result
-        for result in read_json(run.workdir / 'evaluate' / 'vgg16_0' / 'results.json')['results']
-        if result['model'] == 'vgg16' and result['test_name'] == 'real test'
+def test_a_stage_whose_config_has_changed_is_made_again(small):
+    assert small.run(report__title='Another') == ['report']
+
+
+def test_a_stopped_stage_and_what_is_made_from_it_are_made_again(small):
+    (small.workdir / 'evaluate' / CLASSIFIERS[1] / 'finished.json').unlink()
+    assert small.run() == [f'evaluate/{CLASSIFIERS[1]}', 'report']
+
+
+def test_the_generator_learns_from_every_covid_picture_and_the_test_is_these(small):
+    """The overlap stands beside the numbers, of the checkpoint that the publication used."""
+    everything = 'covid_ct:train@covid+validation@covid+test@covid'
+    every = {row.sha256 for row in datasets.read_rows(everything, small.data_dir)}
+    (record,) = (
+        record
+        for record in read_json(small.classifier / 'lineage.json')
+        if (record['role'], record['through']) == ('covid', 'generator')
     )
-    assert (
-        real['metrics']['n_positive'] == real['overlap']['images'] == len(every)
-        and real['checkpoint'] == 'latest'
-    )
-    text = (run.workdir / 'report' / 'table2.md').read_text()
+    assert {sha256 for sha256, _, _ in record['images']} == every
+    result = small.results('real test')
+    assert result.metrics['n_positive'] == result.overlap['images'] == len(every)
+    assert result.checkpoint == 'latest'
+    text = (small.workdir / 'report' / 'table2.md').read_text()
     assert 'paper protocol, real test' in text and f'{len(every)} images' in text
-    trained = {image[2] for image in records['train', '']['images']}
-    tested = {
-        image['id']
-        for result in read_json(run.workdir / 'evaluate' / 'vgg16_0' / 'results.json')['results']
-        if result['test_name'] == 'synthetic test'
-        for image in result['images']
-    }
-    assert not trained & tested
 
 
-def test_the_clean_protocol_refuses_it_with_the_list(run, launch, tmp_path):
-    data_dirs = f'{run.workdir / "synthesize" / "data"},{read_json(run.workdir / "config.json")["data_dir"]}'
+def test_no_synthetic_image_is_in_training_and_test(small):
+    (record,) = (
+        record
+        for record in read_json(small.classifier / 'lineage.json')
+        if (record['role'], record['through']) == ('train', '')
+    )
+    learned = {name for _, _, name in record['images']}
+    assert learned.isdisjoint(image.id for image in small.results('synthetic test').images)
+
+
+def test_the_clean_protocol_refuses_it_with_the_list(small, launch, tmp_path):
     result = launch(
         '--config=configs/evaluate.py',
         f'--workdir={tmp_path / "out"}',
-        f'--config.classifier={run.workdir / "classifier" / "vgg16_0"}',
+        f'--config.classifier={small.classifier}',
         '--config.tests=covid_ct:test',
-        f'--config.data_dir={data_dirs}',
+        f'--config.data_dir={small.data_dirs}',
     )
-    told = result.stderr.splitlines()
-    first = next(i for i, line in enumerate(told) if line.startswith('covjax: '))
-    assert result.returncode == 2 and 'protocol' in told[first] and not (tmp_path / 'out').exists()
-    assert {line.strip().split(':')[0] for line in told[first + 1 :]} == {
-        row['id'] for row in datasets.read_rows('covid_ct:test@covid', data_dirs)
-    }
+    lines = result.stderr.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith('covjax: '))
+    assert result.returncode == 2 and 'protocol' in lines[first]
+    assert not (tmp_path / 'out').exists()
+    refused = {line.strip().split(':')[0] for line in lines[first + 1 :]}
+    assert refused == {row.id for row in datasets.read_rows('covid_ct:test@covid', small.data_dir)}
+
+
+def config_of_audit(small, **keys):
+    """The config of an audit of the study."""
+    config = audit_config.get_config()
+    config.update(
+        {
+            'classifier': str(small.classifier),
+            'synthetic': str(small.workdir / 'synthesize'),
+            'protocol': 'paper',
+            'pairs': '',
+            **keys,
+        }
+    )
+    return config
 
 
 @pytest.fixture(scope='module')
-def audited(run, launch, data_dir, tmp_path_factory):
-    """(workdir, stdout) of an audit of a classifier of the study, for which a classifier of the generator's images is trained."""
-    workdir, parts = tmp_path_factory.mktemp('audit') / 'audit', run.workdir
-    result = launch(
-        '--config=configs/audit.py',
-        f'--workdir={workdir}',
-        f'--config.classifier={parts / "classifier" / "vgg16_0"}',
-        f'--config.synthetic={parts / "synthesize"}',
-        '--config.protocol=paper',
-        '--config.controls=()',
-        '--config.shares=()',
-        '--config.sources=luna16_patches/nodules:train,covid_ct:train@noncovid',
-    )
-    assert result.returncode == 0, result.stderr
-    return workdir, result.stdout
+def audited(small, tmp_path_factory):
+    """(workdir, output) of an audit, for which a classifier of the generator's images is trained."""
+    workdir = tmp_path_factory.mktemp('audit') / 'audit'
+    pairs = 'luna16_patches/nodules:train,covid_ct:train@noncovid'
+    config = config_of_audit(small, stand_ins=(), shares=(), pairs=pairs)
+    return workdir, run_command(config, workdir)
 
 
-def test_an_audit_answers_every_question(audited):
-    """The checks that these few small images can answer do, the page has their pictures, and what the classifier overlaps with is told."""
-    workdir, told = audited
-    verdicts = {one['name']: one for one in read_json(workdir / 'audit.json')['verdicts']}
-    unasked = {name for name, one in verdicts.items() if one['flag'] is None}
-    assert len(verdicts) == 10 and unasked <= {
+def test_an_audit_answers_every_question_that_few_images_can(audited):
+    workdir, output = audited
+    verdicts = {
+        verdict['name']: verdict for verdict in read_json(workdir / 'audit.json')['verdicts']
+    }
+    unanswered = {name for name, verdict in verdicts.items() if verdict['flag'] is None}
+    assert len(verdicts) == 10
+    assert unanswered <= {
         'source of the images',
         'attribution (Grad-CAM)',
         'synthetic in place of real images',
         'controls in place of the generator',
-    }, told
-    assert (
-        verdicts['overlap and near-duplicates']['flag']
-        and 'documents' in verdicts['overlap and near-duplicates']['finding']
-    )
-    page = (workdir / 'audit.html').read_text()
-    assert (
-        page.count('data:image/png;base64,') >= 1
-        and 'Not for diagnosis' in page
-        and 'no proof' in page
-        and not re.search(r'(src|href)="(?!data:|#)', page)
-    )
-    assert made(told) == ['controls/translated/classifier', 'controls/translated/evaluate']
+    }, output
 
 
-def test_what_experiments_train_on(run, data_dir, tmp_path):
-    """Mixtures of every share have the same number of COVID-19 images, all real at 0 %, all synthetic at 100 %; a control has slices of its own, changed as its name says."""
-    from configs import audit
+def test_an_audit_reports_what_the_classifier_overlaps_with(audited):
+    verdicts = read_json(audited[0] / 'audit.json')['verdicts']
+    (verdict,) = (each for each in verdicts if each['name'] == 'overlap and near-duplicates')
+    assert verdict['flag'] and 'documents' in verdict['finding']
 
-    config = audit.get_config()
-    config.update({'synthetic': str(run.workdir / 'synthesize'), 'classifier': 'w'})
-    both = f'{data_dir},{run.workdir / "synthesize" / "data"}'
-    trained = ConfigDict(read_json(run.workdir / 'classifier' / 'vgg16_0' / 'config.json'))
-    rows = datasets.read_rows('covid_ct:train', data_dir)
+
+def test_the_page_of_an_audit_has_its_pictures_and_loads_nothing(audited):
+    page = (audited[0] / 'audit.html').read_text()
+    assert page.count('data:image/png;base64,') >= 1
+    assert 'Not for diagnosis' in page and 'no proof' in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_an_audit_trains_what_its_experiments_need(audited):
+    expected = ['controls/translated/classifier', 'controls/translated/evaluate']
+    assert made(audited[1]) == expected
+
+
+@pytest.fixture
+def stages(small, tmp_path):
+    """{name: Stage} of the experiments of an audit of the real test, which nothing has made yet."""
+    rows = datasets.read_rows('covid_ct:train', small.data_dir)
+    labels = np.array([row.label for row in rows])
     subject = SimpleNamespace(
         tests={'real test': Images('covid_ct:test', None, None, [])},
-        real=Images('covid_ct:train', None, np.array([row['label'] for row in rows]), rows),
+        real=Images('covid_ct:train', None, labels, rows),
     )
-    config.protocol = 'paper'
-    stages = {
-        name: stage for name, stage, _ in experiments(config, subject, trained, both, tmp_path)
-    }
-    covid = {row['id'] for row in datasets.read_rows('covid_ct:train@covid', data_dir)}
-    for share in config.shares:
-        stage = stages[f'mixing/{share}/classifier']
-        rows = [row for row in datasets.read_rows(stage.train, stage.data_dir) if row['label'] == 1]
-        synthetic = sum(row['id'] not in covid for row in rows)
-        assert (
-            len(rows) == len(covid)
-            and abs(synthetic / len(rows) - share / 100) < 0.2
-            and stage.steps == trained.steps
-            and stage.model == 'vgg16'
-        )
-    control, folder = (
-        stages['controls/jpeg/synthesize'],
-        tmp_path / 'controls' / 'jpeg' / 'synthesize',
-    )
-    synthesize.run(control, folder)
-    assert (
-        stages['controls/jpeg/classifier'].data_dir == f'{data_dir},{folder / "data"}'
-        and str(folder) not in stages['controls/window/classifier'].data_dir
-    )
-    made_of = {
-        row['id']: row
-        for row in datasets.read_rows('synthetic_covid_ct:train', str(folder / 'data'))
-    }
-    assert {row['generator'] for row in made_of.values()} == {'jpeg'} and json.loads(
-        (folder / 'synthetic' / 'meta.json').read_text()
-    )['what'].startswith('Lung-cancer CT slices, as a control changed by jpeg')
-    for row in list(made_of.values())[:5]:
+    audited = read_stored_config(small.classifier / 'config.json')
+    config = config_of_audit(small)
+    planned = experiments.stages(config, subject, audited, small.data_dirs, tmp_path)
+    return {stage.folder: stage for stage in planned}
+
+
+def test_experiments_come_after_what_they_are_made_from(stages):
+    names = list(stages)
+    for i, stage in enumerate(stages.values()):
+        assert set(stage.needs) <= set(names[:i])
+    shares = audit_config.get_config().shares
+    assert len(stages) == 2 + 3 * len(stand_ins.STAND_INS) + 2 * len(shares)
+
+
+def test_mixtures_have_equally_many_covid_images_of_the_share_they_are_called_by(stages, small):
+    """All real at 0 %, all synthetic at 100 %."""
+    covid = {row.id for row in datasets.read_rows('covid_ct:train@covid', small.data_dir)}
+    for share in audit_config.get_config().shares:
+        config = stages[f'mixing/{share}/classifier'].config
+        rows = datasets.read_rows(config.train, config.data_dir)
+        trained_on = [row.id for row in rows if row.label == 1]
+        synthetic = sum(name not in covid for name in trained_on) / len(trained_on)
+        assert len(trained_on) == len(covid) and abs(synthetic - share / 100) < 0.2
+
+
+def test_experiments_are_trained_as_the_audited_classifier_was(stages, small):
+    audited = read_stored_config(small.classifier / 'config.json')
+    for name, stage in stages.items():
+        if name.endswith('/classifier'):
+            differ = {key for key in audited if stage.config[key] != audited[key]}
+            assert differ <= experiments.NOT_INHERITED and stage.config.steps == 2
+
+
+def test_a_stand_in_has_slices_of_its_own(stages, small, tmp_path):
+    folder = tmp_path / 'controls' / 'jpeg' / 'synthesize'
+    expected = f'{small.data_dir},{folder / "data"}'
+    assert stages['controls/jpeg/classifier'].config.data_dir == expected
+    assert stages['controls/translated/classifier'].config.data_dir == small.data_dirs
+    assert str(folder) not in stages['controls/window/classifier'].config.data_dir
+
+
+def test_slices_of_a_stand_in_are_changed_as_its_name_says(stages, tmp_path):
+    folder = tmp_path / 'jpeg'
+    run_command(stages['controls/jpeg/synthesize'].config, folder)
+    rows = datasets.read_rows('synthetic_covid_ct:train', str(folder / 'data'))
+    assert {row.generator for row in rows} == {'jpeg'}
+    what = read_json(folder / 'synthetic' / 'meta.json')['what']
+    assert what.startswith('Lung-cancer CT slices, as a control changed by jpeg')
+    for row in synthetic.read_manifest(folder / 'synthetic')[:5]:
         source, image = (
-            picture.read(folder / 'synthetic' / part / f'{row["id"]}.png').astype(int)
-            for part in ('inputs', 'images')
+            picture.read(folder / 'synthetic' / file).astype(int) for file in (row.input, row.file)
         )
         assert 0 < np.abs(source - image).mean() < 15
 
 
+def in_0_5_0(config):
+    """What version 0.5.0 wrote into finished.json of the same experiment."""
+    values = json.loads(config.to_json())
+    return {'how' if key == 'stand_in' else key: value for key, value in values.items()}
+
+
+def test_experiments_of_0_5_0_are_taken_over(stages, tmp_path, capsys):
+    """Their folders and the key `how` have kept their names there; nothing is trained again."""
+    for stage in stages.values():
+        folder = tmp_path / stage.folder
+        folder.mkdir(parents=True)
+        (folder / 'finished.json').write_text(json.dumps(in_0_5_0(stage.config)))
+    unwanted = lambda name: pytest.fail(f'{name} is run again')
+    pipeline.follow(stages.values(), tmp_path, unwanted)
+    assert capsys.readouterr().out.count('is finished') == len(stages)
+
+
+def test_slices_of_a_stand_in_have_the_config_that_0_5_0_gave_them(stages, small):
+    assert in_0_5_0(stages['controls/jpeg/synthesize'].config) == {
+        'run': 'synthesize',
+        'data_dir': small.data_dir,
+        'generator': str(small.workdir / 'cyclegan'),
+        'cancer': 'luna16_patches/nodules',
+        'how': 'jpeg',
+        'batch_size': 16,
+    }
+
+
+def test_the_evaluation_of_an_experiment_has_the_config_that_0_5_0_gave_it(stages, small, tmp_path):
+    assert in_0_5_0(stages['mixing/50/evaluate'].config) == {
+        'run': 'evaluate',
+        'data_dir': small.data_dirs,
+        'classifier': str(tmp_path / 'mixing' / '50' / 'classifier'),
+        'checkpoint': 'best',
+        'tests': 'covid_ct:test',
+        'names': 'real test',
+        'protocol': 'paper',
+        'baseline': '',
+        'batch_size': 32,
+    }
+
+
 @pytest.mark.parametrize(
-    'keys, told',
+    'keys, named',
     [
-        (dict(classifier='nowhere'), 'config.classifier'),
-        (dict(controls=('sepia',)), 'config.controls'),
-        (dict(sources='covid_ct:train'), 'config.sources'),
-        (dict(tests='covid_ct:test@covid', names=''), 'config.tests'),
-        (dict(baseline='covid_ct:train@covid'), 'config.baseline'),
-        (dict(synthetic='nowhere'), 'config.synthetic'),
-        (dict(baseline='covid_ct:train[:50%]'), 'config.baseline'),
-        (dict(checkpoint='worst'), 'config.checkpoint'),
-        (dict(names='one'), 'config.names'),
-        (dict(names='a,a'), 'config.names'),
-        (dict(sources='covid_ct:train,covid_ct:test'), 'config.sources'),
-        (dict(protocol='clean'), "config.protocol='official'"),
-        (dict(protocol='none'), 'config.protocol'),
-        (dict(shares=(99,)), 'config.shares'),
+        ({'classifier': 'nowhere'}, 'config.classifier'),
+        ({'stand_ins': ('sepia',)}, 'config.stand_ins=sepia'),
+        ({'pairs': 'covid_ct:train'}, 'config.pairs'),
+        ({'tests': 'covid_ct:test@covid', 'names': ''}, 'config.tests'),
+        ({'baseline': 'covid_ct:train@covid'}, 'config.baseline'),
+        ({'synthetic': 'nowhere'}, 'config.synthetic'),
+        ({'baseline': 'covid_ct:train[:50%]'}, 'config.baseline'),
+        ({'checkpoint': 'worst'}, 'config.checkpoint'),
+        ({'names': 'one'}, 'config.names'),
+        ({'names': 'a,a'}, 'config.names'),
+        ({'names': 'validation,a'}, 'config.names'),
+        ({'pairs': 'covid_ct:train,covid_ct:test'}, 'config.pairs'),
+        ({'protocol': 'clean'}, "config.protocol='official'"),
+        ({'protocol': 'none'}, 'config.protocol'),
+        ({'shares': (99,)}, 'config.shares'),
     ],
 )
-def test_wrong_audits(run, data_dir, tmp_path, keys, told):
-    """Told before anything is trained, and nothing is left."""
-    from configs import audit
-
-    config = audit.get_config()
-    config.update(
-        {
-            'classifier': str(run.workdir / 'classifier' / 'vgg16_0'),
-            'synthetic': str(run.workdir / 'synthesize'),
-            'sources': '',
-            'protocol': 'paper',
-            **keys,
-        }
-    )
-    with pytest.raises(InputError, match=told), claimed(config, tmp_path / 'audit'):
-        audit_run.run(config, tmp_path / 'audit')
+def test_wrong_audits_are_refused_before_anything_is_trained(small, tmp_path, keys, named):
+    """Nothing is left behind."""
+    with pytest.raises(InputError, match=named):
+        run_command(config_of_audit(small, **keys), tmp_path / 'audit')
     assert not (tmp_path / 'audit').exists()
 
 
-def test_experiments_of_other_images_or_seeds_are_refused(run, tmp_path):
+def test_experiments_of_other_images_or_seeds_are_refused(small, tmp_path):
     """What is finished there would be taken for these; the same again is welcome."""
-    made, trained = (
-        tmp_path / 'made',
-        ConfigDict({'model': 'vgg16', 'seed': 0, 'steps': 2, 'image_size': 32}),
-    )
-    shutil.copytree(run.workdir / 'synthesize' / 'synthetic', made / 'synthetic')
+    folder, source = tmp_path / 'experiments', tmp_path / 'source'
+    audited = ConfigDict({'model': 'vgg16', 'seed': 0, 'steps': 2, 'image_size': 32})
+    shutil.copytree(small.workdir / 'synthesize' / 'synthetic', source / 'synthetic')
     for _ in range(2):
-        audit_run._claim(tmp_path / 'experiments', made, trained)
+        experiments.claim(folder, source, audited)
     with pytest.raises(InputError, match='config.experiments.*another seed'):
-        audit_run._claim(tmp_path / 'experiments', made, ConfigDict({**trained, 'seed': 1}))
-    picture = next((made / 'synthetic' / 'images').iterdir())
-    picture.save(picture, 255 - picture.read(picture))
+        experiments.claim(folder, source, ConfigDict({**audited, 'seed': 1}))
+    changed = next((source / 'synthetic' / 'images').iterdir())
+    picture.save(changed, 255 - picture.read(changed))
     with pytest.raises(InputError, match='config.experiments.*another synthetic'):
-        audit_run._claim(tmp_path / 'experiments', made, trained)
+        experiments.claim(folder, source, audited)
 
 
-def test_the_report_lists_verdicts(audited, run, launch, tmp_path):
-    result = launch(
-        '--config=configs/report.py',
-        f'--workdir={tmp_path / "report"}',
-        f'--config.evaluations={run.workdir / "evaluate" / "vgg16_0"}',
-        f'--config.audits={audited[0]}',
-    )
-    assert result.returncode == 0, result.stderr
+def test_the_report_lists_verdicts(audited, small, tmp_path):
+    config = report_config.get_config()
+    config.evaluations = str(small.workdir / 'evaluate' / CLASSIFIERS[0])
+    config.audits = str(audited[0])
+    run_command(config, tmp_path / 'report')
     page = (tmp_path / 'report' / 'report.html').read_text()
-    assert all(
-        name in page
-        for name in (
-            'overlap and near-duplicates',
-            'controls in place of the generator',
-            'red flag',
-        )
-    )
+    for text in ('overlap and near-duplicates', 'controls in place of the generator', 'red flag'):
+        assert text in page
 
 
-def test_quality_of_the_study(run, launch, tmp_path):
-    """Every distance, in pixels and in the features of a classifier; a set is measured against what the generator was trained on as well."""
-    result = launch(
-        '--config=configs/quality.py',
-        f'--workdir={tmp_path / "quality"}',
-        f'--config.synthetic={run.workdir / "synthesize"}',
-        '--config.split=',
-        f'--config.features=pixels,{run.workdir / "classifier" / "vgg16_0"}',
-    )
-    assert result.returncode == 0, result.stderr
+def test_quality_of_the_study(small, tmp_path):
+    """Every distance, in pixels and in the features of a classifier, of two splits.
+
+    A set is measured against what the generator was trained on as well.
+    """
+    config = quality_config.get_config()
+    config.synthetic, config.split = str(small.workdir / 'synthesize'), ''
+    config.features = f'pixels,{small.classifier}'
+    run_command(config, tmp_path / 'quality')
     found = read_json(tmp_path / 'quality' / 'quality.json')
-    assert len(found['distances']['rows']) == 2 * 2 * 3 and found[
-        'generator_trained_on'
-    ].startswith('covid_ct:train')
-    assert [row[0] for row in found['copies']['rows']] == [
-        'synthetic'
-    ]  # in this protocol no real image is new to the generator
-    assert (tmp_path / 'quality' / 'quality.html').read_text().count('data:image/png;base64,') >= 2
+    assert len(found['distances']['rows']) == 2 * 2 * 3
+    assert found['generator_trained_on'].startswith('covid_ct:train')
+    # In this protocol no real image is new to the generator.
+    assert [row[0] for row in found['copies']['rows']] == ['synthetic']
+    page = (tmp_path / 'quality' / 'quality.html').read_text()
+    assert page.count('data:image/png;base64,') >= 2
 
 
-def test_controls_that_are_networks(run):
-    """An untrained generator and the way there and back are what the parameters say, one of them without a step of training."""
-    gan, model, _ = checkpoint.load_model(run.workdir / 'cyclegan', 'cyclegan', 'generator')
+@pytest.fixture
+def gan(small):
+    return trained.open_run(small.workdir / 'cyclegan', 'cyclegan', 'generator')
+
+
+def of_noise(stand_in, gan):
+    """What a stand-in makes of images of noise, int [3, 32, 32, 1]."""
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
-    apply = {
-        name: stand_ins.METHODS[name](gan, model, None, 2)
-        for name in ('translated', 'untrained', 'reconstructed')
-    }
-    back = generator.apply_uint8(generator.of_run(gan, model, 'to_cancer'))
-    np.testing.assert_allclose(
-        apply['reconstructed'](images).astype(int),
-        np.asarray(back(apply['translated'](images))).astype(int),
-        atol=1,
-    )
-    drawn = jax.jit(generator.network(gan).init)(
-        jax.random.key(gan.seed), np.zeros((1, 32, 32, 1), np.float32)
-    )['params']
-    expected = generator.apply_uint8(generator.translator(generator.network(gan), drawn))(images)
-    np.testing.assert_allclose(
-        apply['untrained'](images).astype(int), np.asarray(expected).astype(int), atol=1
-    )
-    assert (apply['untrained'](images) != apply['translated'](images)).any()
+    return stand_ins.METHODS[stand_in](gan, None, 2)(images).astype(int)
 
 
-def test_kid_picks_the_checkpoint(launch, data_dir, tmp_path):
+def test_an_untrained_generator_has_the_weights_that_training_starts_from(gan):
+    network = generator.network(gan.config)
+    image = np.zeros((1, 32, 32, 1), np.float32)
+    params = jax.jit(network.init)(jax.random.key(gan.config.seed), image)['params']
+    apply = generator.apply_uint8(generator.translator(network, params))
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
+    found = of_noise('untrained', gan)
+    np.testing.assert_allclose(found, np.asarray(apply(images)).astype(int), atol=1)
+    assert (found != of_noise('translated', gan)).any()
+
+
+def test_the_way_there_and_back_is_both_generators(gan):
+    back = generator.apply_uint8(generator.of_run(gan, 'to_cancer'))
+    expected = back(of_noise('translated', gan).astype(np.uint8))
+    found = of_noise('reconstructed', gan)
+    np.testing.assert_allclose(found, np.asarray(expected).astype(int), atol=1)
+
+
+def test_kid_picks_the_checkpoint(data_dir, tmp_path):
     """config.best with a minus keeps the step where the scalar is lowest."""
-    keys = [
-        key.removeprefix('cyclegan.')
-        for key in SMALL
-        if key.startswith('cyclegan.') and 'eval_every' not in key and 'steps' not in key
-    ]
-    result = launch(
-        '--config=configs/cyclegan.py:small',
-        f'--workdir={tmp_path / "gan"}',
-        f'--config.data_dir={data_dir}',
-        '--config.steps=6',
-        '--config.eval_every=2',
-        '--config.best=-val/cancer/kid',
-        *(f'--config.{key}' for key in keys),
-    )
-    assert result.returncode == 0, result.stderr
-    lines = [
-        json.loads(line) for line in (tmp_path / 'gan' / 'metrics.jsonl').read_text().splitlines()
-    ]
-    values = {line['step']: line['val/cancer/kid'] for line in lines if 'val/cancer/kid' in line}
-    assert sorted(values) == [2, 4, 6] and all(
-        'val/covid/checkerboard' in line for line in lines if 'val/cancer/kid' in line
-    )
-    assert checkpoint.load_model(tmp_path / 'gan', 'cyclegan', 'generator')[2] == min(
-        values, key=values.get
-    )
+    config = cyclegan_config.get_config('small')
+    config.update({'data_dir': data_dir, 'best': '-val/cancer/kid', **GAN})
+    config.update({'steps': 6, 'eval_every': 2})
+    run_command(config, tmp_path / 'gan')
+    lines = (tmp_path / 'gan' / 'metrics.jsonl').read_text().splitlines()
+    evaluated = [line for line in map(json.loads, lines) if 'val/cancer/kid' in line]
+    values = {line['step']: line['val/cancer/kid'] for line in evaluated}
+    assert sorted(values) == [2, 4, 6]
+    assert all('val/covid/checkerboard' in line for line in evaluated)
+    best = trained.open_run(tmp_path / 'gan', 'cyclegan', 'generator')
+    assert best.step == min(values, key=values.get)
 
 
-def test_a_missing_data_set_is_told_before_anything_is_trained(launch, tmp_path):
+def test_a_missing_data_set_is_named_before_anything_is_trained(launch, tmp_path):
     result = launch(
         '--config=configs/clean.py:small',
         f'--workdir={tmp_path / "out"}',
         f'--config.data_dir={tmp_path}',
     )
-    assert (
-        result.returncode == 2
-        and 'configs/prepare.py' in result.stderr
-        and not (tmp_path / 'out').exists()
-    )
+    assert result.returncode == 2 and 'configs/prepare.py' in result.stderr
+    assert not (tmp_path / 'out').exists()
 
 
-def test_wrong_runs(launch, data_dir, tmp_path):
-    result = launch(
-        '--config=configs/paper.py:small',
-        f'--workdir={tmp_path / "out"}',
-        f'--config.data_dir={data_dir}',
-        "--config.runs=('resnet:0',)",
-    )
-    assert result.returncode == 2 and "'resnet:0' is not a backbone and a seed" in result.stderr
+def test_a_wrong_classifier_is_named_before_anything_is_trained(data_dir):
+    config = paper_config.get_config('small')
+    config.update({'data_dir': data_dir, 'runs': ('resnet:0',)})
+    with pytest.raises(InputError, match="'resnet:0' is not a backbone and a seed"):
+        study.check(config)
 
 
-def test_parts_are_ordered_by_what_they_need():
-    from configs import clean
+@pytest.mark.fast
+def test_stages_come_after_what_they_are_made_from():
+    planned = list(study.stages(clean_config.get_config('small'), pathlib.Path('w'), 'd'))
+    names = [stage.folder for stage in planned]
+    for i, stage in enumerate(planned):
+        assert set(stage.needs) <= set(names[:i])
+        assert stage.config.run in runs.names()
+    assert len(planned) == 2 + 2 * 7 + 1
 
-    planned = list(study.stages(clean.get_config('small'), pathlib.Path('w'), 'd'))
-    for i, (_, _, needs) in enumerate(planned):
-        assert set(needs) <= {name for name, _, _ in planned[:i]}
-    assert len(planned) == 2 + 2 * 7 + 1 and all(
-        json.loads(stage.to_json())['run'] in study.RUN for _, stage, _ in planned
-    )
+
+BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 
 
-@pytest.mark.parametrize('width', [420, 1300])
-def test_the_page_in_a_browser(run, tmp_path, width):
-    browser = (
-        shutil.which('chromium')
-        or shutil.which('chromium-browser')
-        or shutil.which('google-chrome')
-    )
+@pytest.fixture(params=[420, 1300])
+def browse(small, tmp_path, request):
+    """(width of the window, browse(*arguments) -> stdout) of the report in a browser."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not browser:
         pytest.skip('there is no browser')
-    page = run.workdir / 'report' / 'report.html'
-    start = [
-        browser,
-        '--headless',
-        '--no-sandbox',
-        '--disable-gpu',
-        f'--user-data-dir={tmp_path / "profile"}',
-        f'--window-size={width},3000',
-    ]
-    subprocess.run(
-        [*start, f'--screenshot={tmp_path / "page.png"}', page.as_uri()],
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+    page = small.workdir / 'report' / 'report.html'
+    start = [browser, '--headless', '--no-sandbox', '--disable-gpu']
+    start += [f'--user-data-dir={tmp_path / "profile"}', f'--window-size={request.param},3000']
+
+    def run(*arguments):
+        command = [*start, *arguments, page.as_uri()]
+        options = {'capture_output': True, 'timeout': 120, 'check': True, 'text': True}
+        return subprocess.run(command, **options).stdout
+
+    return request.param, run
+
+
+def test_the_page_in_a_browser(browse, tmp_path):
+    width, run = browse
+    run(f'--screenshot={tmp_path / "page.png"}')
     shot = np.asarray(Image.open(tmp_path / 'page.png').convert('L'))
     assert shot.shape == (3000, width) and shot.std() > 10 and (shot[:, -2:] > 100).any()
-    dom = subprocess.run(
-        [*start, '--dump-dom', page.as_uri()],
-        capture_output=True,
-        timeout=120,
-        check=True,
-        text=True,
-    ).stdout
-    assert (
-        dom.count('<table') == dom.count('</table>') >= 6
-        and len(re.findall(r'<img [^>]*alt="[^"]+"', dom)) == dom.count('<img') >= 3
-    )
-    assert (
-        'Not for diagnosis' in dom
-        and 'scope="col"' in dom
-        and not re.search(r'(src|href)="(?!data:|#)', dom)
-    )
+    dom = run('--dump-dom')
+    assert dom.count('<table') == dom.count('</table>') >= 6
+    assert len(re.findall(r'<img [^>]*alt="[^"]+"', dom)) == dom.count('<img') >= 3
+    assert 'Not for diagnosis' in dom and 'scope="col"' in dom
+    assert not re.search(r'(src|href)="(?!data:|#)', dom)

@@ -1,0 +1,82 @@
+"""The wheel: what is in it, and that it runs elsewhere without the checkout."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """The path of a wheel built from a copy of the tracked files."""
+    folder = tmp_path_factory.mktemp('wheel')
+    listed = subprocess.run(
+        ['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.split('\0'):
+        if name and (ROOT / name).is_file():
+            target = folder / 'source' / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation']
+    subprocess.run([*build, '-w', folder, folder / 'source'], check=True, capture_output=True)
+    return next(folder.glob('covjax-*.whl'))
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    """A folder with the unpacked wheel and nothing else, which Python finds first."""
+    site = tmp_path_factory.mktemp('site')
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(site)
+    return site
+
+
+def covjax(installed, folder, *words):
+    """CompletedProcess of `python -m covjax WORDS` in a folder."""
+    environment = os.environ | {'PYTHONPATH': str(installed)}
+    command = [sys.executable, '-m', 'covjax', *words]
+    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
+
+
+def test_no_package_has_a_common_name(installed):
+    assert {path.name for path in installed.iterdir() if path.suffix != '.dist-info'} == {
+        'covjax',
+        'tfds_builders',
+    }
+    assert (installed / 'covjax' / 'shipped' / 'configs' / 'quickstart.py').is_file()
+    assert (installed / 'covjax' / 'pages' / 'report_template.html').is_file()
+
+
+def test_help_of_a_config_without_the_checkout(installed, tmp_path):
+    result = covjax(installed, tmp_path, '--config=quickstart', '--help')
+    assert result.returncode == 0, result.stderr
+    assert 'phantoms' in result.stdout and '--config.cyclegan.steps=200' in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_real_stage_without_the_checkout(installed, raw, tmp_path):
+    keys = [f'--config.source={raw / "covid_ct"}', f'--config.data_dir={tmp_path / "data"}']
+    result = covjax(installed, tmp_path, '--config=prepare', '--config.dataset=covid_ct', *keys)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'runs' / 'prepare' / 'config.json').is_file()
+    looked = covjax(
+        installed, tmp_path, '--config=look', '--config.dataset=covid_ct', keys[1], '--workdir=seen'
+    )
+    assert looked.returncode == 0, looked.stderr
+    assert json.loads((tmp_path / 'seen' / 'config.json').read_text())['run'] == 'look'
+    used = covjax(installed, tmp_path, '--config=nonsense')
+    assert used.returncode == 2 and 'configs/quickstart.py' in used.stderr
+
+
+def test_the_checkout_is_not_what_ran(installed, tmp_path):
+    code = 'import covjax, sys; print(covjax.__file__); assert "configs" not in sys.modules'
+    environment = os.environ | {'PYTHONPATH': str(installed)}
+    command = [sys.executable, '-c', code]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    assert pathlib.Path(result.stdout.strip()).is_relative_to(installed), result.stderr
