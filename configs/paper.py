@@ -1,5 +1,6 @@
-"""The published protocol (Jiang et al. 2020) with its leaks, printed beside every number, as far as
-the data allow.
+"""The published protocol (Jiang et al. 2020), as far as the data allow.
+
+Its leaks are counted beside every number.
 
 python launch.py --config=configs/paper.py --workdir=runs/paper
 python launch.py --config=configs/paper.py:small --workdir=runs/paper \\

@@ -5,8 +5,9 @@ CLASSES = ('noncovid', 'covid')  # of labels 0 and 1
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message is one line that names the file or key and the
-    remedy.
+    """Something the user gave is wrong.
+
+    The message is one line that names the file or key and the remedy.
 
     The launcher prints it without a traceback and exits with code 2; every other exception is a bug
     and exits with code 1. `details` are printed below the message, one a line.

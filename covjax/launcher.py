@@ -1,5 +1,6 @@
-"""From a command line to a run: flags and config are parsed and checked, the workdir is claimed,
-the run is called.
+"""From a command line to a run.
+
+Flags and config are parsed and checked, the workdir is claimed, and the run is called.
 
 `launch.py` of a checkout and `python -m covjax` of an installed package start here. Whatever is
 wrong with the words is reported in plain lines, with what would be valid, and exits with code 2.
@@ -90,8 +91,9 @@ def join(config):
 
 
 def parse(argv, home, below):
-    """(config, workdir) of a command line; ends the process with code 2 where a word is wrong, with
-    0 for --help.
+    """(config, workdir) of a command line.
+
+    Ends the process with code 2 where a word is wrong, with 0 for --help.
 
     The flags are those of absl and ml_collections.
     """

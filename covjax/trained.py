@@ -66,8 +66,9 @@ def open_run(folder, task, key, which='best'):
 
 
 def data_dir_of(config):
-    """Where the data sets of a run lie: its own config.data_dir, or else that of the run that it is
-    made from.
+    """Where the data sets of a run lie.
+
+    In its own config.data_dir, or else in that of the run that it is made from.
 
     Args:
         config: of any run; the run that it is made from is named by config.classifier,

@@ -30,6 +30,11 @@ RENAMED_KEYS = {
     ('audit', 'sources'): 'pairs',
 }
 RENAMED_RUNS = {'forensics': 'printed_rates'}
+# Keys that came later, by the task of a training: what runs before them did.
+ADDED_KEYS = {
+    'cyclegan': {'norm': 'instance', 'upsample': 'transposed', 'dtype': 'float32'},
+    'classification': {'pretrained': '', 'dtype': 'float32'},
+}
 
 
 @contextlib.contextmanager
@@ -74,8 +79,9 @@ def claimed(config, workdir):
 
 
 def note_environment(workdir, run, seconds):
-    """Writes environment.json: versions, devices, and the seconds of all sessions of a run that
-    goes on where it was stopped.
+    """Writes environment.json: versions, devices and seconds.
+
+    The seconds are those of all sessions of a run that goes on where it was stopped.
 
     Args:
         workdir: pathlib.Path.
@@ -127,13 +133,16 @@ def _leaves(tree, prefix=''):
 def upgraded(tree):
     """The content of a config.json, a dict, as this version would have written it.
 
-    Keys and commands of 0.5.0 get their new names, in nested configs too.
+    Keys and commands of 0.5.0 get their new names, and keys that came later the value that means
+    what was done before them; in nested configs too.
     """
     if not isinstance(tree, dict):
         return tree
     run = tree.get('run')
     renamed = {RENAMED_KEYS.get((run, key), key): upgraded(value) for key, value in tree.items()}
-    return renamed | ({'run': RENAMED_RUNS[run]} if run in RENAMED_RUNS else {})
+    if run in RENAMED_RUNS:
+        renamed['run'] = RENAMED_RUNS[run]
+    return ADDED_KEYS.get(tree.get('task'), {}) | renamed
 
 
 def read_stored_config(file):

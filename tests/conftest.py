@@ -3,6 +3,7 @@
 Real files are used only where COVJAX_DATA points at them.
 """
 
+import gc
 import os
 import pathlib
 import shutil
@@ -41,6 +42,14 @@ def _uid(config):
     """The id that xdist gives to the workers of this run, or that of this process."""
     manager = config.pluginmanager.getplugin('dsession')
     return manager.nodemanager.testrunuid if manager else str(os.getpid())
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _free_memory():
+    """Compiled programs of a module are of no use to the next, and would pile up."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')

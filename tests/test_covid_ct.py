@@ -11,7 +11,13 @@ from PIL import Image
 
 from covjax import InputError
 from covjax.data import datasets, lineage
-from covjax.data.near_duplicates import SIZE, across_groups, near_duplicates
+from covjax.data.near_duplicates import (
+    SAME_DETAIL,
+    SIZE,
+    across_groups,
+    detail,
+    near_duplicates,
+)
 from covjax.runs import prepare
 from tfds_builders.covid_ct.covid_ct_dataset_builder import (
     COPIES,
@@ -163,6 +169,18 @@ def test_real_published_splits_share_one_paper_and_no_patient(published):
     counts, ids = lineage.overlap(records, rows['test'])
     assert counts == {'images': 0, 'groups': 0, 'documents': 2, 'validation': 0}
     assert all('2020.03.12.20034686' in name for name in ids)
+
+
+def test_real_near_duplicates_between_patients_are_the_known_copies(published):
+    """They are in train as non-COVID and in test as COVID, and agree in their fine structure."""
+    examples = datasets.read('covid_ct:train+validation+test', published, SIZE)
+    pairs = across_groups(near_duplicates(examples.images), examples.rows)
+    found = {frozenset((examples.rows[i].id, examples.rows[j].id)) for _, i, j in pairs}
+    assert found == {frozenset(map('/'.join, pair)) for pair in COPIES.items()}
+    native = datasets.read_native('covid_ct:train+test', published)
+    grey_of = {row.id: grey for grey, row in native}
+    for first, second in found:
+        assert detail(grey_of[first], grey_of[second]) > SAME_DETAIL
 
 
 def test_real_mended_splits(published):

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from covjax.data import datasets
 from covjax.data.near_duplicates import SAME_DETAIL, SIZE, across_groups, detail, near_duplicates
 from covjax.data.rows import Row
-from covjax.runs import prepare
 
 pytestmark = pytest.mark.fast
 
@@ -78,20 +76,3 @@ def test_copies_of_one_patient_are_left_out():
     pairs = near_duplicates(images)
     assert len(pairs) == 3
     assert {(i, j) for _, i, j in across_groups(pairs, rows)} == {(0, 2), (1, 2)}
-
-
-def test_real_covid_ct(real, tmp_path):
-    """Between patients exactly the two that are in train as non-COVID and in test as COVID."""
-    prepare.build('covid_ct', real / 'covid_ct', str(tmp_path))
-    examples = datasets.read('covid_ct:train+validation+test', str(tmp_path), SIZE)
-    found = {
-        tuple(sorted((examples.rows[i].id, examples.rows[j].id)))
-        for _, i, j in across_groups(near_duplicates(examples.images), examples.rows)
-    }
-    assert found == {
-        ('covid/kjr-21-e24-p5-29.png', 'noncovid/71%0.jpg'),
-        ('covid/kjr-21-e24-p5-31.png', 'noncovid/71%1.jpg'),
-    }
-    native = datasets.read_native('covid_ct:train+test', str(tmp_path))
-    grey_of = {row.id: grey for grey, row in native}
-    assert all(detail(grey_of[first], grey_of[second]) > SAME_DETAIL for first, second in found)

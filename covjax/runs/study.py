@@ -1,5 +1,7 @@
-"""A protocol from end to end: CycleGAN, synthetic data set, classifiers of several backbones and
-seeds, their evaluations, one report.
+"""A protocol from end to end.
+
+CycleGAN, synthetic data set, classifiers of several backbones and seeds, their evaluations, and one
+report.
 
 Every stage has a folder of its own under the workdir and is what its own command would make. The
 same command goes on where it was stopped (covjax.pipeline).

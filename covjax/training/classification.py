@@ -186,6 +186,7 @@ def forward_whole(parts, params, batch_stats, images, rng):
 
 def forward_head(parts, params, batch_stats, images, rng):
     """The forward pass in which only the head learns; the body runs as in evaluation.
+
     Args:
         parts: Parts.
         params, batch_stats: of the model.

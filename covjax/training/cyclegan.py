@@ -258,6 +258,7 @@ LOSSES = {'lsgan': least_squares, 'bce': cross_entropy}
 
 def generator_loss(nets, gen_params, disc_params, cancer, covid):
     """The loss of both generators: adversarial, cycle and, where it has a weight, identity terms.
+
     Args:
         nets: Nets.
         gen_params: {'to_covid', 'to_cancer'}, what is differentiated.
@@ -292,6 +293,7 @@ def generator_loss(nets, gen_params, disc_params, cancer, covid):
 
 def discriminator_loss(nets, disc_params, reals, fakes):
     """The loss of both discriminators, at half weight as in the original.
+
     Args:
         nets: Nets.
         disc_params: {'cancer', 'covid'}, what is differentiated.
@@ -334,6 +336,7 @@ def empty_pool(shape):
 
 def query_pool(pool, fakes, rng):
     """Puts fakes into a pool and draws what a discriminator is to see (Shrivastava et al. 2017).
+
     Each fake in turn is stored and returned while there is room; after that, with probability 1/2
     it is swapped for a random stored one, and otherwise returned as it is.
 
@@ -362,6 +365,7 @@ def query_pool(pool, fakes, rng):
 
 def query_pools(pools, fakes, first, rng):
     """Queries both pools with the fakes of all devices, so that every device keeps the same pools.
+
     Args:
         pools: {domain: Pool}, the same on every device.
         fakes: {domain: float images [B, H, W, C]} of this device.
@@ -489,6 +493,7 @@ def summarize(validation, outputs):
 
 def kernel_distance(validation, source, translated):
     """The kernel distance of translated images from real ones of the domain they were taken to.
+
     Images of one group are not compared with each other. Where a domain has a single group there is
     nothing but its images to compare, and each counts as a group of its own.
 
