@@ -1,1 +1,1 @@
-"""Prepared data sets in memory, their rows, batches and lineage, and the folder of synthetic images."""
+"""Data sets in memory, their rows, batches and lineage, and the folder of synthetic images."""

@@ -19,9 +19,9 @@ class Task(NamedTuple):
     """All that `loop.fit` needs of a kind of training; a new kind is a new Task and nothing else.
 
     The *state* is a flax.struct dataclass of the task's own, with an int32 scalar `step` that
-    starts at 0 and that train_step raises by 1. The loop reads nothing else of it, except that
-    leaves under a field called `params` or `batch_stats` become the checkpoint item `model` and all
-    others the item `rest`.
+    starts at 0 and that train_step raises by 1. The loop reads nothing else of it. In a checkpoint
+    the leaves under `params` and `batch_stats` become the item `model`, which is what apply needs,
+    and all others (those under `opt_state` among them) the item `rest`.
 
     A *batch* is {name: array [B, ...]}, B examples along the first axis of each array. Steps are
     compiled for the names, dtypes and shapes that a batch has, and each device sees its part of it.
@@ -31,30 +31,29 @@ class Task(NamedTuple):
     that were averaged too. The rng is the same on every device and another in every step; what is
     drawn for one example is to depend on its index in the global batch, `first_index` plus its own.
 
-    *Evaluation* shows every example exactly once. The loop pops 'mask' from each batch before
-    eval_step sees it, and drops the outputs of rows where it is False; a segmentation target is
-    therefore called 'target'. An output of rank 4 [B, H, W, C] is taken for pictures, and only the
-    first few examples of it reach `summarize`; everything that scores are computed from has lower
-    rank.
+    *Evaluation* shows every example exactly once. Its batches carry 'mask', which the loop pops
+    before eval_step sees them, and it drops the outputs of rows where the mask is False. That name
+    is taken, so a segmentation target is called 'target'. An output of rank 4 [B, H, W, C] or more
+    is taken for pictures: only the first few examples of it reach `summarize`, so what scores are
+    computed from must have a lower rank.
     """
 
     # (step) -> batch of the update from `step` to `step` + 1, config.batch_size examples in all. A
     # pure function of the step, so that a resumed training needs no state of an iterator.
     train_batch: Callable
-    # () -> {split: iterable of batches with 'mask' bool [B]}; B is config.batch_size, the mask is
-    # False on rows that only fill up the last batch. {} evaluates nothing; one split may be called
-    # ''.
+    # () -> {split: iterable of batches with 'mask' bool [B]}, as data.batches.padded_batches makes
+    # them: B is config.batch_size, and the mask is False on rows that only fill up the last batch.
+    # {} evaluates nothing.
     eval_batches: Callable
     # (rng, batch of one example) -> the state before the first step.
     init: Callable
     # (state, batch, rng) -> (state, {name: scalar}). Pure; compiled under an axis named AXIS.
     train_step: Callable
-    # (state, batch) -> {name: array [B, ...]}, one row an example. Pure; compiled under the same
-    # axis.
+    # (state, batch) -> {name: array [B, ...]}, one row an example. Pure; compiled under AXIS too.
     eval_step: Callable
-    # ({name: NumPy array [N, ...]} of one split) -> ({name: number}, {name: uint8 images [N, H, W,
-    # C]}). Logged as val/<split>/<name>, or val/<name> for the split ''; config.best names one of
-    # the numbers.
+    # ({name: NumPy array [N, ...]} of one split) -> ({name: number}, {name: uint8 [N, H, W, C]}).
+    # Both are logged as val/<split>/<name>, or val/<name> for a split called ''; config.best names
+    # one of the numbers.
     summarize: Callable
     # Updates in the whole training; a task may count them in epochs.
     steps: int
