@@ -97,7 +97,7 @@ def reconstructed(gan, training, batch_size):
 
 
 def _network(apply, batch_size):
-    """A jittable function of a batch as one of any number of images."""
+    """A function of any number of images that applies a network to each batch of them."""
     return partial(batches.predict, apply, batch_size=batch_size, progress='translating')
 
 

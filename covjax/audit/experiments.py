@@ -57,7 +57,7 @@ def stages(config, subject, audited, data_dir, folder):
         InputError: a key of the config does not suit, or the protocol refuses a test. Nothing has
             been trained then.
     """
-    made = read_config(config.synthetic, 'synthesize', 'synthetic')
+    synthesis = read_config(config.synthetic, 'synthesize', 'synthetic')
     baseline = _whole_split(config.baseline)
     plan = _plan(config, subject, audited, data_dir, folder)
     _refuse_overlap(plan, subject.real.rows)
@@ -65,7 +65,7 @@ def stages(config, subject, audited, data_dir, folder):
         return []
     found = _train_and_evaluate(plan, f'{stand_ins.FOLDER}/translated', TRAIN, plan.synthetic_dir)
     for stand_in in config.stand_ins:
-        found += _stand_in_stages(plan, stand_in, made)
+        found += _stand_in_stages(plan, stand_in, synthesis)
     for share in config.shares:
         found += _mixture_stages(plan, share, baseline)
     return found
@@ -88,9 +88,9 @@ def claim(folder, synthetic, audited):
         InputError: they were made of other synthetic images or with another kind of classifier, and
             what is finished there would be taken for these experiments.
     """
-    made = pathlib.Path(synthetic) / 'synthetic'
-    digest = hashlib.sha256((made / 'manifest.jsonl').read_bytes())
-    for path in sorted((made / 'images').iterdir()):
+    source = pathlib.Path(synthetic) / 'synthetic'
+    digest = hashlib.sha256((source / 'manifest.jsonl').read_bytes())
+    for path in sorted((source / 'images').iterdir()):
         digest.update(path.read_bytes())
     note = folder / 'made_of.json'
     about = {key: audited[key] for key in ('model', 'seed', 'steps', 'image_size')}
@@ -152,21 +152,21 @@ def _refuse_overlap(plan, real):
         lineage.check(records, datasets.read_rows(spec, plan.data_dir), spec, config.protocol)
 
 
-def _stand_in_stages(plan, stand_in, made):
+def _stand_in_stages(plan, stand_in, synthesis):
     """The stages of one stand-in.
 
     Args:
         plan: Plan.
         stand_in: its name.
-        made: config of the synthesize run in which it takes the generator's place.
+        synthesis: config of the synthesize run in which it takes the generator's place.
     """
     name = f'{stand_ins.FOLDER}/{stand_in}'
     synthesize = with_keys(
         plan.config.synthesize,
         stand_in=stand_in,
-        generator=made.generator,
-        cancer=made.cancer,
-        data_dir=made.data_dir,
+        generator=synthesis.generator,
+        cancer=synthesis.cancer,
+        data_dir=synthesis.data_dir,
     )
     images = Stage(f'{name}/synthesize', synthesize)
     images_dir = plan.folder / images.folder / 'data'

@@ -131,7 +131,7 @@ def read_manifest(folder):
 
 
 def _row(file, i, values):
-    """The SyntheticRow of one line; fields that covjax does not know are passed over."""
+    """The SyntheticRow of one line; unknown fields are ignored."""
     missing = [key for key in NEEDED if not isinstance(values, dict) or key not in values]
     if missing:
         raise InputError(f'{file}: row {i} has no {", ".join(missing)}; {AGAIN}')

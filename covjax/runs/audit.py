@@ -142,7 +142,7 @@ def origins(spec, data_dir):
 
 
 def _batched(function, batch_size):
-    """A function of a batch of images as one of any number of them."""
+    """A function of any number of images that applies one of a batch to each batch of them."""
     return lambda images: batches.predict(function, images, batch_size)
 
 
