@@ -188,21 +188,51 @@ def fingerprints(folder):
             continue
         for old, new in RENAMED['files'].items():
             name = name.replace(old, new)
-        checkpoint = re.match(r'(.*checkpoints/\d+)/(model|rest)/', name)
-        if checkpoint:
-            found.setdefault(f'{checkpoint[1]}/{checkpoint[2]}', path.parents[name.count('/')])
-        elif '/checkpoints/' in name:
-            continue
-        elif path.suffix in ('.json', '.jsonl'):
-            found[name] = normalised(path)
-        elif path.suffix == '.html':
-            text = re.sub(r'covjax \d+\.\d+\.\d+', 'covjax', path.read_text())
-            found[name] = hashlib.sha256(text.encode()).hexdigest()
-        else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for name in [name for name in found if re.search(r'checkpoints/\d+/(model|rest)$', name)]:
-        found[name] = arrays(folder / name)
+        if '/checkpoints/' not in name:
+            found[name] = fingerprint(path)
+        elif item := re.match(r'.*checkpoints/\d+/(model|rest)(?=/)', name):
+            if item[0] not in found:
+                found[item[0]] = arrays(folder / item[0])
     return found
+
+
+def fingerprint(path):
+    """What must be equal of a file that is not part of a checkpoint."""
+    if path.suffix in ('.json', '.jsonl'):
+        return normalised(path)
+    if path.suffix == '.html':
+        return page(path)
+    if '.array_record' in path.name:
+        return examples(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def page(path):
+    """The hash of a page without the version of covjax and the times of runs."""
+    text = re.sub(r'covjax \d+\.\d+\.\d+', 'covjax', path.read_text(encoding='utf-8'))
+    text = re.sub(r'<td>(\d+s|\d+m\d\ds|\d+h\d\dm)</td>', '<td>TIME</td>', text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def examples(path):
+    """The examples of a split as TFDS reads them; files differ in the order of features."""
+    import tensorflow_datasets as tfds
+
+    split = path.name.partition('.')[0].rpartition('-')[2]
+    source = tfds.builder_from_directory(str(path.parent)).as_data_source(split)
+    describe = lambda value: hashlib.sha256(repr(value).encode()).hexdigest()
+    return [
+        {name: as_text(value, describe) for name, value in example.items()} for example in source
+    ]
+
+
+def as_text(value, describe):
+    """A feature as nested dicts of hashes of its arrays."""
+    if isinstance(value, dict):
+        return {name: as_text(part, describe) for name, part in value.items()}
+    if hasattr(value, 'tobytes'):
+        return describe((value.shape, str(value.dtype), value.tobytes()))
+    return describe(value)
 
 
 def arrays(path):

@@ -115,9 +115,8 @@ def save(path, run):
         path: of the file.
         run: trained.Trained.
     """
-    about = {key: run.config[key] for key in EXPORTED}
+    about = {'kind': 'classifier', **{key: run.config[key] for key in EXPORTED}}
     about |= {
-        'kind': 'classifier',
         'pretrained': pathlib.Path(run.config.pretrained).name,
         'step': run.step,
         'labels': CLASSES,

@@ -139,6 +139,6 @@ def save(path, run, direction):
         run: trained.Trained.
         direction: 'to_covid' or 'to_cancer'.
     """
-    about = {key: run.config[key] for key in EXPORTED}
-    about |= {'kind': 'generator', 'direction': direction, 'step': run.step}
+    about = {'kind': 'generator', **{key: run.config[key] for key in EXPORTED}}
+    about |= {'direction': direction, 'step': run.step}
     safetensors.write(path, {'params': run.variables['gen']['params'][direction]}, about)

@@ -39,8 +39,9 @@ from covjax.runs.audit import CHECKS
 SIZE, RADIUS, GREY = 64, 3, 90
 DISC = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2  # a little smaller than that of the disease
 PEOPLE = {'train': 40, 'validation': 16, 'test': 40}
-# The checks that need neither a network nor experiments nor pairs.
-ASKED = (metadata_baseline, pixel_baseline, grey_statistics, overlap, regions, calibration)
+# All checks but those that need a network, experiments or pairs.
+NEED_MORE = (attribution, mixing, origin, stand_ins_check)
+ASKED = tuple(check for check in CHECKS if check not in NEED_MORE)
 BACKBONES = [
     pytest.param(name, marks=[] if name in ('vgg16', 'resnet18') else pytest.mark.slow)
     for name in MODELS
@@ -177,11 +178,17 @@ def sees_the_black_level(images):
     ],
 )
 def test_a_planted_shortcut_is_caught(subject, change, learned, caught_by):
-    """A score that has learned the shortcut is as good as can be, and is found out."""
+    """A score that has learned the shortcut is as good as can be, and is found out.
+
+    Scores are near 0 or 1, or calibration would flag them as well. A change that also moves grey
+    levels is caught by the regressions on grey levels and on files, one in the whole image by
+    `regions`: every check that catches a change is listed.
+    """
     planted = subject(change, learned)
     test = planted.tests['test']
     assert verdict.area(learned(test.images), test).value > 0.99
-    assert {check for check in ASKED if check.check(planted).flag} == caught_by
+    flagged = {check.NAME for check in ASKED if check.check(planted).flag}
+    assert flagged == {check.NAME for check in caught_by}
 
 
 def test_a_shortcut_is_reported_even_when_the_score_does_not_use_it(subject):
@@ -447,7 +454,7 @@ def test_grad_cam_cuts_off_the_map_of_the_other_class(small):
 
 @pytest.mark.fast
 def test_every_check_keeps_the_contract():
-    assert len({check.NAME for check in CHECKS}) == len(CHECKS) == 10
+    assert len({check.NAME for check in CHECKS}) == len(CHECKS)
     for check in CHECKS:
         assert check.RULE.startswith('Red flag when ') or check.RULE.startswith('Red flag for ')
         assert check.COLUMNS and list(inspect.signature(check.check).parameters) == ['subject']

@@ -4,9 +4,6 @@ It sees their mean, spread and percentiles, and the shares of black and white.
 """
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from covjax.audit import probe
 from covjax.audit.probe import Probe
@@ -21,7 +18,7 @@ def describe(examples):
     """What the regression sees of examples.
 
     Args:
-        examples: [(uint8 [H, W], Row)].
+        examples: [(uint8 [H, W], Row)], at stored size.
 
     Returns:
         float [N, 11]: mean, standard deviation, percentiles, shares of black and white.
@@ -34,18 +31,7 @@ def _describe(grey):
     return [grey.mean(), grey.std(), *np.percentile(grey, PERCENTILES), black, white]
 
 
-def scores(train, test):
-    """P(covid) float [len(test)] of examples, after fitting on others; a Probe's `scores`.
-
-    Args:
-        train, test: [(uint8 [H, W], Row)]; rows of `train` with a label.
-    """
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
-    model.fit(describe(train), [row.label for _, row in train])
-    return model.predict_proba(describe(test))[:, 1]
-
-
-PROBE = Probe(NAME, 'grey', scores)
+PROBE = Probe(NAME, probe.regression(describe))
 
 
 def check(subject):

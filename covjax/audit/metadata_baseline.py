@@ -55,7 +55,7 @@ def scores(train, test):
     return model.predict_proba(join(test_numbers, test_modes))[:, 1]
 
 
-PROBE = Probe(NAME, 'metadata', scores, needs_file=True)
+PROBE = Probe(NAME, scores, kind='metadata', needs_file=True)
 
 
 def check(subject):

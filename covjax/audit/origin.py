@@ -19,6 +19,7 @@ RULE = (
     'disease.'
 )
 COLUMNS = ('one source', 'other source', 'told by', 'AUC')
+# What might tell origins apart; a probe of files or of another few numbers would do as well.
 PROBES = (pixel_baseline.PROBE, grey_statistics.PROBE)
 FOLDS = 5
 

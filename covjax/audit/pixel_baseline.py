@@ -46,7 +46,7 @@ def scores(train, test):
     return model.predict_proba(describe(test))[:, 1]
 
 
-PROBE = Probe(NAME, 'pixels', scores)
+PROBE = Probe(NAME, scores, kind='pixels')
 
 
 def check(subject):

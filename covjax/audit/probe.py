@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
 from covjax.audit.verdict import RED, Verdict, area, gain
 from covjax.metrics.intervals import auc_difference
 
@@ -14,12 +18,31 @@ COLUMNS = (
 
 
 class Probe(NamedTuple):
-    """A regression that is fitted on examples and scores others."""
+    """A regression that is fitted on examples and scores others.
+
+    Examples are pairs (uint8 grey [H, W], Row) at the size in which the data set stores them, which
+    may differ from image to image and is not what a network sees.
+    """
 
     name: str  # as tables print it
-    kind: str  # of its results in results.json: 'metadata', 'pixels' or 'grey'
-    scores: Callable  # (train, test), lists of (uint8 [H, W], Row) -> P(covid) float [len(test)]
+    scores: Callable  # (train, test), lists of examples -> P(covid) float [len(test)]
+    kind: str = ''  # one of data.results.KINDS where an evaluation reports it, '' elsewhere
     needs_file: bool = False  # whether rows must have facts of the original file
+
+
+def regression(describe):
+    """The `scores` of a Probe: a logistic regression on a few numbers of each image.
+
+    Args:
+        describe: function from examples to float [N, D].
+    """
+
+    def scores(train, test):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+        model.fit(describe(train), [row.label for _, row in train])
+        return model.predict_proba(describe(test))[:, 1]
+
+    return scores
 
 
 def rule(what):

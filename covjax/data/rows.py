@@ -19,17 +19,21 @@ class Nodule:
 
     @classmethod
     def from_json(cls, values):
-        """Makes a Nodule from a dict of its fields; what is missing keeps its default."""
-        known = [key for key in ('box', 'centre') if values.get(key) is not None]
-        return cls(**values | {key: tuple(values[key]) for key in known})
+        """Makes a Nodule from a dict of its fields; other keys are passed over."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in values.items() if name in names}
+        for name in ('box', 'centre'):
+            if known.get(name) is not None:
+                known[name] = tuple(known[name])
+        return cls(**known)
 
     def as_json(self):
-        """Returns a dict of the fields that are known, with lists for tuples."""
+        """Returns a dict of the fields that are known, by name, with lists for tuples."""
         values = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name in sorted(field.name for field in dataclasses.fields(self)):
+            value = getattr(self, name)
             if value is not None:
-                values[field.name] = list(value) if isinstance(value, tuple) else value
+                values[name] = list(value) if isinstance(value, tuple) else value
         return values
 
 

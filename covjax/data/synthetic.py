@@ -32,7 +32,7 @@ FILES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SyntheticRow:
     """One line of the manifest: an image, and the slice that it was made from."""
 
@@ -46,10 +46,10 @@ class SyntheticRow:
     source_id: str
     source_sha256: str
     source_dataset: str  # 'name/config:split'
+    window: str = ''  # of the source, '' where slices came ready-made
     nodules: tuple[Nodule, ...]
     generator: str  # hash of the config of the run, or the name of a stand-in
     generator_step: int
-    window: str = ''  # of the source, '' where slices came ready-made
 
     @classmethod
     def of_source(cls, row, dataset, split, generator, generator_step):
@@ -137,7 +137,11 @@ def _row(file, i, values):
         raise InputError(f'{file}: row {i} has no {", ".join(missing)}; {AGAIN}')
     known = {field.name for field in dataclasses.fields(SyntheticRow)}
     values = {'input': ''} | {key: value for key, value in values.items() if key in known}
-    return SyntheticRow(**values | {'nodules': tuple(map(Nodule.from_json, values['nodules']))})
+    try:
+        nodules = tuple(map(Nodule.from_json, values['nodules']))
+    except (AttributeError, TypeError):
+        raise InputError(f'{file}: row {i} has nodules of another form; {AGAIN}') from None
+    return SyntheticRow(**values | {'nodules': nodules})
 
 
 def card(gan, rows, stand_in, generator, generator_step):
