@@ -31,6 +31,11 @@ REAL = os.environ.get('COVJAX_DATA')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+def flags_of_devices(count):
+    """XLA_FLAGS for so many virtual devices."""
+    return f'{FAST} --xla_force_host_platform_device_count={count}'
+
+
 def pytest_sessionfinish(session):
     """The process that started the workers takes the cache away."""
     if not hasattr(session.config, 'workerinput'):
@@ -83,9 +88,9 @@ def launch():
     """launch(*arguments, devices=1, timeout=None) -> CompletedProcess of launch.py."""
 
     def run(*arguments, devices=1, timeout=None):
-        flags = f'{FAST} --xla_force_host_platform_device_count={devices}'
         words = [str(argument) for argument in arguments]
-        return launching.launch(ROOT, words, {'XLA_FLAGS': flags}, timeout)
+        environment = {'XLA_FLAGS': flags_of_devices(devices)}
+        return launching.launch(ROOT, words, environment, timeout)
 
     return run
 

@@ -57,3 +57,26 @@ def launch(folder, words, environment, timeout=None):
             with open(path, encoding='utf-8', errors='replace') as file:
                 texts.append(file.read())
     return subprocess.CompletedProcess(words, process.exitcode, *texts)
+
+
+def _call(connection, function, arguments, environment):
+    """Sends what a function returns."""
+    os.environ.update(environment)
+    connection.send(function(*arguments))
+
+
+def call(function, arguments, environment):
+    """What a function of a test module returns in a process of its own.
+
+    Args:
+        function: at the top of a module; returns what can be pickled.
+        arguments: tuple.
+        environment: {name: value} added to the environment before any backend starts.
+    """
+    receiver, sender = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=_call, args=(sender, function, arguments, environment))
+    process.start()
+    sender.close()
+    result = receiver.recv()  # EOFError where the process died
+    process.join()
+    return result

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from covjax import InputError
+from covjax.audit import metadata_baseline, pixel_baseline
 from covjax.data import datasets, lineage
 from covjax.data.near_duplicates import (
     SAME_DETAIL,
@@ -18,6 +19,7 @@ from covjax.data.near_duplicates import (
     detail,
     near_duplicates,
 )
+from covjax.metrics import rates
 from covjax.runs import prepare
 from tfds_builders.covid_ct.covid_ct_dataset_builder import (
     COPIES,
@@ -218,3 +220,21 @@ def test_real_pictures_without_their_table_are_not_mended(real, tmp_path):
         (source / name).symlink_to(real / 'covid_ct' / name, target_is_directory=True)
     with pytest.raises(InputError, match='NonCOVID-CT-MetaInfo.csv'):
         prepare.build('covid_ct/clean', source, str(tmp_path / 'data'))
+
+
+# Accuracy and AUC as measured independently of this code.
+@pytest.mark.parametrize(
+    'probe, accuracy, auc',
+    [
+        (metadata_baseline.PROBE, (0.88, 0.89), (0.929, 0.935)),
+        (pixel_baseline.PROBE, (0.673, 0.677), (0.708, 0.718)),
+    ],
+)
+def test_real_baselines_reach_what_was_measured(published, probe, accuracy, auc):
+    train, test = (
+        datasets.read_native(f'covid_ct:{split}', published) for split in ('train', 'test')
+    )
+    labels = [row.label for _, row in test]
+    found = rates.rates(labels, probe.scores(train, test))
+    assert accuracy[0] < found['accuracy'] < accuracy[1]
+    assert auc[0] < found['auc'] < auc[1]

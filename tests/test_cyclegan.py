@@ -215,20 +215,24 @@ def test_augmentation_is_new_in_every_step(tiny):
     assert terms[0] == terms[2] != terms[1]
 
 
-def test_bfloat16_trains_as_float32_does(with_identity):
-    """Forty steps from the same weights on the same batches.
+STEPS = 12
 
-    Outputs at the start are within 3 %, the mean of every term over the last twenty within 10 %.
+
+def test_bfloat16_trains_as_float32_does(tiny):
+    """Some steps from the same weights on the same batches.
+
+    Outputs at the start are within 3 %, the mean of every term over the second half within 10 %.
     """
-    half = Stepper(gen_filters=8, disc_filters=8, lambda_identity=0.5, dtype='bfloat16')
+    bfloat16 = Stepper(dtype='bfloat16')
     outputs, means = [], []
-    for stepper in (with_identity, half):
+    for stepper in (tiny, bfloat16):
         images = stepper.task.train_batch(0)['cancer'][:, :32, :32]
         network = generator.network(stepper.config)
         params = {'params': stepper.first.gen.params['to_covid']}
         outputs.append(np.asarray(jax.jit(network.apply)(params, augment.to_float(images))))
-        _, log = stepper.train(40)
-        means.append({name: np.mean([terms[name] for terms in log[-20:]]) for name in log[0]})
+        _, log = stepper.train(STEPS)
+        half = log[STEPS // 2 :]
+        means.append({name: np.mean([terms[name] for terms in half]) for name in log[0]})
     error = np.linalg.norm(outputs[0] - outputs[1]) / np.linalg.norm(outputs[0])
     assert 0 < error < 0.03
     assert means[1] == pytest.approx(means[0], rel=0.1)
@@ -262,7 +266,7 @@ SWITCHES['rest'] = {
 @pytest.mark.parametrize('fields', SWITCHES.values(), ids=SWITCHES)
 def test_every_switch_trains(tmp_path, fields):
     """Two steps, checkpoint and all: finite, in the right dtypes, with the terms of the config."""
-    config, task = task_of(image_size=48, steps=2, log_every=1, **fields)
+    config, task = task_of(steps=2, log_every=1, **fields)
     state = loop.fit(task, config, tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state)} <= {'float32', 'int32'}

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from covjax import InputError, models
 from covjax.models import cyclegan as gan
-from covjax.models import densenet, inception_resnet, layers
+from covjax.models import densenet, inception, inception_resnet, layers
 from covjax.models.cyclegan import Discriminator, Generator
 from covjax.training.task import count_params
 
@@ -147,8 +147,15 @@ def drawn(variables):
     return jax.tree.map(jnp.float32, unflatten_dict(flat))
 
 
-# Deep networks with each block repeated twice: (module of the family, its BLOCKS).
+# Deep networks with one block of a kind, or two: (module of the family, its BLOCKS).
 FEWER = {
+    'inception_v3': (
+        inception,
+        {
+            name: inception.BLOCKS[name]
+            for name in ('mixed0', 'mixed3', 'mixed4', 'mixed8', 'mixed9')
+        },
+    ),
     'densenet169': (densenet, (2, 2, 2, 2)),
     'inception_resnet_v2': (
         inception_resnet,

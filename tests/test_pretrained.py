@@ -157,6 +157,13 @@ def pair(request, tmp_path_factory):
     return Pair(request.param, tmp_path_factory.mktemp(request.param))
 
 
+# The logits of every family are compared with those of Keras in any case.
+DEEP = ('densenet169', 'inception_v3', 'inception_resnet_v2')
+DEEP_ARE_SLOW = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in KERAS
+]
+
+
 def test_every_family_has_its_order_and_scaling():
     assert keras_weights.FAMILIES.keys() == KERAS.keys()
 
@@ -169,6 +176,7 @@ def test_logits(pair, layout):
     close(logits, pair.expected(images)[0])
 
 
+@pytest.mark.parametrize('pair', DEEP_ARE_SLOW, indirect=True)
 def test_features(pair):
     """The map that is pooled; files with top and without give the same variables for it."""
     _, maps = pair.forward(pair.variables, pair.inputs)
@@ -181,6 +189,7 @@ def test_features(pair):
         jax.tree.map(np.testing.assert_array_equal, variables, pair.variables | body)
 
 
+@pytest.mark.parametrize('pair', DEEP_ARE_SLOW, indirect=True)
 def test_running_statistics(pair):
     # Two 1x1 maps normalised over each other would only amplify rounding.
     images = inputs(pair.name, pair.size, batch=8)
