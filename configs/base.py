@@ -47,7 +47,7 @@ def training(task, **fields):
         'log_every': 20,
         'eval_every': 500,  # evaluate and save
         # The scalar whose highest value (with a minus before the name: lowest) marks the best
-        # checkpoint; '' keeps the latest only.
+        # checkpoint; '' keeps only the latest two.
         'best': '',
         'augment': {'scale': 0.1, 'flip': True, 'rotate': 10.0, 'crop': 0.1},
     }

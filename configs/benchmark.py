@@ -22,7 +22,6 @@ VARIANTS = {
         'cyclegan': {'dtype': 'bfloat16'},
         'peer_compile': True,
         'warmup': 10,
-        'rounds': 5,
         'steps': 20,
         'peak_tflops': 790.0,
     },

@@ -3,7 +3,7 @@
 Source: Jiang et al. 2020 (doi 10.21203/rs.3.rs-58467/v1), who compare the five backbones of
 covjax.models.PUBLISHED. The variant names the backbone, one of covjax.models.MODELS:
 
-python launch.py --config=configs/classifier.py:resnet50 --workdir=runs/resnet50 \
+python launch.py --config=configs/classifier.py:resnet50 --workdir=runs/resnet50 \\
     --config.data_dir=$HOME/tensorflow_datasets,runs/synthesize/data
 
 The Inceptions need image_size >= 75. For real training data: --config.train=covid_ct:train

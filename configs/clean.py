@@ -29,7 +29,7 @@ VARIANTS = {
             *('resnet50:0', 'resnet50:1', 'resnet50:2'),
             *('inception_v3:0', 'densenet169:0', 'inception_resnet_v2:0', 'vgg16:0'),
         ),
-        'gan_keys': {'steps': 1500, 'eval_every': 500},
+        'gan_keys': {'steps': 1500},
         'classifier_keys': {
             'image_size': 75,  # the least that the Inceptions take
             'load_size': 84,

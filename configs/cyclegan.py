@@ -11,11 +11,10 @@ paper_text   What the text of Jiang et al. says where it differs: batch 4, cross
              equations 1 and 2), no identity term, four kinds of augmentation that make 3000 images
              a domain, so 150,000 steps of 5 TFLOP.
 paper_code   What their released code does: 512x512, least squares with real label 0.9 for both
-players,
-             affine norm, a discriminator whose fourth convolution has stride 2, 100,000 + 100,000
-             steps of 20 TFLOP. Not reproduced: SAME padding at one side, no biases (a norm removes
-             most), a factor 5 on the discriminators' loss (Adam removes it), and a pool that swaps
-             whole batches, which is a defect.
+             players, affine norm, a discriminator whose fourth convolution has stride 2, 100,000 +
+             100,000 steps of 20 TFLOP. Not reproduced: SAME padding at one side, no biases (a
+             norm removes most), a factor 5 on the discriminators' loss (Adam removes it), and a
+             pool that swaps whole batches, which is a defect.
 small        A narrow one at 96x96 for two CPU cores; what it makes, and how long it took, is in the
              README.
 

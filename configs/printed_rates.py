@@ -16,7 +16,7 @@ def get_config():
         table='docs/jiang2020_table2.csv',
         # Sizes to look for, positive/negative; '' for none.
         claimed='300/300',
-        # Per cent; 0.005 is rounding alone, 0.0101 also accepts rates that were cut off.
+        # Percentage points; 0.005 is rounding alone, 0.0101 also accepts rates that were cut off.
         tolerance=0.0101,
         # The greatest number of images of each class that is tried.
         bound=400,

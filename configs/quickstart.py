@@ -16,7 +16,6 @@ SMALL_GAN = {
     'disc_filters': 16,
     'steps': 200,
     'eval_every': 100,
-    'log_every': 20,
 }
 SMALL_CLASSIFIER = {
     'image_size': 64,

@@ -9,8 +9,9 @@ class InputError(ValueError):
 
     The message is one line that names the file or key and the remedy.
 
-    The launcher prints it without a traceback and exits with code 2; every other exception is a bug
-    and exits with code 1. `details` are printed below the message, one a line.
+    The launcher prints it without a traceback and exits with code 2, as for a training that
+    diverged (FloatingPointError). A stopped training exits with 128 + signal; every other exception
+    is a bug and exits with code 1. `details` are printed below the message, one a line.
     """
 
     def __init__(self, message, details=()):

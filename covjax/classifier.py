@@ -77,7 +77,8 @@ def network(config, **options):
 def preprocess(config):
     """The function from images float [B, H, W, 1] in [-1, 1] to the input of network(config).
 
-    Where training started from published weights it scales as they expect; otherwise images stay.
+    Where training started from published weights, images are scaled as those expect; otherwise they
+    are returned unchanged.
 
     Raises:
         InputError: config.pretrained is set, and Keras publishes no weights for config.model.

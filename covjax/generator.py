@@ -100,8 +100,9 @@ def apply(translator):
         translator: Translator.
 
     Returns:
-        A function from images float [B, H, W, C] in [-1, 1], H and W at least 8, to float of the
-        same shape and range. It can be jitted, and raises an InputError for smaller images.
+        A function from images float [B, H, W, C] in [-1, 1], where C is translator.channels or 1
+        and H and W are at least 8, to float of the same shape and range. It can be jitted, and
+        raises an InputError for smaller images.
     """
 
     def apply(images):

@@ -34,8 +34,8 @@ COORDINATOR = flags.DEFINE_string(
     None,
     'HOST:PORT at process 0 where several processes train one model; auto under Slurm or Open MPI.',
 )
-PROCESSES = flags.DEFINE_integer('processes', None, 'How many they are.')
-PROCESS = flags.DEFINE_integer('process', None, 'Which of them this is, from 0.')
+PROCESSES = flags.DEFINE_integer('processes', None, 'Number of processes that train one model.')
+PROCESS = flags.DEFINE_integer('process', None, 'Index of this process among them, from 0.')
 
 
 def main(argv, home, below):
@@ -54,17 +54,19 @@ def main(argv, home, below):
 def launch(config, workdir):
     """Runs a config in a workdir.
 
-    Wrong input ends the process with code 2, a training that was stopped with 128 + signal.
+    Wrong input and a training that diverged (FloatingPointError) end the process with code 2 and a
+    message without a traceback, a training that was stopped with 128 + signal. Every other
+    exception is a bug and passes through, so that Python exits with code 1.
     """
     logging.set_verbosity(logging.ERROR)  # Orbax reports every step of a save
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
     if COORDINATOR.value or PROCESSES.value or PROCESS.value is not None:
         join(config)
-    run = runs.find(config.run)
     # Of several processes the first makes the folder, and takes it away again.
     first = not COORDINATOR.value or jax.process_index() == 0
     try:
+        run = runs.find(config.run)
         with claimed(config, workdir) if first else contextlib.nullcontext():
             print(f'{config.run}: writing to {workdir}', flush=True)
             run(config, workdir)
@@ -78,16 +80,16 @@ def join(config):
     """Makes this one of several processes that train one model."""
     if not COORDINATOR.value:
         fail('--processes and --process need --coordinator=HOST:PORT, the same in every process')
-    given = f'--coordinator={COORDINATOR.value}'
+    flag = f'--coordinator={COORDINATOR.value}'
     if config.run != 'train':
-        fail(f'{given}: a run of {config.run} is one process; leave it out')
+        fail(f'{flag}: a run of {config.run} is one process; leave it out')
     address = None if COORDINATOR.value == 'auto' else COORDINATOR.value
     try:
         jax.distributed.initialize(address, PROCESSES.value, PROCESS.value)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         remedy = 'outside Slurm and Open MPI give HOST:PORT, --processes and --process'
-        fail(f'{given}: {reason}; {remedy}')
+        fail(f'{flag}: {reason}; {remedy}')
 
 
 def parse(argv, home, below):

@@ -33,12 +33,12 @@ def follow(stages, workdir, find):
     Raises:
         InputError: whatever a stage refuses. What was finished before it is kept.
     """
-    began, stages, made = time.monotonic(), list(stages), set()
+    began, stages, remade = time.monotonic(), list(stages), set()
     for i, (name, config, needs) in enumerate(stages, 1):
         folder, as_written = workdir / name, json.loads(config.to_json())
         note = folder / 'finished.json'
         known = upgraded(read_json(note)) if note.is_file() else None
-        if known == as_written and made.isdisjoint(needs):
+        if known == as_written and remade.isdisjoint(needs):
             print(f'== {name} is finished ({i} of {len(stages)})', flush=True)
             continue
         passed = duration(time.monotonic() - began)
@@ -47,12 +47,12 @@ def follow(stages, workdir, find):
             note.unlink(missing_ok=True)
             find(config.run)(config, folder)
         write_json(note, as_written)
-        made.add(name)
+        remade.add(name)
         jax.clear_caches()  # programs of this stage are of no use to the next
 
 
 def with_keys(config, **keys):
-    """A copy of a stage's config with what only its place in the pipeline can tell."""
+    """A copy of a config, references resolved, with keys set, such as folders of other stages."""
     config = config.copy_and_resolve_references()
     config.update(keys)
     return config

@@ -55,7 +55,8 @@ def open_run(folder, task, key, which='best'):
             empty), or 'latest'.
 
     Raises:
-        InputError: the folder holds no such run, or its checkpoint is missing or damaged.
+        InputError: the folder holds no such run, its checkpoint is missing or damaged, or `which`
+            is neither 'best' nor 'latest'.
     """
     choice({'checkpoint': which}, 'checkpoint', ('best', 'latest'))
     config = read_config(folder, task, key)

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from covjax import InputError, Stopped, __version__
 
-# What a run goes on from, where it has made it; other runs start anew.
+# Commands that go on with what an earlier call left, and the files that show that there is some.
+# All others start anew.
 RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}
 # Keys that may change when a run is taken up again. `steps` may not: schedules depend on it.
 MAY_CHANGE = {'log_every', 'eval_every', 'data_dir', 'features'}
@@ -30,7 +31,7 @@ RENAMED_KEYS = {
     ('audit', 'sources'): 'pairs',
 }
 RENAMED_RUNS = {'forensics': 'printed_rates'}
-# Keys that came later, by the task of a training: what runs before them did.
+# Keys that later versions added, by the task of a training, and what older runs did in effect.
 ADDED_KEYS = {
     'cyclegan': {'norm': 'instance', 'upsample': 'transposed', 'dtype': 'float32'},
     'classification': {'pretrained': '', 'dtype': 'float32'},
@@ -41,7 +42,8 @@ ADDED_KEYS = {
 def claimed(config, workdir):
     """Makes the folder of a run and writes its config.json and, at the end, environment.json.
 
-    Wrong input inside leaves everything as it was, but for finished stages of a pipeline.
+    After an InputError inside the block a new folder is removed, unless it holds finished stages of
+    a pipeline; an existing one keeps its files and gets its old config.json back.
 
     Args:
         config: ConfigDict of the run.
@@ -182,7 +184,7 @@ def read_json(path):
     try:
         return json.loads(pathlib.Path(path).read_text())
     except FileNotFoundError:
-        raise InputError(f'{path}: no such file; let that run come to its end first') from None
+        raise InputError(f'{path}: no such file; let that run finish first') from None
     except ValueError:
         raise InputError(f'{path}: is damaged; run that stage again in another --workdir') from None
 

@@ -230,7 +230,8 @@ def test_bfloat16_trains_as_float32_does(tiny):
         network = generator.network(stepper.config)
         params = {'params': stepper.first.gen.params['to_covid']}
         outputs.append(np.asarray(jax.jit(network.apply)(params, augment.to_float(images))))
-        _, log = stepper.train(STEPS)
+        state, log = stepper.train(STEPS)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state)} == {'float32', 'int32'}
         half = log[STEPS // 2 :]
         means.append({name: np.mean([terms[name] for terms in half]) for name in log[0]})
     error = np.linalg.norm(outputs[0] - outputs[1]) / np.linalg.norm(outputs[0])
@@ -257,7 +258,6 @@ SWITCHES['rest'] = {
     'pool_size': 0,
     'upsample': 'resize',
     'norm': 'affine',
-    'dtype': 'bfloat16',
     'loss': 'bce',
     'lambda_identity': 0.5,
 }

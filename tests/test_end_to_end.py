@@ -31,8 +31,8 @@ KEYS = {
     'cyclegan.gen_filters': 4,
     'cyclegan.gen_blocks': 1,
     'cyclegan.disc_filters': 4,
-    'cyclegan.steps': 200,
-    'cyclegan.eval_every': 100,
+    'cyclegan.steps': 120,
+    'cyclegan.eval_every': 60,
     'cyclegan.log_every': 5,
     'classifier.image_size': 32,
     'classifier.load_size': 32,
@@ -68,7 +68,7 @@ def quickstart(tmp_path_factory):
         first = ''
         for line in process.stdout:
             first += line
-            if line.startswith('step 20/200'):
+            if line.startswith('step 20/120'):
                 process.send_signal(signal.SIGTERM)
         process.wait()
     assert process.returncode == 128 + signal.SIGTERM, first
@@ -85,9 +85,9 @@ def workdir(quickstart):
 def test_goes_on_where_it_was_stopped(quickstart):
     _, first, second = quickstart
     stopped = re.search(r'stopped after step (\d+)', first).group(1)
-    assert 20 <= int(stopped) < 200
+    assert 20 <= int(stopped) < 120
     assert f'going on after step {stopped}\n' in second
-    assert 'step 5/200' not in second and 'already prepared' in second
+    assert 'step 5/120' not in second and 'already prepared' in second
 
 
 def test_every_workdir_is_complete(quickstart):

@@ -154,7 +154,12 @@ class Pair:
 
 @pytest.fixture(scope='module', params=KERAS)
 def pair(request, tmp_path_factory):
-    return Pair(request.param, tmp_path_factory.mktemp(request.param))
+    yield Pair(request.param, tmp_path_factory.mktemp(request.param))
+    # A family takes up to a gigabyte, which the next one needs.
+    for function in (stateless, forward):
+        function.cache_clear()
+    keras.backend.clear_session()
+    jax.clear_caches()
 
 
 # The logits of every family are compared with those of Keras in any case.

@@ -369,7 +369,11 @@ TOLERANCE = (1e-5, 1e-3, 5e-3)
 
 
 @pytest.mark.parametrize(
-    'fields', [ORIGINAL, BCE | {'lambda_identity': 0.0}], ids=['original', 'bce']
+    'fields',
+    [
+        pytest.param(ORIGINAL, id='original'),
+        pytest.param(BCE | {'lambda_identity': 0.0}, id='bce', marks=pytest.mark.slow),
+    ],
 )
 def test_three_steps(fields):
     """Every term of every step and every parameter after three, with the same pooled fakes."""

@@ -45,11 +45,11 @@ def check(subject):
     rows, off = [], []
     for test, images in subject.tests.items():
         scores = subject.score(images.images)
-        cooled = scaled(scores, temperature)
+        rescaled = scaled(scores, temperature)
         before = expected_calibration_error(images.labels, scores)
-        after = expected_calibration_error(images.labels, cooled)
-        chance = expected_by_chance(cooled, images.groups)
-        briers = brier(images.labels, scores), brier(images.labels, cooled)
+        after = expected_calibration_error(images.labels, rescaled)
+        chance = expected_by_chance(rescaled, images.groups)
+        briers = brier(images.labels, scores), brier(images.labels, rescaled)
         rows.append((test, before, after, chance, *briers, temperature))
         if after > max(chance, LARGE):
             off.append(f'{after:.3f} on {test}, where {chance:.3f} could be chance')

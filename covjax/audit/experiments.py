@@ -1,4 +1,4 @@
-"""The experiments of an audit: classifiers of the images of stand-ins, and of mixtures.
+"""The experiments of an audit: classifiers trained on images of stand-ins and on mixtures.
 
 They are stages of a pipeline (covjax.pipeline) below the folder of the experiments:
 
@@ -51,7 +51,7 @@ def stages(config, subject, audited, data_dir, folder):
         folder: pathlib.Path of the experiments.
 
     Returns:
-        [pipeline.Stage]; none where no test is of real images alone.
+        [pipeline.Stage], each after those it needs; [] where no test has real images alone.
 
     Raises:
         InputError: a key of the config does not suit, or the protocol refuses a test. Nothing has

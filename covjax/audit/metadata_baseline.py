@@ -69,19 +69,19 @@ def check(subject):
         test: area(scores(subject.real.native, images.native), images)
         for test, images in tests.items()
     }
-    told_apart = [
+    flagged = [
         f'{reached} on {test}'
         for test, reached in areas.items()
         if test in subject.tests and reached.tells()
     ]
-    if told_apart:
-        reached = '; '.join(told_apart)
+    if flagged:
+        reached = '; '.join(flagged)
         finding = f'Size, container and grey statistics alone reach AUC {reached}.'
     else:
         finding = 'Size, container and grey statistics do not tell the classes apart.'
     return Verdict(
         name=NAME,
-        flag=bool(told_apart),
+        flag=bool(flagged),
         finding=finding,
         rule=RULE,
         columns=COLUMNS,

@@ -67,7 +67,7 @@ def check(subject):
     if not subject.pairs:
         finding = 'No pair of sources was named (config.sources).'
         return Verdict(name=NAME, flag=None, finding=finding)
-    rows, told_apart = [], []
+    rows, flagged = [], []
     for first, second in subject.pairs:
         if min(len(set(images.groups)) for images in (first, second)) < FOLDS:
             continue
@@ -75,18 +75,18 @@ def check(subject):
             reached = area(*scores(probe, first, second))
             rows.append((first.spec, second.spec, probe.name, str(reached)))
             if reached.tells():
-                told_apart.append(f'{reached} for {first.spec} or {second.spec} ({probe.name})')
+                flagged.append(f'{reached} for {first.spec} or {second.spec} ({probe.name})')
     if not rows:
         finding = f'The sources have fewer than {FOLDS} patients or series.'
         return Verdict(name=NAME, flag=None, finding=finding)
-    if told_apart:
-        finding = f'Within one class the source is told at AUC {"; ".join(told_apart)}.'
+    if flagged:
+        finding = f'Within one class the source is told at AUC {"; ".join(flagged)}.'
     else:
         finding = 'Within one class the source is not told.'
     noncovid, covid = subject.origins[0], subject.origins[1]
     return Verdict(
         name=NAME,
-        flag=bool(told_apart) and noncovid.isdisjoint(covid),
+        flag=bool(flagged) and noncovid.isdisjoint(covid),
         finding=f'{finding} {_classes(noncovid, covid)}',
         rule=RULE,
         columns=COLUMNS,

@@ -143,7 +143,8 @@ def nodule_box(volume, nodule, z):
         z: index of the slice.
 
     Returns:
-        (ymin, xmin, ymax, xmax) in 0..1 of the image, or None where the slice misses the nodule.
+        (ymin, xmin, ymax, xmax) in 0..1 of the image, clipped to it; None where the slice misses
+        the nodule, or where nothing of the square is in the image.
     """
     voxel = world_to_voxel(volume, nodule.world)
     centre = []

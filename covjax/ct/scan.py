@@ -146,7 +146,7 @@ def _check_no_gap(folder, names):
 
 
 def hu(image):
-    """Returns the voxels of an image in HU: int16 [z, y, x], rounded and clipped where need be."""
+    """Returns the HU of an image: int16 [z, y, x], rounded and clipped to that dtype."""
     array = sitk.GetArrayViewFromImage(image)
     if array.dtype == np.int16:
         return array

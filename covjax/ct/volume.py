@@ -232,7 +232,7 @@ def read_slice(volume, z):
 
 
 def check_compressed(path):
-    """Compares the checksum that the .zraw of an .mhd ends with.
+    """Checks the .zraw of an .mhd against its own checksum and the size that the header announces.
 
     SimpleITK does not, and reads noise from a damaged file.
 

@@ -17,7 +17,7 @@ AIR = -1024.0  # HU of what is not in the image
 
 
 def to_grey(hu, window=WINDOWS['lung']):
-    """Turns HU into grey levels: floor(256 (hu - low) / (high - low)).
+    """Turns HU into grey levels: floor(256 (hu - low) / (high - low)), at most 255.
 
     HU are clipped to the window first, so -3024 outside the field of view is black.
 

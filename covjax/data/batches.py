@@ -38,7 +38,7 @@ def padded_batches(arrays, batch_size):
 
 
 def predict(apply, images, batch_size, progress=''):
-    """The one forward pass over a data set: a function on every image once.
+    """Applies a function to every image once, a batch at a time.
 
     Args:
         apply: uint8 [batch_size, H, W, C] -> array [batch_size, ...], can be jitted.

@@ -17,7 +17,7 @@ def write(folder, rows, size, description):
     """Writes annotations.json and annotations.csv.
 
     The first is in the format of COCO detection: one category, nodule; bbox is x, y, width, height.
-    x runs to the right and y down, in pixels from the outer corner of the first one. Diameters are
+    x runs to the right and y down, in pixels from the upper left corner of the image. Diameters are
     in mm, of the nodule in 3-D (diameter) and of the disc in which the slice cuts it (chord).
 
     Args:

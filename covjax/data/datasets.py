@@ -23,7 +23,8 @@ class Examples(NamedTuple):
     """One or several splits in RAM. No model ever sees the rows."""
 
     images: np.ndarray  # uint8 [N, size, size, 1]
-    labels: np.ndarray  # int32 [N], 1 = covid, 0 = noncovid, -1 where the data set has no label
+    # int32 [N], 1 = covid, 0 = noncovid (candidates: 1 = nodule, 0 = other); -1 without label.
+    labels: np.ndarray
     rows: list[Row]
 
 
@@ -72,7 +73,7 @@ def read_native(spec, data_dir, limit=None):
 
 
 def read_rows(spec, data_dir):
-    """Returns the rows of a spec alone, [Row]; no image is decoded."""
+    """Returns the rows of a spec alone, [Row]; PNG images are not decoded."""
     return [row for row, _ in _records(spec, data_dir)]
 
 

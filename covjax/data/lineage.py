@@ -44,12 +44,12 @@ def overlap(records, rows):
 
     Returns:
         ({kind: number of images}, {id: [kind]} of the images with any overlap). The kinds are
-        'images', the picture or the one it was made from was trained on; 'groups', its patient or
+        'images', the image or the one it was made from was trained on; 'groups', its patient or
         series was; 'documents', its source document was; 'validation', it picked a checkpoint.
     """
     trained = _images(records, TRAINED)
     validation = {sha256 for sha256, _, _ in _images(records, ('val',))}
-    pictures = {sha256 for sha256, _, _ in trained}
+    trained_images = {sha256 for sha256, _, _ in trained}
     groups = {group for _, group, _ in trained}
     documents = {document(group) for group in groups}
 
@@ -57,7 +57,7 @@ def overlap(records, rows):
     shared = {}
     for row in rows:
         hits = {
-            'images': row.sha256 in pictures or row.source_sha256 in pictures,
+            'images': row.sha256 in trained_images or row.source_sha256 in trained_images,
             'groups': row.group in groups,
             'documents': document(row.group) in documents,
             'validation': row.sha256 in validation,

@@ -45,7 +45,7 @@ class Result:
     model: str  # key of a network, or the name of a baseline
     kind: str  # one of KINDS
     train_set: str  # spec of the data set that the model was trained or fitted on
-    seed: int | None  # of the training; a baseline has none of the next three
+    seed: int | None  # of the training; None for a baseline, like step and checkpoint
     step: int | None
     checkpoint: str | None  # 'best' or 'latest'
     test_set: str  # spec

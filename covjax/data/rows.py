@@ -47,7 +47,8 @@ class Row:
     id: str  # unique in the data set
     group: str  # what must not straddle train and test: 'document/patient', or a CT series
     sha256: str  # of the decoded pixels
-    label: int = -1  # 1 = covid, 0 = noncovid, -1 where the data set has no label
+    # 1 = covid, 0 = noncovid (candidates: 1 = nodule, 0 = other); -1 without label.
+    label: int = -1
     label_name: str = ''
     nodules: tuple[Nodule, ...] = ()
     series: str = ''

@@ -14,7 +14,7 @@ HALVES = 20  # how often fid_floor halves a set
 
 
 class Kid(NamedTuple):
-    """A kernel distance with its interval; the ends are NaN where a set has a single group."""
+    """A kernel distance with its interval; NaN where a set has too few groups (see `kid`)."""
 
     value: float
     low: float
@@ -35,7 +35,7 @@ def kid(first, second, first_groups=None, second_groups=None):
             each image is a group of its own.
 
     Returns:
-        Kid.
+        Kid; all NaN where a set has a single group, low and high NaN where a set has only two.
 
     Raises:
         ValueError: a set has fewer than two images, the features differ, or some are not finite.
@@ -91,7 +91,7 @@ class _Pairs:
         return float(sum(inner) - between)
 
     def jackknife(self, side):
-        """The variance that the groups of one set, 0 or 1, bring; NaN for a single group."""
+        """The variance that the groups of one set, 0 or 1, bring; NaN for fewer than three."""
         n = self.groups[side].max() + 1
         if n == 1:
             return np.nan

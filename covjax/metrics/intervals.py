@@ -1,8 +1,8 @@
 """Intervals: of metrics by the bootstrap over groups, of shares of images by Wilson.
 
 Images of one patient or document are not independent, so the bootstrap draws whole groups with
-replacement (cluster bootstrap). All intervals are percentile intervals of the same draws for the
-same groups and seed.
+replacement (cluster bootstrap). All bootstrap intervals are percentile intervals of the same draws
+for the same groups and seed.
 """
 
 import numpy as np
@@ -48,11 +48,14 @@ def bootstrap(labels, scores, groups, threshold=0.5, seed=0):
         Field and Welsh, Bootstrapping clustered data, Journal of the Royal Statistical Society B
         69, 2007.
     """
-    runs = [checked(labels, row) for row in np.atleast_2d(scores)]
+    runs = [checked(labels, run_scores) for run_scores in np.atleast_2d(scores)]
     times = _times(groups, seed)
     if times is None:
         return dict.fromkeys(NAMES, NO_INTERVAL)
-    draws = [_draws(labels == 1, row, row >= threshold, times) for labels, row in runs]
+    draws = [
+        _draws(labels == 1, run_scores, run_scores >= threshold, times)
+        for labels, run_scores in runs
+    ]
     return {name: _ends(np.mean([draw[name] for draw in draws], axis=0)) for name in NAMES}
 
 

@@ -70,7 +70,9 @@ def _variance(parts):
 
 
 def mcnemar(labels, first, second):
-    """McNemar's exact test of the images that only one of two classifiers decides right.
+    """McNemar's exact test of whether two classifiers decide equally many images right.
+
+    It counts only the images that exactly one of the two decides right.
 
     Args:
         labels: int [N], 1 = covid.
@@ -96,13 +98,16 @@ def mcnemar(labels, first, second):
 
 
 def holm(p_values):
-    """p values adjusted for their number.
+    """Adjusts the p values of several tests by Holm's method.
+
+    Rejecting where an adjusted one is below a level keeps the chance of any false rejection below
+    that level.
 
     Args:
         p_values: sequence of float; NaN stays NaN and does not count.
 
     Returns:
-        [float] in the order of the given ones, at most 1.
+        [float], the adjusted p values in the order of p_values, at most 1.
 
     References:
         Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of

@@ -44,8 +44,9 @@ class Backbone(nn.Module):
             endpoints: whether to return inner maps too.
 
         Returns:
-            Logits or pooled features; with endpoints=True (that, {name: map [B, h, w, f]}). The
-            file of each family lists its names; 'features' is always the map that is pooled.
+            Logits or pooled features; with endpoints=True (logits or features, {name: map [B, h, w,
+            f]}). The file of each family lists its names; 'features' is always the map that is
+            pooled.
 
         Raises:
             InputError: the images have another rank, number of channels or are too small.

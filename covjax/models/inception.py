@@ -12,11 +12,7 @@ from flax import linen as nn
 from covjax.models import layers
 from covjax.models.backbone import Backbone
 
-# A block is a list of branches whose outputs are concatenated. A branch is a list of steps:
-# - (features, kernel): a convolution, with stride 1 and padding;
-# - (features, kernel, 2): a convolution with stride 2 and no padding;
-# - AVG or MAX: a pooling;
-# - a list of convolutions, as last step: a fork whose outputs are concatenated.
+# Steps of a branch that pool; `Mixed` says what a block is.
 AVG, MAX = 'average', 'maximum'
 
 
@@ -80,7 +76,14 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """A block of branches, as described above.
+    """A block: branches of the same input, whose outputs are concatenated.
+
+    A branch is a list of steps, each of them one of
+
+    - (features, kernel): a padded convolution with stride 1,
+    - (features, kernel, 2): a convolution with stride 2 and without padding,
+    - AVG or MAX: a pooling,
+    - as last step, a list of convolutions: a fork, whose outputs are concatenated.
 
     The units of a branch are named branch1_1, branch1_2, ...; those of a fork branch2_2a and
     branch2_2b.

@@ -97,7 +97,7 @@ class ComparisonRow(NamedTuple):
     seed: int
     baseline: str
     fitted_on: str
-    auc_difference: float  # of the network from the baseline
+    auc_difference: float  # network less baseline
     delong_p: float
     delong_p_holm: float
     accuracy_difference: float

@@ -5,7 +5,8 @@ ground-glass opacity are painted in HU, each as a signed distance in mm (negativ
 edge is one pixel soft.
 
 World axes in mm, origin in the middle of the chest: x to the patient's left, y to the back, z to
-the head. Right-handed radiological view: the patient's right lung (x < 0) is drawn on the left.
+the head; they are right-handed. Slices are drawn in radiological view, with the patient's right
+lung (x < 0) on the left.
 """
 
 from functools import partial
@@ -106,7 +107,7 @@ def _lung_centre(lungs):
 
 
 def _vessels(rng, lungs):
-    """[N, 8]: two trees that leave the hila, fork up to six times and thin out."""
+    """[N, 8]: eight trees a side, which leave the hila, fork up to six times and thin out."""
     segments = []
     for side in (-1, 1):
         for aim in np.linspace(-1.3, 1.3, 8):

@@ -6,6 +6,8 @@ The folder is the registry: config.run names the file.
 import importlib
 import pkgutil
 
+from covjax import choice
+
 
 def names():
     """Every command by name, sorted."""
@@ -20,5 +22,9 @@ def find(name):
 
     Returns:
         run(config, workdir), where workdir is a pathlib.Path of a folder that exists.
+
+    Raises:
+        InputError: there is no such command.
     """
+    choice({'run': name}, 'run', names())
     return importlib.import_module(f'{__name__}.{name}').run

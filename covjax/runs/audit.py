@@ -142,7 +142,7 @@ def origins(spec, data_dir):
 
 
 def _batched(function, batch_size):
-    """A function of any number of images that applies one of a batch to each batch of them."""
+    """Extends a function of one batch of images to any number of them, a batch at a time."""
     return lambda images: batches.predict(function, images, batch_size)
 
 

@@ -85,7 +85,12 @@ def run(config, workdir):
 
 
 def check(config):
-    """Refuses pairs that are none, and a peer that does not exist, with an InputError."""
+    """Checks the config before anything is measured.
+
+    Raises:
+        InputError: config.image_size and config.batch_size differ in length, or config.peer names
+            no file.
+    """
     if len(config.image_size) != len(config.batch_size):
         raise InputError(
             f'config.image_size={config.image_size} and config.batch_size={config.batch_size}: '

@@ -22,7 +22,14 @@ PRINTED = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 
 
 def run(config, workdir):
-    """Scores the classifier, and the baselines, on every test set of config.tests."""
+    """Scores the classifier, and the baselines, on every test set of config.tests.
+
+    Writes results.json, and lineage.json, the lineage of the classifier.
+
+    Raises:
+        InputError: a key of the config is wrong, a data set is missing, damaged or has images
+            without a label, or the protocol refuses a test set. Nothing has been scored then.
+    """
     network = trained.open_run(config.classifier, 'classification', 'classifier', config.checkpoint)
     data_dir, names = trained.data_dir_of(config), specs.test_names(config)
     baselines = read_baselines(config, network.config.train, data_dir)
@@ -84,12 +91,10 @@ def network_results(config, network, tests, names, overlaps, data_dir):
 
 
 def _labelled(spec, data_dir, size):
-    """The Examples of a test set; an InputError where one has no label."""
+    """The Examples of a test or validation set; an InputError where one has no label."""
     examples = datasets.read(spec, data_dir, size)
     if (examples.labels < 0).any():
-        raise InputError(
-            f'config.tests: {spec} has images without a label; name data sets with one'
-        )
+        raise InputError(f'{spec}: has images without a label; name a data set that has labels')
     return examples
 
 

@@ -96,7 +96,7 @@ def build(dataset, source, data_dir, overwrite=False, **options):
 
 
 def _builder(dataset, data_dir, options):
-    """The TFDS builder of a data set, after a look at all that was given."""
+    """The TFDS builder of a data set; an InputError where an argument is wrong."""
     import tensorflow_datasets as tfds
 
     import tfds_builders
@@ -136,7 +136,7 @@ def _data_folder(data_dir):
 
 
 def _source(builder, source, data_dir):
-    """The raw folder: the one that is given, or else what can be downloaded."""
+    """The raw folder: `source`, or where that is empty the folder of a download."""
     if source:
         source = pathlib.Path(source).expanduser().resolve()
         if not source.is_dir():
@@ -174,7 +174,7 @@ def _existing(folder):
 
 
 def _take_away(folder, before):
-    """Removes a folder and those above it that did not exist before, as far as they are deserted.
+    """Removes a folder and those above it that did not exist before, where nothing is in them.
 
     A folder that holds anything but what TFDS makes is kept: another build may have put it there.
     """
@@ -230,7 +230,7 @@ def _old_version_aside(target):
 
 @contextlib.contextmanager
 def _writable(target):
-    """Turns a full disk, or a folder that cannot be written, into one line."""
+    """Turns the error of a full disk, or of a folder that cannot be written, into an InputError."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -21,7 +21,7 @@ FITS_ALL = (
     'sizes that fit all of these: {sizes}.'
 )
 FITS_CLAIM = '{test}: {claimed} fits {fitting} of {rows} rows.'
-EDGE = 1e-9  # a whole number just outside of a limit is within it, but for floating point
+EDGE = 1e-9  # slack for rounding errors, so that a whole number on a limit counts as within it
 
 
 class Matrix(NamedTuple):
@@ -146,7 +146,7 @@ def matrices(printed, tolerance, bound):
 
     Args:
         printed: {'accuracy', 'recall', 'precision', 'f1'} in per cent.
-        tolerance: by how much a rate may differ, in per cent.
+        tolerance: by how much a rate may differ, in percentage points.
         bound: the greatest number of images of either class.
 
     Returns:

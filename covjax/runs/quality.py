@@ -260,8 +260,8 @@ def _copies(title, images, alike, partners):
     Args:
         title: of the images.
         images: uint8 [N, size, size, 1].
-        alike: float [N], their correlation with
-        partners: uint8 [N, size, size, 1], the training images that they are most like.
+        alike: float [N], the correlation of each image with its partner.
+        partners: uint8 [N, size, size, 1], the training image that each image is most like.
     """
     copied = [
         value > THRESHOLD and detail(image[..., 0], partner[..., 0]) > SAME_DETAIL
@@ -278,7 +278,9 @@ def upsampling(sets, real):
 
 
 def anatomy(path, synthetic):
-    """Whether lungs and nodules are where they were.
+    """How well anatomy survives translation: lungs and nodules.
+
+    Of lungs it is the overlap of their masks, of nodules their contrast.
 
     Args:
         path: where a picture of the outlines of lungs is written, if any are found.

@@ -96,17 +96,22 @@ TEST_SET = (
     'of {groups} patients, documents or series ({spec})'
 )
 GONE = '<p>{text}. The data set is not there any more.</p>'
-SHOWN = 16  # images of a test set
+# The contact sheet of a test set.
+READ = 12  # examples that are read of each part of the set
+SHOWN = 16  # images at most
+TILE = 128  # pixels a side of an image
+COLUMNS_SHOWN = 8
 
 
 def run(config, workdir):
-    """Writes the report of config.evaluations, with panels of config.synthetic."""
+    """Writes the report of config.evaluations, with panels of config.synthetic.
+
+    Raises:
+        InputError: a folder that config.evaluations, config.audits or config.synthetic names holds
+            no such run, or one of its files is missing or damaged.
+    """
     evaluations = [read_evaluation(folder) for folder in _split(config.evaluations)]
-    rows = _unique(
-        _table_row(result, evaluation.protocol)
-        for evaluation in evaluations
-        for result in evaluation.results
-    )
+    rows = _table_rows(evaluations)
     _write_panels(workdir / 'panels.png', config.synthetic, evaluations)
     _write_rows(workdir / 'table.csv', COLUMNS, rows)
     audits = [_read_audit(folder) for folder in _split(config.audits) if folder]
@@ -170,6 +175,14 @@ def _read_audit(folder):
     """The content of audit.json in the workdir of a run of `audit`."""
     read_config(folder, 'audit', 'audits')
     return read_json(pathlib.Path(folder) / 'audit.json')
+
+
+def _table_rows(evaluations):
+    """The lines of table.csv, without repetitions."""
+    rows = []
+    for evaluation in evaluations:
+        rows += [_table_row(result, evaluation.protocol) for result in evaluation.results]
+    return _unique(rows)
 
 
 def _table_row(result, protocol):
@@ -294,21 +307,24 @@ def _compared(compared, letters):
 
 def _calibration(evaluations):
     """Calibration, and rates at the threshold of validation, one row for each network's Result."""
-    rows = [
-        [
-            evaluation.protocol,
-            result.name,
-            tables.NAMES.get(result.model, result.model),
-            result.seed,
-            *(result.calibration[name] for name in CALIBRATED),
-            *(result.at_validation_threshold[name] for name in CHOSEN),
-        ]
-        for evaluation in evaluations
-        for result in evaluation.results
-        if 'temperature' in result.calibration
-    ]
+    rows = []
+    for evaluation in evaluations:
+        for result in evaluation.results:
+            if 'temperature' in result.calibration:
+                rows.append(_calibration_row(result, evaluation.protocol))
     columns = ['protocol', 'test', 'model', 'seed', *CALIBRATED.values(), *CHOSEN]
     return html.table(columns, rows)
+
+
+def _calibration_row(result, protocol):
+    return [
+        protocol,
+        result.name,
+        tables.NAMES.get(result.model, result.model),
+        result.seed,
+        *(result.calibration[name] for name in CALIBRATED),
+        *(result.at_validation_threshold[name] for name in CHOSEN),
+    ]
 
 
 def _audits(audits):
@@ -348,31 +364,34 @@ def _test_set(sheet, result, data_dir):
         spec=result.test_set,
     )
     try:
-        examples = datasets.read_native(result.test_set, data_dir, 12)
+        examples = datasets.read_native(result.test_set, data_dir, READ)
     except InputError:
         return GONE.format(text=html.text(text))
     every = max(len(examples) // SHOWN, 1)
     chosen = examples[::every][:SHOWN]
-    tiles = [pictures.draw_boxes(grey, row.boxes, 128) for grey, row in chosen]
-    picture.save(sheet, pictures.contact_sheet(tiles, 8))
+    tiles = [pictures.draw_boxes(grey, row.boxes, TILE) for grey, row in chosen]
+    picture.save(sheet, pictures.contact_sheet(tiles, COLUMNS_SHOWN))
     return html.figure(sheet, f'Contact sheet of {result.name}', text)
 
 
 def _lineage(evaluations):
     """What trained the classifiers and picked checkpoints, one row for each use of a data set."""
-    rows = [
-        (
-            evaluation.protocol,
-            record['dataset'],
-            record['role'],
-            _how(record),
-            len(record['images']),
-            len({group for _, group, _ in record['images']}),
-        )
-        for evaluation in evaluations
-        for record in evaluation.background.lineage
-    ]
+    rows = []
+    for evaluation in evaluations:
+        for record in evaluation.background.lineage:
+            rows.append(_lineage_row(record, evaluation.protocol))
     return html.table(LINEAGE, _unique(rows))
+
+
+def _lineage_row(record, protocol):
+    return (
+        protocol,
+        record['dataset'],
+        record['role'],
+        _how(record),
+        len(record['images']),
+        len({group for _, group, _ in record['images']}),
+    )
 
 
 def _how(record):

@@ -45,8 +45,8 @@ def stages(config, workdir, data_dir):
         workdir: pathlib.Path of the study.
         data_dir: where the real data sets lie; the synthetic one lies in the stage `synthesize`.
     """
-    gan, made = workdir / 'cyclegan', workdir / 'synthesize'
-    both = f'{data_dir or specs.DEFAULT_DIR},{made / "data"}'
+    gan, synthesis = workdir / 'cyclegan', workdir / 'synthesize'
+    both = f'{data_dir or specs.DEFAULT_DIR},{synthesis / "data"}'
     yield Stage('cyclegan', with_keys(config.cyclegan, data_dir=data_dir))
     synthesize = with_keys(config.synthesize, generator=str(gan), data_dir=data_dir)
     yield Stage('synthesize', synthesize, ('cyclegan',))
@@ -62,5 +62,5 @@ def stages(config, workdir, data_dir):
         yield Stage(f'evaluate/{name}', evaluate, (*synthetic, f'classifier/{name}'))
     evaluations = tuple(f'evaluate/{name}' for name in names)
     folders = ','.join(str(workdir / name) for name in evaluations)
-    report = with_keys(config.report, evaluations=folders, synthetic=str(made))
+    report = with_keys(config.report, evaluations=folders, synthetic=str(synthesis))
     yield Stage('report', report, (*synthetic, *evaluations))

@@ -37,16 +37,16 @@ def run(config, workdir):
         )
     stand_in = choice(config, 'stand_in', stand_ins.METHODS)
     gan = trained.open_run(config.generator, 'cyclegan', 'generator')
-    origin = {'generator': identity(gan, stand_in), 'generator_step': gan.step}
+    maker = {'generator': identity(gan, stand_in), 'generator_step': gan.step}
     # A folder with the final name is complete.
     draft, final = workdir / 'synthetic.part', workdir / 'synthetic'
     shutil.rmtree(draft, ignore_errors=True)
-    manifest = translate(config, gan, origin, draft)
+    manifest = translate(config, gan, maker, draft)
     for folder in (workdir, draft):  # `prepare` puts it beside the data set
         write_json(folder / 'lineage.json', gan.lineage)
     synthetic.write_manifest(draft, manifest)
     coco.write(draft, manifest, gan.config.image_size, DESCRIPTION)
-    write_json(draft / 'meta.json', synthetic.card(gan.config, manifest, stand_in, **origin))
+    write_json(draft / 'meta.json', synthetic.card(gan.config, manifest, stand_in, **maker))
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
     prepare.build('synthetic_covid_ct', final, str(workdir / 'data'), overwrite=True)
@@ -71,13 +71,13 @@ def identity(gan, stand_in):
     return hashlib.sha256(gan.config.to_json(sort_keys=True).encode()).hexdigest()[:12]
 
 
-def translate(config, gan, origin, folder):
+def translate(config, gan, maker, folder):
     """Writes the images of every split of config.cancer, and what they were made from, as PNG.
 
     Args:
         config: of this run.
         gan: trained.Trained of the CycleGAN.
-        origin: {'generator', 'generator_step'} of every row.
+        maker: {'generator', 'generator_step'} of every row.
         folder: pathlib.Path.
 
     Returns:
@@ -99,7 +99,7 @@ def translate(config, gan, origin, folder):
                 'name a data set of slices, such as luna16_patches/nodules'
             )
         fakes = apply(examples.images)
-        rows = [SyntheticRow.of_source(row, dataset, split, **origin) for row in examples.rows]
+        rows = [SyntheticRow.of_source(row, dataset, split, **maker) for row in examples.rows]
         for row, real, fake in zip(rows, examples.images, fakes):
             picture.save(folder / row.input, real[..., 0])
             picture.save(folder / row.file, fake[..., 0])

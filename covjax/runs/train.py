@@ -2,7 +2,7 @@
 
 import jax
 
-from covjax import InputError
+from covjax import InputError, choice
 from covjax.data import lineage
 from covjax.training import classification, cyclegan, devices, loop
 from covjax.weights import checkpoint
@@ -24,13 +24,12 @@ def run(config, workdir):
 
     Raises:
         InputError: a key of the config has no valid value, or the data are not those that the run
-        in the
-            workdir was trained on.
+            in the workdir was trained on.
         Stopped: a signal asked to stop; the state is saved.
         FloatingPointError: the training diverged.
     """
     devices.check_devices(config.batch_size)  # before anything is written
-    task = MAKE[config.task](config)
+    task = MAKE[choice(config, 'task', MAKE)](config)
     record = lineage.record(config, config.data_dir, task.sources)
     file = workdir / 'lineage.json'
     if checkpoint.exists(workdir) and read_json(file) != record:

@@ -275,7 +275,17 @@ def only_head(old, new):
 
 
 def eval_step(parts, state, batch):
-    """{'loss', 'score': float32 [B], 'label': int32 [B]} of a batch; the score is P(covid)."""
+    """Scores a batch.
+
+    Args:
+        parts: Parts.
+        state: State.
+        batch: {'image': uint8 [B, image_size, image_size, 1], 'label': int32 [B]}.
+
+    Returns:
+        {'loss': float32 [B] without class weights or smoothing; 'score': float32 [B] P(covid);
+        'label': int32 [B]}.
+    """
     variables = {'params': state.net.params, 'batch_stats': state.batch_stats}
     logits = parts.model.apply(variables, parts.preprocess(to_float(batch['image'])))
     return {
@@ -286,7 +296,7 @@ def eval_step(parts, state, batch):
 
 
 def summarize(outputs):
-    """What the log says of eval_step's outputs on a split: ({'loss', *SUMMARY}, no pictures)."""
+    """What the log says of eval_step's outputs on a split: ({'loss', *SUMMARY}, no images)."""
     values = rates(outputs['label'], outputs['score'])
     return {'loss': outputs['loss'].mean(), **{name: values[name] for name in SUMMARY}}, {}
 
@@ -352,7 +362,8 @@ def class_weights(config, labels):
     """The weight of each class in the loss, float32 [2]; its mean over the training images is 1.
 
     Args:
-        config: class_weights '' weighs both the same; 'balanced' makes both count alike in all.
+        config: its class_weights is '', for a weight of 1 each, or 'balanced', for weights inverse
+            to the numbers of images, so that both classes count the same in total.
         labels: int [N] of the training images, 0 or 1.
 
     Raises:

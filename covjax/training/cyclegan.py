@@ -375,10 +375,10 @@ def query_pools(pools, fakes, first, rng):
     Returns:
         (pools, {domain: images to show the discriminator on this device}).
     """
-    everyones = lax.all_gather(fakes, AXIS, tiled=True)
+    all_fakes = lax.all_gather(fakes, AXIS, tiled=True)
     kept, images = {}, {}
     for domain, domain_rng in zip(DOMAINS, jax.random.split(rng)):
-        kept[domain], images[domain] = query_pool(pools[domain], everyones[domain], domain_rng)
+        kept[domain], images[domain] = query_pool(pools[domain], all_fakes[domain], domain_rng)
 
     mine = lambda images: lax.dynamic_slice_in_dim(images, first, len(fakes['cancer']))
     return kept, {domain: mine(images[domain]) for domain in DOMAINS}
@@ -439,7 +439,7 @@ def eval_step(nets, state, batch):
         {'cycle_l1', 'change_l1': float [B], mean absolute difference of an image from its
         reconstruction and from its translation; 'triptych': uint8 [B, H, 3 W, C], image,
         translation and reconstruction; 'translated_<domain>': uint8 [B, H, W]}. The last has no
-        axis of channels, so that the loop does not take it for pictures and hands on all of them.
+        axis of channels, so that the loop does not take it for images and hands on all of them.
     """
     ((domain, images),) = batch.items()
     there, back = JOURNEYS[domain]
@@ -482,16 +482,16 @@ def summarize(validation, outputs):
         {'input_translated_reconstructed': uint8 [N, H, 3 W, C]}).
     """
     triptych = outputs.pop('triptych')
-    source = next(domain for domain in DOMAINS if f'translated_{domain}' in outputs)
-    translated = outputs.pop(f'translated_{source}')[..., None]
+    domain = next(name for name in DOMAINS if f'translated_{name}' in outputs)
+    translated = outputs.pop(f'translated_{domain}')[..., None]
     scalars = {name: values.mean() for name, values in outputs.items()}
     scalars['checkerboard'] = checkerboard(translated)
     if min(len(groups) for groups in validation.groups.values()) > 1:
-        scalars['kid'] = kernel_distance(validation, source, translated)
+        scalars['kid'] = kernel_distance(validation, domain, translated)
     return scalars, {'input_translated_reconstructed': triptych}
 
 
-def kernel_distance(validation, source, translated):
+def kernel_distance(validation, domain, translated):
     """The kernel distance of translated images from real ones of the domain they were taken to.
 
     Images of one group are not compared with each other. Where a domain has a single group there is
@@ -499,11 +499,11 @@ def kernel_distance(validation, source, translated):
 
     Args:
         validation: Validation.
-        source: the domain that the images were translated from.
-        translated: uint8 images [N, H, W, 1], one of each validation image of `source` in their
+        domain: the one that the images were translated from.
+        translated: uint8 images [N, H, W, 1], one of each validation image of `domain` in their
             order.
     """
-    goal = OPPOSITE[source]
-    groups = [validation.groups[domain] for domain in (source, goal)]
+    goal = OPPOSITE[domain]
+    groups = [validation.groups[name] for name in (domain, goal)]
     groups = [names if len(set(names)) > 1 else None for names in groups]
     return kid_value(validation.extract(translated), validation.real_features(goal), *groups)

@@ -20,9 +20,11 @@ class Log:
 
     Args:
         workdir: the folder of the run.
-        start: steps that it has behind it; lines that were written after that step are dropped.
-        steps: of the whole training.
-        writes: of several processes that train together one writes, and the others keep quiet.
+        start: the step that the run goes on from, 0 for a new one; what metrics.jsonl has of later
+            steps is dropped.
+        steps: number of steps of the whole training.
+        writes: whether this process writes and prints; of several that train one model only one
+            does.
     """
 
     def __init__(self, workdir, start, steps, writes=True):

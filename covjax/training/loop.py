@@ -31,7 +31,7 @@ def fit(task, config, workdir):
 
     Raises:
         Stopped: a signal asked to stop; the state is saved.
-        FloatingPointError: a scalar of a step is not finite.
+        FloatingPointError: a scalar of a step, or a parameter that is to be saved, is not finite.
         InputError: the batch cannot be split over the devices, config.best names no scalar, or no
             checkpoint of the workdir can be restored.
     """
@@ -158,8 +158,8 @@ def evaluate(task, eval_step, state, step, log):
         scalars, images = task.summarize(outputs_of(eval_step, state, batches))
         prefix = f'val/{split}/' if split else 'val/'
         values |= {f'{prefix}{name}': float(value) for name, value in scalars.items()}
-        for name, pictures in images.items():
-            log.images(step, f'{prefix}{name}', pictures)
+        for name, array in images.items():
+            log.images(step, f'{prefix}{name}', array)
     if values:
         log.scalars(step, values)
     return values

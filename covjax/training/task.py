@@ -34,7 +34,7 @@ class Task(NamedTuple):
     *Evaluation* shows every example exactly once. Its batches carry 'mask', which the loop pops
     before eval_step sees them, and it drops the outputs of rows where the mask is False. That name
     is taken, so a segmentation target is called 'target'. An output of rank 4 [B, H, W, C] or more
-    is taken for pictures: only the first few examples of it reach `summarize`, so what scores are
+    is taken for images: only the first few examples of it reach `summarize`, so what scores are
     computed from must have a lower rank.
     """
 

@@ -60,8 +60,8 @@ def manager(workdir, best=''):
 
     Args:
         workdir: of the run.
-        best: a scalar's name, or ''. With one, the checkpoint where the value given to `save` was
-            highest is kept too.
+        best: a scalar's name, or ''. Where it is not '', the checkpoint with the highest value
+            given to `save` is kept too.
 
     Returns:
         orbax.checkpoint.CheckpointManager.

@@ -60,7 +60,9 @@ class Layer(NamedTuple):
 
 
 def load(model, path, channels=1, new_head=False, image_size=224, rng=None):
-    """Reads the weights of a network from a file that Keras wrote of the same, with or without top.
+    """Reads the weights of a network from a file that Keras wrote of the same network.
+
+    The file may be one with or without the last layer (`include_top`).
 
     Args:
         model: models.backbone.Backbone. Its last layer is read too, unless num_classes is None.

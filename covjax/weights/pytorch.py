@@ -13,7 +13,7 @@ import numpy as np
 from covjax import InputError
 from covjax.models.cyclegan import Discriminator, Generator
 
-# What old files hold of norms, which never use them.
+# Entries that old files hold of their instance norms, by the end of the name; they are never used.
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 EXAMPLE = 'give a file such as latest_net_G_A.pth'
 
@@ -108,7 +108,7 @@ def discriminator_from(state, norm='instance'):
 
 
 def to_state(params, names):
-    """The state dict of a network of ours.
+    """Converts the parameters of one of our networks to a PyTorch state dict.
 
     Args:
         params: nested dict of arrays.

@@ -52,6 +52,7 @@ def read(path, kind):
         raise InputError(f'{path}: is damaged ({type(error).__name__}); {WRITE_AGAIN}') from None
     if not about:
         raise InputError(f'{path}: was not written by covjax; {WRITE}')
-    if about.get('kind', 'classifier') != kind:
-        raise InputError(f'{path}: holds a {about["kind"]}; give the file of a {kind}')
+    actual = about.get('kind', 'classifier')  # files of early versions have no kind
+    if actual != kind:
+        raise InputError(f'{path}: holds a {actual}; give the file of a {kind}')
     return ConfigDict(about), traverse_util.unflatten_dict(flat, sep='/')

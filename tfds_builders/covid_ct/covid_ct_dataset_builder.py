@@ -34,8 +34,8 @@ COPIES = {
     ('noncovid', '71%0.jpg'): ('covid', 'kjr-21-e24-p5-29.png'),
     ('noncovid', '71%1.jpg'): ('covid', 'kjr-21-e24-p5-31.png'),
 }
-# Slices of one scan, of which the first is listed as another patient's; that it is of this scan is
-# there to see.
+# Slices of one scan: {a slice that is listed as another patient's: a slice of its scan}. That both
+# are of one scan was found by looking at them.
 SAME_SCAN = {
     ('noncovid', f'{n}.png'): ('noncovid', '1920.png') for n in (1919, 1921, 1922, 1923, 1924)
 }
@@ -286,8 +286,8 @@ def read_lists(folder):
                     'a picture belongs to one split'
                 )
             listed_in[path] = file.name
-            origin = document_and_patient(name, label, patients)
-            pictures.append(Picture(path, label, split, *origin, split))
+            document, patient = document_and_patient(name, label, patients)
+            pictures.append(Picture(path, label, split, document, patient, split))
     return pictures
 
 

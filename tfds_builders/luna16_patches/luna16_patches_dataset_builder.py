@@ -1,6 +1,7 @@
-"""LUNA16 (Setio et al. 2017): axial CT slices and patches around annotated lung nodules.
+"""LUNA16 (Setio et al. 2017): axial CT slices and patches around lung nodules, with boxes.
 
-With their boxes; also patches around candidates, and slice pictures that come ready-made.
+A config has slices through annotated nodules, patches around these or around candidates, or slice
+pictures that others have made from the volumes.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ PATCH_NAME = re.compile(
     r'(?P<millimetres>\d+)mm_(?P<micrometres>\d+)um(?P<hu>_hu)?'
 )
 CLASSES = ['other', 'nodule']  # of a candidate, 0 and 1 as in candidates.csv
-MILLIMETRES = np.float32
+FLOAT = np.float32
 MANY = 8  # patches of a volume from which on reading it whole is faster
 # What one call of `examples` holds in RAM at most.
 MOST_EXAMPLES = 256
@@ -294,7 +295,7 @@ def _examples_at_once(config):
 
 def _features_of_volumes(config):
     """The features of examples that are made from volumes."""
-    point = tfds.features.Tensor(shape=(3,), dtype=MILLIMETRES)  # x y z
+    point = tfds.features.Tensor(shape=(3,), dtype=FLOAT)  # x y z
     features = {
         'image': _image_feature(config),
         'fold': np.int32,  # of the challenge, -1 without subset folders
@@ -305,12 +306,12 @@ def _features_of_volumes(config):
         'window': tfds.features.Text(),
     }
     nodule = {
-        'diameter': MILLIMETRES,
+        'diameter': FLOAT,
         'row': np.int32,
         'malignancy': np.int32,  # 1, 0, or -1 where it is not known
     }
     if config.dimensions == 2:
-        nodule |= {'box': tfds.features.BBoxFeature(), 'chord': MILLIMETRES}
+        nodule |= {'box': tfds.features.BBoxFeature(), 'chord': FLOAT}
     if config.rows == 'nodules':
         features['z'] = np.int32
     else:
@@ -319,7 +320,7 @@ def _features_of_volumes(config):
     if config.rows == 'candidates':
         features['label'] = tfds.features.ClassLabel(names=CLASSES)
     else:
-        features['diameter'] = MILLIMETRES  # in 3-D
+        features['diameter'] = FLOAT  # in 3-D
     return features
 
 
@@ -370,9 +371,9 @@ def examples(config, job):
             'series': row.series,
             'row': row.row,
             'fold': luna16.challenge_fold(volume.path),
-            'world': np.array(row.world, MILLIMETRES),
-            'voxel': np.array(geometry.world_to_voxel(volume, row.world), MILLIMETRES),
-            'spacing': np.array(volume.spacing, MILLIMETRES),
+            'world': np.array(row.world, FLOAT),
+            'voxel': np.array(geometry.world_to_voxel(volume, row.world), FLOAT),
+            'spacing': np.array(volume.spacing, FLOAT),
             'window': config.window,
         }
         yield key, {**_base.stored(image, config.is_array), **features, **facts}
@@ -430,7 +431,7 @@ def _place(config, offset, diameter):
 
     `offset` is that of its centre from the centre of the patch, mm x y z.
     """
-    extent, centre = config.pixels * config.spacing, {'centre': offset.astype(MILLIMETRES)}
+    extent, centre = config.pixels * config.spacing, {'centre': offset.astype(FLOAT)}
     if config.dimensions == 3:
         return centre if (np.abs(offset) < (extent + diameter) / 2).all() else None
     chord = geometry.disc(diameter, offset[2])
