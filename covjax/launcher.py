@@ -7,6 +7,7 @@ wrong with the words is reported in plain lines, with what would be valid, and e
 """
 
 import contextlib
+import faulthandler
 import inspect
 import os
 import pathlib
@@ -18,7 +19,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from covjax import InputError, Stopped, runs
-from covjax.workdir import claimed
+from covjax.workdir import claimed, refuse_old_names
 
 USAGE = (
     'python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]'
@@ -44,9 +45,11 @@ def main(argv, home, below):
     Args:
         argv: the words, argv[0] is the program.
         home: pathlib.Path of the folder that holds the package `configs`, which must be on
-        sys.path.
+            sys.path.
         below: pathlib.Path below which a run without --workdir gets its folder.
     """
+    faulthandler.enable()
+    logging.use_absl_handler()  # so that its verbosity counts for what other libraries log
     config, workdir = parse(argv, home, below)
     launch(config, workdir)
 
@@ -67,6 +70,7 @@ def launch(config, workdir):
     first = not COORDINATOR.value or jax.process_index() == 0
     try:
         run = runs.find(config.run)
+        refuse_old_names(config)
         with claimed(config, workdir) if first else contextlib.nullcontext():
             print(f'{config.run}: writing to {workdir}', flush=True)
             run(config, workdir)
@@ -149,10 +153,13 @@ def find(name, home):
 
     NAME is a path, or the name of a config of this package, with or without configs/ and .py.
     """
-    shipped = home / 'configs' / f'{pathlib.Path(name).stem}.py'
-    is_name = pathlib.Path(name).parent.name in ('', 'configs')
-    candidates = [pathlib.Path(name)] + [shipped] * is_name
-    return next((path for path in candidates if path.is_file()), None)
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name)
+    known = {}
+    for path in configs(home):
+        stem = pathlib.Path(path).stem
+        known |= dict.fromkeys([path, f'configs/{stem}', f'{stem}.py', stem], home / path)
+    return known.get(name)
 
 
 def with_path(argv, path, variant):

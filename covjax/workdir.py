@@ -147,6 +147,18 @@ def upgraded(tree):
     return ADDED_KEYS.get(tree.get('task'), {}) | renamed
 
 
+def refuse_old_names(config):
+    """Raises an InputError where a config (ConfigDict) has a key under a name of 0.5.0.
+
+    What covjax wrote itself is read under the new names (`upgraded`).
+    """
+    stages = [config, *(value for value in config.values() if isinstance(value, ConfigDict))]
+    for stage in stages:
+        for (run, key), name in RENAMED_KEYS.items():
+            if stage.get('run') == run and key in stage:
+                raise InputError(f'config.{key} of a run of {run} is now called config.{name}')
+
+
 def read_stored_config(file):
     """The ConfigDict of a config.json (path) of this version or of an older one."""
     return ConfigDict(upgraded(read_json(file)))

@@ -200,17 +200,36 @@ def too_many_bytes(folder):
     return 'announces'
 
 
-def damaged_member(folder):
-    """One volume only in an archive, cut in the middle."""
-    path = annotated_raw(folder)
-    with zipfile.ZipFile(folder / 'luna16' / 'subset9.zip', 'w', zipfile.ZIP_LZMA) as file:
+def packed_volume(folder, compression):
+    """The path of an archive that a volume was moved into."""
+    path, archive = annotated_raw(folder), folder / 'luna16' / 'subset9.zip'
+    with zipfile.ZipFile(archive, 'w', compression) as file:
         for part in (path, path.with_suffix('.mhd')):
             file.write(part, f'subset9/{part.name}')
             part.unlink()
-    content = bytearray((folder / 'luna16' / 'subset9.zip').read_bytes())
+    return archive
+
+
+def damaged_member(folder):
+    """One volume only in an archive, cut in the middle."""
+    archive = packed_volume(folder, zipfile.ZIP_LZMA)
+    content = bytearray(archive.read_bytes())
     content[200:260] = bytes(60)
-    (folder / 'luna16' / 'subset9.zip').write_bytes(content)
+    archive.write_bytes(content)
     return 'subset9.zip'
+
+
+def unknown_packing(folder):
+    """Deflate64, which some programs write and Python cannot read."""
+    archive = packed_volume(folder, zipfile.ZIP_DEFLATED)
+    content = bytearray(archive.read_bytes())
+    for mark, offset in ((b'PK\x03\x04', 8), (b'PK\x01\x02', 10)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + offset] = 9
+            at = content.find(mark, at + 1)
+    archive.write_bytes(content)
+    return 'unpack subset9.zip yourself'
 
 
 def picture_as(save):
@@ -241,7 +260,7 @@ LUNA = (
     *(no_column, drop_annotations, other_number_type, wider_number_type, narrower_number_type),
     *(outside, nan_diameter, negative_diameter, infinite_place, semicolons, no_rows, short_row),
     *(not_text, same_series_twice, broken_archive, too_many_bytes, stray_quote, huge_diameter),
-    damaged_member,
+    *(damaged_member, unknown_packing),
 )
 COVID = (
     *(drop_listed, spoil_picture, empty_split, drop_split, twice, no_folder, empty_picture),

@@ -6,7 +6,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from covjax import InputError
-from covjax.workdir import claimed, read_config, read_json
+from covjax.workdir import claimed, read_config, read_json, refuse_old_names
+
+pytestmark = pytest.mark.fast
 
 
 def claim(folder, **fields):
@@ -63,3 +65,12 @@ def test_upstream_runs_are_checked(tmp_path):
         read_config(tmp_path / 'a', 'cyclegan', 'generator')
     with pytest.raises(InputError, match='results.json: no such file'):
         read_json(tmp_path / 'results.json')
+
+
+def test_old_names_in_a_config_of_ones_own_are_refused_with_the_new_ones():
+    old = {'run': 'synthesize', 'how': 'jpeg'}
+    with pytest.raises(InputError, match='config.how .* config.stand_in'):
+        refuse_old_names(ConfigDict(old))
+    with pytest.raises(InputError, match='config.how .* config.stand_in'):
+        refuse_old_names(ConfigDict({'run': 'audit', 'synthesize': old}))
+    refuse_old_names(ConfigDict({'run': 'audit', 'synthesize': {'run': 'synthesize'}, 'how': 1}))

@@ -130,7 +130,7 @@ def _plan(config, subject, audited, data_dir, folder):
     synthetic_dir = pathlib.Path(config.synthetic).resolve() / 'data'
     return Plan(
         config=config,
-        inherited=inherited(audited),
+        inherited={k: v for k, v in inherited(audited).items() if k in config.train},
         tests={name: test.spec for name, test in subject.tests.items() if is_real(test)},
         data_dir=data_dir or specs.DEFAULT_DIR,
         synthetic_dir=synthetic_dir,

@@ -65,7 +65,7 @@ def _labelled_by_origin(first, second):
 def check(subject):
     """The Verdict of how well origins can be told apart with the class the same in both."""
     if not subject.pairs:
-        finding = 'No pair of sources was named (config.sources).'
+        finding = 'No pair of sources was named (config.pairs).'
         return Verdict(name=NAME, flag=None, finding=finding)
     rows, flagged = [], []
     for first, second in subject.pairs:

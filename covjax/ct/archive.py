@@ -16,11 +16,8 @@ import zlib
 
 from covjax import InputError
 
-# What reading a damaged file raises; NotImplementedError at a way of packing that Python lacks.
-DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    *(EOFError, NotImplementedError, OSError),
-)
+# What reading a damaged file raises.
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
 def find(folder, pattern):
@@ -87,6 +84,10 @@ def read(path):
         return _unzipped(path) if archive else pathlib.Path(path).read_bytes()
     except FileNotFoundError:
         raise
+    except NotImplementedError:  # zipfile raises it for a kind of compression that it lacks
+        raise InputError(
+            f'{path}: is packed in a way that Python cannot read; unpack {archive.name} yourself'
+        ) from None
     except DAMAGED as error:
         reason = getattr(error, 'strerror', None) or error
         culprit = archive.name if archive else 'it'

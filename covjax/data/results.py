@@ -144,5 +144,5 @@ def read(folder):
     try:
         results = [Result.from_json(values) for values in document['results']]
         return Evaluation(document['classifier'], document['protocol'], results)
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise InputError(f'{file}: is damaged; run configs/evaluate.py again') from None

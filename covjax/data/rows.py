@@ -9,8 +9,8 @@ import numpy as np
 class Nodule:
     """A lung nodule in an image, as the annotations of LUNA16 describe it."""
 
-    diameter: float  # mm, in 3-D
-    row: int  # of annotations.csv, from 0
+    diameter: float | None = None  # mm, in 3-D
+    row: int = -1  # of annotations.csv, from 0
     malignancy: int = -1  # 1 malignant, 0 benign, -1 not known
     # (ymin, xmin, ymax, xmax) in 0..1 of the image.
     box: tuple[float, float, float, float] | None = None

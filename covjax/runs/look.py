@@ -191,7 +191,12 @@ def _draw_groups(images, examples):
         yield _draw_sizes(images / 'sizes.png', groups)
     yield _draw_grey_levels(images / 'grey.png', groups)
     diameters = {
-        name: [nodule.diameter for example in group for nodule in example.row.nodules]
+        name: [
+            nodule.diameter
+            for example in group
+            for nodule in example.row.nodules
+            if nodule.diameter
+        ]
         for name, group in groups.items()
     }
     if any(diameters.values()):

@@ -8,13 +8,15 @@ import hashlib
 import shutil
 import time
 
+from ml_collections import ConfigDict
+
 from covjax import InputError, choice, stand_ins, trained
 from covjax.ct import picture
 from covjax.data import coco, datasets, domains, specs, synthetic
 from covjax.data.synthetic import SyntheticRow
 from covjax.pages import pictures
 from covjax.runs import prepare
-from covjax.workdir import duration, write_json
+from covjax.workdir import duration, read_json, write_json
 
 SHOWN, TILE = 8, 256  # slices in images/input_and_synthetic.png, and their side in pixels
 DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices translated by a CycleGAN. Not for diagnosis.'
@@ -68,7 +70,8 @@ def identity(gan, stand_in):
     """
     if stand_in != 'translated':
         return stand_in
-    return hashlib.sha256(gan.config.to_json(sort_keys=True).encode()).hexdigest()[:12]
+    as_written = ConfigDict(read_json(gan.folder / 'config.json'))
+    return hashlib.sha256(as_written.to_json(sort_keys=True).encode()).hexdigest()[:12]
 
 
 def translate(config, gan, maker, folder):
@@ -84,7 +87,7 @@ def translate(config, gan, maker, folder):
         [data.synthetic.SyntheticRow], in the order of the data set.
 
     Raises:
-        InputError: the data set has no CT series.
+        InputError: the data set has no slices of CT series.
     """
     data_dir, size = trained.data_dir_of(config), gan.config.image_size
     training = lambda name: domains.domain(gan.config[name], name, size, data_dir).images
@@ -93,9 +96,9 @@ def translate(config, gan, maker, folder):
     for dataset, split in specs.splits(config.cancer, data_dir):
         began = time.monotonic()
         examples = datasets.read(f'{dataset}:{split}', data_dir, size)
-        if not examples.rows[0].series:
+        if not examples.rows[0].series or examples.rows[0].z is None:
             raise InputError(
-                f'config.cancer={config.cancer}: {dataset} has no CT series; '
+                f'config.cancer={config.cancer}: {dataset} has no slices of CT series; '
                 'name a data set of slices, such as luna16_patches/nodules'
             )
         fakes = apply(examples.images)
