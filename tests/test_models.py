@@ -362,6 +362,8 @@ def test_values_and_gradients_equal_those_of_other_backends(operation, shape, mo
         ('by_taps', (2, 9, 11, 6), (7, 7, 6, 2)),
         ('by_taps', (1, 5, 5, 6), (4, 3, 6, 1)),
         ('transposed_by_taps', (2, 5, 7, 4), (3, 3, 4, 3)),
+        ('transposed_by_phases', (2, 5, 7, 4), (3, 3, 4, 3)),
+        ('transposed_by_phases', (1, 1, 2, 1), (3, 3, 1, 1)),
     ],
 )
 def test_convolutions_equal_lax(operation, image, kernel):
@@ -378,7 +380,7 @@ def test_convolutions_equal_lax(operation, image, kernel):
         gradients = jax.jit(lambda x, kernel, g: jax.vjp(function, x, kernel)[1](g))
         return y, *gradients(x, kernel, normal(*y.shape, seed=1))
 
-    expected = layers.transposed if operation == 'transposed_by_taps' else plain
+    expected = layers.transposed if operation.startswith('transposed') else plain
     pairs = zip(*map(value_and_gradients, (getattr(layers, operation), expected)))
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
