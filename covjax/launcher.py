@@ -70,7 +70,6 @@ def launch(config, workdir):
     first = not COORDINATOR.value or jax.process_index() == 0
     try:
         run = runs.find(config.run)
-        refuse_old_names(config)
         with claimed(config, workdir) if first else contextlib.nullcontext():
             print(f'{config.run}: writing to {workdir}', flush=True)
             run(config, workdir)
@@ -119,8 +118,7 @@ def parse(argv, home, below):
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         keys = '\n  '.join(f'config.{key}' for key, _ in leaves(config))
         fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  {keys}')
-    if wrong := out_of_range(CONFIG.value):
-        fail(wrong)
+    check(CONFIG.value, path, home)
     if others:
         fail(f'{others[0]}: not a flag; write keys as --config.key=value')
     return CONFIG.value, pathlib.Path(WORKDIR.value or below / default_name(name, variant))
@@ -172,6 +170,32 @@ def with_path(argv, path, variant):
             words[i : i + 1 + (not equals)] = [f'{flag}={value}']
             break
     return words
+
+
+def check(config, path, home):
+    """Ends the process with code 2 where a config, from the file `path`, cannot be run."""
+    try:
+        refuse_old_names(config)
+    except InputError as error:
+        fail(str(error))
+    if missing := lacking(config, home):
+        fail(f'{path}: {missing}')
+    if wrong := out_of_range(config):
+        fail(wrong)
+
+
+def lacking(config, home):
+    """What is wrong with a config that somebody else wrote, maybe for an older version, or None.
+
+    It has no key that every config of this package for the same run has.
+    """
+    kind = lambda config: (config.get('run'), config.get('task'))
+    shipped = {path: runpy.run_path(str(home / path))['get_config']() for path in configs(home)}
+    keys = lambda config: {f'config.{key}' for key, _ in leaves(config)}
+    alike = {path: keys(other) for path, other in shipped.items() if kind(other) == kind(config)}
+    needed = set.intersection(*alike.values()) if alike else set()
+    missing = sorted(needed - keys(config))
+    return f'has no {", ".join(missing)}; take it from {min(alike)}' if missing else None
 
 
 def out_of_range(config):

@@ -63,6 +63,33 @@ def test_defaults_pass_the_checks_of_launch(name, variant):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize('name, variant', EVERY)
+def test_keys_that_a_config_lacks_are_named(name, variant):
+    config = config_of(name, variant)
+    assert launcher.lacking(config, ROOT) is None
+    for key in set(config) - {'run', 'task'}:
+        shorter = config.copy_and_resolve_references()
+        del shorter[key]
+        keys = re.findall(r'config\.(\w+)', launcher.lacking(shorter, ROOT))
+        assert keys and set(keys) == {key}
+
+
+def test_a_config_of_an_older_version_is_refused_in_one_line(launch, tmp_path):
+    """Keys that it lacks are named, and so are keys that have a new name."""
+    file = tmp_path / 'mine.py'
+    for old, named in (('names=""', 'config.baseline'), ('how="paste"', 'config.stand_in')):
+        run = 'evaluate' if 'names' in old else 'synthesize'
+        file.write_text(
+            'from configs import base\n\n\ndef get_config():\n'
+            f'    return base.stage({run!r}, {old})\n'
+        )
+        result = launch(f'--config={file}', f'--workdir={tmp_path / "run"}')
+        assert result.returncode == 2 and 'Traceback' not in result.stderr
+        assert len(result.stderr.splitlines()) == 1 and named in result.stderr
+        assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.fast
 def test_training_configs_have_the_same_shared_keys():
     shared = set(base.training('x').keys())
     for name in ('cyclegan', 'classifier'):
