@@ -28,7 +28,10 @@ setup(
         'ml_collections>=1.1.0',
         'h5py',  # weights that Keras wrote
         'safetensors',  # weights for other programs
-        'SimpleITK>=2.4',
+        'SimpleITK>=2.4',  # MetaImage, NRRD, geometry
+        'pydicom>=3.0.1',  # DICOM
+        'python-gdcm>=3.0.24',  # its compressed pixels
+        'nibabel>=5.3',  # NIfTI
         'numpy',
         'scipy',
         'scikit-learn',
@@ -42,6 +45,9 @@ setup(
         'tf': ['tensorflow-cpu'],  # only for tfds.load
         'beam': ['apache-beam'],  # luna16_patches on a cluster
         'torch': ['torch'],  # .pth generators, and the peer of the tests and of the benchmark
-        'test': ['pytest', 'pytest-xdist', 'keras>=3.10', 'ruff==0.17.6', 'setuptools>=77'],
+        'test': [
+            *('pytest', 'pytest-xdist', 'hypothesis', 'keras>=3.10', 'ruff==0.17.6'),
+            'setuptools>=77',
+        ],
     },
 )

@@ -23,6 +23,9 @@ def get_config():
         # in the source folder.
         annotations='',
         candidates='',
+        # For luna16_patches from volumes that are not in HU: SLOPE,INTERCEPT with
+        # HU = SLOPE x value + INTERCEPT. '' refuses such volumes.
+        hu='',
         allow_missing=False,  # for luna16_patches: skip series without a volume
         workers=0,  # processes that read and encode beside this one
         # Build with Apache Beam: options of its pipeline, such as --runner=DirectRunner.

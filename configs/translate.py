@@ -23,9 +23,12 @@ def get_config():
         generator='',
         # Or to_cancer. A .pth file holds one direction, so there the word does not matter.
         direction='to_covid',
-        # A folder of .png and .jpg files or one of them, a volume (.mhd, .nii, .nii.gz), or a
-        # folder with one DICOM series.
+        # A folder of pictures or one of them; a volume (.mhd, .mha, .nii, .nii.gz, .nrrd, DICOM);
+        # or a folder with one DICOM series.
         input='',
+        # For volumes whose values are not HU: SLOPE,INTERCEPT with HU = SLOPE x value + INTERCEPT.
+        # '' refuses such volumes.
+        hu='',
         # Resize pictures to this square first; not set: each at its own size, and every new size is
         # compiled.
         image_size=placeholder(int),

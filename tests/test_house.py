@@ -30,6 +30,8 @@ FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 # Libraries that only some rooms may import, at the top of a file or inside a function.
 ONLY_IN = {
     'SimpleITK': {'covjax.ct', 'covjax.phantom'},
+    'pydicom': {'covjax.ct'},
+    'nibabel': {'covjax.ct'},
     'tensorflow_datasets': {'covjax.data', 'covjax.runs', 'tfds_builders'},
     'matplotlib': {'covjax.pages'},
     'h5py': {'covjax.weights'},

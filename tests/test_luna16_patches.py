@@ -262,3 +262,59 @@ def test_real_volume_turned_round(real, tmp_path, name):
     np.testing.assert_allclose(pixels(first), pixels(second), atol=1 if 'patches' in name else 0)
     for one, other in zip(first['nodules'], second['nodules'], strict=True):
         np.testing.assert_allclose(one.get('box', 0), other.get('box', 0), atol=1e-6)
+
+
+def rewritten(raw, folder, change, ending='.mhd'):
+    """A copy of the raw folder whose volumes are `change(SimpleITK image)` in another format."""
+    copied = shutil.copytree(raw / 'luna16', folder)
+    for path in find_volumes(copied).values():
+        image = change(read_whole(path))
+        for old in path.parent.glob(f'{path.stem}.*'):
+            old.unlink()
+        with archive.on_disk(path.with_name(path.stem + ending)) as file:
+            sitk.WriteImage(image, str(file))
+    return copied
+
+
+@pytest.mark.parametrize('ending', ['.mha', '.nii.gz', '.nrrd'])
+def test_volumes_of_other_formats_give_the_same_data_set(raw, data_dir, tmp_path, ending):
+    folder = rewritten(raw, tmp_path / 'raw', lambda image: image, ending)
+    prepare.build('luna16_patches/nodules', folder, str(tmp_path / 'data'))
+    first, second = (
+        stored('luna16_patches/nodules', place) for place in (data_dir, tmp_path / 'data')
+    )
+    assert list(first) == list(second)
+    for key, example in first.items():
+        np.testing.assert_array_equal(example['image'], second[key]['image'])
+        np.testing.assert_allclose(example['voxel'], second[key]['voxel'], atol=1e-3)
+
+
+def above_air(image):
+    return image + 1024
+
+
+def with_a_hole(image):
+    whole = sitk.GetArrayFromImage(image).astype(np.float32)
+    whole[:, :3] = np.nan
+    hole = sitk.GetImageFromArray(whole)
+    hole.CopyInformation(image)
+    return hole
+
+
+@pytest.mark.parametrize('name', ['nodules', 'nodules_hu', 'nodules_minmax', 'patches'])
+@pytest.mark.parametrize('change, words', [(above_air, 'not in HU'), (with_a_hole, 'not finite')])
+def test_values_that_are_no_hu_are_refused(raw, tmp_path, name, change, words):
+    folder = rewritten(raw, tmp_path / 'raw', change)
+    with pytest.raises(InputError, match=words):
+        prepare.build(f'luna16_patches/{name}', folder, str(tmp_path / 'data'))
+    assert not (tmp_path / 'data').exists()
+
+
+def test_config_hu_says_what_values_are(raw, data_dir, tmp_path):
+    """And data that were prepared with another one are not taken for these."""
+    folder = rewritten(raw, tmp_path / 'raw', above_air)
+    name, place = 'luna16_patches/nodules', tmp_path / 'data'
+    prepare.build(name, folder, str(place), hu='1,-1024')
+    assert_same(stored(name, data_dir), stored(name, place))
+    with pytest.raises(InputError, match='config.overwrite'):
+        prepare.build(name, folder, str(place), hu='1,-1000')

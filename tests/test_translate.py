@@ -19,8 +19,7 @@ from configs import cyclegan as cyclegan_config
 from configs import export as export_config
 from configs import translate as config_file
 from covjax import InputError, generator
-from covjax.ct import archive, windows
-from covjax.ct import scan as scan_reader
+from covjax.ct import archive, volume, windows
 from covjax.data import augment
 from covjax.runs import export, translate
 from covjax.training.task import Net
@@ -298,10 +297,10 @@ def test_volumes_of_every_format_give_the_same_hu(to_covid, scan, expected_hu, t
     write_form(scan, tmp_path / 'in %' / form)
     options = {'side_by_side': True, 'batch_size': 4}
     target = translated(to_covid, tmp_path / 'in %' / form, tmp_path / 'run', **options)
-    result, _ = scan_reader.read(target / FORMS[form])
+    hu, result, _ = volume.lps(volume.open_volume(target / FORMS[form]))
     np.testing.assert_allclose(result.GetSpacing(), scan.GetSpacing(), atol=1e-4)
     np.testing.assert_allclose(result.GetOrigin(), scan.GetOrigin(), atol=1e-4)
-    hu, window = sitk.GetArrayFromImage(result), windows.WINDOWS['lung']
+    window = windows.WINDOWS['lung']
     assert hu.dtype == np.int16
     assert hu.std() > 1
     assert np.abs(hu - expected_hu).max() <= 1
@@ -350,7 +349,7 @@ def picture_and_volume(folder):
         (deep, 'deep.png.*8 bits'),
         (broken, 'broken.jpg.*not a readable picture'),
         (small, '5x20 are too small'),
-        (nothing, 'holds 0 DICOM series'),
+        (nothing, 'holds no picture and no CT.*notes.txt'),
         (picture_and_volume, 'a folder of one kind'),
     ],
 )

@@ -19,6 +19,9 @@ from covjax import InputError
 # What reading a damaged file raises.
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
+MOST_BYTES = 1 << 28  # of a file that is read at once
+CHUNK = 1 << 22  # bytes that are copied at a time
+
 
 def find(folder, pattern):
     """Lists the files below a folder, and those in its archives, whose names match a glob pattern.
@@ -72,17 +75,22 @@ def size(path):
     return _members(archive)[_member(path)].file_size if archive else os.path.getsize(path)
 
 
-def read(path):
-    """Returns the bytes of a file.
+@contextlib.contextmanager
+def opened(path):
+    """Opens a file for reading bytes.
+
+    Yields:
+        a binary file object.
 
     Raises:
         FileNotFoundError: there is none.
-        InputError: it is encrypted, or damaged.
+        InputError: it is encrypted, or damaged; also from the block that reads it.
     """
     archive = archive_of(path)
     try:
-        return _unzipped(path) if archive else pathlib.Path(path).read_bytes()
-    except FileNotFoundError:
+        with _unzipped(path) if archive else open(path, 'rb') as file:
+            yield file
+    except (FileNotFoundError, InputError):
         raise
     except NotImplementedError:  # zipfile raises it for a kind of compression that it lacks
         raise InputError(
@@ -96,14 +104,64 @@ def read(path):
         raise InputError(f'{path}: is encrypted; unpack {archive.name} yourself') from None
 
 
+@contextlib.contextmanager
 def _unzipped(path):
-    """The bytes of a file in an archive."""
+    """Opens a file in an archive."""
     archive = archive_of(path)
     entry = _members(archive).get(_member(path))
     if entry is None:
         raise FileNotFoundError(path)
-    with zipfile.ZipFile(archive) as opened:
-        return opened.read(entry)
+    with zipfile.ZipFile(archive) as whole, whole.open(entry) as file:
+        yield file
+
+
+def read(path):
+    """Returns the bytes of a table, list or picture.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: it is encrypted, damaged, or larger than any such file.
+    """
+    with opened(path) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise InputError(
+            f'{path}: has more than {MOST_BYTES >> 20} MiB; give a smaller file, or remove it'
+        )
+    return content
+
+
+def head(path, count):
+    """Returns the first `count` bytes of a file, or all where it has fewer; raises as `opened`."""
+    with opened(path) as file:
+        return file.read(count)
+
+
+def copy(path, target, offset, count):
+    """Writes `count` bytes of a file from `offset` on to a new file on the disk.
+
+    Raises:
+        InputError: the file cannot be read, or there is no space for the new one.
+    """
+    with opened(path) as source:
+        source.seek(offset)
+        left = count
+        with _space_for(target), open(target, 'wb') as copied:
+            while left and (chunk := source.read(min(left, CHUNK))):
+                copied.write(chunk)
+                left -= len(chunk)
+
+
+@contextlib.contextmanager
+def _space_for(target):
+    """Turns an error of writing a temporary file into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f'{target.parent}: cannot be written ({error.strerror}); '
+            'free some space, or name another folder in TMPDIR'
+        ) from None
 
 
 def read_text(path):
@@ -120,15 +178,11 @@ def read_text(path):
 
 
 @contextlib.contextmanager
-def on_disk(path, *others):
-    """Gives a path at which ITK can open or write a file.
+def on_disk(path):
+    """Gives a path at which libraries that know no archives can open or write a file.
 
-    ITK knows no archives, and its MetaImage code takes '%' in a path for a printf pattern and then
-    reads or writes the wrong bytes. In both cases the path is one in a temporary folder.
-
-    Args:
-        path: of the file.
-        others: names of files beside it that ITK needs as well, such as the .raw of an .mhd.
+    ITK's MetaImage code takes '%' in a path for a printf pattern and then reads or writes the wrong
+    bytes. For such a path and for a file in an archive it is one in a temporary folder.
 
     Yields:
         pathlib.Path with the name of the file.
@@ -144,24 +198,11 @@ def on_disk(path, *others):
     with tempfile.TemporaryDirectory() as shelter:
         folder = pathlib.Path(shelter) / 'folder'
         if packed:
-            _unpack([path.parent / name for name in (path.name, *others)], folder)
+            folder.mkdir()
+            copy(path, folder / path.name, 0, size(path))
         else:
             folder.symlink_to(path.parent.resolve(), target_is_directory=True)
         yield folder / path.name
-
-
-def _unpack(paths, folder):
-    """Writes files that lie in archives into a new folder."""
-    folder.mkdir()
-    for path in paths:
-        content = read(path)
-        try:
-            (folder / path.name).write_bytes(content)
-        except OSError as error:
-            raise InputError(
-                f'{folder.parent}: cannot be written ({error.strerror}); '
-                'free some space, or name another folder in TMPDIR'
-            ) from None
 
 
 def _member(path):

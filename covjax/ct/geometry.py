@@ -62,14 +62,16 @@ def patch(volume, world, millimetres, spacing, dimensions):
 
 
 def _block(volume, origin, size, spacing):
-    """The stored voxels that a grid in patient axes needs, as a float32 SimpleITK image."""
+    """The stored voxels that a grid in patient axes needs: HU, as a float32 SimpleITK image."""
     ends = [(low, low + (count - 1) * spacing) for low, count in zip(origin, size)]
     corners = np.array([world_to_voxel(volume, corner) for corner in itertools.product(*ends)])
     limit = np.array(volume.size) - 1
     first = np.clip(np.floor(corners.min(0)), 0, limit).astype(int)
     last = np.clip(np.ceil(corners.max(0)), 0, limit).astype(int)
-    stored = extract(volume, first.tolist(), (last - first + 1).tolist())
-    return sitk.Cast(stored, sitk.sitkFloat32)
+    hu = extract(volume, first.tolist(), (last - first + 1).tolist())
+    block = volume.header.grid.place(sitk.GetImageFromArray(hu.astype(np.float32)))
+    block.SetOrigin(volume.image.TransformIndexToPhysicalPoint(first.tolist()))
+    return block
 
 
 def check_inside(volume, row):

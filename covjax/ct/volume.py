@@ -1,51 +1,57 @@
-"""MetaImage volumes (.mhd with .raw or .zraw): checked, then read whole or in parts, in HU.
+"""CT volumes of any format in HU: the one reader, for whole volumes and for parts.
 
-SimpleITK and NumPy only, no JAX. SimpleITK reads damaged files silently, so they are checked first.
+Formats are MetaImage, NIfTI, NRRD and DICOM, each in a file of its own that checks headers before
+anything is allocated. What all have in common is checked here. No JAX.
 """
 
-import io
-import math
 import pathlib
-import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 
 from covjax import InputError
-from covjax.ct import archive
+from covjax.ct import archive, dicom, hounsfield, metaimage, nifti, nrrd
 
-ELEMENT_BYTES = {
-    'MET_SHORT': 2,
-    'MET_USHORT': 2,
-    'MET_INT': 4,
-    'MET_UINT': 4,
-    'MET_FLOAT': 4,
-    'MET_DOUBLE': 8,
-}
-NEEDED = {'DimSize', 'ElementType', 'ElementDataFile'}
+# By ending, in lower case; the longer ones first.
+FORMATS = {end: form for form in (nifti, metaimage, nrrd) for end in form.SUFFIXES}
 
 
 class Volume(NamedTuple):
-    """A MetaImage volume whose data file is known to be complete: its header, or all of it."""
+    """A CT volume that is known to be whole and to lie on a plausible grid."""
 
-    path: pathlib.Path  # of the .mhd; it may go through a .zip archive
-    # For the world <-> voxel algebra: one voxel with the geometry of the volume, until
-    # `load_volume` puts all voxels there.
-    image: sitk.Image
-    size: tuple[int, int, int]  # voxels, (x, y, z)
-    data: str  # name of the data file
-    compressed: bool
+    path: pathlib.Path  # of the file, which may go through a .zip archive, or of a DICOM folder
+    # What its format needs to read it: one of metaimage.Header, nifti.Header, nrrd.Header,
+    # dicom.Stack.
+    header: Any
+    image: sitk.Image  # one voxel with the geometry of the volume, for world <-> voxel algebra
+    hu: tuple[float, float] | None = None  # slope and intercept of config.hu, None where not given
+    voxels: np.ndarray | None = None  # int16 HU [z, y, x], where `load_volume` has put them
+
+    @property
+    def name(self):
+        """The name of its file without the ending; of LUNA16 the series id."""
+        return self.path.name[: len(self.path.name) - len(suffix(self.path))]
+
+    @property
+    def size(self):
+        """Voxels, (x, y, z)."""
+        return self.header.grid.size
 
     @property
     def spacing(self):
         """Millimetres per voxel, (x, y, z)."""
-        return self.image.GetSpacing()
+        return self.header.grid.spacing
 
     @property
     def packed(self):
         """Whether a part of it costs as much as the whole."""
-        return self.compressed or archive.archive_of(self.path) is not None
+        return self.header.packed
+
+    @property
+    def remarks(self):
+        """Lines on what was left out or changed."""
+        return getattr(self.header, 'remarks', ())
 
     @property
     def flips(self):
@@ -53,210 +59,192 @@ class Volume(NamedTuple):
 
         Some LUNA16 series are stored turned by 180 degrees.
         """
-        return tuple(self.image.GetDirection()[4 * axis] < 0 for axis in range(3))
+        return tuple(self.header.grid.direction[4 * axis] < 0 for axis in range(3))
+
+
+def suffix(path):
+    """Returns '.nii.gz', '.mhd' or another ending of a volume file in lower case, or ''."""
+    name = pathlib.Path(path).name.lower()
+    return next((end for end in FORMATS if name.endswith(end)), '')
 
 
 def find_volumes(folder):
-    """Finds all volumes in a folder, its sub-folders and its .zip archives.
+    """Finds all volume files in a folder, its sub-folders and its .zip archives.
 
     The folder may be flat, or hold subset0 to subset9. A series that lies both in a folder and in
     an archive, as after unpacking, is the one in the folder. The lung masks that come with LUNA16
     (seg-lungs-LUNA16) have the names of the series too; they are not CT and are passed over.
 
     Returns:
-        {series id: path of its .mhd}.
+        {series id: path of its file}.
 
     Raises:
         InputError: a series is there twice.
     """
     volumes = {}
-    for path in archive.find(folder, '*.mhd'):
+    for path in archive.find(folder, '*'):
+        if not suffix(path) or is_companion(path):
+            continue
         if any(part.lower().startswith('seg-lungs') for part in path.relative_to(folder).parts):
             continue
-        other = volumes.setdefault(path.stem, path)
+        other = volumes.setdefault(path.name[: -len(suffix(path))], path)
         if other != path and bool(archive.archive_of(path)) == bool(archive.archive_of(other)):
             raise InputError(f'{path}: series is also at {other}; keep one of the two')
     return volumes
 
 
-def open_volume(path):
-    """Reads the header of an .mhd and checks that its data file is whole. No voxel is read.
+def is_companion(path):
+    """Whether macOS or Windows has put a file there beside the real ones."""
+    return path.name.startswith('._') or path.name in ('.DS_Store', 'Thumbs.db', 'desktop.ini')
+
+
+def open_volume(path, hu=''):
+    """Reads the header of a volume file and checks that its data are there. No voxel is kept.
+
+    Args:
+        path: of the file, in MetaImage, NIfTI or NRRD, or of one DICOM file.
+        hu: config.hu: '', or 'SLOPE,INTERCEPT' for values that are not HU.
 
     Returns:
         Volume.
 
     Raises:
-        InputError: the volume is not there, not whole, or no axial CT.
+        InputError: it is not there, not whole, or no CT volume.
     """
     path = pathlib.Path(path)
-    fields = _mhd_fields(path)
-    _check_data_file(path, fields)
-    header = _read_header(path)
-    image = sitk.Image([1, 1, 1], sitk.sitkUInt8)
-    image.SetOrigin(header.GetOrigin())
-    image.SetSpacing(header.GetSpacing())
-    image.SetDirection(header.GetDirection())
-    data = path.parent / fields['ElementDataFile']
-    return Volume(path, image, header.GetSize(), data.name, _is_compressed(fields))
+    form = FORMATS.get(suffix(path))
+    if form:
+        return of_header(form.open_file(path), hu)
+    if path.is_file() and dicom.is_dicom(path):
+        return of_header(dicom.open_series(path, [path]), hu)
+    raise InputError(
+        f'{path}: is no volume; give DICOM, or a file that ends in {", ".join(FORMATS)}'
+    )
 
 
-def _mhd_fields(path):
-    """{name: text} of an .mhd header, which has what is needed here."""
-    try:
-        lines = archive.read(path).decode('latin-1').splitlines()
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such volume') from None
-    parts = [line.partition('=') for line in lines]
-    fields = {key.strip(): value.strip() for key, _, value in parts}
-    missing = NEEDED - set(fields)
-    if missing:
-        raise InputError(f'{path}: no {", ".join(sorted(missing))} in the header; copy it again')
-    element, dimensions = fields['ElementType'], fields['DimSize']
-    if element not in ELEMENT_BYTES:
-        raise InputError(
-            f'{path}: ElementType {element} is not a CT number type; expected MET_SHORT'
-        )
-    if not all(number.isdigit() for number in dimensions.split()):
-        raise InputError(f'{path}: DimSize {dimensions} is not a list of numbers; copy it again')
-    return fields
+def of_header(header, hu=''):
+    """The Volume of a header that a format has read and checked."""
+    image = header.grid.place(sitk.Image([1, 1, 1], sitk.sitkUInt8))
+    return Volume(header.path, header, image, hounsfield.parse(hu))
 
 
-def _check_data_file(path, fields):
-    """Compares the size of the data file with the one that the header of `path` announces."""
-    data = path.parent / fields['ElementDataFile']
-    if not archive.is_file(data):
-        raise InputError(
-            f'{path}: its data file {data.name} is missing; copy it next to the header'
-        )
-    size = archive.size(data)
-    if _is_compressed(fields):
-        expected = int(fields.get('CompressedDataSize', 0))
-    else:
-        expected = _voxel_bytes(fields)
-    if size < expected:
-        raise InputError(f'{data}: truncated, {size} of {expected} bytes; copy it again')
-    if size > expected and not _is_compressed(fields) and 'HeaderSize' not in fields:
-        raise InputError(
-            f'{data}: has {size} bytes and {path.name} announces {expected} '
-            f'(DimSize, ElementType {fields["ElementType"]}); copy both again'
-        )
+def check_axial(volume):
+    """Refuses a volume whose stored slices are not axial.
 
-
-def _read_header(path):
-    """A SimpleITK reader that knows the geometry of a volume, which is axial CT."""
-    reader = sitk.ImageFileReader()
-    try:
-        with archive.on_disk(path) as header:
-            reader.SetFileName(str(header))
-            reader.ReadImageInformation()
-    except RuntimeError:
-        raise InputError(
-            f'{path}: not a MetaImage header that SimpleITK can read; copy it again'
-        ) from None
-    if reader.GetDimension() != 3:
-        raise InputError(
-            f'{path}: has {reader.GetDimension()} dimensions; expected a CT volume with 3'
-        )
-    direction, spacing = reader.GetDirection(), reader.GetSpacing()
+    Raises:
+        InputError: they are not.
+    """
+    direction = volume.header.grid.direction
     if any(abs(direction[i]) < 0.99 for i in (0, 4, 8)):
+        cosines = ' '.join(f'{cosine:g}' for cosine in direction)
         raise InputError(
-            f'{path}: slices are not axial (TransformMatrix {" ".join(map(str, direction))}); '
+            f'{volume.path}: slices are not axial (direction {cosines}); '
             'resample the volume to axial slices'
         )
-    if not all(math.isfinite(mm) and mm > 0 for mm in spacing):
-        raise InputError(f'{path}: ElementSpacing {spacing} is not positive; copy the volume again')
-    return reader
 
 
 def load_volume(volume):
-    """Reads all voxels of a Volume into RAM, for many parts of one that is packed.
+    """Reads all voxels of a Volume into RAM and checks that they are HU.
 
     Returns:
-        Volume whose image has all voxels.
+        Volume with its voxels.
 
     Raises:
-        InputError: the data are damaged.
+        InputError: the data are damaged, or no HU.
     """
-    if volume.compressed:
-        check_compressed(volume.path)
+    if volume.voxels is not None:
+        return volume
+    voxels = _read(volume)
+    _check_hu(volume, voxels)
+    return volume._replace(voxels=voxels)
+
+
+def _read(volume, **block):
+    """HU of a Volume, or of a block of one that is not packed: int16 [z, y, x]."""
+    slope, intercept = volume.hu or hounsfield.AS_STORED
+    if isinstance(volume.header, dicom.Stack):
+        return dicom.read(volume.header, slope, intercept)
+    stored = FORMATS[suffix(volume.path)].read(volume.header, **block)
+    # What the file itself says of its values comes first.
+    scale, offset = getattr(volume.header, 'scaling', hounsfield.AS_STORED)
     try:
-        with archive.on_disk(volume.path, volume.data) as path:
-            return volume._replace(image=sitk.ReadImage(str(path)))
-    except RuntimeError:
-        raise InputError(
-            f'{volume.path}: cannot be read, its data are damaged; copy the volume again'
-        ) from None
+        return hounsfield.to_int16(stored, slope * scale, slope * offset + intercept)
+    except ValueError as error:
+        raise InputError(f'{volume.path}: {error}; give a CT volume in HU') from None
+
+
+def _check_hu(volume, hu):
+    if volume.hu is None:
+        hounsfield.check(hu, volume.path)
 
 
 def extract(volume, index, size):
-    """Reads a block of stored voxels. Of an uncompressed .raw nothing else is read.
+    """Reads a block of voxels. Of a volume that is not packed nothing else is read.
 
     Args:
         volume: Volume.
         index: (x, y, z) of the first voxel.
-        size: (x, y, z) in voxels; 0 drops an axis.
+        size: (x, y, z) in voxels.
 
     Returns:
-        SimpleITK image.
+        HU int16 [z, y, x].
 
     Raises:
         InputError: the data are damaged.
     """
-    if volume.image.GetSize() == volume.size:
-        return sitk.Extract(volume.image, size, index)
-    if volume.packed:
-        return sitk.Extract(load_volume(volume).image, size, index)
-    reader = sitk.ImageFileReader()
-    reader.SetExtractIndex(index)
-    reader.SetExtractSize(size)
-    try:
-        with archive.on_disk(volume.path) as path:
-            reader.SetFileName(str(path))
-            return reader.Execute()
-    except RuntimeError:
-        raise InputError(
-            f'{volume.path}: cannot be read at voxel {tuple(index)}, its data are damaged; '
-            'copy the volume again'
-        ) from None
+    if volume.voxels is None and not volume.packed:
+        return _read(volume, index=index, size=size)
+    voxels = load_volume(volume).voxels
+    return voxels[tuple(slice(i, i + n) for i, n in zip(index[::-1], size[::-1]))]
 
 
 def read_slice(volume, z):
-    """Reads stored slice z of a Volume as an image: HU float32 [H, W].
+    """Reads stored slice z of an axial Volume as an image: HU float32 [H, W].
 
     Columns run to the patient's left and rows to the back, whatever way the volume is stored.
-    """
-    stored = extract(volume, [0, 0, int(z)], [*volume.size[:2], 0])
-    hu = sitk.GetArrayFromImage(stored).astype(np.float32)
-    flip_x, flip_y, _ = volume.flips
-    return hu[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-
-
-def check_compressed(path):
-    """Checks the .zraw of an .mhd against its own checksum and the size that the header announces.
-
-    SimpleITK does not, and reads noise from a damaged file.
 
     Raises:
-        InputError: the data are damaged.
+        InputError: the data are damaged, or the slice is not in HU.
     """
-    fields = _mhd_fields(path)
-    if not _is_compressed(fields):
-        return
-    data = path.parent / fields['ElementDataFile']
-    stream, size = zlib.decompressobj(), 0
+    hu = extract(volume, (0, 0, int(z)), (*volume.size[:2], 1))[0]
+    _check_hu(volume, hu)
+    flip_x, flip_y, _ = volume.flips
+    return hu[:: -1 if flip_y else 1, :: -1 if flip_x else 1].astype(np.float32)
+
+
+def lps(volume):
+    """All voxels of a Volume, turned so that x runs to the left, y to the back, z to the head.
+
+    Returns:
+        (HU int16 [z, y, x] in LPS, SimpleITK image of them, orientation code of the file such as
+        'RAI').
+
+    Raises:
+        InputError: the data are damaged, or no HU.
+    """
+    image = volume.header.grid.place(sitk.GetImageFromArray(load_volume(volume).voxels))
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    image = sitk.DICOMOrient(image, 'LPS')
+    return sitk.GetArrayViewFromImage(image), image, code
+
+
+def write(path, array, like, code):
+    """Writes a volume in the orientation of the file that it came from.
+
+    Args:
+        path: of the file; its ending names the format.
+        array: int16 HU [z, y, x] in LPS.
+        like: SimpleITK image whose geometry it gets, as `lps` returns it.
+        code: orientation of the file, as `lps` returns it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(like)
     try:
-        with io.BytesIO(archive.read(data)) as file:
-            while chunk := file.read(1 << 20):
-                size += len(stream.decompress(chunk))
-    except zlib.error:
-        size = None
-    if size != _voxel_bytes(fields) or not stream.eof:
-        raise InputError(f'{data}: the compressed data are damaged; copy the volume again')
-
-
-def _is_compressed(fields):
-    return fields.get('CompressedData', 'False') == 'True'
-
-
-def _voxel_bytes(fields):
-    return math.prod(map(int, fields['DimSize'].split())) * ELEMENT_BYTES[fields['ElementType']]
+        with archive.on_disk(path) as file:
+            sitk.WriteImage(sitk.DICOMOrient(image, code), str(file), useCompression=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f'{path}: cannot be written ({reason})') from None

@@ -18,7 +18,7 @@ from covjax.pages import pictures
 from covjax.workdir import duration, read_json
 
 SHOWN, TILE = 24, 192  # tiles of a contact sheet, and pixels a side of each
-OPTIONS = ('annotations', 'candidates', 'allow_missing', 'workers', 'beam')
+OPTIONS = ('annotations', 'candidates', 'hu', 'allow_missing', 'workers', 'beam')
 # What TFDS makes in a data folder before it builds, the innermost first.
 MADE_BY_TFDS = (
     *('.config/metadata.json', '.config'),

@@ -10,13 +10,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from covjax import InputError, choice, generator
-from covjax.ct import picture, scan, windows
+from covjax.ct import contents, picture, volume, windows
 from covjax.data import batches
 from covjax.pages import pictures
 
-PICTURES = ('.png', '.jpg', '.jpeg')
 SHOWN = 8  # columns of the side-by-side picture
 CHUNK = 64  # pictures in memory at a time
+WRITTEN = {'.nhdr': '.nrrd'}  # endings that become others
 GIVE = {
     'generator': 'give a CycleGAN workdir, or a .safetensors or .pth file',
     'input': 'give a folder of pictures or a CT volume',
@@ -34,13 +34,18 @@ def run(config, workdir):
     source = _source(config)
     choice(config, 'window', windows.WINDOWS)
     translator = generator.load(config.generator, config.direction)
-    files, final = find_pictures(source), workdir / 'translated'
+    files, ct = find(source, config.hu, workdir)
+    if ct and config.image_size:
+        raise InputError(
+            f'config.image_size={config.image_size}: volumes keep their voxels; leave it out'
+        )
+    final = workdir / 'translated'
     with _whole_or_nothing(final) as draft:
         if files:
             folder = source if source.is_dir() else source.parent
             pairs = translate_pictures(config, translator, files, folder, draft)
         else:
-            pairs = translate_volume(config, translator, source, draft)
+            pairs = translate_volume(config, translator, ct, draft)
         if config.side_by_side:
             picture.save(workdir / 'side_by_side.png', side_by_side(pairs))
     what = f'{len(files)} pictures' if files else '1 volume'
@@ -73,29 +78,40 @@ def _whole_or_nothing(folder):
     draft.rename(folder)
 
 
-def find_pictures(source):
-    """Finds the pictures of a folder and its sub-folders, or the one file.
+def find(source, hu, workdir):
+    """Finds what a file or folder has to translate, and prints what was left out.
 
     Args:
         source: pathlib.Path.
+        hu: config.hu.
+        workdir: of the run; what lies there is no input.
 
     Returns:
-        [pathlib.Path], sorted; [] for a volume.
+        (pathlib.Paths of pictures, sorted, or []; volume.Volume where there are none, or None).
 
     Raises:
-        InputError: a folder has pictures and CT data, so what is meant would be a guess.
+        InputError: there is nothing to translate, or what is meant would be a guess.
     """
     if not source.is_dir():
-        return [source] if source.suffix.lower() in PICTURES else []
-    files = sorted(path for path in source.rglob('*') if path.is_file())
-    found = [path for path in files if path.suffix.lower() in PICTURES]
-    scans = [path for path in files if scan.suffix(path) or path.suffix.lower() == '.dcm']
-    if found and scans:
-        raise InputError(
-            f'config.input={source}: holds pictures ({found[0].name}) and CT data '
-            f'({scans[0].name}); give the volume or a folder of one kind'
-        )
-    return found
+        if source.suffix.lower() in contents.PICTURES:
+            return [source], None
+        return [], _with_remarks(volume.open_volume(source, hu))
+    found = contents.look(source, workdir)
+    contents.one_kind(found)
+    _print_all(found.remarks)
+    if found.pictures:
+        return found.pictures, None
+    return [], _with_remarks(contents.open_series(found, hu))
+
+
+def _with_remarks(ct):
+    _print_all(ct.remarks)
+    return ct
+
+
+def _print_all(remarks):
+    for remark in remarks:
+        print(remark, flush=True)
 
 
 def translate_pictures(config, translator, files, folder, target):
@@ -168,7 +184,7 @@ def read_picture(path, channels, size):
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
-def translate_volume(config, translator, source, target):
+def translate_volume(config, translator, ct, target):
     """Translates one volume, slice by slice, to a volume of the same geometry in HU.
 
     HU beyond config.window come back as its ends.
@@ -176,25 +192,21 @@ def translate_volume(config, translator, source, target):
     Args:
         config: of the run.
         translator: generator.Translator.
-        source: pathlib.Path of a file, or of a folder with a DICOM series.
-        target: folder that gets the translation; a series becomes a .nii.gz.
+        ct: volume.Volume.
+        target: folder that gets the translation; DICOM becomes a .nii.gz.
 
     Returns:
         Up to SHOWN slices as [(input, output)], uint8 [H, W, 1].
 
     Raises:
-        InputError: it is no CT volume, or config.image_size is set.
+        InputError: the volume is damaged, or no HU.
     """
-    if config.image_size:
-        raise InputError(
-            f'config.image_size={config.image_size}: volumes keep their voxels; leave it out'
-        )
-    image, code = scan.read(source)
-    window, slices = windows.WINDOWS[config.window], scan.hu(image)[..., None]
+    hu, image, code = volume.lps(ct)
+    window, slices = windows.WINDOWS[config.window], hu[..., None]
     outputs = batches.predict(_on_hu(translator, window), slices, config.batch_size, 'slices')
-    end = scan.suffix(source)  # in lower case, by which SimpleITK knows the format
-    name = source.name[: -len(end)] + end if end else f'{source.name}.nii.gz'
-    scan.write(target / name, outputs[..., 0], image, code)
+    # In lower case, by which SimpleITK knows the format.
+    end = WRITTEN.get(volume.suffix(ct.path), volume.suffix(ct.path)) or '.nii.gz'
+    volume.write(target / f'{ct.name}{end}', outputs[..., 0], image, code)
     shown = np.unique(np.linspace(0, len(slices) - 1, SHOWN).round().astype(int))
     grey = lambda hu: windows.to_grey(hu, window)
     return [(grey(slices[z]), grey(outputs[z])) for z in shown]

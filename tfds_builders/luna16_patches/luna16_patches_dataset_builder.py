@@ -6,6 +6,8 @@ pictures that others have made from the volumes.
 
 import dataclasses
 import functools
+import glob
+import hashlib
 import pathlib
 import re
 
@@ -15,7 +17,7 @@ from PIL import Image
 
 from covjax import InputError
 from covjax.ct import archive, geometry, luna16, windows
-from covjax.ct.volume import find_volumes, load_volume, open_volume, read_slice
+from covjax.ct.volume import check_axial, find_volumes, load_volume, open_volume, read_slice
 from tfds_builders import _base
 
 SIZE = 512  # pixels a side of a slice
@@ -105,6 +107,7 @@ class Builder(_base.ArrayRecordBuilder):
     Args:
         annotations, candidates: paths of annotations.csv and candidates.csv where they are not in
             the source folder.
+        hu: 'SLOPE,INTERCEPT' of volumes that are not in HU; '' refuses them.
         allow_missing: whether to skip series that have no volume; otherwise they are an error.
     """
 
@@ -158,8 +161,8 @@ class Builder(_base.ArrayRecordBuilder):
         ),
     ]
 
-    def __init__(self, *, annotations=None, candidates=None, allow_missing=False, **kwargs):
-        self.annotations, self.candidates = annotations, candidates
+    def __init__(self, *, annotations=None, candidates=None, hu='', allow_missing=False, **kwargs):
+        self.annotations, self.candidates, self.hu = annotations, candidates, hu
         self.allow_missing, self.skipped = allow_missing, []
         super().__init__(**kwargs)
 
@@ -193,7 +196,7 @@ class Builder(_base.ArrayRecordBuilder):
         for volume, _, _ in self._jobs(folder):
             path = volume.path
             if path.parent.is_dir():
-                files |= set(path.parent.glob(f'{path.stem}.*'))
+                files |= set(path.parent.glob(f'{glob.escape(volume.name)}.*'))
             else:
                 files.add(archive.archive_of(path))
         annotated, candidates, rated = self._tables(folder)
@@ -201,6 +204,11 @@ class Builder(_base.ArrayRecordBuilder):
         if self.builder_config.rows == 'candidates':
             tables.add(candidates)
         return sorted(files | {table for table in tables if archive.is_file(table)})
+
+    def fingerprint(self, folder):
+        """Hashes what the images come from: the source files, and config.hu where it is given."""
+        whole = super().fingerprint(folder)
+        return hashlib.sha256(f'{whole} {self.hu}'.encode()).hexdigest() if self.hu else whole
 
     def _split_generators(self, dl_manager):
         folder = dl_manager.manual_dir
@@ -210,7 +218,7 @@ class Builder(_base.ArrayRecordBuilder):
         else:
             function = functools.partial(examples, self.builder_config)
             jobs = self._jobs(folder)
-            series_of = lambda job: job[0].path.stem
+            series_of = lambda job: job[0].name
         splits = {'train': [], 'validation': [], 'test': []}
         for job in jobs:
             splits[luna16.series_split(series_of(job))].append(job)
@@ -269,7 +277,11 @@ class Builder(_base.ArrayRecordBuilder):
                 f'the first is {self.skipped[0]}; '
                 'add the volumes, or set config.allow_missing=True to skip them'
             )
-        volumes = {series: open_volume(paths[series]) for series in rows if series in paths}
+        volumes = {}
+        for series in rows:
+            if series in paths:
+                volumes[series] = open_volume(paths[series], self.hu)
+                check_axial(volumes[series])
         if not volumes:
             raise InputError(
                 f'{folder}: no volume found; expected .mhd files named by the series ids '
@@ -356,6 +368,8 @@ def examples(config, job):
         geometry.check_inside(volume, row)
     if volume.packed or config.rows != 'nodules' and len(rows) >= MANY:
         volume = load_volume(volume)
+    elif config.rows != 'nodules':  # what is read of it may lie in tissue
+        read_slice(volume, geometry.nodule_slice(volume, rows[0]))  # refuses what is not in HU
     make = nodule_slice if config.rows == 'nodules' else patch
     for row in rows:
         image, facts = make(config, volume, row, nodules)

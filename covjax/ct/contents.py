@@ -1,0 +1,104 @@
+"""What a folder holds: pictures, volume files, DICOM slices, and what is none of these."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+from covjax import InputError
+from covjax.ct import dicom, volume
+
+PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
+# What DICOM media carry beside the images.
+DIRECTORIES = ('DICOMDIR',)
+
+
+class Contents(NamedTuple):
+    """The files of a folder and its sub-folders by kind, each sorted."""
+
+    folder: pathlib.Path
+    pictures: list[pathlib.Path]
+    volumes: list[pathlib.Path]
+    dicom: list[pathlib.Path]
+    others: list[pathlib.Path]
+
+    @property
+    def remarks(self):
+        """A line on what was left out, if anything was."""
+        names = [str(path.relative_to(self.folder)) for path in self.others]
+        return [dicom.named(names, 'files that are neither pictures nor CT')] if names else []
+
+
+def look(folder, without):
+    """Looks at every file of a folder and its sub-folders.
+
+    Pictures and volume files are known by their endings, DICOM by its content.
+
+    Args:
+        folder: pathlib.Path.
+        without: pathlib.Path of a folder that is passed over, such as the workdir of the run, whose
+            files are no input.
+
+    Returns:
+        Contents.
+    """
+    found = Contents(folder, [], [], [], [])
+    without = without.resolve()
+    for here, folders, names in os.walk(folder):
+        here = pathlib.Path(here)
+        folders[:] = sorted(name for name in folders if (here / name).resolve() != without)
+        for name in sorted(names):
+            path = here / name
+            _list_of(found, path).append(path)
+    return found
+
+
+def _list_of(found, path):
+    """The list of Contents that a file belongs to."""
+    if volume.is_companion(path) or path.name in DIRECTORIES:
+        return found.others
+    if path.suffix.lower() in PICTURES:
+        return found.pictures
+    if volume.suffix(path):
+        return found.volumes
+    if dicom.is_dicom(path):
+        return found.dicom
+    return found.others
+
+
+def one_kind(found):
+    """Refuses a folder where it would be a guess what is meant.
+
+    Raises:
+        InputError: it holds pictures and CT, several volumes, or nothing to read.
+    """
+    kinds = [kind for kind in (found.pictures, found.volumes, found.dicom) if kind]
+    if len(kinds) > 1:
+        first, second = (kind[0].relative_to(found.folder) for kind in kinds[:2])
+        raise InputError(
+            f'{found.folder}: holds {first} and {second}, which are of different kinds; '
+            'give one of the volumes, or a folder of one kind'
+        )
+    if found.volumes:
+        raise InputError(
+            f'{found.folder}: holds {len(found.volumes)} volume files '
+            f'(first {found.volumes[0].name}); give one of them'
+        )
+    if not kinds:
+        listed = f' ({found.remarks[0]})' if found.others else ''
+        raise InputError(
+            f'{found.folder}: holds no picture and no CT{listed}; give pictures '
+            f'({", ".join(PICTURES)}), a volume, or a folder with one DICOM series'
+        )
+
+
+def open_series(found, hu=''):
+    """The Volume of the DICOM files of a folder.
+
+    Args:
+        found: Contents.
+        hu: config.hu.
+
+    Raises:
+        InputError: they are not one complete CT series.
+    """
+    return volume.of_header(dicom.open_series(found.folder, found.dicom), hu)

@@ -1,0 +1,66 @@
+"""The grid that the voxels of a volume lie on: checked before anything is allocated.
+
+World coordinates are those of DICOM and ITK: millimetres, x to the patient's left, y to the back,
+z to the head.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from covjax import InputError
+
+MOST_VOXELS = 2**30  # 512 x 512 x 4096; 2 GiB as int16
+SPACINGS = (0.01, 30.0)  # mm that neighbouring voxels can be apart
+# How far axes may be from unit length and right angles: files state cosines to a few digits.
+TOLERANCE = 1e-3
+
+
+class Grid(NamedTuple):
+    """Where the voxels of a volume are."""
+
+    size: tuple[int, int, int]  # voxels, (x, y, z)
+    spacing: tuple[float, float, float]  # mm per voxel
+    origin: tuple[float, float, float]  # mm, the centre of voxel (0, 0, 0)
+    direction: tuple[float, ...]  # 3 x 3 cosines by rows; columns are the axes x, y, z
+
+    @classmethod
+    def of(cls, header):
+        """The Grid of a SimpleITK image, or of a reader that has read a header."""
+        return cls(header.GetSize(), header.GetSpacing(), header.GetOrigin(), header.GetDirection())
+
+    def check(self, path):
+        """Refuses what cannot be the grid of a CT volume.
+
+        Raises:
+            InputError: it has too many voxels, or numbers that no scanner writes.
+        """
+        if min(self.size) < 1 or math.prod(self.size) > MOST_VOXELS:
+            shape = ' x '.join(map(str, self.size))
+            raise InputError(
+                f'{path}: has {shape} voxels; a volume has at least 1 and at most '
+                f'{MOST_VOXELS:,} voxels: give another, or crop it'
+            )
+        low, high = SPACINGS
+        if not all(low <= mm <= high for mm in self.spacing):
+            shape = ' x '.join(f'{mm:g}' for mm in self.spacing)
+            raise InputError(
+                f'{path}: voxels of {shape} mm are not plausible; '
+                f'expected {low:g} to {high:g} mm: correct the spacing'
+            )
+        axes = np.reshape(self.direction, (3, 3))
+        numbers = [*self.origin, *self.direction]
+        if not np.isfinite(numbers).all() or np.abs(axes.T @ axes - np.eye(3)).max() > TOLERANCE:
+            cosines = ' '.join(f'{cosine:g}' for cosine in self.direction)
+            raise InputError(
+                f'{path}: its axes are not at right angles (direction {cosines}); '
+                'resample the volume to a straight grid'
+            )
+
+    def place(self, image):
+        """Gives a SimpleITK image of any size this origin, spacing and direction."""
+        image.SetOrigin(self.origin)
+        image.SetSpacing(self.spacing)
+        image.SetDirection(self.direction)
+        return image

@@ -1,0 +1,109 @@
+"""NIfTI-1 and NIfTI-2 (.nii, .nii.gz), read by nibabel.
+
+nibabel does what the standard says where ITK does not: a slope of 0 means that values are as stored
+(ITK applies the intercept), and NIfTI-2 is read at all.
+"""
+
+import gzip
+import math
+import pathlib
+import zlib
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+
+from covjax import InputError
+from covjax.ct import archive
+from covjax.ct.grid import Grid
+
+SUFFIXES = ('.nii.gz', '.nii')
+# What nibabel raises for headers that make no sense.
+WRONG = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    *(OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, OverflowError),
+)
+TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's x runs to the right and y to the front
+CHUNK = 1 << 22  # bytes that are unpacked at a time
+
+
+class Header(NamedTuple):
+    """What a NIfTI header says, checked."""
+
+    path: pathlib.Path
+    grid: Grid
+    scaling: tuple[float, float]  # slope and intercept: HU = slope x value + intercept
+
+    packed = True  # a part of the voxels costs as much as all
+
+
+def open_file(path):
+    """Reads a header and checks that all voxels are there, whole. They are not kept.
+
+    Returns:
+        Header.
+
+    Raises:
+        InputError: it is no NIfTI volume of numbers, or it is truncated or damaged.
+    """
+    path = pathlib.Path(path)
+    if not archive.is_file(path):
+        raise InputError(f'{path}: no such volume')
+    with archive.on_disk(path) as file:
+        try:
+            image = nibabel.load(file)
+            shape, affine, kind = image.shape, image.affine, image.get_data_dtype()
+            scaling = float(image.dataobj.slope), float(image.dataobj.inter)
+            begin = image.header.get_data_offset()
+        except WRONG as error:
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise InputError(f'{path}: is truncated or damaged ({reason}); copy it again') from None
+        if kind.names or kind.kind not in 'iuf':
+            raise InputError(f'{path}: its voxels are {kind}, not numbers; give a CT volume in HU')
+        if len(shape) < 3 or math.prod(shape[3:]) != 1:
+            raise InputError(
+                f'{path}: has {len(shape)} dimensions ({" x ".join(map(str, shape))}); '
+                'give a CT volume with 3'
+            )
+        grid = _grid(shape[:3], affine)
+        grid.check(path)
+        _check_whole(path, file, begin + math.prod(shape) * kind.itemsize)
+    return Header(path, grid, scaling)
+
+
+def _grid(shape, affine):
+    """The Grid of an affine matrix from voxels to NIfTI's world."""
+    with np.errstate(all='ignore'):
+        axes = TO_LPS @ affine[:3, :3]
+        spacing = np.linalg.norm(axes, axis=0)
+        direction = axes / spacing
+    origin = TO_LPS @ affine[:3, 3]
+    return Grid(
+        tuple(map(int, shape)),
+        *(tuple(map(float, v.ravel())) for v in (spacing, origin, direction)),
+    )
+
+
+def _check_whole(path, file, expected):
+    """Compares the bytes of an unpacked file with those that its header announces."""
+    opened, size = gzip.open if file.suffix.lower() == '.gz' else open, 0
+    try:
+        with opened(file, 'rb') as content:
+            while chunk := content.read(CHUNK):
+                size += len(chunk)
+                if size > expected + CHUNK:
+                    raise InputError(
+                        f'{path}: has more voxels than its header announces; copy it again'
+                    )
+    except (OSError, EOFError, zlib.error):
+        size = -1
+    if size < expected:
+        raise InputError(f'{path}: is truncated or damaged; copy it again')
+
+
+def read(header):
+    """Reads all stored voxels: array [z, y, x] of the dtype that is stored, not yet scaled."""
+    with archive.on_disk(header.path) as file:
+        stored = np.asarray(nibabel.load(file).dataobj.get_unscaled())
+    return np.ascontiguousarray(stored.reshape(header.grid.size, order='F').T)
