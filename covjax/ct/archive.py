@@ -19,6 +19,7 @@ from covjax import InputError
 # What reading a damaged file raises.
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
+COMPANIONS = ('.DS_Store', 'Thumbs.db', 'desktop.ini')
 MOST_BYTES = 1 << 28  # of a file that is read at once
 CHUNK = 1 << 22  # bytes that are copied at a time
 
@@ -26,7 +27,7 @@ CHUNK = 1 << 22  # bytes that are copied at a time
 def find(folder, pattern):
     """Lists the files below a folder, and those in its archives, whose names match a glob pattern.
 
-    Linked folders are followed.
+    Linked folders are followed. Files that macOS and Windows put beside real ones are passed over.
 
     Returns:
         [pathlib.Path], sorted: first the files that lie in folders, then those in archives.
@@ -51,8 +52,13 @@ def _walk(folder):
         seen.add(real)
         for name in names:
             path = pathlib.Path(here) / name
-            if path.is_file():
+            if path.is_file() and not is_companion(path):
                 yield path
+
+
+def is_companion(path):
+    """Whether macOS or Windows has put a file there beside the real ones."""
+    return path.name.startswith('._') or path.name in COMPANIONS
 
 
 def archive_of(path):
@@ -226,6 +232,7 @@ def _listing(archive, _):
     members = {}
     for entry in entries:
         name = posixpath.normpath(entry.filename.replace('\\', '/')).lstrip('/')
-        if not name.startswith('__MACOSX/'):  # resource forks, which macOS adds
+        # Resource forks, which macOS adds.
+        if not name.startswith('__MACOSX/') and not is_companion(pathlib.PurePath(name)):
             members[name] = entry
     return members

@@ -5,7 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 from covjax import InputError
-from covjax.ct import dicom, volume
+from covjax.ct import archive, dicom, volume
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 # What DICOM media carry beside the images.
@@ -54,7 +54,7 @@ def look(folder, without):
 
 def _list_of(found, path):
     """The list of Contents that a file belongs to."""
-    if volume.is_companion(path) or path.name in DIRECTORIES:
+    if archive.is_companion(path) or path.name in DIRECTORIES:
         return found.others
     if path.suffix.lower() in PICTURES:
         return found.pictures

@@ -78,6 +78,22 @@ def read_nodules(path):
     return annotations
 
 
+def without_copies(rows):
+    """Parts rows of a table from those that say the same again.
+
+    Args:
+        rows: [Annotation] or [Candidate].
+
+    Returns:
+        (the first of each, the numbers of the others).
+    """
+    kept, copies = {}, []
+    for row in rows:
+        if kept.setdefault(row._replace(row=0), row) is not row:
+            copies.append(row.row)
+    return list(kept.values()), copies
+
+
 def with_malignancy(annotations, path):
     """Adds the ratings of annotations_with_malignancy.csv to annotations.
 

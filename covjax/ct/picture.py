@@ -1,21 +1,32 @@
 """Picture files: read with their facts, and written."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from covjax import InputError
 from covjax.ct import archive
 
 # Modes of Pillow with at most 8 bits a channel.
 EIGHT_BITS = {'1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr'}
+# Where a file says how many bits a channel has: the byte of a PNG (section 11.2.2 of its standard),
+# the tag of a TIFF.
+PNG_DEPTH, TIFF_BITS = 24, 258
+# What Pillow raises for files that are no pictures, or damaged.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, OverflowError),
+    *(EOFError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+MOST_PIXELS = 1 << 27  # 128 MiB as grey
 
 
 def open_file(path, mode='L'):
     """Opens a picture of any container with 8 bits a channel.
 
-    Alpha is ignored, as viewers of CT do.
+    It is turned as its EXIF orientation says. Alpha is ignored, as viewers of CT do.
 
     Args:
         path: of the file; it may go through an archive.
@@ -28,26 +39,40 @@ def open_file(path, mode='L'):
         InputError: there is no such picture, or it is damaged, or has more bits or several frames.
     """
     try:
-        with Image.open(io.BytesIO(archive.read(path))) as image:
-            frames = getattr(image, 'n_frames', 1)
+        content = archive.read(path)
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise InputError(
+                    f'{path}: has {image.width}x{image.height} pixels; give a smaller picture'
+                )
+            frames, bits = getattr(image, 'n_frames', 1), _bits(image, content)
             facts = {
                 'container': image.format,
                 'mode': image.mode,
                 'width': image.width,
                 'height': image.height,
             }
-            converted = image.convert(mode)
+            converted = ImageOps.exif_transpose(image).convert(mode)
     except FileNotFoundError:
         raise InputError(f'{path}: no such picture; complete the folder') from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         raise InputError(f'{path}: not a readable picture; copy it again') from None
-    if facts['mode'] not in EIGHT_BITS:  # Pillow would cut these at 255
+    if bits > 8:  # Pillow would cut these at 255, or keep their upper 8 bits
         raise InputError(
-            f'{path}: has pixels of mode {facts["mode"]}; save it with 8 bits a channel'
+            f'{path}: has {bits} bits a channel, mode {facts["mode"]}; save it with 8 bits'
         )
     if frames > 1:
         raise InputError(f'{path}: has {frames} frames; save one of them as a picture')
     return converted, facts
+
+
+def _bits(image, content):
+    """How many bits a channel has by what the file says; Pillow's mode can have fewer."""
+    if image.format == 'PNG':
+        return content[PNG_DEPTH]
+    if image.format == 'TIFF':
+        return max(np.atleast_1d(image.tag_v2.get(TIFF_BITS, 1)))
+    return 8 if image.mode in EIGHT_BITS else 16
 
 
 def save(path, pixels):

@@ -83,7 +83,7 @@ def find_volumes(folder):
     """
     volumes = {}
     for path in archive.find(folder, '*'):
-        if not suffix(path) or is_companion(path):
+        if not suffix(path):
             continue
         if any(part.lower().startswith('seg-lungs') for part in path.relative_to(folder).parts):
             continue
@@ -91,11 +91,6 @@ def find_volumes(folder):
         if other != path and bool(archive.archive_of(path)) == bool(archive.archive_of(other)):
             raise InputError(f'{path}: series is also at {other}; keep one of the two')
     return volumes
-
-
-def is_companion(path):
-    """Whether macOS or Windows has put a file there beside the real ones."""
-    return path.name.startswith('._') or path.name in ('.DS_Store', 'Thumbs.db', 'desktop.ini')
 
 
 def open_volume(path, hu=''):

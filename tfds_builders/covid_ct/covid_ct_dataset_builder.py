@@ -40,6 +40,10 @@ SAME_SCAN = {
     ('noncovid', f'{n}.png'): ('noncovid', '1920.png') for n in (1919, 1921, 1922, 1923, 1924)
 }
 
+# Columns of the meta tables, in lower case: what a picture is called, and whose it is.
+NAMED, PATIENT = ('file name', 'image name'), 'patient id'
+MOST_XML = 1 << 25  # bytes of a part of an .xlsx file, unpacked; the published ones have 0.1 MB
+SHEET = ('sharedStrings', 'worksheets/sheet1')  # the parts of an .xlsx file with the first sheet
 # What reading a damaged .xlsx file raises.
 DAMAGED = (
     *(zipfile.BadZipFile, ElementTree.ParseError),
@@ -109,7 +113,8 @@ class Builder(_base.ArrayRecordBuilder):
 
     def remark(self, folder):
         """Returns whether pictures and lists are those published, and patients known."""
-        if digest(read_lists(folder)) == PUBLISHED:
+        pictures = read_lists(folder)
+        if digest(pictures) == PUBLISHED:
             remark = 'source pictures and lists are byte for byte those published'
         else:
             remark = (
@@ -118,6 +123,9 @@ class Builder(_base.ArrayRecordBuilder):
             )
         if len(_meta_tables(folder)) < 2:
             remark += '; without both meta tables patients are guessed from file names'
+        if unlisted := _unlisted(folder, pictures):
+            shown = ', '.join(unlisted[:5]) + (', ...' if len(unlisted) > 5 else '')
+            remark += f'; left out {len(unlisted)} pictures that no list names: {shown}'
         return remark
 
     def source_folder(self, dl_manager):
@@ -291,6 +299,13 @@ def read_lists(folder):
     return pictures
 
 
+def _unlisted(folder, pictures):
+    """The names of the files beside the pictures that no split file lists, sorted."""
+    listed = {picture.path.name for picture in pictures}
+    beside = {path.name for path in archive.find(folder, 'CT_*COVID/*')}
+    return sorted(beside - listed)
+
+
 def _names_in(file):
     """The lines of a split file."""
     names = [line.strip() for line in archive.read_text(file).splitlines() if line.strip()]
@@ -322,9 +337,16 @@ def read_patients(folder):
         label = 'noncovid' if table.name.startswith('Non') else 'covid'
         header, *rows = _cells(table) or [[]]
         columns = [cell.strip().lower() for cell in header]
+        named = next((name for name in NAMED if name in columns), None)
+        if not named or PATIENT not in columns:
+            raise InputError(
+                f'{table}: no columns {" or ".join(NAMED)}, and {PATIENT}, in its first row; '
+                'give the comma-separated table as published, or remove it: '
+                'then patients are guessed from file names'
+            )
         for cells in rows:
             row = dict(zip(columns, cells))
-            name, patient = row.get('file name') or row.get('image name'), row.get('patient id')
+            name, patient = row.get(named), row.get(PATIENT)
             if name and patient:
                 patients[label, name.strip()] = patient.strip()
     return patients
@@ -341,13 +363,19 @@ def _cells(table):
         raise InputError(f'{table}: cannot be read as a table; save it as .csv') from None
 
 
+def _xml(book, name):
+    """The root element of a part of an .xlsx file (zipfile.ZipFile)."""
+    if book.getinfo(name).file_size > MOST_XML:
+        raise ValueError(f'{name} is too large')
+    return ElementTree.fromstring(book.read(name))
+
+
 def _sheet(content):
     """The cells of the first sheet of an .xlsx file (bytes), columns A to Z."""
     space = '{http://schemas.openxmlformats.org/spreadsheetml/2006/main}'
     text = lambda element: ''.join(part.text or '' for part in element.iter(f'{space}t'))
     with zipfile.ZipFile(io.BytesIO(content)) as book:
-        strings = ElementTree.fromstring(book.read('xl/sharedStrings.xml'))
-        sheet = ElementTree.fromstring(book.read('xl/worksheets/sheet1.xml'))
+        strings, sheet = (_xml(book, f'xl/{part}.xml') for part in SHEET)
     shared = [text(item) for item in strings.iter(f'{space}si')]
     rows = []
     for row in sheet.iter(f'{space}row'):

@@ -205,6 +205,24 @@ class Builder(_base.ArrayRecordBuilder):
             tables.add(candidates)
         return sorted(files | {table for table in tables if archive.is_file(table)})
 
+    def remark(self, folder):
+        """Returns which rows of the tables are there twice; each counts once."""
+        if self.builder_config.rows == 'slices':
+            return ''
+        annotated, candidates, _ = self._tables(folder)
+        tables = {annotated: luna16.read_nodules(annotated)}
+        if self.builder_config.rows == 'candidates':
+            tables[candidates] = luna16.read_candidates(candidates)
+        remarks = []
+        for table, rows in tables.items():
+            _, copies = luna16.without_copies(rows)
+            if copies:
+                first = ', '.join(map(str, copies[:5]))
+                remarks.append(
+                    f'{table.name}: left out {len(copies)} repeated rows (first {first})'
+                )
+        return '; '.join(remarks)
+
     def fingerprint(self, folder):
         """Hashes what the images come from: the source files, and config.hu where it is given."""
         whole = super().fingerprint(folder)
@@ -252,11 +270,12 @@ class Builder(_base.ArrayRecordBuilder):
         One entry for each series that has rows and a volume, or several where rows are many.
         """
         annotated, candidates, rated = self._tables(folder)
-        nodules = luna16.read_nodules(annotated)
+        nodules, _ = luna16.without_copies(luna16.read_nodules(annotated))
         if archive.is_file(rated):
             nodules = luna16.with_malignancy(nodules, rated)
         if self.builder_config.rows == 'candidates':
-            table, rows = candidates, _by_series(luna16.read_candidates(candidates))
+            kept, _ = luna16.without_copies(luna16.read_candidates(candidates))
+            table, rows = candidates, _by_series(kept)
         else:
             table, rows = annotated, _by_series(nodules)
         volumes, nodules = self._volumes(folder, rows, table), _by_series(nodules)
