@@ -14,7 +14,7 @@ LEAST = {
     **dict.fromkeys(['seed', 'gen_blocks', 'pool_size', 'freeze_steps', 'warmup_steps'], 0),
     **dict.fromkeys(['constant_epochs', 'decay_epochs', 'epoch_images', 'workers', 'shares'], 0),
     **dict.fromkeys(['learning_rate', 'body_rate', 'weight_decay', 'label_smoothing'], 0.0),
-    **dict.fromkeys(['dropout', 'bn_momentum', 'real_label'], 0.0),
+    **dict.fromkeys(['dropout', 'bn_momentum', 'real_label', 'scale', 'rotate', 'crop'], 0.0),
     **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity'], 0.0),
 }
 # What a key must stay below.

@@ -19,11 +19,12 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from covjax import InputError, Stopped, runs
-from covjax.workdir import claimed, refuse_old_names
+from covjax.workdir import add_keys, claimed, refuse_old_names
 
 USAGE = (
     'python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]'
 )
+CONFIG_FLAGS = ('--config', '-config')
 CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
@@ -89,7 +90,7 @@ def join(config):
     address = None if COORDINATOR.value == 'auto' else COORDINATOR.value
     try:
         jax.distributed.initialize(address, PROCESSES.value, PROCESS.value)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:  # the last of an address without port
         reason = str(error).splitlines()[0]
         remedy = 'outside Slurm and Open MPI give HOST:PORT, --processes and --process'
         fail(f'{flag}: {reason}; {remedy}')
@@ -102,6 +103,8 @@ def parse(argv, home, below):
 
     The flags are those of absl and ml_collections.
     """
+    if sum(argument.partition('=')[0] in CONFIG_FLAGS for argument in argv) > 1:
+        fail('--config is given twice; a run has one config')
     name, variant = config_argument(argv)
     asks_for_help = not {'--help', '-h'}.isdisjoint(argv)
     if asks_for_help and name is None:
@@ -111,13 +114,14 @@ def parse(argv, home, below):
     path, config = load(name, variant, home)
     if asks_for_help:
         keys = '\n  '.join(f'--config.{key}={value!r}' for key, value in leaves(config))
-        print(f'{runpy.run_path(str(path))["__doc__"]}\nkeys and their values:\n  {keys}')
+        print(f'{runpy.run_path(str(path))["__doc__"] or name}\nkeys and their values:\n  {keys}')
         sys.exit(0)
     try:
         others = flags.FLAGS(with_path(argv, path, variant))[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         keys = '\n  '.join(f'config.{key}' for key, _ in leaves(config))
-        fail(f'{str(error).splitlines()[0]}\nvalid keys of {name}:\n  {keys}')
+        message = str(error).splitlines()[0].strip('"')
+        fail(f'{message}\nvalid keys of {name}:\n  {keys}')
     check(CONFIG.value, path, home)
     if others:
         fail(f'{others[0]}: not a flag; write keys as --config.key=value')
@@ -135,15 +139,22 @@ def load(name, variant, home):
     path = find(name, home)
     if path is None:
         fail(f'--config={name}: no such config; choose one of {valid}')
-    get_config = runpy.run_path(str(path)).get('get_config')
-    if not get_config:
-        fail(f'--config={name}: defines no get_config; choose one of {valid}')
-    if variant and not inspect.signature(get_config).parameters:
-        fail(f'--config={name}:{variant}: this config has no variants; leave out :{variant}')
     try:
-        return path, get_config(*([variant] if variant else []))
+        get_config = runpy.run_path(str(path)).get('get_config')
+        if not get_config:
+            fail(f'--config={name}: defines no get_config; choose one of {valid}')
+        if variant and not inspect.signature(get_config).parameters:
+            fail(f'--config={name}:{variant}: this config has no variants; leave out :{variant}')
+        config = get_config(*([variant] if variant else []))
     except InputError as error:
         fail(f'--config={name}:{variant}: {error}')
+    except Exception as error:  # whatever is wrong in a file that somebody else wrote
+        fail(f'--config={name}: cannot be loaded ({type(error).__name__}: {error}); correct it')
+    if not isinstance(config, ConfigDict) or 'run' not in config:
+        fail(
+            f'--config={name}: get_config must return a ConfigDict with a run; see configs/base.py'
+        )
+    return path, config
 
 
 def find(name, home):
@@ -166,7 +177,7 @@ def with_path(argv, path, variant):
     words = list(argv)
     for i, word in enumerate(words):
         flag, equals, _ = word.partition('=')
-        if flag in ('--config', '-config'):
+        if flag in CONFIG_FLAGS:
             words[i : i + 1 + (not equals)] = [f'{flag}={value}']
             break
     return words
@@ -178,24 +189,45 @@ def check(config, path, home):
         refuse_old_names(config)
     except InputError as error:
         fail(str(error))
-    if missing := lacking(config, home):
-        fail(f'{path}: {missing}')
+    add_keys(config)
+    if wrong := wrong_keys(config, home):
+        fail(f'{path}: {wrong}')
     if wrong := out_of_range(config):
         fail(wrong)
 
 
-def lacking(config, home):
-    """What is wrong with a config that somebody else wrote, maybe for an older version, or None.
+def wrong_keys(config, home):
+    """What is wrong with the keys of a config that somebody else wrote, or None.
 
-    It has no key that every config of this package for the same run has.
+    It lacks a key that every config of this package for the same run has, or has one that none of
+    them has, or one whose value is of another type.
     """
     kind = lambda config: (config.get('run'), config.get('task'))
     shipped = {path: runpy.run_path(str(home / path))['get_config']() for path in configs(home)}
-    keys = lambda config: {f'config.{key}' for key, _ in leaves(config)}
-    alike = {path: keys(other) for path, other in shipped.items() if kind(other) == kind(config)}
-    needed = set.intersection(*alike.values()) if alike else set()
-    missing = sorted(needed - keys(config))
-    return f'has no {", ".join(missing)}; take it from {min(alike)}' if missing else None
+    alike = {
+        path: dict(leaves(other)) for path, other in shipped.items() if kind(other) == kind(config)
+    }
+    if not alike:
+        return None
+    first, ours = min(alike), dict(leaves(config))
+    named = lambda keys: ', '.join(f'config.{key}' for key in sorted(keys))
+    if missing := set.intersection(*map(set, alike.values())) - set(ours):
+        return f'has no {named(missing)}; take it from {first}'
+    if extra := set(ours) - set.union(*map(set, alike.values())):
+        return f'{named(extra)}: a run of {config.run} has no such key; compare with {first}'
+    for key, value in alike[first].items():
+        if key in ours and not _alike(value, ours[key]):
+            return f'config.{key}={ours[key]!r}: expected a value such as {value!r}, as in {first}'
+    return None
+
+
+def _alike(value, other):
+    """Whether a value could take the place of another; None stands for any, a float for an int."""
+    if value is None or other is None:
+        return True
+    kinds = (bool, int, float, str, tuple)
+    first, second = ([kind for kind in kinds if isinstance(v, kind)][:1] for v in (value, other))
+    return first == second or (first, second) == ([float], [int])
 
 
 def out_of_range(config):
@@ -206,9 +238,9 @@ def out_of_range(config):
         values = value if isinstance(value, tuple) else (value,)
         numbers = [number for number in values if isinstance(number, (int, float))]
         name = key.rpartition('.')[2]
-        if name in LEAST and numbers and min(numbers) < LEAST[name]:
+        if name in LEAST and not all(number >= LEAST[name] for number in numbers):
             return f'--config.{key}={value}: must be at least {LEAST[name]}'
-        if name in BELOW and numbers and max(numbers) >= BELOW[name]:
+        if name in BELOW and not all(number < BELOW[name] for number in numbers):
             return f'--config.{key}={value}: must be below {BELOW[name]}'
     return None
 
@@ -217,7 +249,7 @@ def config_argument(argv):
     """('configs/x.py', 'variant') of --config=..., or (None, '')."""
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition('=')
-        if flag in ('--config', '-config'):
+        if flag in CONFIG_FLAGS:
             name, _, variant = (value if equals else ''.join(argv[i + 1 : i + 2])).partition(':')
             return name, variant
     return None, ''

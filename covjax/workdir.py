@@ -31,10 +31,19 @@ RENAMED_KEYS = {
     ('audit', 'sources'): 'pairs',
 }
 RENAMED_RUNS = {'forensics': 'printed_rates'}
-# Keys that later versions added, by the task of a training, and what older runs did in effect.
+# Keys that versions up to 0.5.0 added, by the task of a training or the command, and what runs and
+# configs without them mean.
 ADDED_KEYS = {
-    'cyclegan': {'norm': 'instance', 'upsample': 'transposed', 'dtype': 'float32'},
+    'cyclegan': {
+        'norm': 'instance',
+        'upsample': 'transposed',
+        'dtype': 'float32',
+        'features': 'pixels',
+    },
     'classification': {'pretrained': '', 'dtype': 'float32'},
+    'synthesize': {'stand_in': 'translated'},
+    'evaluate': {'names': ''},
+    'report': {'audits': ''},
 }
 
 
@@ -64,7 +73,7 @@ def claimed(config, workdir):
         raise InputError(f'--workdir={workdir}: is a file; choose a folder')
     began = time.monotonic()
     try:
-        write_json(file, json.loads(config.to_json()))
+        _begin(file, config)
         yield workdir
         note_environment(workdir, config.run, time.monotonic() - began)
     except Stopped:
@@ -76,8 +85,18 @@ def claimed(config, workdir):
         elif before:
             write_json(file, before)
         else:
-            file.unlink()
+            file.unlink(missing_ok=True)
         raise
+
+
+def _begin(file, config):
+    """Writes the config.json of a run, in a folder that is made where there is none."""
+    try:
+        write_json(file, json.loads(config.to_json()))
+    except OSError as error:
+        raise InputError(
+            f'--workdir={file.parent}: cannot be written ({error.strerror}); choose another'
+        ) from None
 
 
 def note_environment(workdir, run, seconds):
@@ -144,7 +163,21 @@ def upgraded(tree):
     renamed = {RENAMED_KEYS.get((run, key), key): upgraded(value) for key, value in tree.items()}
     if run in RENAMED_RUNS:
         renamed['run'] = RENAMED_RUNS[run]
-    return ADDED_KEYS.get(tree.get('task'), {}) | renamed
+    return _added(renamed) | renamed
+
+
+def _added(config):
+    """Those of ADDED_KEYS that belong to a config (ConfigDict or dict)."""
+    return ADDED_KEYS.get(config.get('task') or config.get('run'), {})
+
+
+def add_keys(config):
+    """Gives a config (ConfigDict) those of ADDED_KEYS that it lacks, in nested configs too."""
+    for stage in [config, *(value for value in config.values() if isinstance(value, ConfigDict))]:
+        for key, value in _added(stage).items():
+            if key not in stage:
+                with stage.unlocked():
+                    stage[key] = value
 
 
 def refuse_old_names(config):
@@ -160,8 +193,15 @@ def refuse_old_names(config):
 
 
 def read_stored_config(file):
-    """The ConfigDict of a config.json (path) of this version or of an older one."""
-    return ConfigDict(upgraded(read_json(file)))
+    """The ConfigDict of a config.json (path) of this version or of an older one.
+
+    Raises:
+        InputError: it is damaged, or no config of a run.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict) or 'run' not in content:
+        raise InputError(f'{file}: is not the config of a run; run that stage again')
+    return ConfigDict(upgraded(content))
 
 
 def read_config(workdir, run, key):

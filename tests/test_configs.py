@@ -10,7 +10,7 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 
 from configs import base
-from covjax import InputError, launcher, models, runs
+from covjax import InputError, launcher, models, runs, workdir
 from covjax.runs import train
 
 NAMES = [pathlib.Path(path).stem for path in launcher.configs(ROOT)]
@@ -64,29 +64,59 @@ def test_defaults_pass_the_checks_of_launch(name, variant):
 
 @pytest.mark.fast
 @pytest.mark.parametrize('name, variant', EVERY)
-def test_keys_that_a_config_lacks_are_named(name, variant):
+def test_keys_that_a_config_lacks_or_invents_are_named(name, variant):
     config = config_of(name, variant)
-    assert launcher.lacking(config, ROOT) is None
+    assert launcher.wrong_keys(config, ROOT) is None
     for key in set(config) - {'run', 'task'}:
         shorter = config.copy_and_resolve_references()
         del shorter[key]
-        keys = re.findall(r'config\.(\w+)', launcher.lacking(shorter, ROOT))
+        keys = re.findall(r'config\.(\w+)', launcher.wrong_keys(shorter, ROOT))
         assert keys and set(keys) == {key}
+    with config.unlocked():
+        config.limitt = 3
+    assert 'config.limitt: a run of' in launcher.wrong_keys(config, ROOT)
 
 
-def test_a_config_of_an_older_version_is_refused_in_one_line(launch, tmp_path):
-    """Keys that it lacks are named, and so are keys that have a new name."""
+WRONG = {  # the text of a config file of somebody else: what the one line has
+    'return base.stage("evaluate")': 'config.baseline',
+    'return base.stage("synthesize", how="paste")': 'config.stand_in',
+    'return base.stage("look", dataset="x", limit=3, shown=3, limitt=4)': 'config.limitt',
+    'return base.stage("look", dataset="x", limit="many", shown=3)': "config.limit='many'",
+    'return base.stage("nonsense")': 'config.run=nonsense',
+    'return {"run": "look"}': 'must return a ConfigDict',
+    'return None': 'must return a ConfigDict',
+    'return base.nothing': 'AttributeError',
+    'return (': 'SyntaxError',
+}
+
+
+@pytest.mark.parametrize('text', WRONG)
+def test_a_wrong_config_of_somebody_else_is_one_line(launch, tmp_path, text):
     file = tmp_path / 'mine.py'
-    for old, named in (('names=""', 'config.baseline'), ('how="paste"', 'config.stand_in')):
-        run = 'evaluate' if 'names' in old else 'synthesize'
-        file.write_text(
-            'from configs import base\n\n\ndef get_config():\n'
-            f'    return base.stage({run!r}, {old})\n'
-        )
-        result = launch(f'--config={file}', f'--workdir={tmp_path / "run"}')
-        assert result.returncode == 2 and 'Traceback' not in result.stderr
-        assert len(result.stderr.splitlines()) == 1 and named in result.stderr
-        assert not (tmp_path / 'run').exists()
+    file.write_text(f'from configs import base\n\n\ndef get_config():\n    {text}\n')
+    result = launch(f'--config={file}', f'--workdir={tmp_path / "run"}')
+    assert result.returncode == 2 and 'Traceback' not in result.stderr, result.stderr
+    assert len(result.stderr.splitlines()) == 1 and WRONG[text] in result.stderr, result.stderr
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('task', [*workdir.ADDED_KEYS])
+def test_a_config_from_before_a_key_was_there_means_what_was_done_then(task):
+    """As a stored config.json does."""
+    name = {'classification': 'classifier'}.get(task, task)
+    config = config_of(name)
+    for key in workdir.ADDED_KEYS[task]:
+        del config[key]
+    workdir.add_keys(config)
+    assert launcher.wrong_keys(config, ROOT) is None
+    assert {key: config[key] for key in workdir.ADDED_KEYS[task]} == workdir.ADDED_KEYS[task]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('key', sorted(base.LEAST | base.BELOW))
+def test_numbers_that_are_none_are_out_of_range(key):
+    assert launcher.out_of_range(ConfigDict({key: float('nan')}))
 
 
 @pytest.mark.fast
@@ -146,6 +176,12 @@ def test_shown_commands_have_valid_keys(command):
         ('--config=configs/cyclegan.py config.steps=1', '--config.key=value'),
         ('--config=configs/base.py', 'configs/quickstart.py'),
         ('--config=configs/cyclegan.py --wokdir=x', 'wokdir'),
+        ('--config=look --config=cyclegan', 'given twice'),
+        ('--config=cyclegan --config.augment.nosuch=1', 'nosuch'),
+        (
+            '--config=cyclegan --coordinator=nohost --processes=2 --process=0',
+            '--coordinator=nohost',
+        ),
     ],
 )
 def test_wrong_words_print_the_valid_ones(launch, tmp_path, words, named):

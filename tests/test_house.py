@@ -12,6 +12,7 @@ from conftest import ROOT
 
 # From the roof down. A room may import rooms of lower floors and files of its own, never a room of
 # its own floor; the room of a module is the longest entry that its name starts with.
+pytestmark = pytest.mark.fast
 FLOORS = [
     ['launch', 'covjax.__main__'],
     ['covjax.launcher'],

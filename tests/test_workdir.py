@@ -74,3 +74,16 @@ def test_old_names_in_a_config_of_ones_own_are_refused_with_the_new_ones():
     with pytest.raises(InputError, match='config.how .* config.stand_in'):
         refuse_old_names(ConfigDict({'run': 'audit', 'synthesize': old}))
     refuse_old_names(ConfigDict({'run': 'audit', 'synthesize': {'run': 'synthesize'}, 'how': 1}))
+
+
+@pytest.mark.parametrize('content', ['[1]', '{}', '"x"', '{"seed": 1}'])
+def test_a_stored_config_that_is_none(tmp_path, content):
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(InputError, match='config.json: is not the config of a run'):
+        read_config(tmp_path, 'train', 'generator')
+
+
+def test_a_folder_that_cannot_be_made():
+    for folder in ('/proc/nope', '/dev/full/x'):
+        with pytest.raises(InputError, match=folder), claimed(ConfigDict({'run': 'look'}), folder):
+            pass

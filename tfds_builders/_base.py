@@ -50,6 +50,7 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         beam: whether to leave that to Apache Beam, with the runner of the DownloadConfig.
     """
 
+    MANUAL_DOWNLOAD_INSTRUCTIONS = 'give the folder of the raw files'
     DOWNLOAD = ''  # URL of the raw files, where they are free without signing up
 
     def __init__(self, *, file_format=None, workers=0, beam=False, **kwargs):

@@ -9,7 +9,7 @@ from covjax.audit import probe
 from covjax.audit.probe import Probe
 
 NAME = 'grey levels (logistic regression)'
-RULE = probe.rule('a regression on grey levels')
+RULE = probe.rule_for('a regression on grey levels')
 COLUMNS = probe.COLUMNS
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 

@@ -12,7 +12,7 @@ from covjax.audit import probe
 from covjax.audit.probe import Probe
 
 NAME = '32x32 pixels (logistic regression)'
-RULE = probe.rule('a regression on 32x32 pixels')
+RULE = probe.rule_for('a regression on 32x32 pixels')
 COLUMNS = probe.COLUMNS
 SIZE = 32
 

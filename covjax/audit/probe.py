@@ -1,5 +1,6 @@
 """Probes: regressions that see little of an image, fitted to show how far that little goes."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def regression(describe):
     return scores
 
 
-def rule(what):
+def rule_for(what):
     """When the comparison of a probe with the network raises a flag, as a sentence.
 
     Args:
@@ -65,9 +66,9 @@ def versus(subject, probe, rule):
     Args:
         subject: verdict.Subject.
         probe: Probe.
-        rule: of the Verdict.
+        rule: when it raises a flag, as a sentence; `rule_for` makes one.
     """
-    rows, as_good = [], []
+    rows, as_good, compared = [], [], False
     for test, images in subject.tests_and_validation.items():
         network = subject.score(images.images)
         of_network = str(area(network, images))
@@ -75,10 +76,11 @@ def versus(subject, probe, rule):
             scores = probe.scores(train.native, images.native)
             reached = area(scores, images)
             low, high = auc_difference(images.labels, network, scores, images.groups)
+            compared |= not math.isnan(reached.low)
             rows.append((test, fitted_on, of_network, str(reached), gain(low, high)))
             if test in subject.tests and reached.tells() and low <= BETTER:
                 as_good.append(f'{reached} on {test}, fitted on {fitted_on}')
-    if all('nan' in row[3] for row in rows):
+    if not compared:
         finding = 'Intervals need several patients or series in a test set.'
         return Verdict(name=probe.name, flag=None, finding=finding)
     if as_good:

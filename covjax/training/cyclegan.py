@@ -380,7 +380,7 @@ def query_pools(pools, fakes, first, rng):
     for domain, domain_rng in zip(DOMAINS, jax.random.split(rng)):
         kept[domain], images[domain] = query_pool(pools[domain], all_fakes[domain], domain_rng)
 
-    mine = lambda images: lax.dynamic_slice_in_dim(images, first, len(fakes['cancer']))
+    mine = lambda whole: lax.dynamic_slice_in_dim(whole, first, len(fakes['cancer']))
     return kept, {domain: mine(images[domain]) for domain in DOMAINS}
 
 
@@ -392,7 +392,7 @@ def train_step(nets, tx, augmented, state, batch, rng):
 
     Args:
         nets: Nets.
-        tx: the optimizer of either, an optax transformation.
+        tx: the optimizer of generators and of discriminators, an optax transformation.
         augmented: (rng, uint8 images, first=index) -> float images in [-1, 1].
         state: State.
         batch: {'cancer', 'covid'} of uint8 images [B, load_size, load_size, C].
@@ -475,7 +475,8 @@ def summarize(validation, outputs):
 
     Args:
         validation: Validation.
-        outputs: {name: array [N, ...]} of eval_step on all images of the domain.
+        outputs: {name: array [N, ...]} of eval_step on all images of the domain. Its images are
+            taken out.
 
     Returns:
         ({'cycle_l1', 'change_l1', 'checkerboard', and 'kid' where there is enough to compare},
