@@ -32,6 +32,7 @@ setup(
         'pydicom>=3.0.1',  # DICOM
         'python-gdcm>=3.0.24',  # its compressed pixels
         'nibabel>=5.3',  # NIfTI
+        'msgspec',  # JSON files checked against their types
         'numpy',
         'scipy',
         'scikit-learn',

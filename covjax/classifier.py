@@ -8,16 +8,27 @@ Images are [B, H, W, 1] float in [-1, 1]. No training code and no TFDS are impor
 
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
+import msgspec
 
 from covjax import CLASSES, models, trained
 from covjax.data.augment import to_float
 from covjax.weights import safetensors
+from covjax.workdir import ADDED_KEYS
 
 EXPORTED = ('model', 'dtype', 'image_size', 'train', 'seed')  # keys of the run in an exported file
+
+
+class Exported(TypedDict):
+    """What is needed of the header of an exported file."""
+
+    model: str
+    dtype: str
+    pretrained: str
+    image_size: Annotated[int, msgspec.Meta(ge=1, le=8192)]
 
 
 class Classifier(NamedTuple):
@@ -42,9 +53,18 @@ def load(path, which='best'):
         InputError: there is no classifier, or it is damaged.
     """
     if pathlib.Path(path).suffix == '.safetensors':
-        config, variables = safetensors.read(path, 'classifier')
-        return _classifier(config, variables)
+        return _exported(path)
     return of_run(trained.open_run(path, 'classification', 'classifier', which))
+
+
+def _exported(path):
+    """The Classifier of a .safetensors file."""
+    config, variables = safetensors.read(path, 'classifier', Exported, ADDED_KEYS['classification'])
+    loaded = _classifier(config, variables)
+    image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 1), jnp.float32)
+    init = lambda images: loaded.model.init(jax.random.key(0), loaded.preprocess(images))
+    safetensors.check_fits(path, variables, jax.eval_shape(init, image))
+    return loaded
 
 
 def of_run(run):

@@ -5,23 +5,37 @@ images = generator.apply(translator)(images)  # [B, H, W, 1] float in [-1, 1], a
 """
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
+import msgspec
 
 from covjax import InputError, choice, models, trained
 from covjax.data.augment import to_float, to_uint8
 from covjax.models.cyclegan import NORMS, UPSAMPLE, Generator
 from covjax.weights import safetensors
+from covjax.workdir import ADDED_KEYS
 
 DIRECTIONS = ('to_covid', 'to_cancer')
 SMALLEST = 8  # pixels a side: the residual blocks see a quarter, and mirror one pixel of it
+SIZE = Annotated[int, msgspec.Meta(ge=0, le=4096)]  # a number of filters or blocks
 # What the header of an exported file says of the run; `network` needs the first five.
 EXPORTED = (
     *('gen_filters', 'gen_blocks', 'norm', 'upsample', 'dtype'),
     *('image_size', 'cancer', 'covid', 'seed'),
 )
+
+
+class Exported(TypedDict):
+    """What `network` needs of the header of an exported file."""
+
+    gen_filters: SIZE
+    gen_blocks: SIZE
+    norm: str
+    upsample: str
+    dtype: str
+    direction: str
 
 
 class Translator(NamedTuple):
@@ -48,20 +62,28 @@ def load(path, direction):
         InputError: there is no generator of that direction, or it is damaged.
     """
     choice({'direction': direction}, 'direction', DIRECTIONS)
-    suffix = pathlib.Path(path).suffix
-    if suffix == '.pth':
+    name = pathlib.Path(path).name.lower()
+    if name.endswith(('.pth', '.pt', '.pth.tar')):
         from covjax.weights import pytorch
 
         return translator(*pytorch.load_generator(path))
-    if suffix == '.safetensors':
-        config, variables = safetensors.read(path, 'generator')
-        if config.direction != direction:
-            raise InputError(
-                f'{path}: is a generator {config.direction}; '
-                f'choose config.direction={config.direction}'
-            )
-        return translator(network(config), variables['params'])
+    if name.endswith('.safetensors'):
+        return _exported(path, direction)
     return of_run(trained.open_run(path, 'cyclegan', 'generator'), direction)
+
+
+def _exported(path, direction):
+    """The Translator of a .safetensors file."""
+    config, variables = safetensors.read(path, 'generator', Exported, ADDED_KEYS['cyclegan'])
+    if config.direction != direction:
+        raise InputError(
+            f'{path}: is a generator {config.direction}; choose config.direction={config.direction}'
+        )
+    model = network(config)
+    channels = safetensors.array(path, variables, 'params/stem/kernel', 4).shape[2]
+    image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+    safetensors.check_fits(path, variables, jax.eval_shape(model.init, jax.random.key(0), image))
+    return translator(model, variables['params'])
 
 
 def of_run(run, direction):

@@ -8,6 +8,7 @@ wrong with the words is reported in plain lines, with what would be valid, and e
 
 import contextlib
 import faulthandler
+import functools
 import inspect
 import os
 import pathlib
@@ -203,7 +204,7 @@ def wrong_keys(config, home):
     them has, or one whose value is of another type.
     """
     kind = lambda config: (config.get('run'), config.get('task'))
-    shipped = {path: runpy.run_path(str(home / path))['get_config']() for path in configs(home)}
+    shipped = _shipped(home)
     alike = {
         path: dict(leaves(other)) for path, other in shipped.items() if kind(other) == kind(config)
     }
@@ -219,6 +220,12 @@ def wrong_keys(config, home):
         if key in ours and not _alike(value, ours[key]):
             return f'config.{key}={ours[key]!r}: expected a value such as {value!r}, as in {first}'
     return None
+
+
+@functools.cache
+def _shipped(home):
+    """{'configs/audit.py': ConfigDict} of every config of this package, without variant."""
+    return {path: runpy.run_path(str(home / path))['get_config']() for path in configs(home)}
 
 
 def _alike(value, other):

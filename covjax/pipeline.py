@@ -37,7 +37,7 @@ def follow(stages, workdir, find):
     for i, (name, config, needs) in enumerate(stages, 1):
         folder, as_written = workdir / name, json.loads(config.to_json())
         note = folder / 'finished.json'
-        known = upgraded(read_json(note)) if note.is_file() else None
+        known = upgraded(read_json(note, dict)) if note.is_file() else None
         if known == as_written and remade.isdisjoint(needs):
             print(f'== {name} is finished ({i} of {len(stages)})', flush=True)
             continue

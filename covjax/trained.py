@@ -11,14 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from covjax import choice
+from covjax.data import lineage
 from covjax.weights import checkpoint
-from covjax.workdir import read_config, read_json, read_stored_config
+from covjax.workdir import read_config, read_stored_config
 
-UPSTREAM = (
-    'classifier',
-    'generator',
-    'synthetic',
-)  # config keys that name the run a run is made from
+# Config keys that name the run that a run is made from.
+UPSTREAM = ('classifier', 'generator', 'synthetic')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Trained:
 
         A list of dicts, see covjax.data.lineage.
         """
-        return read_json(self.folder / 'lineage.json')
+        return lineage.read(self.folder)
 
 
 def open_run(folder, task, key, which='best'):

@@ -1,10 +1,11 @@
-"""The folder that a run writes to, and JSON that is written whole or not at all.
+"""The folder that a run writes to, JSON that is written whole or not at all, and tables.
 
 A workdir holds config.json, environment.json and what the run makes; a training also checkpoints/,
 metrics.jsonl, lineage.json, images/ and tensorboard/.
 """
 
 import contextlib
+import csv
 import json
 import os
 import pathlib
@@ -12,8 +13,10 @@ import platform
 import shutil
 import time
 from importlib import metadata
+from typing import Any, TypedDict
 
 import jax
+import msgspec
 from ml_collections import ConfigDict
 
 from covjax import InputError, Stopped, __version__
@@ -23,6 +26,8 @@ from covjax import InputError, Stopped, __version__
 RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}
 # Keys that may change when a run is taken up again. `steps` may not: schedules depend on it.
 MAY_CHANGE = {'log_every', 'eval_every', 'data_dir', 'features'}
+AGAIN = 'run that stage again in another --workdir'
+FORMULAS = ('=', '+', '-', '@', '\t', '\r')  # how a cell begins that spreadsheets run
 VERSIONS_OF = ('jax', 'flax', 'optax', 'numpy', 'tensorflow-datasets')
 # What 0.5.0 wrote into config.json under other names: (command, old key) -> new key.
 RENAMED_KEYS = {
@@ -47,6 +52,18 @@ ADDED_KEYS = {
 }
 
 
+class ConfigJson(TypedDict):
+    """What every config.json has."""
+
+    run: str
+
+
+class Environment(TypedDict):
+    """What is read of environment.json."""
+
+    seconds: float
+
+
 @contextlib.contextmanager
 def claimed(config, workdir):
     """Makes the folder of a run and writes its config.json and, at the end, environment.json.
@@ -66,7 +83,7 @@ def claimed(config, workdir):
     """
     workdir = pathlib.Path(workdir)
     file, existed = workdir / 'config.json', workdir.exists()
-    before = read_json(file) if file.is_file() else None
+    before = read_json(file, ConfigJson) if file.is_file() else None
     if before:
         _refuse_another_run(upgraded(before), config, workdir)
     if next(path for path in (workdir, *workdir.parents) if path.exists()).is_file():
@@ -110,7 +127,8 @@ def note_environment(workdir, run, seconds):
         seconds: of this session.
     """
     file = workdir / 'environment.json'
-    before = read_json(file)['seconds'] if run in RESUMES and file.is_file() else 0.0
+    known = run in RESUMES and file.is_file()
+    before = read_json(file, Environment)['seconds'] if known else 0.0
     environment = {
         'covjax': __version__,
         'python': platform.python_version(),
@@ -198,10 +216,7 @@ def read_stored_config(file):
     Raises:
         InputError: it is damaged, or no config of a run.
     """
-    content = read_json(file)
-    if not isinstance(content, dict) or 'run' not in content:
-        raise InputError(f'{file}: is not the config of a run; run that stage again')
-    return ConfigDict(upgraded(content))
+    return ConfigDict(upgraded(read_json(file, ConfigJson)))
 
 
 def read_config(workdir, run, key):
@@ -231,14 +246,46 @@ def read_config(workdir, run, key):
     return config
 
 
-def read_json(path):
-    """What write_json wrote; an InputError where the file is missing or damaged."""
+def read_json(path, kind=Any):
+    """Reads what write_json wrote.
+
+    Args:
+        path: of the file.
+        kind: type of the content, as `checked` takes it.
+
+    Returns:
+        dict, list or plain value.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another kind.
+    """
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        content = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise InputError(f'{path}: no such file; let that run finish first') from None
-    except ValueError:
-        raise InputError(f'{path}: is damaged; run that stage again in another --workdir') from None
+    except (OSError, ValueError, RecursionError):
+        raise InputError(f'{path}: is damaged; {AGAIN}') from None
+    return checked(path, content, kind)
+
+
+def checked(path, content, kind, remedy=AGAIN):
+    """Returns the content of a file, where it has the type that it must have.
+
+    Args:
+        path: of the file, for the message.
+        content: what JSON holds: dict, list or plain value.
+        kind: a type: a plain one, list, dict, union, Literal, or a TypedDict, whose content may
+            have more keys.
+        remedy: the end of the message.
+
+    Raises:
+        InputError: it has another type; the message says where.
+    """
+    try:
+        msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f'{path}: is damaged ({error}); {remedy}') from None
+    return content
 
 
 def write_json(path, value):
@@ -248,6 +295,31 @@ def write_json(path, value):
     draft = path.with_name(path.name + '.part')
     draft.write_text(json.dumps(value, indent=1) + '\n')
     os.replace(draft, path)
+
+
+def write_csv(path, rows):
+    """Writes a table as CSV in UTF-8.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it; numbers, also
+    as texts, stay.
+
+    Args:
+        path: pathlib.Path of the file.
+        rows: iterable of rows, the header first, each an iterable of cells.
+    """
+    with path.open('w', newline='', encoding='utf-8') as file:
+        csv.writer(file).writerows([_harmless(cell) for cell in row] for row in rows)
+
+
+def _harmless(cell):
+    """A cell of a table that no spreadsheet runs."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULAS):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def duration(seconds):

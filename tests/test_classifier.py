@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT
 from flax.traverse_util import unflatten_dict
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from configs import classifier as config_file
@@ -184,6 +185,54 @@ def test_files_that_are_not_exports(tmp_path, make, problem):
     make(path)
     with pytest.raises(InputError, match=f'a.safetensors: {problem}'):
         classifier.load(path)
+
+
+def headers(about):
+    """{what is wrong: header} of exports that are none, from the header of one."""
+    return {
+        'no dict': [1],
+        'a number': 3,
+        'empty': {},
+        **{f'without {key}': {k: v for k, v in about.items() if k != key} for key in NEEDED},
+        **{f'{key} of another type': about | {key: ['x']} for key in NEEDED},
+        'another kind': about | {'kind': 'generator'},
+        'another model': about | {'model': 'vgg16'},
+        'no such model': about | {'model': 'resnet17'},
+        'no such dtype': about | {'dtype': 'int3'},
+        'absurd size': about | {'image_size': 10**9},
+    }
+
+
+NEEDED = ('model', 'image_size')
+WRONG = sorted(headers({}))
+
+
+@pytest.mark.parametrize('wrong', WRONG)
+def test_exports_with_a_wrong_header_are_one_line(exported, tmp_path, wrong):
+    with safe_open(exported, 'numpy') as file:
+        about = json.loads(file.metadata()['covjax'])
+    header = {'covjax': json.dumps(headers(about)[wrong])}
+    save_file(load_file(exported), tmp_path / 'a.safetensors', metadata=header)
+    with pytest.raises(InputError) as caught:
+        classifier.load(tmp_path / 'a.safetensors')
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('change', ['missing', 'extra', 'of another shape', 'of another rank'])
+def test_exports_with_wrong_arrays_are_one_line(exported, tmp_path, change):
+    arrays, name = load_file(exported), 'params/head/kernel'
+    if change == 'missing':
+        del arrays[name]
+    elif change == 'extra':
+        arrays['params/head/more'] = np.zeros(3, np.float32)
+    else:
+        shape = (3, 3) if change == 'of another shape' else (3,)
+        arrays[name] = np.zeros(shape, np.float32)
+    with safe_open(exported, 'numpy') as file:
+        metadata = file.metadata()
+    save_file(arrays, tmp_path / 'a.safetensors', metadata=metadata)
+    with pytest.raises(InputError, match='a.safetensors: 1 arrays do not fit its header'):
+        classifier.load(tmp_path / 'a.safetensors')
 
 
 @pytest.mark.fast

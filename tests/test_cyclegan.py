@@ -218,6 +218,7 @@ def test_augmentation_is_new_in_every_step(tiny):
 STEPS = 12
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_as_float32_does(tiny):
     """Some steps from the same weights on the same batches.
 
@@ -263,7 +264,13 @@ SWITCHES['rest'] = {
 }
 
 
-@pytest.mark.parametrize('fields', SWITCHES.values(), ids=SWITCHES)
+@pytest.mark.parametrize(
+    'fields',
+    [
+        pytest.param(fields, id=name, marks=[pytest.mark.slow] if name == 'paper_text' else [])
+        for name, fields in SWITCHES.items()
+    ],
+)
 def test_every_switch_trains(tmp_path, fields):
     """Two steps, checkpoint and all: finite, in the right dtypes, with the terms of the config."""
     config, task = task_of(steps=2, log_every=1, **fields)

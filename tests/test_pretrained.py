@@ -5,6 +5,7 @@ compared with it; what is said of files alone needs one family only.
 """
 
 import functools
+import re
 
 import h5py
 import jax
@@ -391,3 +392,99 @@ def test_files_that_are_not_weights(resnet, tmp_path, make, problem):
     make(path, (resnet[1] / 'a.h5').read_bytes())
     with pytest.raises(InputError, match=f'weights.h5: .*{problem}'):
         keras_weights.load(ours('resnet50'), path)
+
+
+# ---- the same weights, as other versions and other models keep them
+
+
+def nested(reference):
+    """The reference as one layer of a model that goes on."""
+    body = keras.Model(reference.inputs, reference.layers[-2].output, name='body')
+    return keras.Sequential([body, keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize('ending', ['.h5', '.weights.h5', '.keras'])
+@pytest.mark.parametrize('whole', [True, False])
+def test_keras_files_of_every_kind(resnet, tmp_path, ending, whole):
+    """Of a network alone, and of one that is a layer of another."""
+    reference, folder = resnet
+    path = write(reference if whole else nested(reference), tmp_path / f'a{ending}')
+    model = ours('resnet50', None)
+    expected, _ = keras_weights.load(model, folder / 'a.h5', channels=3)
+    variables, _ = keras_weights.load(model, path, channels=3)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def old_name(name):
+    """'conv2_block1_0_conv' -> 'res2a_branch1', as files of before Keras 2.2.5 have it."""
+    match = re.fullmatch(r'conv(\d)_block(\d)_(\d)_(conv|bn)', name)
+    if not match:
+        return {'conv1_conv': 'conv1', 'conv1_bn': 'bn_conv1'}.get(name, name)
+    stage, block, number, kind = match.groups()
+    branch = ('1', '2a', '2b', '2c')[int(number)]
+    letter = 'abcdef'[int(block) - 1]
+    return f'{"res" if kind == "conv" else "bn"}{stage}{letter}_branch{branch}'
+
+
+def as_before(folder, path):
+    """The file with old names, in which shortcuts come after the third convolution."""
+    with h5py.File(folder / 'a.h5') as file, h5py.File(path, 'w') as out:
+        group, names = file['model_weights'], []
+        for name in (name for name in group.attrs['layer_names'] if len(group[name].attrs)):
+            layer = out.create_group(old_name(name))
+            weights = []
+            for i, weight in enumerate(group[name].attrs['weight_names']):
+                weights.append(f'{old_name(name)}_W_{i}:0')
+                layer[weights[-1]] = group[name][weight][()]
+            layer.attrs['weight_names'] = weights
+            if weights:
+                names.append(old_name(name))
+        shortcuts = [name for name in names if name.endswith('branch1')]
+        for name in shortcuts:
+            names.remove(name)
+            names.insert(names.index(name.replace('branch1', 'branch2c')) + 1, name)
+        out.attrs['layer_names'] = names
+    return path
+
+
+def test_a_file_of_before_keras_2_2_5(resnet, tmp_path):
+    """The order that it has is not the one of today, and its names say where layers belong."""
+    model, folder = ours('resnet50', None), resnet[1]
+    path = as_before(folder, tmp_path / 'resnet50_weights_tf_dim_ordering_tf_kernels.h5')
+    expected, _ = keras_weights.load(model, folder / 'a.h5', channels=3)
+    variables, _ = keras_weights.load(model, path, channels=3)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def text_for_numbers(layer, weight):
+    del layer[weight]
+    layer[weight] = 'weights'
+
+
+def group_for_numbers(layer, weight):
+    del layer[weight]
+    layer.create_group(weight)
+
+
+def four_gigabytes(layer, weight):
+    """In a file of some kilobytes."""
+    del layer[weight]
+    layer.create_dataset(weight, (1 << 30,), np.float32, chunks=(1 << 20,), fillvalue=1)
+
+
+def eight_terabytes(layer, weight):
+    del layer[weight]
+    layer.create_dataset(weight, (1 << 40,), np.float64, chunks=(1 << 20,), fillvalue=1)
+
+
+@pytest.mark.parametrize(
+    'spoil', [text_for_numbers, group_for_numbers, four_gigabytes, eight_terabytes]
+)
+def test_weights_that_are_none(resnet, spoil):
+    def change(group):
+        layer = group['conv3_block2_2_conv']
+        spoil(layer, layer.attrs['weight_names'][0])
+
+    with pytest.raises(InputError, match='edited.h5: is damaged') as caught:
+        keras_weights.load(ours('resnet50'), edited(resnet[1], change), channels=3)
+    assert '\n' not in str(caught.value)

@@ -188,6 +188,72 @@ def test_networks(channels, filters, blocks, shape):
     close(jax.jit(model.apply)({'params': params}, nhwc(images)), module(images))
 
 
+def with_batch_norm(module):
+    """As the authors' code builds it with norm='batch': no bias before a norm."""
+    for parent in list(module.modules()):
+        names = list(parent._modules)
+        for before, name in zip([None, *names], names):
+            if isinstance(parent._modules[name], nn.InstanceNorm2d):
+                parent._modules[name] = nn.BatchNorm2d(parent._modules[name].num_features)
+                parent._modules[before].register_parameter('bias', None)
+    return with_statistics(module)
+
+
+@pytest.mark.fast
+def test_a_generator_with_batch_norm_uses_running_statistics(tmp_path, capsys):
+    """As PyTorch in eval(), and says so."""
+    module = with_batch_norm(peer.generator(1, 8, 2))
+    torch.save(module.state_dict(), tmp_path / 'a.pth')
+    translator = generator.load(tmp_path / 'a.pth', 'to_covid')
+    assert 'running statistics' in capsys.readouterr().out
+    images = uniform(2, 1, 32, 40)
+    close(jax.jit(generator.apply(translator))(nhwc(images)), module(images))
+
+
+WRAPPED = {  # how people save a generator: from its state dict to what torch.save gets
+    'plain.pth': lambda state: state,
+    'plain.pt': lambda state: state,
+    'LOUD.PTH': lambda state: state,
+    'parallel.pth': lambda state: {f'module.{key}': value for key, value in state.items()},
+    'compiled.pt': lambda state: {f'_orig_mod.{key}': value for key, value in state.items()},
+    'both.pt': lambda state: {f'_orig_mod.module.{key}': value for key, value in state.items()},
+    'checkpoint.pth.tar': lambda state: {'epoch': 3, 'state_dict': state, 'loss': [1.0]},
+    'model.pth': lambda state: {'model_state_dict': state, 'optimizer': {'step': 1}},
+    'half.pth': lambda state: {key: value.half() for key, value in state.items()},
+}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('name', WRAPPED)
+def test_files_as_people_save_them(tmp_path, name):
+    module = peer.generator(1, 8, 1)
+    torch.save(WRAPPED[name](module.state_dict()), tmp_path / name)
+    translator = generator.load(tmp_path / name, 'to_covid')
+    _, expected = pytorch.generator_from(state_of(module))
+    close_to = 1e-3 if name.startswith('half') else 0
+    for path, array in flatten_dict(translator.variables['params']).items():
+        np.testing.assert_allclose(array, flatten_dict(expected)[path], atol=close_to)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    'stored, words',
+    [
+        ({'a': {'x': torch.zeros(2)}, 'b': {'y': torch.zeros(2)}}, r'2 dicts of tensors \(a, b\)'),
+        ({'epoch': 3}, 'no dict of tensors'),
+        ([1, 2], 'no dict of tensors'),
+        (torch.zeros(3), 'no dict of tensors'),
+        ({'model.1.weight': torch.zeros(2)}, 'not a ResNet generator'),
+        ({'x': torch.zeros(2)}, 'not a ResNet generator'),
+    ],
+)
+def test_files_of_something_else(tmp_path, stored, words):
+    torch.save(stored, tmp_path / 'a.pt')
+    with pytest.raises(InputError, match=words) as caught:
+        generator.load(tmp_path / 'a.pt', 'to_covid')
+    assert '\n' not in str(caught.value)
+
+
 @pytest.mark.fast
 def test_the_way_up_with_doubled_pixels():
     images = uniform(2, 6, 5, 7)

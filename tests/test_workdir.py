@@ -79,7 +79,7 @@ def test_old_names_in_a_config_of_ones_own_are_refused_with_the_new_ones():
 @pytest.mark.parametrize('content', ['[1]', '{}', '"x"', '{"seed": 1}'])
 def test_a_stored_config_that_is_none(tmp_path, content):
     (tmp_path / 'config.json').write_text(content)
-    with pytest.raises(InputError, match='config.json: is not the config of a run'):
+    with pytest.raises(InputError, match='config.json: is damaged'):
         read_config(tmp_path, 'train', 'generator')
 
 

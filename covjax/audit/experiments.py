@@ -10,7 +10,7 @@ All are trained as the audited classifier was, and evaluated on the audit's test
 
 import hashlib
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -95,8 +95,8 @@ def claim(folder, synthetic, audited):
     note = folder / 'made_of.json'
     about = {key: audited[key] for key in ('model', 'seed', 'steps', 'image_size')}
     about = {'synthetic': digest.hexdigest(), **about}
-    known = read_json(note) if note.is_file() else {}
-    changed = [key for key, value in known.items() if about[key] != value]
+    known = read_json(note, dict[str, Any]) if note.is_file() else {}
+    changed = [key for key, value in known.items() if about.get(key) != value]
     if changed:
         raise InputError(
             f'config.experiments={folder}: was made with another {" and ".join(changed)}; '
@@ -146,7 +146,7 @@ def _refuse_overlap(plan, real):
     `real` are the rows of config.baseline.
     """
     config = plan.config
-    records = read_json(pathlib.Path(config.synthetic) / 'lineage.json')
+    records = lineage.read(pathlib.Path(config.synthetic))
     records += lineage.record({'train': config.baseline}, plan.data_dir, {'train': real})
     for spec in plan.tests.values():
         lineage.check(records, datasets.read_rows(spec, plan.data_dir), spec, config.protocol)

@@ -5,7 +5,7 @@ The thresholds are covjax's own: no standard sets them.
 
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -32,6 +32,23 @@ class Verdict(NamedTuple):
     columns: tuple = ()
     rows: tuple = ()  # of the table behind the finding
     figures: tuple = ()  # (path of a PNG, what it shows)
+
+
+class VerdictJson(TypedDict):
+    """What is read of a verdict in audit.json."""
+
+    name: str
+    flag: bool | None
+    finding: str
+
+
+class AuditJson(TypedDict):
+    """What is read of an audit.json."""
+
+    model: str
+    seed: int
+    train: str
+    verdicts: list[VerdictJson]
 
 
 class Images(NamedTuple):

@@ -3,9 +3,7 @@
 They are written as COCO JSON and as CSV, in pixels.
 """
 
-import csv
-
-from covjax.workdir import write_json
+from covjax.workdir import write_csv, write_json
 
 COLUMNS = (
     *('file', 'split', 'series', 'z', 'xmin', 'ymin', 'xmax', 'ymax'),
@@ -35,12 +33,11 @@ def write(folder, rows, size, description):
         'annotations': [_annotation(k, i, n, size) for k, (i, _, n) in enumerate(boxes, 1)],
     }
     write_json(folder / 'annotations.json', document)
-    with (folder / 'annotations.csv').open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for _, row, nodule in boxes:
-            about = (row.file, row.split, row.series, row.z)
-            writer.writerow((*about, *_pixels(nodule, size), *_facts(nodule).values()))
+    lines = [
+        (row.file, row.split, row.series, row.z, *_pixels(nodule, size), *_facts(nodule).values())
+        for _, row, nodule in boxes
+    ]
+    write_csv(folder / 'annotations.csv', [COLUMNS, *lines])
 
 
 def _image(i, row, size):

@@ -6,12 +6,39 @@ train, val); through is 'generator' for the images that trained the generator of
 set, else ''.
 """
 
+from typing import Annotated, TypedDict
+
+import msgspec
+
 from covjax import InputError, choice
 from covjax.data import specs
 from covjax.workdir import read_json
 
 TRAINED = ('cancer', 'covid', 'train')  # val only picks checkpoints
+# [sha256, group, id] of an image.
+IMAGE = Annotated[list[str], msgspec.Meta(min_length=3, max_length=3)]
 PROTOCOLS = ('clean', 'official', 'paper')
+
+
+class Record(TypedDict):
+    """One entry of lineage.json."""
+
+    role: str  # key of the config that named the data set
+    dataset: str  # as the config named it
+    through: str  # 'generator', or '' for what a run was trained on itself
+    images: list[IMAGE]
+
+
+def read(folder):
+    """The [Record] of a lineage.json.
+
+    Args:
+        folder: pathlib.Path of a workdir, or of a synthetic data set.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    return read_json(folder / 'lineage.json', list[Record])
 
 
 def record(named, data_dir, sources):
@@ -113,7 +140,6 @@ def read_lineage(spec, data_dir):
     folders = dict.fromkeys(specs.locate(dataset, data_dir) for dataset, _, _ in specs.parse(spec))
     records = []
     for folder in folders:
-        file = folder / 'lineage.json'
-        if file.is_file():
-            records += read_json(file)
+        if (folder / 'lineage.json').is_file():
+            records += read(folder)
     return records

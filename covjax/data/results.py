@@ -7,9 +7,11 @@ ones lack more keys; `read` accepts them all.
 
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
-from covjax import CLASSES, InputError
+import msgspec
+
+from covjax import CLASSES
 from covjax.workdir import read_json, write_json
 
 FILE = 'results.json'
@@ -103,6 +105,51 @@ class Result:
         return values
 
 
+class IntervalJson(TypedDict):
+    """An Interval as results.json has it."""
+
+    low: float | None
+    high: float | None
+
+
+class ScoredImageJson(TypedDict):
+    """A ScoredImage as results.json has it."""
+
+    id: str
+    label: Literal[0, 1]
+    score: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    group: NotRequired[str | None]
+
+
+class ResultJson(TypedDict):
+    """A Result as results.json has it; files of old versions lack the keys that may be missing."""
+
+    model: str
+    kind: NotRequired[Literal[KINDS]]
+    train_set: str
+    seed: int | None
+    step: int | None
+    checkpoint: str | None
+    test_set: str
+    test_name: NotRequired[str]
+    overlap: dict[str, int]
+    groups: NotRequired[int | None]
+    metrics: dict[str, float | int | str | None]
+    intervals: NotRequired[dict[str, IntervalJson]]
+    wilson: NotRequired[dict[str, IntervalJson]]
+    calibration: NotRequired[dict[str, float | None]]
+    at_validation_threshold: NotRequired[dict[str, Any]]
+    images: Annotated[list[ScoredImageJson], msgspec.Meta(min_length=1)]
+
+
+class EvaluationJson(TypedDict):
+    """The content of results.json."""
+
+    classifier: str
+    protocol: str
+    results: list[ResultJson]
+
+
 class Background(NamedTuple):
     """What is known of the classifier of an evaluation besides its results."""
 
@@ -140,9 +187,6 @@ def read(folder):
         InputError: results.json is missing or damaged.
     """
     file = pathlib.Path(folder) / FILE
-    document = read_json(file)
-    try:
-        results = [Result.from_json(values) for values in document['results']]
-        return Evaluation(document['classifier'], document['protocol'], results)
-    except (AttributeError, KeyError, TypeError):
-        raise InputError(f'{file}: is damaged; run configs/evaluate.py again') from None
+    document = read_json(file, EvaluationJson)
+    results = [Result.from_json(values) for values in document['results']]
+    return Evaluation(document['classifier'], document['protocol'], results)

@@ -9,6 +9,7 @@ turn.
 
 import pathlib
 import re
+from typing import TypedDict
 
 from covjax import InputError
 from covjax.workdir import read_json
@@ -21,6 +22,24 @@ PART = re.compile(
 )
 VERSION = re.compile(r'\d+\.\d+\.\d+')
 ORDER = ('train', 'validation', 'test')  # of splits; others come last
+
+
+class Named(TypedDict):
+    """A split in a dataset_info.json of TFDS."""
+
+    name: str
+
+
+class DatasetInfo(TypedDict):
+    """What is read of a dataset_info.json of TFDS."""
+
+    splits: list[Named]
+
+
+class Metadata(TypedDict):
+    """What is read of a .config/metadata.json of TFDS."""
+
+    default_config_name: str
 
 
 def parse(spec):
@@ -54,7 +73,7 @@ def splits(spec, data_dir):
     """
     if ':' in spec:
         return [(dataset, split) for dataset, split, _ in parse(spec)]
-    info = read_json(locate(spec, data_dir) / 'dataset_info.json')
+    info = read_json(locate(spec, data_dir) / 'dataset_info.json', DatasetInfo)
     names = [split['name'] for split in info['splits']]
     rank = lambda name: ORDER.index(name) if name in ORDER else len(ORDER)
     return [(spec, name) for name in sorted(names, key=rank)]
@@ -111,7 +130,7 @@ def _remedy(dataset, folders):
 def _default_config(folder):
     """<name>/<default config> of a <name> that has configs, as TFDS noted it there."""
     note = folder / '.config' / 'metadata.json'
-    return folder / read_json(note)['default_config_name'] if note.is_file() else folder
+    return folder / read_json(note, Metadata)['default_config_name'] if note.is_file() else folder
 
 
 def _versions(folder):

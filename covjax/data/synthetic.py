@@ -7,11 +7,16 @@ right at every size: it is a share of the image, and translation keeps geometry.
 
 import dataclasses
 import json
+import pathlib
 from collections import Counter
+from typing import Annotated, NotRequired, TypedDict
+
+import msgspec
 
 from covjax import InputError, __version__
 from covjax.ct import archive
 from covjax.data.rows import Nodule
+from covjax.workdir import checked
 
 MANIFEST = 'manifest.jsonl'
 AGAIN = 'run configs/synthesize.py again'
@@ -90,12 +95,37 @@ class SyntheticRow:
         return values | {'nodules': [nodule.as_json() for nodule in self.nodules]}
 
 
-# Fields that a data set cannot be built without; `input` is for people to look at.
-NEEDED = [
-    field.name
-    for field in dataclasses.fields(SyntheticRow)
-    if field.default is dataclasses.MISSING and field.name != 'input'
-]
+SHARE = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class NoduleJson(TypedDict):
+    """A data.rows.Nodule as the manifest has it."""
+
+    diameter: NotRequired[float | None]
+    row: NotRequired[int]
+    malignancy: NotRequired[int]
+    box: NotRequired[tuple[SHARE, SHARE, SHARE, SHARE] | None]
+    chord: NotRequired[float | None]
+    centre: NotRequired[tuple[float, float, float] | None]
+
+
+class SyntheticJson(TypedDict):
+    """A line of the manifest; `input` is for people to look at."""
+
+    id: str
+    file: str
+    input: NotRequired[str]
+    split: str
+    group: str
+    series: str
+    z: int
+    source_id: str
+    source_sha256: str
+    source_dataset: str
+    window: NotRequired[str]
+    nodules: list[NoduleJson]
+    generator: str
+    generator_step: int
 
 
 def write_manifest(folder, rows):
@@ -113,7 +143,8 @@ def read_manifest(folder):
     """[SyntheticRow] of a folder (pathlib.Path) that `synthesize` wrote, in file order.
 
     Raises:
-        InputError: there is no manifest, or it is damaged, empty, or lacks a field.
+        InputError: there is no manifest, or it is damaged, empty, or names a file outside its
+            folder.
     """
     file = folder / MANIFEST
     if not file.is_file():
@@ -123,7 +154,7 @@ def read_manifest(folder):
         )
     try:
         lines = [json.loads(line) for line in archive.read_text(file).splitlines()]
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f'{file}: is damaged; {AGAIN}') from None
     if not lines:
         raise InputError(f'{file}: is empty; {AGAIN}')
@@ -132,16 +163,16 @@ def read_manifest(folder):
 
 def _row(file, i, values):
     """The SyntheticRow of one line; unknown fields are ignored."""
-    missing = [key for key in NEEDED if not isinstance(values, dict) or key not in values]
-    if missing:
-        raise InputError(f'{file}: row {i} has no {", ".join(missing)}; {AGAIN}')
+    checked(f'{file}: row {i}', values, SyntheticJson, AGAIN)
     known = {field.name for field in dataclasses.fields(SyntheticRow)}
     values = {'input': ''} | {key: value for key, value in values.items() if key in known}
-    try:
-        nodules = tuple(map(Nodule.from_json, values['nodules']))
-    except (AttributeError, TypeError):
-        raise InputError(f'{file}: row {i} has nodules of another form; {AGAIN}') from None
-    return SyntheticRow(**values | {'nodules': nodules})
+    for name in (values['file'], values['input']):
+        path = pathlib.PurePosixPath(name)
+        if path.is_absolute() or '..' in path.parts or '\0' in name:
+            raise InputError(
+                f'{file}: row {i} names {name!r}, which is outside its folder; {AGAIN}'
+            )
+    return SyntheticRow(**values | {'nodules': tuple(map(Nodule.from_json, values['nodules']))})
 
 
 def card(gan, rows, stand_in, generator, generator_step):

@@ -4,7 +4,8 @@ Zhu et al. 2017, arXiv 1703.10593; the generator's blocks are those of Johnson e
 
 Images are [B, H, W, C] float in [-1, 1]; the generator wants H and W divisible by 4. Parameters,
 statistics of norms and outputs are float32; `dtype` is what convolutions compute in. `norm` is a
-key of NORMS, `upsample` a key of UPSAMPLE.
+key of NORMS, or 'frozen' in a generator with BatchNorm that others trained; `upsample` is a key of
+UPSAMPLE.
 """
 
 from functools import partial
@@ -13,13 +14,15 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from covjax.models.layers import InstanceNorm, UpConv, convolve, reflect_pad
+from covjax.models.layers import FrozenNorm, InstanceNorm, UpConv, convolve, reflect_pad
 
 normal_init = nn.initializers.normal(0.02)
 NORMS = {
     'instance': partial(InstanceNorm, affine=False),
     'affine': partial(InstanceNorm, affine=True),
 }
+# What a network can be read with, beside those that it can be trained with.
+READ_NORMS = NORMS | {'frozen': FrozenNorm}
 UPSAMPLE = {'transposed': UpConv, 'resize': partial(UpConv, resize=True)}
 
 
@@ -38,7 +41,7 @@ class ResidualBlock(nn.Module):
     def __call__(self, x):
         """[B, H, W, C] -> [B, H, W, C]."""
         conv = partial(_conv(self.dtype), x.shape[-1], (3, 3), padding='VALID')
-        norm = NORMS[self.norm]
+        norm = READ_NORMS[self.norm]
         y = nn.relu(norm(name='norm1')(conv(name='conv1')(reflect_pad(x, 1))))
         return x + norm(name='norm2')(conv(name='conv2')(reflect_pad(y, 1)))
 
@@ -59,7 +62,7 @@ class Generator(nn.Module):
     def __call__(self, x):
         """[B, H, W, C] -> [B, H, W, C] float32 in (-1, 1)."""
         conv = _conv(self.dtype)
-        norm = NORMS[self.norm]
+        norm = READ_NORMS[self.norm]
         up = partial(UPSAMPLE[self.upsample], dtype=self.dtype, kernel_init=normal_init)
         f, channels = self.filters, x.shape[-1]
         x = conv(f, (7, 7), padding='VALID', name='stem')(reflect_pad(x, 3))

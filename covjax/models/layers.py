@@ -59,6 +59,21 @@ class InstanceNorm(nn.Module):
         return y.astype(x.dtype)
 
 
+class FrozenNorm(nn.Module):
+    """Multiplies each channel by a scale and adds a bias, both float32 [C], at first 1 and 0.
+
+    It is a BatchNorm whose running statistics are part of the two, as in inference.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        """[B, H, W, C] -> the same shape and dtype."""
+        scale = self.param('scale', nn.initializers.ones_init(), x.shape[-1:])
+        bias = self.param('bias', nn.initializers.zeros_init(), x.shape[-1:])
+        y = x.astype(jnp.float32) * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
+        return y.astype(x.dtype)
+
+
 def batch_norm(train, momentum, dtype, axis_name):
     """nn.BatchNorm(...) as the backbones use it.
 

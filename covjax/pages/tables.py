@@ -4,7 +4,6 @@ They are the published Table 2 with intervals, as CSV, Markdown and LaTeX, and t
 every network with the baselines.
 """
 
-import csv
 import itertools
 import string
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from covjax.data.results import KINDS, Interval
 from covjax.metrics.intervals import bootstrap
 from covjax.metrics.rates import POSITIVE
 from covjax.metrics.significance import delong, holm, mcnemar
+from covjax.workdir import write_csv
 
 # The first four are the published ones.
 PRINTED = ('accuracy', 'recall', 'precision', 'f1', 'specificity', 'auc')
@@ -59,13 +59,17 @@ $body
 \hline
 \end{tabular}
 \end{table}""")
-LATEX_SPECIAL = {
-    '\\': r'\textbackslash ',
-    '%': r'\%',
-    '_': r'\_',
-    '&': r'\&',
-    '#': r'\#',
-}
+LATEX_SPECIAL = str.maketrans(
+    {
+        **{character: f'\\{character}' for character in '%_&#${}'},
+        '\\': r'\textbackslash{}',
+        '~': r'\textasciitilde{}',
+        '^': r'\textasciicircum{}',
+        '<': r'\textless{}',
+        '>': r'\textgreater{}',
+        '\n': ' ',
+    }
+)
 
 
 class Row(NamedTuple):
@@ -265,10 +269,7 @@ def _write_csv(path, rows):
         *(f'overlap_{kind}' for kind in SHARED),
         *(f'{name}{end}' for name in PRINTED for end in ENDS),
     ]
-    with path.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(map(_csv_line, rows))
+    write_csv(path, [header, *map(_csv_line, rows)])
 
 
 def _csv_line(row):
@@ -298,22 +299,20 @@ def _markdown(title, rows, letters):
 def _latex(title, rows, letters):
     head = [*LEAD, *HEADS.values()]
     body = [
-        [*map(_escaped, columns(row, letters)), *(cell(row, name) for name in PRINTED)]
+        [*map(escaped, columns(row, letters)), *(cell(row, name) for name in PRINTED)]
         for row in rows
     ]
     return LATEX.substitute(
-        caption=_escaped(title),
+        caption=escaped(title),
         alignment='l' * len(head),
         head=' & '.join(head),
         body='\n'.join(' & '.join(cells) + r' \\' for cells in body),
     )
 
 
-def _escaped(text):
+def escaped(text):
     """Text with the characters escaped that LaTeX would interpret."""
-    for character, escape in LATEX_SPECIAL.items():
-        text = text.replace(character, escape)
-    return text
+    return text.translate(LATEX_SPECIAL)
 
 
 def comparisons(evaluations):

@@ -3,7 +3,6 @@
 It shows pictures of every split, counts, sizes, grey levels, and what lies in two splits.
 """
 
-import csv
 import pathlib
 from collections import Counter, defaultdict
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from covjax.data.lineage import document
 from covjax.data.near_duplicates import SIZE, THRESHOLD, across_groups, near_duplicates, shrunk
 from covjax.data.rows import Row
 from covjax.pages import figures, html, pictures
+from covjax.workdir import write_csv
 
 TILE, COLUMNS = 160, 8  # of a contact sheet: pixels a side, tiles a row
 PAIRS = 24  # near-duplicates that the page shows
@@ -172,11 +172,9 @@ def two_splits(examples):
 
 def _write_pairs(path, pairs, examples):
     """near_duplicates.csv: one line a pair."""
-    with path.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['correlation', *(f'{key}_{n}' for n in (1, 2) for key in KEYS)])
-        for value, i, j in pairs:
-            writer.writerow([f'{value:.4f}', *_names(examples[i]), *_names(examples[j])])
+    header = ['correlation', *(f'{key}_{n}' for n in (1, 2) for key in KEYS)]
+    lines = [(f'{value:.4f}', *_names(examples[i]), *_names(examples[j])) for value, i, j in pairs]
+    write_csv(path, [header, *lines])
 
 
 def _names(example):

@@ -84,7 +84,11 @@ def build(dataset, source, data_dir, overwrite=False, **options):
         print(f'{dataset}: {remark}')
     target = pathlib.Path(builder.data_dir)
     stamp = target / 'source.json'
-    if target.exists() and stamp.is_file() and read_json(stamp).get('fingerprint') == fingerprint:
+    if (
+        target.exists()
+        and stamp.is_file()
+        and read_json(stamp, dict).get('fingerprint') == fingerprint
+    ):
         print(f'{dataset} is already prepared in {target}')
         return builder
     if target.exists() and not overwrite:

@@ -5,21 +5,20 @@ reliability.png, panels.png and images/.
 """
 
 import contextlib
-import csv
 import dataclasses
 import pathlib
 import string
 from importlib import resources
+from typing import Any
 
 from covjax import InputError, __version__
-from covjax.audit.verdict import FLAGS
+from covjax.audit.verdict import FLAGS, AuditJson
 from covjax.ct import picture
-from covjax.data import datasets, results, specs
-from covjax.data.lineage import TRAINED
+from covjax.data import datasets, lineage, results, specs
 from covjax.data.results import Background
 from covjax.pages import figures, html, pictures, tables
 from covjax.trained import data_dir_of
-from covjax.workdir import duration, read_config, read_json
+from covjax.workdir import duration, read_config, read_json, write_csv
 
 METRICS = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 NEGATIVE = ('precision_negative', 'f1_negative')
@@ -143,10 +142,7 @@ def _unique(rows):
 
 def _write_rows(path, columns, rows):
     """Writes dicts as CSV."""
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, [columns, *([row.get(column, '') for column in columns] for row in rows)])
 
 
 def read_evaluation(folder):
@@ -159,7 +155,7 @@ def read_evaluation(folder):
     evaluation = results.read(folder)
     classifier = pathlib.Path(evaluation.classifier)
     background = Background(
-        lineage=read_json(pathlib.Path(folder) / 'lineage.json'),
+        lineage=lineage.read(pathlib.Path(folder)),
         data_dir=data_dir_of(config),
         config=_read_if_there(classifier / 'config.json'),
         environment=_read_if_there(classifier / 'environment.json'),
@@ -168,13 +164,13 @@ def read_evaluation(folder):
 
 
 def _read_if_there(path):
-    return read_json(path) if path.is_file() else {}
+    return read_json(path, dict[str, Any]) if path.is_file() else {}
 
 
 def _read_audit(folder):
     """The content of audit.json in the workdir of a run of `audit`."""
     read_config(folder, 'audit', 'audits')
-    return read_json(pathlib.Path(folder) / 'audit.json')
+    return read_json(pathlib.Path(folder) / 'audit.json', AuditJson)
 
 
 def _table_rows(evaluations):
@@ -395,6 +391,6 @@ def _lineage_row(record, protocol):
 
 
 def _how(record):
-    if record['role'] not in TRAINED:
+    if record['role'] not in lineage.TRAINED:
         return 'picked the checkpoint'
     return 'through the generator' if record['through'] else 'directly'

@@ -70,7 +70,7 @@ def identity(gan, stand_in):
     """
     if stand_in != 'translated':
         return stand_in
-    as_written = ConfigDict(read_json(gan.folder / 'config.json'))
+    as_written = ConfigDict(read_json(gan.folder / 'config.json', dict))
     return hashlib.sha256(as_written.to_json(sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -6,7 +6,7 @@ from covjax import InputError, choice
 from covjax.data import lineage
 from covjax.training import classification, cyclegan, devices, loop
 from covjax.weights import checkpoint
-from covjax.workdir import read_json, write_json
+from covjax.workdir import write_json
 
 MAKE = {
     'cyclegan': cyclegan.make,
@@ -31,12 +31,11 @@ def run(config, workdir):
     devices.check_devices(config.batch_size)  # before anything is written
     task = MAKE[choice(config, 'task', MAKE)](config)
     record = lineage.record(config, config.data_dir, task.sources)
-    file = workdir / 'lineage.json'
-    if checkpoint.exists(workdir) and read_json(file) != record:
+    if checkpoint.exists(workdir) and lineage.read(workdir) != record:
         raise InputError(
             f'{workdir} was trained on other images than config.data_dir={config.data_dir} now '
             'holds; choose another --workdir'
         )
     if jax.process_index() == 0:
-        write_json(file, record)
+        write_json(workdir / 'lineage.json', record)
     loop.fit(task, config, workdir)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from covjax import workdir
+from covjax import InputError, workdir
 
 
 class Log:
@@ -87,4 +87,9 @@ def _drop_after(path, start):
     """Keeps the lines of a metrics.jsonl up to a step; a run that was killed leaves half a line."""
     lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
     whole = [line for line in lines if line.endswith('}\n')]
-    path.write_text(''.join(line for line in whole if json.loads(line)['step'] <= start))
+    try:
+        steps = [json.loads(line)['step'] for line in whole]
+        kept = [line for line, step in zip(whole, steps) if step <= start]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f'{path}: is damaged; remove it, or choose another --workdir') from None
+    path.write_text(''.join(kept))

@@ -5,8 +5,9 @@
     variables, preprocess = keras.load(model, file)
     features = model.apply(variables, preprocess(images))  # images [B, H, W, 1] float in [-1, 1]
 
-`preprocess` is the input scaling that the weights expect. Both layouts are read: `.h5` with a group
-a layer, as Keras publishes them, and `.weights.h5` of Keras 3.
+`preprocess` is the input scaling that the weights expect. All layouts are read: `.h5` with a group
+a layer, as Keras publishes them, `.weights.h5` of Keras 3, and `.keras`, which has one inside. A
+network may be one layer of another, as in Sequential([ResNet50(...), Dense(2)]).
 
 As in Keras itself a weight is known by its place: names count instances (conv2d_94), differ between
 layouts, and some published files name layers otherwise than the code does. Keras lists layers by
@@ -14,8 +15,10 @@ their distance to the output, so branches of a block are interleaved; `_nearest_
 """
 
 import difflib
+import io
 import pathlib
 import re
+import zipfile
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -31,9 +34,19 @@ SHOWN = 12  # wrong weights that a message lists of each kind
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # ImageNet, BGR, 0..255
 TORCH_MEAN, TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB, 0..1
 KINDS = {4: 'conv', 2: 'dense', 1: 'norm'}  # by the rank of a layer's first weight
-READABLE = 'give a .h5 or .weights.h5 that Keras wrote'
+READABLE = 'give a .h5, .weights.h5 or .keras that Keras wrote'
+INSIDE = 'model.weights.h5'  # of a .keras file
+MOST_BYTES = 1 << 31  # of an array, or of the weights in a .keras file
+MOST_PACKED = 1000  # how many times smaller than in memory an array can be in a file
+# Layers of a residual block by their names in the files of before Keras 2.2.5, some of which list
+# the shortcut ('1') after the third convolution; where it belongs among the others is said here.
+OLD_BLOCK = re.compile(r'(?:res|bn)(?P<stage>\d)(?P<block>[a-z])_branch(?P<branch>2a|2b|1|2c)')
+BRANCHES = ('2a', '2b', '1', '2c')
 # What h5py raises where a file is not what it seems.
-UNREADABLE = (OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError)
+UNREADABLE = (
+    *(OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError, IndexError),
+    *(zipfile.BadZipFile, EOFError, NotImplementedError),
+)
 
 
 class Family(NamedTuple):
@@ -240,7 +253,8 @@ def _read(path):
     if not path.is_file():
         raise InputError(f'{path}: no such file; {READABLE}')
     try:
-        with h5py.File(path) as file:
+        content = io.BytesIO(_inside(path)) if zipfile.is_zipfile(path) else path
+        with h5py.File(content) as file:
             layers = _layers(file)
     except UNREADABLE as error:
         kind = type(error).__name__
@@ -253,29 +267,75 @@ def _read(path):
     for layer in layers:
         if layer.weights:
             stored[KINDS.get(layer.weights[0].ndim, 'other')].append(layer)
+    for layers in stored.values():
+        _reorder(layers)
     return stored
+
+
+def _inside(path):
+    """The bytes of the weights in a .keras file."""
+    with zipfile.ZipFile(path) as whole:
+        if whole.getinfo(INSIDE).file_size > MOST_BYTES:
+            raise ValueError('its weights are too large')
+        return whole.read(INSIDE)
+
+
+def _reorder(layers):
+    """Puts those [Layer] that OLD_BLOCK knows into the order of today, in their places."""
+    matches = [OLD_BLOCK.fullmatch(layer.name) for layer in layers]
+    places = [i for i, match in enumerate(matches) if match]
+    rank = lambda i: (
+        matches[i]['stage'],
+        matches[i]['block'],
+        BRANCHES.index(matches[i]['branch']),
+    )
+    ordered = [layers[i] for i in sorted(places, key=rank)]
+    for i, layer in zip(places, ordered):
+        layers[i] = layer
 
 
 def _layers(file):
     """[Layer] of an open file in the order of Keras, or None where it has neither layout."""
     group = file['model_weights'] if 'model_weights' in file else file
     if not {'layer_names', 'layer_names0'}.isdisjoint(group.attrs):
-        return [_of_group(name, group[name]) for name in _texts(group, 'layer_names')]
+        names = _texts(group, 'layer_names')
+        return [layer for name in names for layer in _of_group(name, group[name])]
     if 'layers' in file:
-        groups = file['layers']
-        return [_of_keras3(name, groups[name]) for name in sorted(groups, key=_counted)]
+        return list(_of_keras3(file['layers']))
     return None
 
 
 def _of_group(name, group):
-    """The Layer of one group of the published layout, whose attributes order its weights."""
-    return Layer(name, [group[weight][()] for weight in _texts(group, 'weight_names')])
+    """[Layer] of one group of the published layout, whose attributes order its weights.
+
+    That is one Layer, or all of a network that is a layer itself: what is trained comes first
+    there, so the weights of a layer are known by what their names have in common.
+    """
+    weights = {}
+    for weight in _texts(group, 'weight_names'):
+        weights.setdefault(weight.rpartition('/')[0], []).append(_array(group[weight]))
+    if len(weights) <= 1:
+        return [Layer(name, arrays) for arrays in weights.values()]
+    return [Layer(prefix.rpartition('/')[2], arrays) for prefix, arrays in weights.items()]
 
 
-def _of_keras3(name, group):
-    """The Layer of one group of Keras 3, whose weights are numbered."""
-    numbers = sorted(group.get('vars', ()), key=int)
-    return Layer(name, [group['vars'][number][()] for number in numbers])
+def _of_keras3(groups):
+    """Yields the Layers of a group of Keras 3 and those inside them; weights are numbered."""
+    for name in sorted(groups, key=_counted):
+        group = groups[name]
+        if 'layers' in group:
+            yield from _of_keras3(group['layers'])
+        numbers = sorted(group.get('vars', ()), key=int)
+        yield Layer(name, [_array(group['vars'][number]) for number in numbers])
+
+
+def _array(dataset):
+    """A weight as a NumPy array; a ValueError where it is none, or larger than its file."""
+    if dataset.dtype.kind not in 'fiu':
+        raise ValueError(f'{dataset.name} is no array of numbers')
+    if dataset.nbytes > min(MOST_BYTES, MOST_PACKED * dataset.id.get_storage_size()):
+        raise ValueError(f'{dataset.name} claims more than the file has')
+    return dataset[()]
 
 
 def _texts(group, name):

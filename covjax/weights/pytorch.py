@@ -13,8 +13,12 @@ import numpy as np
 from covjax import InputError
 from covjax.models.cyclegan import Discriminator, Generator
 
-# Entries that old files hold of their instance norms, by the end of the name; they are never used.
+# Entries of norms by the end of the name. Old files hold them of instance norms too, where they are
+# never used; beside a weight they are those of a BatchNorm.
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
+# What DataParallel and torch.compile put before every name.
+PREFIXES = ('module.', '_orig_mod.')
+EPSILON = 1e-5  # of PyTorch's BatchNorm
 EXAMPLE = 'give a file such as latest_net_G_A.pth'
 
 
@@ -30,6 +34,8 @@ def load_generator(path):
         InputError: PyTorch is missing, or the file is missing, damaged or not a ResNet generator.
     """
     state = _read(path)
+    if _has_batch_norm(state):
+        print(f'{path}: has BatchNorm; its running statistics are used, as PyTorch does in eval()')
     try:
         model, params = generator_from(state)
         _check_shapes(model, params)
@@ -45,13 +51,39 @@ def _read(path):
     except ImportError:
         raise InputError(f'{path}: reading .pth files needs PyTorch; pip install torch') from None
     try:
-        tensors = torch.load(path, map_location='cpu', weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+        stored = torch.load(path, map_location='cpu', weights_only=True)
+        tensors = _tensors(path, stored, torch.Tensor)
+        return {_plain(name): tensor.float().numpy() for name, tensor in tensors.items()}
     except FileNotFoundError:
         raise InputError(f'{path}: no such file; {EXAMPLE}') from None
+    except InputError:
+        raise
     except Exception as error:  # torch raises whatever its unpickler raises
         kind = type(error).__name__
         raise InputError(f'{path}: holds no dict of tensors ({kind}); {EXAMPLE}') from None
+
+
+def _tensors(path, stored, kind):
+    """The one dict of tensors of a file, which may lie in another one beside epochs and losses."""
+    is_state = lambda value: (
+        isinstance(value, dict) and value and all(isinstance(v, kind) for v in value.values())
+    )
+    if is_state(stored):
+        return stored
+    states = {}
+    if isinstance(stored, dict):
+        states = {key: value for key, value in stored.items() if is_state(value)}
+    if len(states) != 1:
+        found = f'{len(states)} dicts of tensors ({", ".join(map(str, states))})'
+        raise InputError(f'{path}: holds {found if states else "no dict of tensors"}; {EXAMPLE}')
+    return next(iter(states.values()))
+
+
+def _plain(name):
+    """The name of a tensor without what wrappers put before it."""
+    while name.startswith(PREFIXES):
+        name = name.partition('.')[2]
+    return name
 
 
 def _check_shapes(model, params):
@@ -68,7 +100,8 @@ def generator_from(state):
     """The Generator that a state dict is of.
 
     Args:
-        state: {'model.1.weight': float array [64, C, 7, 7], ...}; names may begin with 'module.'.
+        state: {'model.1.weight': float array [64, C, 7, 7], ...}; PREFIXES may stand before the
+            names. Running statistics of a BatchNorm become part of its scale and bias.
 
     Returns:
         (models.cyclegan.Generator, its parameters as a nested dict of arrays).
@@ -76,18 +109,51 @@ def generator_from(state):
     Raises:
         KeyError: there is a name too many or too few.
     """
+    state = {_plain(name): array for name, array in state.items()}
+    norm = 'affine' if 'model.2.weight' in state else 'instance'
+    if _has_batch_norm(state):
+        norm, state = 'frozen', _frozen(state)
     state = {
-        name.removeprefix('module.'): np.asarray(array)
-        for name, array in state.items()
-        if not name.endswith(STATISTICS)
+        name: np.asarray(array) for name, array in state.items() if not name.endswith(STATISTICS)
     }
     matches = (re.fullmatch(r'model\.(\d+)\.conv_block\..*', name) for name in state)
     blocks = len({match[1] for match in matches if match})
     # Dropout shifts the second convolution of a block.
     dropout = any('.conv_block.6.weight' in name and w.ndim == 4 for name, w in state.items())
-    norm = 'affine' if 'model.2.weight' in state else 'instance'
     model = Generator(len(state['model.1.weight']), blocks, norm)
     return model, _params(state, generator_names(blocks, norm, dropout))
+
+
+def _has_batch_norm(state):
+    """Whether the norms of a state dict have weights and running statistics."""
+    return {f'model.2.{name}' for name in ('weight', 'running_mean', 'running_var')} <= set(state)
+
+
+def _frozen(state):
+    """A state dict whose norms have scale and bias alone, and whose convolutions all have a bias.
+
+    Convolutions before a BatchNorm have none in PyTorch's generator.
+    """
+    frozen = dict(state)
+    for name in state:
+        prefix, _, kind = name.rpartition('.')
+        if kind == 'running_mean':
+            mean, variance = state[name], state[f'{prefix}.running_var']
+            scale = state[f'{prefix}.weight'] / np.sqrt(variance + EPSILON)
+            frozen[f'{prefix}.weight'] = scale
+            frozen[f'{prefix}.bias'] = state[f'{prefix}.bias'] - mean * scale
+        elif kind == 'weight' and np.ndim(state[name]) == 4 and f'{prefix}.bias' not in state:
+            upwards = f'{prefix}.weight' in _transposed(state)
+            width = np.shape(state[name])[1 if upwards else 0]
+            frozen[f'{prefix}.bias'] = np.zeros(width, np.float32)
+    return frozen
+
+
+def _transposed(state):
+    """The names of the weights of transposed convolutions, [I, O, H, W]: the last but one."""
+    numbered = [name for name in state if re.fullmatch(r'model\.\d+\.weight', name)]
+    convs = [name for name in numbered if np.ndim(state[name]) == 4]
+    return sorted(convs, key=lambda name: int(name.split('.')[1]))[-3:-1]
 
 
 def discriminator_from(state, norm='instance'):
@@ -133,7 +199,7 @@ def generator_names(blocks, norm='instance', dropout=False):
 
     Args:
         blocks: the number of its residual blocks.
-        norm: a key of models.cyclegan.NORMS; only 'affine' norms have parameters.
+        norm: a key of models.cyclegan.READ_NORMS; all but 'instance' have parameters.
         dropout: whether blocks have dropout, a module without parameters.
     """
     first_up, second = 10 + blocks, 6 if dropout else 5
@@ -146,7 +212,7 @@ def generator_names(blocks, norm='instance', dropout=False):
     names |= {f'model.{first_up}': 'up1', f'model.{first_up + 3}': 'up2'}
     names |= {f'model.{first_up + 7}': 'out'}
     norms |= {f'model.{first_up + 1}': 'up1_norm', f'model.{first_up + 4}': 'up2_norm'}
-    return names | norms if norm == 'affine' else names
+    return names if norm == 'instance' else names | norms
 
 
 def discriminator_names(norm='instance'):

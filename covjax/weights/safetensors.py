@@ -3,10 +3,12 @@
 import json
 
 import jax
+import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from covjax import InputError
+from covjax.workdir import checked
 
 WRITE = 'write it with configs/export.py'
 WRITE_AGAIN = 'write it again with configs/export.py'
@@ -27,12 +29,14 @@ def write(path, variables, about):
     save_file(arrays, path, metadata={'covjax': json.dumps(about)})
 
 
-def read(path, kind):
+def read(path, kind, header, added):
     """Reads a file that `write` wrote.
 
     Args:
         path: of the file.
         kind: what it must hold, a 'classifier' or a 'generator'.
+        header: TypedDict of what must be in the header.
+        added: {key: value} of keys that files of early versions lack.
 
     Returns:
         (ConfigDict of what is in the header, nested dict of NumPy arrays).
@@ -48,11 +52,57 @@ def read(path, kind):
             flat = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise InputError(f'{path}: no such file; {WRITE}') from None
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError, TypeError) as error:
         raise InputError(f'{path}: is damaged ({type(error).__name__}); {WRITE_AGAIN}') from None
-    if not about:
+    if not isinstance(about, dict):
         raise InputError(f'{path}: was not written by covjax; {WRITE}')
     actual = about.get('kind', 'classifier')  # files of early versions have no kind
     if actual != kind:
         raise InputError(f'{path}: holds a {actual}; give the file of a {kind}')
-    return ConfigDict(about), traverse_util.unflatten_dict(flat, sep='/')
+    about = checked(path, added | about, header, WRITE_AGAIN)
+    try:
+        return ConfigDict(about), traverse_util.unflatten_dict(flat, sep='/')
+    except (TypeError, ValueError, AttributeError):  # a name that is also the beginning of another
+        raise InputError(f'{path}: its arrays have impossible names; {WRITE_AGAIN}') from None
+
+
+def array(path, variables, name, rank):
+    """An array of a file.
+
+    Args:
+        path: of the file, for the message.
+        variables: nested dict of arrays, as `read` returns it.
+        name: such as 'params/stem/kernel'.
+        rank: number of dimensions that it must have.
+
+    Raises:
+        InputError: there is no such array.
+    """
+    found = traverse_util.flatten_dict(variables, sep='/').get(name)
+    if np.ndim(found) != rank:
+        raise InputError(f'{path}: has no array {name} with {rank} dimensions; {WRITE_AGAIN}')
+    return found
+
+
+def check_fits(path, variables, expected):
+    """Compares the names and shapes of the arrays of a file with those of a network.
+
+    Args:
+        path: of the file, for the message.
+        variables: nested dict of arrays, as `read` returns it.
+        expected: nested dict of arrays, or of anything else with a shape.
+
+    Raises:
+        InputError: an array is missing, has no place, or has another shape.
+    """
+    shapes = lambda tree: {
+        name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(tree, sep='/').items()
+    }
+    found, wanted = shapes(variables), shapes(expected)
+    differ = sorted(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
+    if differ:
+        name = differ[0]
+        raise InputError(
+            f'{path}: {len(differ)} arrays do not fit its header, the first is {name} '
+            f'({found.get(name, "missing")}, expected {wanted.get(name, "none")}); {WRITE_AGAIN}'
+        )
