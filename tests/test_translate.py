@@ -315,6 +315,38 @@ def test_a_turned_volume_comes_back_turned(to_covid, scan, tmp_path):
     assert direction == pytest.approx(turned(scan).GetDirection(), abs=1e-6)
 
 
+def test_its_own_output_is_no_input(to_covid, tmp_path):
+    """A workdir may lie in the folder that is translated; a second run gives the same files."""
+    for name in ('a.png', 'b.tif', 'c.bmp'):
+        Image.fromarray(np.zeros((16, 12), np.uint8)).save(tmp_path / name)
+    for _ in range(2):
+        target = translated(to_covid, tmp_path, tmp_path / 'run', side_by_side=True)
+        assert {path.name for path in target.iterdir()} == {'a.png', 'b.tif', 'c.bmp'}
+
+
+def test_what_is_left_out_is_counted_and_named(to_covid, tmp_path, capsys):
+    Image.fromarray(np.zeros((16, 12), np.uint8)).save(tmp_path / 'a.png')
+    for name in ('._a.png', '.DS_Store', 'notes.txt', 'b.xml', 'c', 'd', 'e'):
+        (tmp_path / name).write_bytes(b'x')
+    target = translated(to_covid, tmp_path, tmp_path / 'run')
+    assert [path.name for path in target.iterdir()] == ['a.png']
+    line = 'left out 7 files that are neither pictures nor CT: .DS_Store, ._a.png, b.xml, c, d, ...'
+    assert line in capsys.readouterr().out
+
+
+def test_values_that_are_no_hu(to_covid, scan, tmp_path):
+    """config.hu gives the translation that the volume in HU has."""
+    hu = sitk.Maximum(scan, -1024)
+    sitk.WriteImage(hu, str(tmp_path / 'hu.nii'))
+    sitk.WriteImage(hu + 1024, str(tmp_path / 'other.nii'))
+    assert_refused(to_covid, tmp_path / 'other.nii', tmp_path / 'run', 'config.hu=1,-1024')
+    expected = translated(to_covid, tmp_path / 'hu.nii', tmp_path / 'a') / 'hu.nii'
+    options = {'hu': '1,-1024'}
+    actual = translated(to_covid, tmp_path / 'other.nii', tmp_path / 'b', **options) / 'other.nii'
+    first, second = (sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (expected, actual))
+    np.testing.assert_array_equal(first, second)
+
+
 def assert_refused(path, source, workdir, message):
     """The translation fails with one line, and leaves nothing."""
     with pytest.raises(InputError, match=message):

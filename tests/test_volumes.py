@@ -4,6 +4,7 @@ What is right is said by SimpleITK, nibabel, pydicom and NumPy, never by covjax.
 """
 
 import gzip
+import io
 import struct
 import zlib
 
@@ -14,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
@@ -22,6 +24,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     RLELossless,
 )
 
@@ -441,6 +444,20 @@ def test_transfer_syntaxes(tmp_path, syntax):
             ds.PixelData = (hu + 1024).astype('>i2').tobytes()
         ds.file_meta.TransferSyntaxUID = syntax
         pydicom.dcmwrite(tmp_path / 'in' / f'{z}', ds, enforce_file_format=True)
+    assert_is(tmp_path / 'in', phantom())
+
+
+def test_jpeg_2000(tmp_path):
+    """Packed by Pillow, without loss."""
+    (tmp_path / 'in').mkdir()
+    for z, hu in enumerate(phantom()):
+        ds, packed = slice_of(hu, z, PixelRepresentation=0, RescaleIntercept=-4096), io.BytesIO()
+        stored = (hu.astype(int) + 4096).astype(np.uint16)
+        Image.fromarray(stored).save(packed, 'JPEG2000', irreversible=False, no_jp2=True)
+        ds.PixelData = pydicom.encaps.encapsulate([packed.getvalue()])
+        ds['PixelData'].VR = 'OB'
+        ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        save(ds, tmp_path / 'in' / str(z))
     assert_is(tmp_path / 'in', phantom())
 
 
