@@ -98,6 +98,31 @@ def spoil_picture(folder):
     return path.name
 
 
+def table_of(change):
+    """A spoiler of the raw folder whose meta table of the COVID pictures is changed."""
+
+    def spoil(folder):
+        names = [path.name for path in sorted((folder / 'covid_ct' / 'CT_COVID').glob('*'))]
+        rows = [['File name', 'Patient ID'], *([name, 'Patient 1'] for name in names)]
+        text = change('\n'.join(','.join(row) for row in rows) + '\n')
+        (folder / 'covid_ct' / 'COVID-CT-MetaInfo.csv').write_text(text)
+        return 'COVID-CT-MetaInfo.csv'
+
+    return spoil
+
+
+table_with_semicolons = table_of(lambda text: text.replace(',', ';'))
+table_with_tabs = table_of(lambda text: text.replace(',', '\t'))
+table_with_a_title = table_of(lambda text: 'Table 1\n' + text)
+table_with_other_headers = table_of(lambda text: text.replace('Patient ID', 'Person'))
+table_without_rows = table_of(lambda text: text.splitlines()[0])
+table_without_patients = table_of(lambda text: text.replace('Patient 1', ''))
+table_of_other_names = table_of(
+    lambda text: text.replace('\n', '\nImages/').removesuffix('Images/')
+)
+empty_table = table_of(lambda text: '')
+
+
 def empty_split(folder):
     path = first(folder / 'covid_ct' / 'Data-split' / 'COVID', 'test*')
     path.write_text('\n')
@@ -264,7 +289,9 @@ LUNA = (
 )
 COVID = (
     *(drop_listed, spoil_picture, empty_split, drop_split, twice, no_folder, empty_picture),
-    *(sixteen_bits, animated, text_picture),
+    *(sixteen_bits, animated, text_picture, table_with_semicolons, table_with_tabs, empty_table),
+    *(table_with_a_title, table_with_other_headers, table_without_rows, table_without_patients),
+    *(table_of_other_names,),
 )
 
 

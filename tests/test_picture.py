@@ -106,6 +106,13 @@ def test_any_byte_of_a_picture_may_be_wrong(tmp_path):
                 assert '\n' not in str(error)
 
 
+def test_phones_write_a_preview_after_the_picture(tmp_path):
+    images = [Image.new('L', (9, 9), grey) for grey in (200, 9)]
+    images[0].save(tmp_path / 'a.jpg', 'MPO', save_all=True, append_images=images[1:])
+    assert Image.open(tmp_path / 'a.jpg').format == 'MPO'
+    assert np.asarray(picture.open_file(tmp_path / 'a.jpg')[0]).mean() == pytest.approx(200, abs=2)
+
+
 def test_a_picture_of_absurd_size(tmp_path):
     """Its header alone is enough to refuse it."""
     content = bytearray(png(0, 8))

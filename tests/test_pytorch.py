@@ -210,6 +210,24 @@ def test_a_generator_with_batch_norm_uses_running_statistics(tmp_path, capsys):
     close(jax.jit(generator.apply(translator))(nhwc(images)), module(images))
 
 
+@pytest.mark.fast
+def test_weights_that_are_not_finite(tmp_path):
+    module = peer.generator(1, 8, 1)
+    module.model[1].weight.data[0] = float('nan')
+    torch.save(module.state_dict(), tmp_path / 'a.pth')
+    with pytest.raises(InputError, match='not finite'):
+        generator.load(tmp_path / 'a.pth', 'to_covid')
+
+
+@pytest.mark.fast
+def test_statistics_of_instance_norms_are_said_not_to_be_used(tmp_path, capsys):
+    state = peer.generator(1, 8, 1).state_dict()
+    state |= {'model.2.running_mean': torch.zeros(8), 'model.2.running_var': torch.ones(8)}
+    torch.save(state, tmp_path / 'a.pth')
+    generator.load(tmp_path / 'a.pth', 'to_covid')
+    assert 'instance norms, which are not used' in capsys.readouterr().out
+
+
 WRAPPED = {  # how people save a generator: from its state dict to what torch.save gets
     'plain.pth': lambda state: state,
     'plain.pt': lambda state: state,

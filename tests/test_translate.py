@@ -324,6 +324,12 @@ def test_its_own_output_is_no_input(to_covid, tmp_path):
         assert {path.name for path in target.iterdir()} == {'a.png', 'b.tif', 'c.bmp'}
 
 
+def test_the_workdir_is_not_the_input(to_covid, tmp_path):
+    Image.fromarray(np.zeros((16, 12), np.uint8)).save(tmp_path / 'a.png')
+    with pytest.raises(InputError, match='is the --workdir too'):
+        translated(to_covid, tmp_path, tmp_path)
+
+
 def test_what_is_left_out_is_counted_and_named(to_covid, tmp_path, capsys):
     Image.fromarray(np.zeros((16, 12), np.uint8)).save(tmp_path / 'a.png')
     for name in ('._a.png', '.DS_Store', 'notes.txt', 'b.xml', 'c', 'd', 'e'):

@@ -5,6 +5,7 @@ What is right is said by SimpleITK, nibabel, pydicom and NumPy, never by covjax.
 
 import gzip
 import io
+import os
 import struct
 import zlib
 
@@ -39,7 +40,7 @@ SPACING, ORIGIN = (0.7, 0.8, 2.5), (-10.0, 20.0, -30.0)
 def phantom():
     """HU int16 [z, y, x] with lung, tissue, bone, and -3024 outside the field of view."""
     hu = np.random.default_rng(0).normal(-700, 200, (5, 14, 12)).round().astype(np.int16)
-    hu[:, :2], hu[2, 5:8, 5:8], hu[3, 4] = -3024, 60, 1200
+    hu[:, :2], hu[:, 9:11, 3:9], hu[2, 5:8, 5:8], hu[3, 4] = -3024, 40, 60, 1200
     return hu
 
 
@@ -262,6 +263,22 @@ def test_any_byte_of_a_nifti_header_may_be_wrong(tmp_path):
 
 
 @pytest.mark.parametrize('ending', ['.nii', '.nii.gz'])
+@pytest.mark.parametrize('missing', [1, 2, 100, 351, 352, 353, 1000])
+def test_a_truncated_nifti(tmp_path, ending, missing):
+    content = nibabel.Nifti1Image(phantom().T, np.diag([-0.7, -0.8, 2.5, 1])).to_bytes()[:-missing]
+    (tmp_path / f'a{ending}').write_bytes(gzip.compress(content) if ending[-1] == 'z' else content)
+    assert_refused(tmp_path / f'a{ending}', 'truncated')
+
+
+def test_a_nifti_that_does_not_say_how_the_patient_lies(tmp_path):
+    image = nibabel.Nifti1Image(phantom().T, None)
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    image.to_filename(tmp_path / 'a.nii')
+    assert 'does not say how the patient lies' in volume.open_volume(tmp_path / 'a.nii').remarks[0]
+
+
+@pytest.mark.parametrize('ending', ['.nii', '.nii.gz'])
 @pytest.mark.parametrize('kind', [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize('slope, intercept', [(1, 0), (2, -1000), (0, -1000), (0.5, 3)])
 def test_slopes_of_nifti(tmp_path, kind, ending, slope, intercept):
@@ -281,9 +298,23 @@ def test_slopes_of_nifti(tmp_path, kind, ending, slope, intercept):
     assert_is(file, expected, '1,0')
 
 
+@pytest.mark.parametrize('key', ['N', 'N:', 'kinds:', '#', 'content:', 'units:', 'key:='])
+def test_long_lines_of_an_nrrd_header_do_not_matter(tmp_path, key):
+    """They do not reach the native code that they would kill."""
+    for packed in (False, True):
+        sitk.WriteImage(image_of(phantom()), str(tmp_path / 'a.nrrd'), useCompression=packed)
+        content = (tmp_path / 'a.nrrd').read_bytes()
+        line = key.encode() + b'x' * 9000 + b'\n'
+        (tmp_path / 'a.nrrd').write_bytes(
+            content.replace(b'type: short\n', b'type: short\n' + line)
+        )
+        assert_is(tmp_path / 'a.nrrd', phantom())
+
+
 @pytest.mark.parametrize(
     'old, new',
     [
+        (b'space: ', b'space: ' + b'x' * 9000 + b'\nspacx: '),
         (b'dimension: 3', b'dimension: 30'),
         (b'sizes: 12 14 5', b'sizes: 12 14 50'),
         (b'sizes: 12 14 5', b'sizes: 12 14 99999999999999999999'),
@@ -353,6 +384,22 @@ def test_what_is_not_hu_is_refused_with_its_range(tmp_path, scale, ending):
     assert_refused(file, 'is not in HU', scale, 'config.hu')
     actual, _ = read(file, f'{1 / slope},{-intercept / slope}')
     assert np.abs(actual - hu).max() <= (3 if '255' in scale else 0)
+
+
+@pytest.mark.parametrize('padding', [-1024, -1000, -2000])
+def test_one_value_alone_is_no_air(padding):
+    """What fills the image outside of the field of view."""
+    hu = phantom() + 1024
+    hu[:, :2] = padding
+    with pytest.raises(InputError, match='not in HU'):
+        hounsfield.check(np.maximum(hu, padding), 'a.nii')
+
+
+def test_an_intercept_applied_twice(tmp_path):
+    """Tissue would be taken for air, but nothing for tissue."""
+    folder = write_series(tmp_path / 'in', np.clip(phantom(), -1024, 400), RescaleIntercept=-2048)
+    with pytest.raises(InputError, match='not in HU'):
+        read(folder)
 
 
 def test_padding_does_not_count_as_air():
@@ -614,6 +661,14 @@ def cut(ds, z):
         ds.PixelData = ds.PixelData[:-40]
 
 
+def flat(ds, z):
+    ds.RescaleSlope = 0
+
+
+def large(ds, z):
+    ds.Rows = ds.Columns = 20000
+
+
 def huge(ds, z):
     ds.Rows = ds.Columns = 65535
 
@@ -639,7 +694,9 @@ def wrong_number(ds, z):
         (colour, 'cannot be read'),
         (not_ct, 'modality MR'),
         (cut, 'cannot be read'),
-        (huge, 'voxels'),
+        (flat, 'RescaleSlope is 0'),
+        (large, '20000 pixels'),
+        (huge, '65535 pixels'),
         (wrong_number, 'makes no sense'),
     ],
 )
@@ -673,6 +730,27 @@ def test_one_slice_takes_its_thickness(tmp_path):
     np.testing.assert_array_equal(hu, phantom()[:1])
     thin = write_series(tmp_path / 'thin', phantom()[:1], SliceThickness=None)
     assert_refused(thin, 'SliceThickness')
+
+
+@pytest.mark.parametrize('uid', ['1.2.3', ''])
+def test_identifiers_do_not_tell_slices_apart(tmp_path, uid):
+    """Anonymised files may all have the same; slices are told by their positions."""
+    assert_is(write_series(tmp_path / 'in', SOPInstanceUID=uid), phantom())
+
+
+def test_the_same_position_with_other_pixels_is_refused(tmp_path):
+    folder = write_series(tmp_path / 'in')
+    save(slice_of(phantom()[2], 1), folder / 'other')
+    with pytest.raises(InputError, match='missing or double'):
+        read(folder)
+
+
+def test_a_series_is_known_by_its_identifier_alone(tmp_path):
+    def described(ds, z):
+        if z % 2:
+            ds.SeriesDescription = 'chest'
+
+    assert_is(write_series(tmp_path / 'in', spoil=described), phantom())
 
 
 def test_order_is_that_of_positions(tmp_path):
@@ -740,6 +818,34 @@ def test_what_lies_beside_a_series_is_left_out_and_named(tmp_path):
     assert '6 files that are neither pictures nor CT' in remarks and '069.xml' in remarks
     assert '2 DICOM files that are no CT slices: report, scout' in remarks
     assert '1 copies of slices' in remarks
+
+
+def test_links_are_followed_and_pipes_left_out(tmp_path):
+    folder = write_series(tmp_path / 'elsewhere')
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'linked').symlink_to(folder, target_is_directory=True)
+    (tmp_path / 'in' / 'round').symlink_to(tmp_path / 'in', target_is_directory=True)
+    os.mkfifo(tmp_path / 'in' / 'pipe')
+    assert_is(tmp_path / 'in', phantom())
+
+
+def test_workdirs_of_earlier_runs_are_no_input(tmp_path):
+    folder = write_series(tmp_path / 'in')
+    for name in ('config.json', 'environment.json', 'translated.png'):
+        (folder / 'run').mkdir(exist_ok=True)
+        (folder / 'run' / name).write_text('{}')
+    found = contents.look(folder, tmp_path / 'another')
+    contents.one_kind(found)
+    assert not found.pictures and len(found.others) == 3
+
+
+def test_a_deflated_file_that_becomes_too_large(tmp_path):
+    """It is refused before it is unpacked; its zeros would take 500 MB."""
+    ds = slice_of(phantom()[0], 0)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.add_new(0x00091010, 'OB', bytes(500 << 20))
+    save(ds, tmp_path / 'a')
+    assert_refused(tmp_path / 'a', 'unpacks to more than')
 
 
 def test_a_mixture_is_refused(tmp_path):

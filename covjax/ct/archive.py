@@ -32,7 +32,7 @@ def find(folder, pattern):
     Returns:
         [pathlib.Path], sorted: first the files that lie in folders, then those in archives.
     """
-    files = sorted(_walk(folder))
+    files = sorted(path for path in walk(folder) if not is_companion(path))
     packed = []
     for archive in files:
         if archive.suffix.lower() == '.zip':
@@ -41,7 +41,7 @@ def find(folder, pattern):
     return [path for path in files if path.match(pattern)] + packed
 
 
-def _walk(folder):
+def walk(folder):
     """Yields every file below a folder, once, however folders are linked."""
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
@@ -52,7 +52,7 @@ def _walk(folder):
         seen.add(real)
         for name in names:
             path = pathlib.Path(here) / name
-            if path.is_file() and not is_companion(path):
+            if path.is_file():
                 yield path
 
 
@@ -72,7 +72,10 @@ def archive_of(path):
 def is_file(path):
     """Whether there is a file at a path, which may go through an archive."""
     archive = archive_of(path)
-    return _member(path) in _members(archive) if archive else pathlib.Path(path).is_file()
+    try:
+        return _member(path) in _members(archive) if archive else pathlib.Path(path).is_file()
+    except (OSError, ValueError):  # of names that no file can have
+        return False
 
 
 def size(path):

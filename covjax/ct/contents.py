@@ -1,6 +1,5 @@
 """What a folder holds: pictures, volume files, DICOM slices, and what is none of these."""
 
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from covjax.ct import archive, dicom, volume
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 # What DICOM media carry beside the images.
 DIRECTORIES = ('DICOMDIR',)
+WRITTEN = ('config.json', 'environment.json')  # by every run into its workdir
 
 
 class Contents(NamedTuple):
@@ -31,7 +31,8 @@ class Contents(NamedTuple):
 def look(folder, without):
     """Looks at every file of a folder and its sub-folders.
 
-    Pictures and volume files are known by their endings, DICOM by its content.
+    Pictures and volume files are known by their endings, DICOM by its content. Linked folders are
+    followed; what lies in the workdir of an earlier run is none of these.
 
     Args:
         folder: pathlib.Path.
@@ -42,19 +43,28 @@ def look(folder, without):
         Contents.
     """
     found = Contents(folder, [], [], [], [])
-    without = without.resolve()
-    for here, folders, names in os.walk(folder):
-        here = pathlib.Path(here)
-        folders[:] = sorted(name for name in folders if (here / name).resolve() != without)
-        for name in sorted(names):
-            path = here / name
+    within = folder.resolve() in without.resolve().parents
+    inside = {}  # {folder: whether a run wrote it}
+    for path in sorted(archive.walk(folder)):
+        if within and without.resolve() in path.resolve().parents:
+            continue
+        if any(_is_workdir(parent, inside) for parent in path.parents if folder in parent.parents):
+            found.others.append(path)
+        else:
             _list_of(found, path).append(path)
     return found
 
 
+def _is_workdir(folder, known):
+    """Whether a folder is the workdir of a run, whose files are no input; noted in `known`."""
+    if folder not in known:
+        known[folder] = all((folder / name).is_file() for name in WRITTEN)
+    return known[folder]
+
+
 def _list_of(found, path):
     """The list of Contents that a file belongs to."""
-    if archive.is_companion(path) or path.name in DIRECTORIES:
+    if archive.is_companion(path) or path.name.upper() in DIRECTORIES:
         return found.others
     if path.suffix.lower() in PICTURES:
         return found.pictures

@@ -6,9 +6,12 @@ that they are stacked are sheared onto a straight grid.
 """
 
 import contextlib
+import hashlib
 import math
 import pathlib
 import warnings
+import zlib
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -29,13 +32,15 @@ DRIFT = 0.25  # pixels that all slices together may drift sideways before they a
 STEEPEST = 45.0  # degrees
 SAME = 1e-3  # how much orientation and pixel spacing may differ between slices
 AIR = -1024  # HU beside a sheared slice
+MOST_PIXELS = 1 << 24  # of a slice
+MOST_BYTES = 1 << 28  # of a deflated file, unpacked
+CHUNK = 1 << 20  # bytes that are unpacked at a time
 
 
 class Plane(NamedTuple):
     """One slice: where it is, and where its pixels are."""
 
     path: pathlib.Path
-    uid: str  # of the object that holds it
     frame: int | None  # None in a file with one
     shape: tuple[int, int]  # rows, columns
     position: tuple[float, ...] | None  # mm, centre of the first pixel
@@ -78,7 +83,25 @@ def _header(path):
     """The pydicom.Dataset of a file without its pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
+        _check_deflated(path)
         return pydicom.dcmread(path, stop_before_pixels=True, force=True)
+
+
+def _check_deflated(path):
+    """Refuses a deflated file that becomes too large; pydicom unpacks all of it at once."""
+    try:
+        meta = pydicom.filereader.read_file_meta_info(path)
+    except pydicom.errors.InvalidDicomError:  # as without a preamble
+        return
+    if meta.get('TransferSyntaxUID') != pydicom.uid.DeflatedExplicitVRLittleEndian:
+        return
+    packed, size = pathlib.Path(path).read_bytes(), 0
+    packed = packed[144 + int(meta.FileMetaInformationGroupLength) :]  # 144: where meta data begin
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    while chunk := stream.decompress(packed, CHUNK):
+        size, packed = size + len(chunk), stream.unconsumed_tail
+        if size > MOST_BYTES:
+            raise InputError(f'{path}: unpacks to more than {MOST_BYTES >> 20} MiB; leave it out')
 
 
 def open_series(path, files):
@@ -98,6 +121,8 @@ def open_series(path, files):
     for file in files:
         try:
             headers[file] = _header(file)
+        except InputError:
+            raise
         except Exception as error:  # pydicom raises whatever its parsing of damaged bytes raises
             raise InputError(
                 f'{file}: is damaged DICOM ({type(error).__name__}); copy it again'
@@ -131,10 +156,7 @@ def _check_one_series(path, headers, chosen):
         raise InputError(
             f'{path}: holds no CT slices (modality {", ".join(found)}); give a CT series'
         )
-    series = {}
-    for header in chosen.values():
-        description = f'{header.get("SeriesInstanceUID")} {header.get("SeriesDescription", "")}'
-        series[description.strip()] = series.get(description.strip(), 0) + 1
+    series = Counter(str(header.get('SeriesInstanceUID', '')) for header in chosen.values())
     if len(series) > 1:
         listed = '; '.join(f'{count} slices of {name}' for name, count in sorted(series.items()))
         raise InputError(
@@ -195,9 +217,12 @@ def _plane(path, header, frame, places):
         if value is None:
             raise InputError(f'{path}: {key} is missing, so this slice has no place')
     one = lambda key, default: (numbers(key, 1) or (default,))[0]
+    if not one('RescaleSlope', 1.0):
+        raise InputError(f'{path}: RescaleSlope is 0, so it has no values')
+    if int(header.Rows) * int(header.Columns) > MOST_PIXELS:
+        raise InputError(f'{path}: has {header.Rows} x {header.Columns} pixels, which no CT has')
     return Plane(
         path=path,
-        uid=str(header.get('SOPInstanceUID', path)),
         frame=frame,
         shape=(int(header.Rows), int(header.Columns)),
         position=numbers('ImagePositionPatient', 3),
@@ -210,16 +235,31 @@ def _plane(path, header, frame, places):
 
 
 def _without_copies(planes):
-    """(Planes, each once; names of the files that held them again)."""
+    """(Planes, each once; names of the files that held them again).
+
+    A copy lies at the same position and has the same pixels. Identifiers do not tell: those who
+    make files anonymous often give all slices the same.
+    """
+    count = Counter(plane.position for plane in planes)
     seen, kept, copies = set(), [], []
     for plane in planes:
-        key = plane.uid, plane.frame
+        if plane.position is None or count[plane.position] == 1:
+            kept.append(plane)
+            continue
+        pixels = hashlib.sha256(_pixels_of(plane).tobytes()).digest()
+        key = plane.position, plane.slope, plane.intercept, pixels
         if key in seen:
             copies.append(plane.path.name)
         else:
             kept.append(plane)
         seen.add(key)
     return kept, copies
+
+
+def _pixels_of(plane):
+    """The stored pixels [rows, columns] of a Plane."""
+    whole = _pixels(plane.path)
+    return whole if plane.frame is None else whole[plane.frame]
 
 
 # ---- geometry

@@ -13,8 +13,8 @@ AS_STORED = (1.0, 0.0)  # slope and intercept of values that are HU
 # HU of air and aerated lung. Less (-2000, -3024) is what scanners write outside their field of
 # view.
 AIR = (-1100, -500)
-LEAST_AIR = 1e-3  # the share of the voxels of a chest CT that must be in AIR
-SHOWN = 1 << 22  # voxels that the range is taken from
+TISSUE = (-200, 200)  # HU of fat, muscle, blood
+LEAST = 2e-3  # the share of the voxels of a chest CT, or of a slice of one, in each of the two
 
 
 def parse(text):
@@ -46,6 +46,8 @@ def parse(text):
 def to_int16(values, slope=1.0, intercept=0.0):
     """Turns stored values into HU: int16, rounded, what is beyond the dtype at its ends.
 
+    Volumes are converted slice by slice, so that one slice alone is there in floating point.
+
     Args:
         values: array [...] of any number type.
         slope, intercept: HU = slope x value + intercept.
@@ -57,12 +59,15 @@ def to_int16(values, slope=1.0, intercept=0.0):
         ValueError: a value is not finite.
     """
     if values.dtype == np.int16 and (slope, intercept) == AS_STORED:
-        return values
-    if not np.isfinite(values).all():
+        return np.ascontiguousarray(values)
+    if values.ndim > 2:
+        hu = np.empty(values.shape, np.int16)
+        for part, stored in zip(hu, values):
+            part[...] = to_int16(stored, slope, intercept)
+        return hu
+    hu = values.astype(np.float64) * slope + intercept
+    if not np.isfinite(hu).all():
         raise ValueError('has voxels that are not finite')
-    hu = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
-    if (slope, intercept) != AS_STORED:
-        hu = hu * np.float64(slope) + np.float64(intercept)
     return np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16)
 
 
@@ -70,22 +75,34 @@ def check(hu, path):
     """Refuses a volume that is not in HU.
 
     Args:
-        hu: int16 [...], the volume or a slice of it.
+        hu: int16 [z, y, x] or [y, x], the volume or a slice of it.
         path: of the file, for the message.
 
     Raises:
-        InputError: hardly any voxel is air. The message has the range found and what it looks like.
+        InputError: hardly any voxel is air, or hardly any is tissue. The message has the range
+            found and what it looks like.
     """
-    low, high = AIR
-    if ((hu >= low) & (hu <= high)).mean() >= LEAST_AIR:
+    counts = histogram(hu)
+    air, tissue = (counts[low - INT16.min : high - INT16.min + 1] for low, high in (AIR, TISSUE))
+    # One value alone, such as -1024, may be what fills the image outside of the field of view.
+    if min(air.sum() - air.max(), tissue.sum()) >= LEAST * counts.sum():
         return
-    inside = hu[hu >= low]
-    if not inside.size:
-        inside = hu
-    least, most = int(inside.min()), int(inside.max())
+    found = np.flatnonzero(counts) + INT16.min
+    inside = found[found >= AIR[0]]
+    inside = inside if inside.size else found
+    least, most = int(inside[0]), int(inside[-1])
     raise InputError(
-        f'{path}: is not in HU: values are {least} to {most}, and a chest CT has air '
-        f'({low} to {high} HU); {_guess(least, most)}'
+        f'{path}: is not in HU: values are {least} to {most}, and a chest CT has air and lung '
+        f'({AIR[0]} to {AIR[1]} HU) and tissue ({TISSUE[0]} to {TISSUE[1]} HU); '
+        f'{_guess(least, most)}'
+    )
+
+
+def histogram(hu):
+    """How many voxels have each value from -32768 to 32767: int [65536] of int16 [..., y, x]."""
+    slices = hu.reshape(-1, *hu.shape[-2:])
+    return sum(
+        np.bincount(part.ravel().astype(np.int32) - INT16.min, minlength=1 << 16) for part in slices
     )
 
 

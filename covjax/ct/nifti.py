@@ -25,6 +25,7 @@ WRONG = (
     *(OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, OverflowError),
 )
 TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's x runs to the right and y to the front
+ASSUMED = 'x is taken to run to the left, as nibabel does'
 CHUNK = 1 << 22  # bytes that are unpacked at a time
 
 
@@ -34,6 +35,7 @@ class Header(NamedTuple):
     path: pathlib.Path
     grid: Grid
     scaling: tuple[float, float]  # slope and intercept: HU = slope x value + intercept
+    remarks: tuple[str, ...]  # lines on what is not known
 
     packed = True  # a part of the voxels costs as much as all
 
@@ -55,7 +57,8 @@ def open_file(path):
             image = nibabel.load(file)
             shape, affine, kind = image.shape, image.affine, image.get_data_dtype()
             scaling = float(image.dataobj.slope), float(image.dataobj.inter)
-            begin = image.header.get_data_offset()
+            begin = image.dataobj.offset
+            placed = image.header['qform_code'] > 0 or image.header['sform_code'] > 0
         except WRONG as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise InputError(f'{path}: is truncated or damaged ({reason}); copy it again') from None
@@ -69,7 +72,8 @@ def open_file(path):
         grid = _grid(shape[:3], affine)
         grid.check(path)
         _check_whole(path, file, begin + math.prod(shape) * kind.itemsize)
-    return Header(path, grid, scaling)
+    remarks = () if placed else (f'{path.name}: does not say how the patient lies; {ASSUMED}',)
+    return Header(path, grid, scaling, remarks)
 
 
 def _grid(shape, affine):
@@ -104,6 +108,9 @@ def _check_whole(path, file, expected):
 
 def read(header):
     """Reads all stored voxels: array [z, y, x] of the dtype that is stored, not yet scaled."""
-    with archive.on_disk(header.path) as file:
-        stored = np.asarray(nibabel.load(file).dataobj.get_unscaled())
-    return np.ascontiguousarray(stored.reshape(header.grid.size, order='F').T)
+    try:
+        with archive.on_disk(header.path) as file:
+            stored = np.asarray(nibabel.load(file).dataobj.get_unscaled())
+    except WRONG:
+        raise InputError(f'{header.path}: is truncated or damaged; copy it again') from None
+    return stored.reshape(header.grid.size, order='F').T

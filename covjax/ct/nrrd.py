@@ -1,8 +1,15 @@
-"""NRRD volumes (.nrrd, or .nhdr with a data file), read by SimpleITK after a look at the header."""
+"""NRRD volumes (.nrrd, or .nhdr with a data file).
 
+SimpleITK reads the voxels, but never a header that somebody else wrote: long lines make it crash.
+The header is parsed and checked here, and SimpleITK gets a plain one.
+"""
+
+import contextlib
 import gzip
 import math
 import pathlib
+import re
+import tempfile
 import zlib
 from typing import NamedTuple
 
@@ -27,13 +34,28 @@ BYTES = {  # of a voxel, by the names that a type can have
     'double': 8,
 }
 RAW, GZIP = ('raw',), ('gzip', 'gz')
+SKIPS = ('line skip', 'lineskip', 'byte skip', 'byteskip')
+
+
+# Fields that the geometry may take, and what they may hold: numbers, vectors of numbers, a name.
+GEOMETRY = {
+    'space': r'[a-z0-9 -]{1,60}',
+    'space directions': r'[-+0-9.e(), ]{1,400}',
+    'space origin': r'[-+0-9.e(), ]{1,200}',
+    'spacings': r'[-+0-9.e ]{1,200}',
+    'axis mins': r'[-+0-9.e ]{1,200}',
+    'endian': r'little|big',
+}
 
 
 class Header(NamedTuple):
-    """What an NRRD header says, checked."""
+    """What an NRRD header says, checked, and where its voxels are."""
 
     path: pathlib.Path
     grid: Grid
+    fields: dict[str, str]  # those that are read, in lower case
+    data: pathlib.Path  # of the file with the voxels; often the same as path
+    offset: int  # bytes before them
 
     packed = True  # read whole in any case
 
@@ -48,15 +70,15 @@ def open_file(path):
         InputError: it is no NRRD volume of numbers, or it is truncated or damaged.
     """
     path = pathlib.Path(path)
-    if archive.archive_of(path):
-        raise InputError(f'{path}: is packed; unpack {archive.archive_of(path).name} yourself')
     fields, end = _fields(path)
     size = _size(path, fields)
     Grid(size, (1.0,) * 3, (0.0,) * 3, (1.0, 0, 0, 0, 1, 0, 0, 0, 1)).check(path)
-    _check_whole(path, fields, end, math.prod(size) * BYTES[fields['type']])
+    data, offset = _data(path, fields, end)
+    header = Header(path, None, fields, data, offset)
+    _check_whole(header, math.prod(size) * BYTES[fields['type']])
     reader = sitk.ImageFileReader()
     try:
-        with archive.on_disk(path) as file:
+        with _plain(header) as file:
             reader.SetFileName(str(file))
             reader.ReadImageInformation()
     except RuntimeError:
@@ -65,7 +87,7 @@ def open_file(path):
         raise InputError(f'{path}: has several values a voxel; give a CT volume in HU')
     grid = Grid.of(reader)
     grid.check(path)
-    return Header(path, grid)
+    return header._replace(grid=grid)
 
 
 def _fields(path):
@@ -81,55 +103,90 @@ def _fields(path):
         end += len(line)
         if not line.strip():
             break
-        key, _, value = line.decode('latin-1').partition(':')
+        key, _, value = line.decode('utf-8', 'surrogateescape').partition(':')
         fields[key.strip().lower()] = value.strip()
+    _check_fields(path, fields)
+    return fields, end
+
+
+def _check_fields(path, fields):
+    """Refuses {name: text} of a header that lacks something or makes no sense; lowers the case."""
     missing = [name for name in NEEDED if name not in fields]
     if missing:
         raise InputError(f'{path}: no {", ".join(missing)} in the header; copy it again')
     if 'spacings' not in fields and 'space directions' not in fields:
         raise InputError(f'{path}: its header does not say how large a voxel is; save it again')
-    return fields, end
+    for name in ('type', 'encoding', *GEOMETRY):
+        if name in fields:
+            fields[name] = fields[name].lower()
+    for name, pattern in GEOMETRY.items():
+        if name in fields and not re.fullmatch(pattern, fields[name]):
+            raise InputError(f'{path}: {name} {fields[name][:60]!r} makes no sense; save it again')
 
 
 def _size(path, fields):
     """(x, y, z) in voxels of a header of a volume that can be read."""
     if fields['dimension'] != '3':
-        raise InputError(f'{path}: has {fields["dimension"]} dimensions; give a CT volume with 3')
+        shown = fields['dimension'][:20]
+        raise InputError(f'{path}: has {shown} dimensions; give a CT volume with 3')
     sizes = fields['sizes'].split()
-    if len(sizes) != 3 or not all(text.isascii() and text.isdigit() for text in sizes):
-        raise InputError(f'{path}: sizes {fields["sizes"][:40]} are not 3 whole numbers')
-    if fields['type'] not in BYTES:
-        raise InputError(f'{path}: type {fields["type"]} is not a CT number type; expected short')
-    if fields['encoding'] not in RAW + GZIP:
+    if len(sizes) != 3 or not all(re.fullmatch(r'[0-9]{1,9}', text) for text in sizes):
         raise InputError(
-            f'{path}: encoding {fields["encoding"]} is not read; save it as raw or gzip'
+            f'{path}: sizes {fields["sizes"][:40]} are not 3 whole numbers; copy it again'
         )
-    return tuple(int(text[:10]) for text in sizes)
+    if fields['type'] not in BYTES:
+        shown = fields['type'][:40]
+        raise InputError(f'{path}: type {shown} is not a CT number type; expected short')
+    if fields['encoding'] not in RAW + GZIP:
+        shown = fields['encoding'][:40]
+        raise InputError(f'{path}: encoding {shown} is not read; save it as raw or gzip')
+    return tuple(map(int, sizes))
 
 
-def _check_whole(path, fields, end, expected):
-    """Compares the bytes of the voxels, unpacked, with those that the header announces."""
-    data, begin = path, end
-    name = fields.get('data file') or fields.get('datafile')
-    if name:
-        data, begin = path.parent / name, 0
-        if not data.is_file():
-            raise InputError(f'{path}: its data file {name} is missing; copy it next to the header')
-    if any(
-        fields.get(key, '0') != '0' for key in ('line skip', 'lineskip', 'byte skip', 'byteskip')
-    ):
+def _data(path, fields, end):
+    """(file with the voxels, bytes before them)."""
+    if any(fields.get(key, '0') != '0' for key in SKIPS):
         raise InputError(f'{path}: its header skips a part of the data; save it again')
+    name = fields.get('data file') or fields.get('datafile')
+    if not name:
+        return path, end
+    data = path.parent / name
+    if not archive.is_file(data):
+        raise InputError(
+            f'{path}: its data file {name[:100]} is missing; copy it next to the header'
+        )
+    return data, 0
+
+
+def _check_whole(header, expected):
+    """Compares the bytes of the voxels, unpacked, with those that the header announces."""
     size = 0
     try:
-        with open(data, 'rb') as file:
-            file.seek(begin)
-            content = gzip.open(file) if fields['encoding'] in GZIP else file
+        with archive.opened(header.data) as file:
+            file.seek(header.offset)
+            content = gzip.open(file) if header.fields['encoding'] in GZIP else file
             while (chunk := content.read(CHUNK)) and size <= expected:
                 size += len(chunk)
-    except (OSError, EOFError, zlib.error):
+    except (OSError, EOFError, zlib.error, InputError):
         size = -1
     if size != expected:
-        raise InputError(f'{data}: is truncated or damaged; copy it again')
+        raise InputError(f'{header.data}: is truncated or damaged; copy it again')
+
+
+@contextlib.contextmanager
+def _plain(header):
+    """Yields the path of an .nhdr of the same volume that SimpleITK reads as it is meant."""
+    lines = [
+        f'{name}: {header.fields[name]}' for name in (*NEEDED, *GEOMETRY) if name in header.fields
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        voxels, file = pathlib.Path(folder) / 'voxels', pathlib.Path(folder) / 'volume.nhdr'
+        if archive.archive_of(header.data) or header.offset:
+            archive.copy(header.data, voxels, header.offset, archive.size(header.data))
+        else:
+            voxels.symlink_to(header.data.resolve())
+        file.write_text('\n'.join(['NRRD0004', *lines, 'data file: voxels', '']))
+        yield file
 
 
 def read(header):
@@ -139,7 +196,7 @@ def read(header):
         InputError: the data are damaged.
     """
     try:
-        with archive.on_disk(header.path) as file:
+        with _plain(header) as file:
             return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
     except RuntimeError:
         raise InputError(f'{header.path}: cannot be read; copy it again') from None

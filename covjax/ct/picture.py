@@ -45,7 +45,9 @@ def open_file(path, mode='L'):
                 raise InputError(
                     f'{path}: has {image.width}x{image.height} pixels; give a smaller picture'
                 )
-            frames, bits = getattr(image, 'n_frames', 1), _bits(image, content)
+            # Phones write a preview after the picture (MPO); pixels of the first are meant.
+            frames = 1 if image.format == 'MPO' else getattr(image, 'n_frames', 1)
+            bits = _bits(image, content)
             facts = {
                 'container': image.format,
                 'mode': image.mode,

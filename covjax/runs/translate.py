@@ -96,6 +96,8 @@ def find(source, hu, workdir):
         if source.suffix.lower() in contents.PICTURES:
             return [source], None
         return [], _with_remarks(volume.open_volume(source, hu))
+    if source.resolve() == workdir.resolve():
+        raise InputError(f'config.input={source}: is the --workdir too; choose another --workdir')
     found = contents.look(source, workdir)
     contents.one_kind(found)
     _print_all(found.remarks)

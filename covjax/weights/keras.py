@@ -275,7 +275,9 @@ def _read(path):
 def _inside(path):
     """The bytes of the weights in a .keras file."""
     with zipfile.ZipFile(path) as whole:
-        if whole.getinfo(INSIDE).file_size > MOST_BYTES:
+        entry = whole.getinfo(INSIDE)
+        # Weights hardly shrink when they are packed.
+        if entry.file_size > min(MOST_BYTES, 100 * entry.compress_size):
             raise ValueError('its weights are too large')
         return whole.read(INSIDE)
 

@@ -36,6 +36,10 @@ def load_generator(path):
     state = _read(path)
     if _has_batch_norm(state):
         print(f'{path}: has BatchNorm; its running statistics are used, as PyTorch does in eval()')
+    elif any(name.endswith('running_var') for name in state):
+        print(f'{path}: has running statistics of instance norms, which are not used')
+    if not all(np.isfinite(array).all() for array in state.values()):
+        raise InputError(f'{path}: has weights that are not finite; {EXAMPLE}')
     try:
         model, params = generator_from(state)
         _check_shapes(model, params)

@@ -99,6 +99,8 @@ def check_fits(path, variables, expected):
         name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(tree, sep='/').items()
     }
     found, wanted = shapes(variables), shapes(expected)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        raise InputError(f'{path}: has weights that are not finite; {WRITE_AGAIN}')
     differ = sorted(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
     if differ:
         name = differ[0]

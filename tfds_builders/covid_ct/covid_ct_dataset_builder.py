@@ -121,8 +121,12 @@ class Builder(_base.ArrayRecordBuilder):
                 'source pictures or lists are NOT those published: '
                 'compare results with published ones only where you know why'
             )
+        patients = read_patients(folder)
+        guessed = [picture for picture in pictures if not _listed(picture.key, patients)]
         if len(_meta_tables(folder)) < 2:
             remark += '; without both meta tables patients are guessed from file names'
+        elif guessed:
+            remark += f'; patients of {len(guessed)} pictures are guessed from file names'
         if unlisted := _unlisted(folder, pictures):
             shown = ', '.join(unlisted[:5]) + (', ...' if len(unlisted) > 5 else '')
             remark += f'; left out {len(unlisted)} pictures that no list names: {shown}'
@@ -248,7 +252,7 @@ def document_and_patient(name, label, patients):
             some endings.
     """
     stem = name.split('%')[0].rsplit('.', 1)[0]
-    known = patients.get((label, name)) or patients.get((label, name.rpartition('.')[0]))
+    known = _listed((label, name), patients)
     if label == 'covid':
         document = re.sub(r'(-p\d+.*|[_-]\d+(%\d+)?|%\d+)?\.\w+$', '', name)
         return document, known or stem
@@ -296,7 +300,33 @@ def read_lists(folder):
             listed_in[path] = file.name
             document, patient = document_and_patient(name, label, patients)
             pictures.append(Picture(path, label, split, document, patient, split))
+    _check_tables_fit(folder, pictures, patients)
     return pictures
+
+
+def _check_tables_fit(folder, pictures, patients):
+    """Refuses a meta table that is there and names none of the pictures."""
+    for table in _meta_tables(folder):
+        keys = [picture.key for picture in pictures if picture.label == _label_of(table)]
+        if keys and not any(_listed(key, patients) for key in keys):
+            raise InputError(
+                f'{table}: names none of the {len(keys)} pictures, such as {keys[0][1]}; '
+                'give the table as published, or remove it: then patients are guessed'
+            )
+
+
+def _label_of(table):
+    """The label of the pictures that a meta table is about."""
+    return 'noncovid' if table.name.startswith('Non') else 'covid'
+
+
+def _listed(key, patients):
+    """The patient of a picture (label, file name) in the meta tables, or None.
+
+    Some endings are left out there.
+    """
+    label, name = key
+    return patients.get(key) or patients.get((label, name.rpartition('.')[0]))
 
 
 def _unlisted(folder, pictures):
@@ -334,7 +364,7 @@ def read_patients(folder):
     """
     patients = {}
     for table in _meta_tables(folder):
-        label = 'noncovid' if table.name.startswith('Non') else 'covid'
+        label = _label_of(table)
         header, *rows = _cells(table) or [[]]
         columns = [cell.strip().lower() for cell in header]
         named = next((name for name in NAMED if name in columns), None)
@@ -365,6 +395,8 @@ def _cells(table):
 
 def _xml(book, name):
     """The root element of a part of an .xlsx file (zipfile.ZipFile)."""
+    if name not in book.namelist():  # as shared strings, where all are written in their cells
+        return ElementTree.Element('none')
     if book.getinfo(name).file_size > MOST_XML:
         raise ValueError(f'{name} is too large')
     return ElementTree.fromstring(book.read(name))
