@@ -14,7 +14,12 @@ import sys
 import tempfile
 
 import atheris
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
 with atheris.instrument_imports(include=['covjax']):
     from covjax import InputError, generator
@@ -46,6 +51,16 @@ ABOUT = {
 }
 
 
+ARRAY = {'a': {'dtype': 'F32', 'shape': [16], 'data_offsets': [0, 64]}}
+MODEL = generator.network(ConfigDict(ABOUT))
+ARRAYS = {
+    name: np.ones(leaf.shape, np.float32)
+    for name, leaf in flatten_dict(
+        jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 32, 32, 1))), sep='/'
+    ).items()
+}
+
+
 def metaimage(data):
     """The header of an .mhd whose voxels are sound."""
     (FOLDER / 'a.raw').write_bytes(VOXELS)
@@ -60,10 +75,16 @@ def annotations(data):
 
 
 def safetensors(data):
-    """An exported generator: eight bytes of length, a JSON header, arrays."""
-    header = len(data).to_bytes(8, 'little')
-    (FOLDER / 'a.safetensors').write_bytes(header + data + bytes(64))
-    generator.load(FOLDER / 'a.safetensors', 'to_covid')
+    """An exported generator: what its header says of it, or after a zero the header itself.
+
+    A file has eight bytes of length, a JSON header and the arrays.
+    """
+    path = FOLDER / 'a.safetensors'
+    if data[:1] == b'0':
+        path.write_bytes(len(data[1:]).to_bytes(8, 'little') + data[1:] + bytes(64))
+    else:
+        save_file(ARRAYS, path, metadata={'covjax': data.decode('utf-8', 'replace')})
+    generator.load(path, 'to_covid')
 
 
 def nrrd_header(data):
@@ -90,8 +111,8 @@ TARGETS = {  # name: (function of bytes, inputs to begin with)
     'safetensors': (
         safetensors,
         [
-            json.dumps({'__metadata__': {'covjax': json.dumps(ABOUT)}, **arrays}).encode()
-            for arrays in ({}, {'a': {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}})
+            json.dumps(ABOUT).encode(),
+            b'0' + json.dumps({'__metadata__': {'covjax': json.dumps(ABOUT)}, **ARRAY}).encode(),
         ],
     ),
     'nrrd': (

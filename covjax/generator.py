@@ -19,7 +19,8 @@ from covjax.workdir import ADDED_KEYS
 
 DIRECTIONS = ('to_covid', 'to_cancer')
 SMALLEST = 8  # pixels a side: the residual blocks see a quarter, and mirror one pixel of it
-SIZE = Annotated[int, msgspec.Meta(ge=0, le=4096)]  # a number of filters or blocks
+FILTERS = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+BLOCKS = Annotated[int, msgspec.Meta(ge=0, le=64)]
 # What the header of an exported file says of the run; `network` needs the first five.
 EXPORTED = (
     *('gen_filters', 'gen_blocks', 'norm', 'upsample', 'dtype'),
@@ -30,8 +31,8 @@ EXPORTED = (
 class Exported(TypedDict):
     """What `network` needs of the header of an exported file."""
 
-    gen_filters: SIZE
-    gen_blocks: SIZE
+    gen_filters: FILTERS
+    gen_blocks: BLOCKS
     norm: str
     upsample: str
     dtype: str

@@ -14,6 +14,8 @@ import pytest
 import SimpleITK as sitk
 from conftest import ROOT
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from configs import cyclegan as cyclegan_config
 from configs import export as export_config
@@ -115,6 +117,31 @@ def test_a_file_holds_one_direction(to_covid):
 def test_a_direction_that_there_is_not(run):
     with pytest.raises(InputError, match='to_covid, to_cancer'):
         generator.load(run, 'sideways')
+
+
+HEADERS = {  # what is wrong with the header of an exported generator: what it says
+    **{key: {key: None} for key in ('gen_filters', 'gen_blocks', 'norm', 'direction', 'kind')},
+    'no filters': {'gen_filters': 0},
+    'absurd filters': {'gen_filters': 10**9},
+    'absurd blocks': {'gen_blocks': 10**6},
+    'another number of blocks': {'gen_blocks': 2},
+    'filters as text': {'gen_filters': '4'},
+    'no such norm': {'norm': 'batch'},
+    'a frozen norm': {'norm': 'frozen'},
+    'no such way up': {'upsample': 'sideways'},
+    'a list': {'direction': ['to_covid']},
+}
+
+
+@pytest.mark.parametrize('wrong', HEADERS)
+def test_exports_with_a_wrong_header_are_one_line(to_covid, tmp_path, wrong):
+    with safe_open(to_covid, 'numpy') as file:
+        about = json.loads(file.metadata()['covjax']) | HEADERS[wrong]
+    metadata = {'covjax': json.dumps(about)}
+    save_file(load_file(to_covid), tmp_path / 'a.safetensors', metadata=metadata)
+    with pytest.raises(InputError) as caught:
+        generator.load(tmp_path / 'a.safetensors', 'to_covid')
+    assert '\n' not in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
