@@ -13,6 +13,7 @@ from covjax.audit.verdict import AuditJson
 from covjax.ct import luna16
 from covjax.data import lineage, results, specs, synthetic
 from covjax.pages import tables
+from covjax.runs import printed_rates
 from covjax.workdir import ConfigJson, Environment, read_json, write_csv
 
 pytestmark = pytest.mark.fast
@@ -185,6 +186,25 @@ def test_any_annotation_table_is_read_or_refused(tmp_path, rows, header):
 def test_any_bytes_after_the_header_of_a_table(tmp_path, content):
     (tmp_path / 'annotations.csv').write_bytes(HEADER.encode() + content)
     one_line(lambda: luna16.read_nodules(tmp_path / 'annotations.csv'))
+
+
+PRINTED = 'model,test,accuracy,recall,precision,f1\n'
+
+
+@pytest.mark.parametrize('cell', ['nan', 'inf', '-1', '101', 'x', '', '"'])
+def test_rates_that_are_none(tmp_path, cell):
+    (tmp_path / 'a.csv').write_text(PRINTED + f'vgg16,real,{cell},90,90,90\n')
+    with pytest.raises(InputError, match='config.table=.*a.csv'):
+        printed_rates.read_table(tmp_path / 'a.csv')
+
+
+@anything
+@given(rows=st.lists(st.lists(CELL, max_size=7), max_size=3))
+def test_any_table_of_rates_is_read_or_refused(tmp_path, rows):
+    with (tmp_path / 'a.csv').open('w', newline='', encoding='utf-8', errors='replace') as file:
+        file.write(PRINTED)
+        csv.writer(file).writerows(rows)
+    one_line(lambda: printed_rates.read_table(tmp_path / 'a.csv'))
 
 
 # ---- what covjax writes and other programs run

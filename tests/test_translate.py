@@ -528,3 +528,31 @@ def test_voxels_that_are_not_numbers(to_covid, scan, tmp_path):
     array[0, 0, 0] = np.nan
     sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / 'a.mhd'))
     assert_refused(to_covid, tmp_path / 'a.mhd', tmp_path / 'run', 'a.mhd.*not finite')
+
+
+def real_scans(real):
+    """{what is given: SimpleITK's own reading of it}."""
+    folder = next((real / 'covid_ct_md' / 'COVID-19 subjects').iterdir())
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    files = [*(real / 'covid_ct_md').rglob('*.nii.gz'), *(real / 'volumes').glob('*.mhd')]
+    return {folder: reader.Execute()} | {file: sitk.ReadImage(str(file)) for file in files}
+
+
+@pytest.mark.slow
+def test_real_scans_are_translated_on_their_grid(real, to_covid, tmp_path):
+    """One DICOM series (JPEG Lossless), two NIfTI and two MetaImage volumes, in HU."""
+    apply = jax.jit(generator.apply(generator.load(to_covid, 'to_covid')))
+    low, high = windows.WINDOWS['lung']
+    for i, (source, scan) in enumerate(real_scans(real).items()):
+        (file,) = translated(to_covid, source, tmp_path / str(i)).iterdir()
+        result = sitk.ReadImage(str(file))
+        assert result.GetSize() == scan.GetSize() and result.GetPixelID() == sitk.sitkInt16
+        for name in ('GetOrigin', 'GetSpacing', 'GetDirection'):
+            expected = getattr(scan, name)()
+            np.testing.assert_allclose(getattr(result, name)(), expected, atol=1e-3)
+        z = scan.GetDepth() // 2
+        hu = np.clip(sitk.GetArrayViewFromImage(scan)[z].astype(np.float32), low, high)
+        image = (2 * (hu - low) / (high - low) - 1)[None, ..., None]
+        expected = low + (np.asarray(apply(image))[0, ..., 0] + 1) / 2 * (high - low)
+        assert np.abs(sitk.GetArrayViewFromImage(result)[z] - expected).max() <= 1

@@ -44,11 +44,11 @@ def look(folder, without):
     """
     found = Contents(folder, [], [], [], [])
     within = folder.resolve() in without.resolve().parents
-    inside = {}  # {folder: whether a run wrote it}
+    known = {}  # {folder: whether a run wrote it}
     for path in sorted(archive.walk(folder)):
         if within and without.resolve() in path.resolve().parents:
             continue
-        if any(_is_workdir(parent, inside) for parent in path.parents if folder in parent.parents):
+        if any(_is_workdir(parent, known) for parent in path.parents if folder in parent.parents):
             found.others.append(path)
         else:
             _list_of(found, path).append(path)

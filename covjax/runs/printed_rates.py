@@ -5,6 +5,7 @@ four of them. The search tries every matrix up to a bound.
 """
 
 import csv
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -127,15 +128,19 @@ def read_table(path):
         raise InputError(
             f'config.table={path}: no such file; give a CSV with the columns {", ".join(columns)}'
         )
-    rows = list(csv.DictReader(archive.read_text(path).splitlines()))
+    try:
+        rows = list(csv.DictReader(archive.read_text(path).splitlines()))
+    except csv.Error as error:
+        raise InputError(f'config.table={path}: is not a comma-separated table ({error})') from None
     if not rows or not set(columns) <= set(rows[0]):
         raise InputError(f'config.table={path}: needs rows and the columns {", ".join(columns)}')
     try:
-        return [{**row, **{name: float(row[name]) for name in PERCENT}} for row in rows]
+        rates = [{name: float(row[name]) for name in PERCENT} for row in rows]
     except (TypeError, ValueError):
-        raise InputError(
-            f'config.table={path}: the four rates must be numbers in per cent'
-        ) from None
+        rates = [{'': math.nan}]
+    if not all(0 <= value <= 100 for of_row in rates for value in of_row.values()):
+        raise InputError(f'config.table={path}: the four rates must be numbers in per cent')
+    return [row | of_row for row, of_row in zip(rows, rates)]
 
 
 def matrices(printed, tolerance, bound):
