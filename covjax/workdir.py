@@ -27,7 +27,8 @@ RESUMES = {'train': 'checkpoints/[0-9]*', 'quickstart': 'phantoms'}
 # Keys that may change when a run is taken up again. `steps` may not: schedules depend on it.
 MAY_CHANGE = {'log_every', 'eval_every', 'data_dir', 'features'}
 AGAIN = 'run that stage again in another --workdir'
-FORMULAS = ('=', '+', '-', '@', '\t', '\r')  # how a cell begins that spreadsheets run
+# How a cell begins that spreadsheets run, after spaces; the last four are full-width.
+FORMULAS = ('=', '+', '-', '@', '\uff1d', '\uff0b', '\uff0d', '\uff20')
 VERSIONS_OF = ('jax', 'flax', 'optax', 'numpy', 'tensorflow-datasets')
 # What 0.5.0 wrote into config.json under other names: (command, old key) -> new key.
 RENAMED_KEYS = {
@@ -313,7 +314,10 @@ def write_csv(path, rows):
 
 def _harmless(cell):
     """A cell of a table that no spreadsheet runs."""
-    if not isinstance(cell, str) or not cell.startswith(FORMULAS):
+    cell = str(cell) if isinstance(cell, pathlib.PurePath) else cell
+    if not isinstance(cell, str):
+        return cell
+    if not cell.lstrip().startswith(FORMULAS) and not cell.startswith(('\t', '\r', '\n')):
         return cell
     try:
         float(cell)

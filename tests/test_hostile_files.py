@@ -210,7 +210,9 @@ def test_any_table_of_rates_is_read_or_refused(tmp_path, rows):
 # ---- what covjax writes and other programs run
 
 
-@pytest.mark.parametrize('text', ['=1+1', '+cmd', '-cmd', '@SUM(A1)', '\tx', '\r=1'])
+@pytest.mark.parametrize(
+    'text', ['=1+1', '+cmd', '-cmd', '@SUM(A1)', '\tx', '\r=1', '\n=1', ' =1', '\uff1d1']
+)
 def test_no_cell_is_a_formula(tmp_path, text):
     write_csv(tmp_path / 'a.csv', [['head', text], [text, 1]])
     with (tmp_path / 'a.csv').open(newline='', encoding='utf-8') as file:
@@ -225,7 +227,7 @@ def test_other_cells_stay(tmp_path, cell):
     assert text == f'{"" if cell is None else cell},x\n'
 
 
-LATEX = re.compile(r'\\[%_&#${}]|\\text\w+\{\}|[^\\%_&#${}~^<>\n]')
+LATEX = re.compile(r'\\[%_&#${}]|\\text\w+\{\}|[^\\%_&#${}~^<>\x00-\x1f\x7f\u2028\u2029]')
 
 
 @anything

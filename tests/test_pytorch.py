@@ -236,6 +236,7 @@ WRAPPED = {  # how people save a generator: from its state dict to what torch.sa
     'compiled.pt': lambda state: {f'_orig_mod.{key}': value for key, value in state.items()},
     'both.pt': lambda state: {f'_orig_mod.module.{key}': value for key, value in state.items()},
     'checkpoint.pth.tar': lambda state: {'epoch': 3, 'state_dict': state, 'loss': [1.0]},
+    'deep.pth': lambda state: {'model': {'state_dict': state}, 'epoch': 3},
     'model.pth': lambda state: {'model_state_dict': state, 'optimizer': {'step': 1}},
     'half.pth': lambda state: {key: value.half() for key, value in state.items()},
 }

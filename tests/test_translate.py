@@ -545,7 +545,8 @@ def test_real_scans_are_translated_on_their_grid(real, to_covid, tmp_path):
     apply = jax.jit(generator.apply(generator.load(to_covid, 'to_covid')))
     low, high = windows.WINDOWS['lung']
     for i, (source, scan) in enumerate(real_scans(real).items()):
-        (file,) = translated(to_covid, source, tmp_path / str(i)).iterdir()
+        written = translated(to_covid, source, tmp_path / str(i)).iterdir()
+        (file,) = (path for path in written if volume.suffix(path))  # and not its .zraw
         result = sitk.ReadImage(str(file))
         assert result.GetSize() == scan.GetSize() and result.GetPixelID() == sitk.sitkInt16
         for name in ('GetOrigin', 'GetSpacing', 'GetDirection'):

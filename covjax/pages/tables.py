@@ -67,7 +67,7 @@ LATEX_SPECIAL = str.maketrans(
         '^': r'\textasciicircum{}',
         '<': r'\textless{}',
         '>': r'\textgreater{}',
-        '\n': ' ',
+        **dict.fromkeys([*map(chr, range(32)), '\x7f', '\u2028', '\u2029'], ' '),
     }
 )
 

@@ -72,13 +72,15 @@ def _tensors(path, stored, kind):
     is_state = lambda value: (
         isinstance(value, dict) and value and all(isinstance(v, kind) for v in value.values())
     )
-    if is_state(stored):
-        return stored
-    states = {}
-    if isinstance(stored, dict):
-        states = {key: value for key, value in stored.items() if is_state(value)}
+    states, inside = {}, [('', stored)]
+    while inside:
+        name, value = inside.pop()
+        if is_state(value):
+            states[name] = value
+        elif isinstance(value, dict):
+            inside += [(f'{name} {key}'.strip(), inner) for key, inner in value.items()]
     if len(states) != 1:
-        found = f'{len(states)} dicts of tensors ({", ".join(map(str, states))})'
+        found = f'{len(states)} dicts of tensors ({", ".join(sorted(states))})'
         raise InputError(f'{path}: holds {found if states else "no dict of tensors"}; {EXAMPLE}')
     return next(iter(states.values()))
 
