@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import zipfile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from covjax.data import lineage, results, specs, synthetic
 from covjax.pages import tables
 from covjax.runs import printed_rates
 from covjax.workdir import ConfigJson, Environment, read_json, write_csv
+from tfds_builders.covid_ct.covid_ct_dataset_builder import read_patients
 
 pytestmark = pytest.mark.fast
 
@@ -205,6 +207,24 @@ def test_any_table_of_rates_is_read_or_refused(tmp_path, rows):
         file.write(PRINTED)
         csv.writer(file).writerows(rows)
     one_line(lambda: printed_rates.read_table(tmp_path / 'a.csv'))
+
+
+def test_archives_are_not_unpacked_beyond_a_limit(tmp_path):
+    """A member of zeros is some hundred kilobytes on the disk."""
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w', zipfile.ZIP_DEFLATED) as whole:
+        with whole.open('annotations.csv', 'w') as member:
+            for _ in range(257):
+                member.write(bytes(1 << 20))
+    with pytest.raises(InputError, match='annotations.csv: has more than 256 MiB'):
+        luna16.read_nodules(tmp_path / 'a.zip' / 'annotations.csv')
+
+
+def test_a_sheet_is_not_unpacked_beyond_a_limit(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'COVID-CT-MetaInfo.xlsx', 'w', zipfile.ZIP_DEFLATED) as whole:
+        whole.writestr('xl/sharedStrings.xml', b'<sst/>')
+        whole.writestr('xl/worksheets/sheet1.xml', b' ' * (33 << 20))
+    with pytest.raises(InputError, match='COVID-CT-MetaInfo.xlsx: cannot be read as a table'):
+        read_patients(tmp_path)
 
 
 # ---- what covjax writes and other programs run

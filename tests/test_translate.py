@@ -324,9 +324,9 @@ def test_volumes_of_every_format_give_the_same_hu(to_covid, scan, expected_hu, t
     write_form(scan, tmp_path / 'in %' / form)
     options = {'side_by_side': True, 'batch_size': 4}
     target = translated(to_covid, tmp_path / 'in %' / form, tmp_path / 'run', **options)
-    hu, result, _ = volume.lps(volume.open_volume(target / FORMS[form]))
-    np.testing.assert_allclose(result.GetSpacing(), scan.GetSpacing(), atol=1e-4)
-    np.testing.assert_allclose(result.GetOrigin(), scan.GetOrigin(), atol=1e-4)
+    hu, grid, _ = volume.lps(volume.open_volume(target / FORMS[form]))
+    np.testing.assert_allclose(grid.spacing, scan.GetSpacing(), atol=1e-4)
+    np.testing.assert_allclose(grid.origin, scan.GetOrigin(), atol=1e-4)
     window = windows.WINDOWS['lung']
     assert hu.dtype == np.int16
     assert hu.std() > 1

@@ -53,7 +53,7 @@ def image_of(hu, code='LPS'):
 
 
 def read(path, hu=''):
-    """(int16 HU in LPS, SimpleITK image) of a file or of a folder with a series."""
+    """(int16 HU in LPS, their Grid) of a file or of a folder with a series."""
     if path.is_dir():
         found = contents.look(path, path / 'run')
         contents.one_kind(found)
@@ -63,11 +63,11 @@ def read(path, hu=''):
 
 def assert_is(path, hu, hu_key=''):
     """The file has these HU, on the grid of `image_of`."""
-    actual, image = read(path, hu_key)
+    actual, grid = read(path, hu_key)
     np.testing.assert_array_equal(actual, hu)
-    np.testing.assert_allclose(image.GetSpacing(), SPACING, atol=1e-5)
-    np.testing.assert_allclose(image.GetOrigin(), ORIGIN, atol=1e-4)
-    np.testing.assert_allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-6)
+    np.testing.assert_allclose(grid.spacing, SPACING, atol=1e-5)
+    np.testing.assert_allclose(grid.origin, ORIGIN, atol=1e-4)
+    np.testing.assert_allclose(grid.direction, np.eye(3).ravel(), atol=1e-6)
 
 
 def assert_refused(path, *words):
@@ -723,9 +723,9 @@ def test_positions_may_be_rounded(tmp_path, digits):
 
 
 def test_one_slice_takes_its_thickness(tmp_path):
-    hu, image = read(write_series(tmp_path / 'in', phantom()[:1]))
+    hu, grid = read(write_series(tmp_path / 'in', phantom()[:1]))
     np.testing.assert_array_equal(hu, phantom()[:1])
-    np.testing.assert_allclose(image.GetSpacing(), SPACING, atol=1e-6)
+    np.testing.assert_allclose(grid.spacing, SPACING, atol=1e-6)
     hu, _ = read(next((tmp_path / 'in').iterdir()))
     np.testing.assert_array_equal(hu, phantom()[:1])
     thin = write_series(tmp_path / 'thin', phantom()[:1], SliceThickness=None)
@@ -798,6 +798,11 @@ def test_enhanced_multi_frame_ct(tmp_path):
     save(enhanced(phantom(), [3, 0, 4, 1, 2]), tmp_path / 'in' / 'many')
     assert_is(tmp_path / 'in', phantom())
     assert_is(tmp_path / 'in' / 'many', phantom())
+
+
+def test_enhanced_ct_with_one_frame(tmp_path):
+    save(enhanced(phantom()[:1], [0]), tmp_path / 'one')
+    np.testing.assert_array_equal(read(tmp_path / 'one')[0], phantom()[:1])
 
 
 def test_what_lies_beside_a_series_is_left_out_and_named(tmp_path):
@@ -877,9 +882,9 @@ def test_real_nifti_equals_simpleitk(real):
     assert len(files) == 2
     for path in files:
         expected = sitk.DICOMOrient(sitk.ReadImage(str(path)), 'LPS')
-        hu, image = read(path)
+        hu, grid = read(path)
         np.testing.assert_array_equal(hu, sitk.GetArrayViewFromImage(expected))
-        assert image.GetOrigin() == pytest.approx(expected.GetOrigin(), abs=1e-3)
+        assert grid.origin == pytest.approx(expected.GetOrigin(), abs=1e-3)
 
 
 def test_real_jpeg_lossless_dicom_equals_simpleitk(real):
@@ -888,7 +893,7 @@ def test_real_jpeg_lossless_dicom_equals_simpleitk(real):
     assert first.file_meta.TransferSyntaxUID.name.startswith('JPEG Lossless')
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    expected, (hu, image) = reader.Execute(), read(folder)
+    expected, (hu, grid) = reader.Execute(), read(folder)
     np.testing.assert_array_equal(hu, sitk.GetArrayViewFromImage(expected))
-    assert image.GetOrigin() == pytest.approx(expected.GetOrigin(), abs=1e-3)
-    assert image.GetSpacing() == pytest.approx(expected.GetSpacing(), abs=1e-6)
+    assert grid.origin == pytest.approx(expected.GetOrigin(), abs=1e-3)
+    assert grid.spacing == pytest.approx(expected.GetSpacing(), abs=1e-6)

@@ -239,6 +239,6 @@ def stored(pixels, as_array=False):
     if as_array:
         return {'image': pixels[..., None], 'sha256': digest}
     buffer = io.BytesIO()
-    # Two and a half times as fast as Pillow's default, for 9 % more bytes.
+    # Much faster than Pillow's default of 6, for little more space.
     Image.fromarray(pixels).save(buffer, format='PNG', compress_level=3)
     return {'image': buffer.getvalue(), 'sha256': digest}

@@ -246,8 +246,13 @@ def _without_copies(planes):
         if plane.position is None or count[plane.position] == 1:
             kept.append(plane)
             continue
-        pixels = hashlib.sha256(_pixels_of(plane).tobytes()).digest()
-        key = plane.position, plane.slope, plane.intercept, pixels
+        pixels = _frame(_pixels(plane.path), plane)
+        key = (
+            plane.position,
+            plane.slope,
+            plane.intercept,
+            hashlib.sha256(pixels.tobytes()).digest(),
+        )
         if key in seen:
             copies.append(plane.path.name)
         else:
@@ -256,10 +261,11 @@ def _without_copies(planes):
     return kept, copies
 
 
-def _pixels_of(plane):
-    """The stored pixels [rows, columns] of a Plane."""
-    whole = _pixels(plane.path)
-    return whole if plane.frame is None else whole[plane.frame]
+def _frame(pixels, plane):
+    """The stored pixels [rows, columns] of a Plane, from those of its file."""
+    if pixels.shape[-2:] != plane.shape:
+        raise InputError(f'{plane.path}: its pixels are not those announced; copy it again')
+    return pixels.reshape(-1, *plane.shape)[plane.frame or 0]
 
 
 # ---- geometry
@@ -363,6 +369,7 @@ def read(stack, slope=1.0, intercept=0.0):
 
     Raises:
         InputError: a slice is damaged.
+        ValueError: a value is not finite.
     """
     hu = np.empty(stack.grid.size[::-1], np.int16)
     (left, top), _ = _margins(stack.drift, len(stack.planes))
@@ -372,12 +379,8 @@ def read(stack, slope=1.0, intercept=0.0):
     for z, plane in enumerate(stack.planes):
         if plane.path != held[0]:
             held = plane.path, _pixels(plane.path)
-        stored = held[1] if plane.frame is None else held[1][plane.frame]
-        if stored.shape != plane.shape:
-            raise InputError(f'{plane.path}: its pixels are not those announced; copy it again')
-        inside = hounsfield.to_int16(
-            stored, slope * plane.slope, slope * plane.intercept + intercept
-        )
+        scaling = slope * plane.slope, slope * plane.intercept + intercept
+        inside = hounsfield.to_int16(_frame(held[1], plane), *scaling)
         if not sheared:
             hu[z] = inside
             continue

@@ -1,7 +1,7 @@
 """Hounsfield units (HU): made from stored values, and recognised where a file does not say.
 
-Air is -1000 HU and water 0, by definition. A chest CT has air in and around the lungs, so one
-without voxels far below water is not in HU, whatever its header says.
+Air is -1000 HU and water 0, by definition. A chest CT has both lung and tissue, so one in which
+hardly a voxel is like either is not in HU, whatever its header says.
 """
 
 import numpy as np

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from covjax import InputError
 from covjax.ct import archive, dicom, hounsfield, metaimage, nifti, nrrd
+from covjax.ct.grid import Grid
 
 # By ending, in lower case; the longer ones first.
 FORMATS = {end: form for form in (nifti, metaimage, nrrd) for end in form.SUFFIXES}
@@ -157,12 +158,12 @@ def load_volume(volume):
 def _read(volume, **block):
     """HU of a Volume, or of a block of one that is not packed: int16 [z, y, x]."""
     slope, intercept = volume.hu or hounsfield.AS_STORED
-    if isinstance(volume.header, dicom.Stack):
-        return dicom.read(volume.header, slope, intercept)
-    stored = FORMATS[suffix(volume.path)].read(volume.header, **block)
-    # What the file itself says of its values comes first.
-    scale, offset = getattr(volume.header, 'scaling', hounsfield.AS_STORED)
     try:
+        if isinstance(volume.header, dicom.Stack):
+            return dicom.read(volume.header, slope, intercept)
+        stored = FORMATS[suffix(volume.path)].read(volume.header, **block)
+        # What the file itself says of its values comes first.
+        scale, offset = getattr(volume.header, 'scaling', hounsfield.AS_STORED)
         return hounsfield.to_int16(stored, slope * scale, slope * offset + intercept)
     except ValueError as error:
         raise InputError(f'{volume.path}: {error}; give a CT volume in HU') from None
@@ -211,8 +212,7 @@ def lps(volume):
     """All voxels of a Volume, turned so that x runs to the left, y to the back, z to the head.
 
     Returns:
-        (HU int16 [z, y, x] in LPS, SimpleITK image of them, orientation code of the file such as
-        'RAI').
+        (HU int16 [z, y, x] in LPS, their Grid, orientation code of the file such as 'RAI').
 
     Raises:
         InputError: the data are damaged, or no HU.
@@ -220,23 +220,22 @@ def lps(volume):
     image = volume.header.grid.place(sitk.GetImageFromArray(load_volume(volume).voxels))
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     image = sitk.DICOMOrient(image, 'LPS')
-    return sitk.GetArrayViewFromImage(image), image, code
+    return sitk.GetArrayFromImage(image), Grid.of(image), code
 
 
-def write(path, array, like, code):
+def write(path, array, grid, code):
     """Writes a volume in the orientation of the file that it came from.
 
     Args:
         path: of the file; its ending names the format.
         array: int16 HU [z, y, x] in LPS.
-        like: SimpleITK image whose geometry it gets, as `lps` returns it.
+        grid: Grid of the array, as `lps` returns it.
         code: orientation of the file, as `lps` returns it.
 
     Raises:
         InputError: the file cannot be written.
     """
-    image = sitk.GetImageFromArray(array)
-    image.CopyInformation(like)
+    image = grid.place(sitk.GetImageFromArray(array))
     try:
         with archive.on_disk(path) as file:
             sitk.WriteImage(sitk.DICOMOrient(image, code), str(file), useCompression=True)

@@ -203,12 +203,12 @@ def translate_volume(config, translator, ct, target):
     Raises:
         InputError: the volume is damaged, or no HU.
     """
-    hu, image, code = volume.lps(ct)
+    hu, grid, code = volume.lps(ct)
     window, slices = windows.WINDOWS[config.window], hu[..., None]
     outputs = batches.predict(_on_hu(translator, window), slices, config.batch_size, 'slices')
     # In lower case, by which SimpleITK knows the format.
     end = WRITTEN.get(volume.suffix(ct.path), volume.suffix(ct.path)) or '.nii.gz'
-    volume.write(target / f'{ct.name}{end}', outputs[..., 0], image, code)
+    volume.write(target / f'{ct.name}{end}', outputs[..., 0], grid, code)
     shown = np.unique(np.linspace(0, len(slices) - 1, SHOWN).round().astype(int))
     grey = lambda hu: windows.to_grey(hu, window)
     return [(grey(slices[z]), grey(outputs[z])) for z in shown]
