@@ -12,6 +12,7 @@ from covjax.models.densenet import DenseNet169
 from covjax.models.inception import InceptionV3
 from covjax.models.inception_resnet import InceptionResNetV2
 from covjax.models.resnet import ResNet18, ResNet50
+from covjax.models.unet import UNet
 from covjax.models.vgg import VGG16
 
 MODELS = {
@@ -22,28 +23,33 @@ MODELS = {
     'densenet169': DenseNet169,
     'resnet18': ResNet18,
 }
+# Networks with a class for every pixel.
+SEGMENTERS = {'unet': UNet}
 # The backbones of Jiang et al. 2020, whose results covjax reproduces.
 PUBLISHED = ('vgg16', 'resnet50', 'inception_v3', 'inception_resnet_v2', 'densenet169')
 DTYPES = ('float32', 'bfloat16')
 
 
 def create(name, num_classes=2, **options):
-    """The module of a backbone by its name.
+    """The module of a network by its name.
 
     Args:
-        name: a key of MODELS.
-        num_classes: how many logits it gives, or None for pooled features.
-        **options: fields of models.backbone.Backbone, such as dtype, axis_name, dropout or hidden.
+        name: a key of MODELS or of SEGMENTERS.
+        num_classes: how many logits it gives, an image or a pixel; a backbone with None gives
+            pooled features.
+        **options: other fields of the module: of models.backbone.Backbone, such as dtype,
+            axis_name, dropout or hidden, or of models.unet.UNet, such as widths, up or norm.
 
     Returns:
-        models.backbone.Backbone.
+        models.backbone.Backbone or models.unet.UNet.
 
     Raises:
         InputError: no model has that name.
     """
-    if name not in MODELS:
-        raise InputError(f'{name}: no such model; choose one of {", ".join(MODELS)}')
-    return MODELS[name](num_classes=num_classes, **options)
+    networks = MODELS | SEGMENTERS
+    if name not in networks:
+        raise InputError(f'{name}: no such model; choose one of {", ".join(networks)}')
+    return networks[name](num_classes=num_classes, **options)
 
 
 def compute_dtype(config):

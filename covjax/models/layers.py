@@ -395,3 +395,43 @@ def doubled(x, kernel):
     """
     wide = reflect_pad(x.repeat(2, 1).repeat(2, 2), 1)
     return convolve(wide, kernel, (1, 1), 'VALID', dimension_numbers=NHWC)
+
+
+class Doubled(nn.Module):
+    """Doubles the size of maps by a transposed convolution of 2x2 with stride 2, and a bias.
+
+    Its windows do not overlap, so it is one matrix product, whose four results a pixel are laid
+    side by side: y[2i + a, 2j + b] = x[i, j] kernel[a, b]. The kernel is [2, 2, C, features].
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """[B, H, W, C] -> [B, 2H, 2W, features]."""
+        he_normal = nn.initializers.he_normal()
+        kernel = self.param('kernel', he_normal, (2, 2, x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        batch, height, width, channels = x.shape
+        y = x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+        y = y.reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+        return y.reshape(batch, 2 * height, 2 * width, -1) + bias.reshape(1, 1, 1, -1)
+
+
+def bilinear_twice(x):
+    """Maps interpolated to double size, corners on corners: [B, H, W, C] -> [B, 2H, 2W, C].
+
+    It is PyTorch's Upsample(scale_factor=2, mode='bilinear', align_corners=True), as one matrix
+    product along each side.
+    """
+    rows, columns = (_interpolation(n, x.dtype) for n in x.shape[1:3])
+    return jnp.einsum('ih,jw,bhwc->bijc', rows, columns, x)
+
+
+def _interpolation(n, dtype):
+    """The matrix [2n, n] that interpolates n values to twice as many, the ends kept."""
+    places = np.linspace(0, n - 1, 2 * n)
+    weights = np.maximum(1 - np.abs(places[:, None] - np.arange(n)), 0)
+    return jnp.asarray(weights, dtype)
