@@ -27,6 +27,8 @@ def get_config():
         # HU = SLOPE x value + INTERCEPT. '' refuses such volumes.
         hu='',
         allow_missing=False,  # for luna16_patches: skip series without a volume
+        # For ct_scans: take masks that do not lie on the lungs of their images, once looked at.
+        unchecked_masks=False,
         workers=0,  # processes that read and encode beside this one
         # Build with Apache Beam: options of its pipeline, such as --runner=DirectRunner.
         beam='',

@@ -27,7 +27,7 @@ from covjax.data.rows import Row
 from covjax.models.backbone import Backbone
 from covjax.models.layers import ExampleDropout
 from covjax.trained import Trained
-from covjax.training import classification, devices
+from covjax.training import classification, devices, optimizer
 from covjax.training.task import Net
 from covjax.weights import checkpoint
 from covjax.weights import keras as keras_weights
@@ -407,7 +407,7 @@ def test_a_state_survives_a_checkpoint(name):
     ],
 )
 def test_schedules(name, expected):
-    schedule = classification.SCHEDULES[name](1.0, 10, 100)
+    schedule = optimizer.SCHEDULES[name](1.0, 10, 100)
     rates = [schedule(step) for step in expected]
     np.testing.assert_allclose(rates, list(expected.values()), atol=1e-6)
 

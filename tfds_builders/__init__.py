@@ -6,12 +6,15 @@ files.
 """
 
 from tfds_builders.covid_ct.covid_ct_dataset_builder import Builder as CovidCt
+from tfds_builders.ct_scans.ct_scans_dataset_builder import Builder as CtScans
 from tfds_builders.luna16_patches.luna16_patches_dataset_builder import Builder as Luna16Patches
 from tfds_builders.synthetic_covid_ct.synthetic_covid_ct_dataset_builder import (
     Builder as SyntheticCovidCt,
 )
 
-BUILDERS = {builder.name: builder for builder in (CovidCt, Luna16Patches, SyntheticCovidCt)}
+BUILDERS = {
+    builder.name: builder for builder in (CovidCt, CtScans, Luna16Patches, SyntheticCovidCt)
+}
 
 
 def names():

@@ -50,6 +50,7 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         beam: whether to leave that to Apache Beam, with the runner of the DownloadConfig.
     """
 
+    OPTIONS = ()  # arguments of its own, which prepare passes on
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'give the folder of the raw files'
     DOWNLOAD = ''  # URL of the raw files, where they are free without signing up
 
@@ -236,9 +237,12 @@ def stored(pixels, as_array=False):
         as_array: whether the data set keeps arrays.
     """
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    if as_array:
-        return {'image': pixels[..., None], 'sha256': digest}
+    return {'image': pixels[..., None] if as_array else png(pixels), 'sha256': digest}
+
+
+def png(pixels):
+    """The bytes of a PNG of uint8 [H, W]."""
     buffer = io.BytesIO()
     # Much faster than Pillow's default of 6, for little more space.
     Image.fromarray(pixels).save(buffer, format='PNG', compress_level=3)
-    return {'image': buffer.getvalue(), 'sha256': digest}
+    return buffer.getvalue()

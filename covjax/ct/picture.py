@@ -30,7 +30,8 @@ def open_file(path, mode='L'):
 
     Args:
         path: of the file; it may go through an archive.
-        mode: of Pillow, that the picture is converted to.
+        mode: of Pillow, that the picture is converted to; None keeps that of the file, so that the
+            pixels of a palette are its indices.
 
     Returns:
         (PIL.Image.Image of that mode, {'container', 'mode', 'width', 'height'} of the file).
@@ -54,7 +55,8 @@ def open_file(path, mode='L'):
                 'width': image.width,
                 'height': image.height,
             }
-            converted = ImageOps.exif_transpose(image).convert(mode)
+            upright = ImageOps.exif_transpose(image)
+            converted = upright.convert(mode) if mode else upright.copy()
     except FileNotFoundError:
         raise InputError(f'{path}: no such picture; complete the folder') from None
     except UNREADABLE:

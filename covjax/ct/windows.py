@@ -12,7 +12,11 @@ class Window(NamedTuple):
     high: float
 
 
-WINDOWS = {'lung': Window(-1000.0, 400.0), 'wide': Window(-1024.0, 1024.0)}
+WINDOWS = {
+    'lung': Window(-1000.0, 400.0),
+    'wide': Window(-1024.0, 1024.0),
+    'covid': Window(-1250.0, 250.0),  # that of COVNet, and of the 8-bit scans of COVID-19-CT-Seg
+}
 AIR = -1024.0  # HU of what is not in the image
 
 

@@ -18,7 +18,7 @@ from covjax.pages import pictures
 from covjax.workdir import duration, read_json
 
 SHOWN, TILE = 24, 192  # tiles of a contact sheet, and pixels a side of each
-OPTIONS = ('annotations', 'candidates', 'hu', 'allow_missing', 'workers', 'beam')
+EVERY = ('workers', 'beam')  # options of every builder
 # What TFDS makes in a data folder before it builds, the innermost first.
 MADE_BY_TFDS = (
     *('.config/metadata.json', '.config'),
@@ -40,7 +40,7 @@ def run(config, workdir):
         config.source,
         config.data_dir,
         config.overwrite,
-        **{key: config[key] for key in OPTIONS if config[key]},
+        **{key: config[key] for key in options() if config[key]},
     )
     print(f'{config.dataset} in {duration(time.monotonic() - began)}: {builder.data_dir}')
     skipped = getattr(builder, 'skipped', ())
@@ -60,6 +60,14 @@ def run(config, workdir):
         print(f'{config.dataset}:{split}  {count}')
 
 
+def options():
+    """The keys of a config that are options of builders, EVERY and those of their own."""
+    import tfds_builders
+
+    own = {key for builder in tfds_builders.BUILDERS.values() for key in builder.OPTIONS}
+    return (*sorted(own - {'source'}), *EVERY)
+
+
 def build(dataset, source, data_dir, overwrite=False, **options):
     """Builds a data set, unless it is already there from the same source.
 
@@ -68,7 +76,7 @@ def build(dataset, source, data_dir, overwrite=False, **options):
         source: the raw folder; '' downloads what may be downloaded.
         data_dir: where to; '' is TFDS's own folder.
         overwrite: whether to replace what was built from another source.
-        options: of the builder, those of OPTIONS that are set.
+        options: of the builder, those of `options` that are set.
 
     Returns:
         Its TFDS builder.
@@ -77,6 +85,9 @@ def build(dataset, source, data_dir, overwrite=False, **options):
         InputError: an argument is wrong, raw files are missing or damaged, or there is no space.
             What was there before is there afterwards.
     """
+    kind = _kind(dataset)
+    if 'source' in kind.OPTIONS:  # its features depend on the files
+        options = options | {'source': str(_given(kind, source))}
     builder = _builder(dataset, data_dir, options)
     source = _source(builder, source, data_dir)
     fingerprint = builder.fingerprint(source)
@@ -99,19 +110,24 @@ def build(dataset, source, data_dir, overwrite=False, **options):
     return _build(dataset, source, data_dir, options, target)
 
 
+def _kind(dataset):
+    """The class of the builder of a data set; an InputError where there is none."""
+    import tfds_builders
+
+    if not tfds_builders.known(dataset):
+        valid = ', '.join(tfds_builders.names())
+        raise InputError(f'config.dataset={dataset}: no such data set; choose one of {valid}')
+    return tfds_builders.BUILDERS[dataset.partition('/')[0]]
+
+
 def _builder(dataset, data_dir, options):
     """The TFDS builder of a data set; an InputError where an argument is wrong."""
     import tensorflow_datasets as tfds
 
-    import tfds_builders
-
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every folder that is not prepared yet
     tfds.disable_progress_bar()  # it knows no total; ours do
-    if not tfds_builders.known(dataset):
-        valid = ', '.join(tfds_builders.names())
-        raise InputError(f'config.dataset={dataset}: no such data set; choose one of {valid}')
     for key in options:
-        if dataset.partition('/')[0] != 'luna16_patches' and key not in ('workers', 'beam'):
+        if key not in (*_kind(dataset).OPTIONS, *EVERY):
             raise InputError(f'config.{key} does not apply to {dataset}; leave it out')
     _check_data_dir(data_dir)
     folder = _data_folder(data_dir)
@@ -141,16 +157,21 @@ def _data_folder(data_dir):
 
 def _source(builder, source, data_dir):
     """The raw folder: `source`, or where that is empty the folder of a download."""
-    if source:
-        source = pathlib.Path(source).expanduser().resolve()
-        if not source.is_dir():
-            raise InputError(
-                f'config.source={source}: no such folder; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}'
-            )
-        return source
-    if not builder.DOWNLOAD:
-        raise InputError(f'config.source is empty; {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+    if source or not builder.DOWNLOAD:
+        return _given(builder, source)
     return _download(builder, _data_folder(data_dir) / 'downloads')
+
+
+def _given(kind, source):
+    """config.source as a path that exists; `kind` is a builder or its class."""
+    if not source:
+        raise InputError(f'config.source is empty; {kind.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+    folder = pathlib.Path(source).expanduser().resolve()
+    if not folder.is_dir():
+        raise InputError(
+            f'config.source={folder}: no such folder; {kind.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+        )
+    return folder
 
 
 def _download(builder, folder):

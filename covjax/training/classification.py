@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from flax import struct
 from jax import lax
 
 from covjax import CLASSES, InputError, choice, classifier
@@ -22,7 +21,8 @@ from covjax.data import batches, datasets
 from covjax.data.augment import augment, to_float
 from covjax.metrics.rates import rates
 from covjax.models.layers import ExampleDropout
-from covjax.training.task import AXIS, Net, Task, first_index
+from covjax.training.optimizer import adamw, schedule
+from covjax.training.task import AXIS, Net, State, Task, first_index
 from covjax.weights import keras as keras_weights
 
 # The batch key that says that only the head learns. What counts is whether it is there: batches
@@ -31,15 +31,6 @@ from covjax.weights import keras as keras_weights
 # it.
 FROZEN = 'frozen'
 SUMMARY = ('accuracy', 'recall', 'specificity', 'auc')  # rates in the log, after the loss
-
-
-@struct.dataclass
-class State:
-    """Everything that a step changes."""
-
-    step: jax.Array
-    net: Net
-    batch_stats: dict  # running statistics of BatchNorm, the same on every device
 
 
 class Parts(NamedTuple):
@@ -317,14 +308,7 @@ def optimizer(config):
             f'config.freeze_steps={config.freeze_steps}: leaves the body frozen to the end; '
             f'choose fewer than config.steps={config.steps}'
         )
-    if config.schedule == 'step' and config.warmup_steps >= config.steps // 2:
-        raise InputError(
-            f'config.warmup_steps={config.warmup_steps}: the step schedule falls at half of '
-            f'config.steps={config.steps}; choose fewer'
-        )
-    head_rate = SCHEDULES[choice(config, 'schedule', SCHEDULES)](
-        config.learning_rate, min(config.warmup_steps, config.steps - 1), config.steps
-    )
+    head_rate = schedule(config)
 
     def body_rate(step):
         warm = 1.0
@@ -332,30 +316,11 @@ def optimizer(config):
             warm = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1.0)
         return config.body_rate * head_rate(step + config.freeze_steps) * warm
 
-    def adamw(rate):
-        kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-        return optax.adamw(rate, weight_decay=config.weight_decay, mask=kernels)
-
+    decay = config.weight_decay
     return optax.partition(
-        {'head': adamw(head_rate), 'body': adamw(body_rate)},
+        {'head': adamw(head_rate, decay), 'body': adamw(body_rate, decay)},
         lambda params: {name: 'head' if name == 'head' else 'body' for name in params},
     )
-
-
-def cosine_schedule(rate, warmup, steps):
-    """The learning rate by step: linearly up to `rate` in `warmup` steps, then a cosine to 0."""
-    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
-
-
-def step_schedule(rate, warmup, steps):
-    """The learning rate by step: linearly up to `rate`, a tenth after 1/2 and again after 3/4."""
-    falls = {steps // 2 - warmup: 0.1, steps * 3 // 4 - warmup: 0.1}
-    rising = optax.linear_schedule(0.0, rate, warmup)
-    falling = optax.piecewise_constant_schedule(rate, falls)
-    return optax.join_schedules([rising, falling], [warmup])
-
-
-SCHEDULES = {'cosine': cosine_schedule, 'step': step_schedule}
 
 
 def class_weights(config, labels):

@@ -80,6 +80,15 @@ class Net:
         return Net(optax.apply_updates(self.params, updates), opt_state)
 
 
+@struct.dataclass
+class State:
+    """Everything that a step of a training of one network changes."""
+
+    step: jax.Array
+    net: Net
+    batch_stats: dict  # running statistics of BatchNorm, the same on every device
+
+
 def first_index(local_batch):
     """The index in the global batch of the first of the `local_batch` examples on this device."""
     return lax.axis_index(AXIS) * local_batch

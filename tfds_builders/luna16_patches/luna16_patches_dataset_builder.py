@@ -119,6 +119,7 @@ class Builder(_base.ArrayRecordBuilder):
             'malignancy and the fold of the challenge.'
         ),
     }
+    OPTIONS = ('annotations', 'candidates', 'hu', 'allow_missing')
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         'get LUNA16 from https://luna16.grand-challenge.org (its ten subset*.zip, unpacked or not, '
         'and annotations.csv; for candidates also candidates.csv; if you like, '
