@@ -15,6 +15,7 @@ LEAST = {
     **dict.fromkeys(['constant_epochs', 'decay_epochs', 'epoch_images', 'workers', 'shares'], 0),
     **dict.fromkeys(['learning_rate', 'body_rate', 'weight_decay', 'label_smoothing'], 0.0),
     **dict.fromkeys(['dropout', 'bn_momentum', 'real_label', 'scale', 'rotate', 'crop'], 0.0),
+    **dict.fromkeys(['brightness', 'contrast', 'foreground'], 0.0),
     **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity'], 0.0),
 }
 # What a key must stay below.
@@ -42,8 +43,6 @@ def training(task, **fields):
         'seed': 0,
         'steps': 1000,
         'batch_size': 16,  # over all devices
-        'image_size': 224,  # what the network sees
-        'load_size': 224,  # what is kept in memory and augmented from
         'log_every': 20,
         'eval_every': 500,  # evaluate and save
         # The scalar whose highest value (with a minus before the name: lowest) marks the best

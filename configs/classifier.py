@@ -22,6 +22,8 @@ def get_config(backbone=''):
         train='synthetic_covid_ct:train+covid_ct:train@noncovid',
         val='covid_ct:validation',
         class_weights='',  # balanced: each class counts the same, however many images it has
+        image_size=224,  # what the network sees
+        load_size=224,  # what is kept in memory and augmented from
         batch_size=32,
         # Network.
         model=base.variant(backbone, {name: name for name in ('resnet50', *MODELS)}),

@@ -106,56 +106,8 @@ def test_the_way_up_without_overlap_is_the_transposed_convolution_of_flax():
 # ---- parity with PyTorch
 
 
-def torch_unet(torch, widths, classes, up, norm):
-    """The network as milesial's repository describes it, for one channel."""
-    nn = torch.nn
-    halved = 1 if up == 'transposed' else 2
-    of_norm = {
-        'batch': nn.BatchNorm2d,
-        'instance': lambda features: nn.InstanceNorm2d(features, affine=True),
-    }[norm]
-
-    def twice(channels, first, second):
-        layers = []
-        for a, b in ((channels, first), (first, second)):
-            layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), of_norm(b), nn.ReLU()]
-        return nn.Sequential(*layers)
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.down, self.doubled, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-            sizes = [*widths[:-1], widths[-1] // halved]
-            for channels, features in zip((1, *sizes), sizes):
-                self.down.append(twice(channels, features, features))
-            channels = sizes[-1]
-            for level in reversed(range(len(widths) - 1)):
-                features = widths[level]
-                if up == 'bilinear':
-                    enlarge = nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True)
-                else:
-                    enlarge = nn.ConvTranspose2d(channels, features, 2, 2)
-                last = features // halved if level else features
-                self.doubled.append(enlarge)
-                self.up.append(twice(2 * features, features, last))
-                channels = last
-            self.head = nn.Conv2d(channels, classes, 1)
-
-        def forward(self, x):
-            maps = []
-            for i, block in enumerate(self.down):
-                x = block(x if i == 0 else nn.functional.max_pool2d(x, 2))
-                maps.append(x)
-            maps.pop()
-            for enlarge, block in zip(self.doubled, self.up):
-                x = block(torch.cat([maps.pop(), enlarge(x)], 1))
-            return self.head(x)
-
-    return Network()
-
-
 def name_of(key, levels):
-    """Our path of a tensor of the state dict of torch_unet."""
+    """Our path of a tensor of the state dict of the UNet of benchmarks/torch_unet.py."""
     part, *rest = key.split('.')
     kind = rest[-1]
     if part == 'head':
@@ -173,7 +125,7 @@ def name_of(key, levels):
 
 
 def as_ours(state, levels):
-    """The variables of our network from the state dict of torch_unet."""
+    """The variables of our network from the state dict of the UNet of benchmarks/torch_unet.py."""
     flat = {}
     for key, tensor in state.items():
         if key.endswith('num_batches_tracked'):
@@ -190,9 +142,11 @@ def as_ours(state, levels):
 @every_norm
 def test_logits_and_running_statistics_equal_those_of_pytorch(up, norm):
     torch = pytest.importorskip('torch')
+    from benchmarks import torch_unet
+
     torch.manual_seed(0)
     widths = (8, 16, 32)
-    theirs = torch_unet(torch, widths, 2, up, norm)
+    theirs = torch_unet.UNet(widths, 2, up, norm)
     with torch.no_grad():
         for tensor in theirs.state_dict().values():
             if tensor.ndim == 1:  # norms and biases, which start at 0 and 1

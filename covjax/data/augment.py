@@ -82,6 +82,19 @@ def random_matrix(rng, settings, size):
     return matrix
 
 
+def _positions(matrix, shape, size):
+    """Where the pixels of the output lie in an image [H, W, ...].
+
+    Returns:
+        ([rows, columns], each float [size, size]; bool [size, size], whether in the image).
+    """
+    axis = (jnp.arange(size) + 0.5) * 2 / size - 1
+    y, x = jnp.meshgrid(axis, axis, indexing='ij')
+    y, x, _ = jnp.tensordot(matrix, jnp.stack([y, x, jnp.ones_like(y)]), 1)
+    positions = [(y + 1) * shape[0] / 2 - 0.5, (x + 1) * shape[1] / 2 - 0.5]
+    return positions, (abs(y) <= 1) & (abs(x) <= 1)
+
+
 def warp(image, matrix, size):
     """Samples an image at the positions that a matrix gives.
 
@@ -93,18 +106,49 @@ def warp(image, matrix, size):
     Returns:
         float [size, size, C]; outside the image it is -1 (black, air).
     """
-    height, width, channels = image.shape
-    axis = (jnp.arange(size) + 0.5) * 2 / size - 1
-    y, x = jnp.meshgrid(axis, axis, indexing='ij')
-    y, x, _ = jnp.tensordot(matrix, jnp.stack([y, x, jnp.ones_like(y)]), 1)
-    positions = [(y + 1) * height / 2 - 0.5, (x + 1) * width / 2 - 0.5]
-    inside = (abs(y) <= 1) & (abs(x) <= 1)
+    positions, inside = _positions(matrix, image.shape, size)
 
     def sampled(channel):
         values = map_coordinates(image[..., channel], positions, order=1, mode='nearest')
         return jnp.where(inside, values, -1.0)
 
-    return jnp.stack([sampled(channel) for channel in range(channels)], -1)
+    return jnp.stack([sampled(channel) for channel in range(image.shape[-1])], -1)
+
+
+def warp_classes(target, matrix, size, outside):
+    """Samples classes, the nearest one, at the positions that a matrix gives.
+
+    Args:
+        target: uint8 [H, W].
+        matrix: [3, 3], from output to input positions.
+        size: pixels of each side of the output.
+        outside: the class outside of the image.
+
+    Returns:
+        uint8 [size, size].
+    """
+    (rows, columns), inside = _positions(matrix, target.shape, size)
+    at = lambda places, n: jnp.clip(jnp.round(places).astype(int), 0, n - 1)
+    height, width = target.shape
+    return jnp.where(inside, target[at(rows, height), at(columns, width)], jnp.uint8(outside))
+
+
+def recoloured(rng, image, settings):
+    """An image with a random brightness and contrast, as of another scanner or window.
+
+    Args:
+        rng: key.
+        image: float [...] in [-1, 1].
+        settings: {'brightness': limit of what is added, 'contrast': limit of the logarithm of what
+            is multiplied}; 0 is off.
+
+    Returns:
+        float of the same shape, in [-1, 1].
+    """
+    rngs = jax.random.split(rng)
+    draw = lambda rng, limit: jax.random.uniform(rng, (), minval=-limit, maxval=limit)
+    gain = jnp.exp(draw(rngs[0], settings['contrast']))
+    return jnp.clip(gain * image + draw(rngs[1], settings['brightness']), -1.0, 1.0)
 
 
 def augment(rng, images, settings, size, first=0):

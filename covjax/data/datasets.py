@@ -8,7 +8,7 @@ window, of a 3-D patch the middle slice.
 import contextlib
 import io
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -42,13 +42,14 @@ def read(spec, data_dir, size):
     Raises:
         InputError: there is no such data set, it is damaged, or it has no such examples.
     """
-    records = list(_records(spec, data_dir))
-    if not records:
+    stored = list(records(spec, data_dir))
+    if not stored:
         raise InputError(f'{spec} is empty; choose other splits')
-    images = np.empty((len(records), size, size, 1), np.uint8)
-    for i, (_, stored) in enumerate(records):
-        images[i, :, :, 0] = _decode(stored).resize((size, size), Image.Resampling.BILINEAR)
-    rows = [row for row, _ in records]
+    images = np.empty((len(stored), size, size, 1), np.uint8)
+    for i, record in enumerate(stored):
+        grey = Image.fromarray(decoded(record.image))
+        images[i, :, :, 0] = grey.resize((size, size), Image.Resampling.BILINEAR)
+    rows = [record.row for record in stored]
     return Examples(images, np.array([row.label for row in rows], np.int32), rows)
 
 
@@ -63,8 +64,8 @@ def each_native(spec, data_dir, limit=None):
     Raises:
         InputError: there is no such data set, it is damaged, or it has no such examples.
     """
-    for row, stored in _records(spec, data_dir, limit):
-        yield np.asarray(_decode(stored)), row
+    for record in records(spec, data_dir, limit):
+        yield decoded(record.image), record.row
 
 
 def read_native(spec, data_dir, limit=None):
@@ -74,11 +75,28 @@ def read_native(spec, data_dir, limit=None):
 
 def read_rows(spec, data_dir):
     """Returns the rows of a spec alone, [Row]; PNG images are not decoded."""
-    return [row for row, _ in _records(spec, data_dir)]
+    return [record.row for record in records(spec, data_dir)]
 
 
-def _records(spec, data_dir, limit=None):
-    """Yields (Row, image as stored) of the first `limit` examples of each part of a spec."""
+class Record(NamedTuple):
+    """One example as a data set stores it."""
+
+    row: Row
+    image: Any  # PNG bytes, or an array: uint8 or HU [..., H, W, 1]
+    mask: Any = None  # the same of its classes, None where it has no mask
+
+
+def records(spec, data_dir, limit=None):
+    """Yields the Record of the first `limit` examples of each part of a spec, nothing decoded.
+
+    Args:
+        spec: 'name/config:split', several joined by '+'.
+        data_dir: where prepared data sets lie.
+        limit: None for all.
+
+    Raises:
+        InputError: there is no such data set, it is damaged, or it has no such examples.
+    """
     parts = specs.parse(spec)
     for dataset, split, label in parts:
         folder = specs.locate(dataset, data_dir)
@@ -97,8 +115,9 @@ def _records(spec, data_dir, limit=None):
         chosen = _labelled(_read_each(source, folder, dataset), names, label)
         for example in itertools.islice(chosen, limit):
             empty = False
-            stored = example.pop('image')
-            yield Row.from_features(example, names), stored
+            image, mask = example.pop('image'), example.pop('mask', None)
+            mask = mask['classes'] if isinstance(mask, dict) else mask
+            yield Record(Row.from_features(example, names), image, mask)
         if empty:
             part = f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}'
             raise InputError(f'{part} is empty; choose another split')
@@ -118,6 +137,26 @@ def _label_names(builder):
     return features['label'].names if 'label' in features else []
 
 
+def mask_classes(dataset, data_dir):
+    """The names of the classes of the masks of a data set, the background first.
+
+    Args:
+        dataset: 'name/config'.
+        data_dir: where prepared data sets lie.
+
+    Returns:
+        tuple of str; () where it has no masks.
+
+    Raises:
+        InputError: there is no such data set, or it is damaged.
+    """
+    features = _open(specs.locate(dataset, data_dir), dataset).info.features
+    if 'mask' not in features:
+        return ()
+    mask = features['mask']
+    return tuple(mask.names if hasattr(mask, 'names') else mask['names'].names)
+
+
 def _check_part(builder, dataset, split, label):
     """Raises an InputError where a data set lacks a split, as in 'train[:80%]', or a label."""
     if split.split('[')[0] not in builder.info.splits:
@@ -130,12 +169,15 @@ def _check_part(builder, dataset, split, label):
 
 
 def _source(builder, split):
-    """The examples of a split by index; PNG images stay encoded."""
+    """The examples of a split by index; PNG images and masks stay encoded."""
     import tensorflow_datasets as tfds
 
-    encoded = isinstance(builder.info.features['image'], tfds.features.Image)
-    decoders = {'image': tfds.decode.SkipDecoding()} if encoded else None
-    return builder.as_data_source(split, decoders=decoders)
+    decoders = {
+        name: tfds.decode.SkipDecoding()
+        for name, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    return builder.as_data_source(split, decoders=decoders or None)
 
 
 def _read_each(source, folder, dataset):
@@ -150,14 +192,25 @@ def _labelled(examples, names, label):
     return (example for example in examples if not label or names[example['label']] == label)
 
 
-def _decode(stored):
-    """The grey PIL image of what a data set stores: PNG bytes, or uint8 or HU [..., H, W, 1]."""
+def decoded(stored):
+    """The grey image of what a data set stores, or the middle slice where it is a volume.
+
+    Args:
+        stored: PNG bytes, or uint8 or HU [..., H, W, 1].
+
+    Returns:
+        uint8 [H, W].
+    """
+    whole = volume(stored)
+    return whole[len(whole) // 2] if whole.ndim == 3 else whole
+
+
+def volume(stored):
+    """The grey image of what a data set stores, whole: uint8 [H, W] or [D, H, W]."""
     if isinstance(stored, bytes):
-        return Image.open(io.BytesIO(stored))
-    *depth, _, _, _ = stored.shape
-    plane = stored[depth[0] // 2] if depth else stored
-    grey = plane if plane.dtype == np.uint8 else windows.to_grey(plane)
-    return Image.fromarray(grey[..., 0])
+        return np.asarray(Image.open(io.BytesIO(stored)))
+    grey = stored if stored.dtype == np.uint8 else windows.to_grey(stored)
+    return grey[..., 0]
 
 
 @contextlib.contextmanager

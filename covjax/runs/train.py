@@ -4,13 +4,14 @@ import jax
 
 from covjax import InputError, choice
 from covjax.data import lineage
-from covjax.training import classification, cyclegan, devices, loop
+from covjax.training import classification, cyclegan, devices, loop, segmentation
 from covjax.weights import checkpoint
 from covjax.workdir import write_json
 
 MAKE = {
     'cyclegan': cyclegan.make,
     'classification': classification.make,
+    'segmentation': segmentation.make,
 }
 
 
@@ -18,7 +19,8 @@ def run(config, workdir):
     """Trains what config.task names, or goes on with the checkpoint in the workdir.
 
     Args:
-        config: ConfigDict of configs/cyclegan.py or configs/classifier.py.
+        config: ConfigDict of configs/cyclegan.py, configs/classifier.py or
+            configs/segmentation.py.
         workdir: pathlib.Path of the folder for checkpoints/, metrics.jsonl, lineage.json, images/
             and tensorboard/.
 

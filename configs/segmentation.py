@@ -1,0 +1,70 @@
+"""U-Net: a class for every pixel of a CT slice, such as lung or lesion.
+
+Source: Ronneberger et al. 2015 (arXiv 1505.04597); loss, foreground patches and tiles as in nnU-Net
+(Isensee et al. 2021).
+
+python launch.py --config=configs/segmentation.py --workdir=runs/lesions \\
+    --config.train=ct_scans/covid_semiseg:train --config.val=ct_scans/covid_semiseg:validation \\
+    --config.regions=ground_glass+consolidation
+
+full    The published widths at 256x256.
+small   A quarter of the widths at 176x176, for two CPU cores.
+
+Expect val/dice to rise within the first hundred steps; images/ shows image, mask and prediction.
+"""
+
+from configs import base
+
+VARIANTS = {
+    'full': {},
+    'small': {
+        'widths': (16, 32, 64, 128, 256),
+        'image_size': 176,
+        'patch': (176, 176),
+        'steps': 1000,
+        'eval_every': 100,
+    },
+}
+
+
+def get_config(variant=''):
+    config = base.training(
+        'segmentation',
+        # Data.
+        train='',  # data sets with masks, such as ct_scans/covid_semiseg:train
+        val='',
+        # Which regions of the masks: separated by commas, joined by + where several are one, as in
+        # lung+lesion; '' is every region for itself. What is not named is background.
+        regions='',
+        # Slices and their masks are resized to this square; volumes are not resized.
+        image_size=256,
+        patch=(256, 256),  # what the network sees of an image in training
+        # The share of patches that have a pixel of a region in the middle.
+        foreground=1 / 3,
+        batch_size=8,
+        # Image and mask are moved together; brightness and contrast are those of the image, in
+        # which grey levels are -1 to 1.
+        augment={
+            **{'scale': 0.2, 'flip': True, 'rotate': 15.0, 'crop': 0.0},
+            **{'brightness': 0.2, 'contrast': 0.2},
+        },
+        # Network.
+        model='unet',
+        widths=(64, 128, 256, 512, 1024),
+        up='transposed',  # or bilinear
+        norm='batch',  # or instance
+        dtype='float32',  # of the computation, or bfloat16; parameters and statistics are float32
+        bn_momentum=0.9,
+        # Length.
+        steps=5000,
+        eval_every=250,
+        best='val/dice',
+        # Optimizer and loss.
+        loss='dice_ce',  # soft Dice and cross-entropy; or dice, cross_entropy, focal
+        learning_rate=1e-3,
+        schedule='cosine',  # or step
+        warmup_steps=50,
+        weight_decay=1e-4,  # of kernels
+    )
+    config.update(base.variant(variant, VARIANTS))
+    return config

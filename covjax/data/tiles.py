@@ -1,0 +1,102 @@
+"""Tiles: patches that cover a whole image or scan, cut out and put together again. No JAX.
+
+All functions take arrays of any number of dimensions; a shape, tile or corner has a number for each
+of them.
+"""
+
+import itertools
+
+import numpy as np
+
+
+def corners(shape, tile, step):
+    """The first corners of tiles that cover an array.
+
+    Tiles start every `step` pixels, the last ones so that they end with the array, if it is as
+    large as a tile. With step = tile they overlap nowhere but hang over the end, as `cut` allows.
+
+    Args:
+        shape: of the array.
+        tile: shape of a tile.
+        step: pixels between neighbouring tiles, at most those of a tile.
+
+    Returns:
+        [tuple of int], every combination.
+    """
+    starts = [_starts(*sizes) for sizes in zip(shape, tile, step)]
+    return list(itertools.product(*starts))
+
+
+def _starts(size, tile, step):
+    """Where tiles start along one axis."""
+    if size <= tile:
+        return [0]
+    if step == tile:
+        return list(range(0, size, step))
+    last = size - tile
+    return sorted({*range(0, last, step), last})
+
+
+def cut(array, corner, tile, fill):
+    """A tile of an array.
+
+    Args:
+        array: [...] with at least the dimensions of a tile; the others come last.
+        corner: of the tile, may be negative.
+        tile: shape of the tile.
+        fill: the value of what is outside of the array.
+
+    Returns:
+        Array [*tile, ...].
+    """
+    result = np.full((*tile, *array.shape[len(tile) :]), fill, array.dtype)
+    source, target = [], []
+    for start, n, size in zip(corner, tile, array.shape):
+        first, end = max(start, 0), min(start + n, size)
+        source.append(slice(first, max(end, first)))
+        target.append(slice(first - start, max(end, first) - start))
+    result[tuple(target)] = array[tuple(source)]
+    return result
+
+
+def gaussian(tile, share=1 / 8):
+    """The weights of the pixels of a tile where tiles overlap: most in its middle.
+
+    Args:
+        tile: shape of the tile.
+        share: of its side, the standard deviation; an eighth, as nnU-Net has it.
+
+    Returns:
+        float32 [*tile] with a maximum of 1, everywhere above 0.
+
+    References:
+        Isensee et al. 2021, nnU-Net, Nature Methods 18.
+    """
+    weights = np.ones((), np.float64)
+    for n in tile:
+        distance = np.arange(n) - (n - 1) / 2
+        weights = weights[..., None] * np.exp(-0.5 * (distance / (share * n)) ** 2)
+    return np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
+
+
+def stitched(predict, array, tile, step, channels):
+    """What a function of tiles gives for a whole array, the mean of overlapping tiles.
+
+    Args:
+        predict: [*tile] -> float [*tile, channels].
+        array: of any size.
+        tile, step: shapes, as for `corners`.
+        channels: last axis of the result.
+
+    Returns:
+        float32 [*array.shape, channels].
+    """
+    total = np.zeros((*array.shape, channels), np.float32)
+    weight, of_tile = np.zeros(array.shape, np.float32), gaussian(tile)
+    for corner in corners(array.shape, tile, step):
+        found = predict(cut(array, corner, tile, 0))
+        inside = tuple(slice(c, c + n) for c, n in zip(corner, tile))
+        part = tuple(slice(0, min(n, s - c)) for c, n, s in zip(corner, tile, array.shape))
+        total[inside] += (found * of_tile[..., None])[part]
+        weight[inside] += of_tile[part]
+    return total / weight[..., None]

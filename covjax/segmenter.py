@@ -1,0 +1,145 @@
+"""A trained segmentation network, from the workdir of a run or an exported file, for use anywhere.
+
+model, variables, classes, size = segmenter.load('runs/lungs')
+probabilities = segmenter.apply(loaded)(images)  # [B, H, W, 1] float in [-1, 1] -> [B, H, W, C]
+
+No training code and no TFDS are imported.
+"""
+
+import pathlib
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+import jax
+import jax.numpy as jnp
+import msgspec
+
+from covjax import choice, models, trained
+from covjax.data.augment import to_float
+from covjax.models.unet import NORMS, UPS
+from covjax.weights import safetensors
+
+# Keys of the run in an exported file; `network` needs the first five.
+EXPORTED = (
+    *('model', 'widths', 'up', 'norm', 'dtype'),
+    *('image_size', 'patch', 'regions', 'train', 'seed'),
+)
+WIDTH = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+
+
+class Exported(TypedDict):
+    """What is needed of the header of an exported file."""
+
+    model: str
+    widths: Annotated[list[WIDTH], msgspec.Meta(min_length=1, max_length=8)]
+    up: str
+    norm: str
+    dtype: str
+    image_size: WIDTH
+    patch: Annotated[list[WIDTH], msgspec.Meta(min_length=2, max_length=3)]
+    labels: Annotated[list[str], msgspec.Meta(min_length=2, max_length=254)]
+
+
+class Segmenter(NamedTuple):
+    """A network, ready for use."""
+
+    model: Any  # a network of models.SEGMENTERS
+    variables: dict  # {'params', 'batch_stats'}
+    classes: tuple[str, ...]  # of its logits, the background first
+    size: int  # pixels of the square that slices were resized to in training
+    patch: tuple[int, ...]  # what it saw of an image in training
+
+
+def load(path, which='best'):
+    """The Segmenter of a file or folder.
+
+    Args:
+        path: the workdir of a segmentation run, or a .safetensors file of `export`.
+        which: of a workdir, 'best' (checkpoint by validation) or 'latest'.
+
+    Returns:
+        Segmenter.
+
+    Raises:
+        InputError: there is no segmenter, or it is damaged.
+    """
+    if pathlib.Path(path).suffix == '.safetensors':
+        return _exported(path)
+    return of_run(trained.open_run(path, 'segmentation', 'segmenter', which))
+
+
+def _exported(path):
+    """The Segmenter of a .safetensors file."""
+    config, variables = safetensors.read(path, 'segmenter', Exported, {})
+    loaded = _segmenter(config, variables, tuple(config.labels))
+    image = jax.ShapeDtypeStruct((1, *loaded.patch, 1), jnp.float32)
+    safetensors.check_fits(
+        path, variables, jax.eval_shape(loaded.model.init, jax.random.key(0), image)
+    )
+    return loaded
+
+
+def of_run(run):
+    """The Segmenter of a segmentation run (trained.Trained)."""
+    return _segmenter(run.config, variables_of(run), run.classes)
+
+
+def _segmenter(config, variables, classes):
+    variables = jax.tree.map(jnp.asarray, variables)
+    model = network(config, len(classes))
+    return Segmenter(model, variables, classes, config.image_size, tuple(config.patch))
+
+
+def network(config, num_classes, **options):
+    """The network of a segmentation config.
+
+    Args:
+        config: with model, widths, up, norm and dtype.
+        num_classes: with the background.
+        **options: other fields of the module, such as axis_name.
+
+    Raises:
+        InputError: a key has no valid value.
+    """
+    return models.create(
+        choice(config, 'model', models.SEGMENTERS),
+        num_classes=num_classes,
+        widths=tuple(config.widths),
+        up=choice(config, 'up', UPS),
+        norm=choice(config, 'norm', NORMS),
+        dtype=models.compute_dtype(config),
+        **options,
+    )
+
+
+def apply(segmenter):
+    """A pure function from images to the probability of every class, by a Segmenter.
+
+    It takes images float [B, H, W, 1] in [-1, 1] of any size, best of that of training, and gives
+    float32 [B, H, W, classes], whose sum over the classes is 1. It can be jitted.
+    """
+    model, variables = segmenter.model, segmenter.variables
+    return lambda images: jax.nn.softmax(model.apply(variables, images))
+
+
+def apply_uint8(segmenter):
+    """The same of images uint8 [B, H, W, 1]."""
+    probabilities = apply(segmenter)
+    return lambda images: probabilities(to_float(images))
+
+
+def variables_of(run):
+    """{'params', 'batch_stats'} of a segmentation run (trained.Trained), what apply takes."""
+    stats = run.variables.get('batch_stats', {})
+    return {'params': run.variables['net']['params'], 'batch_stats': stats}
+
+
+def save(path, run):
+    """Writes the variables of a segmentation run as a .safetensors file, which `load` can read.
+
+    Args:
+        path: of the file.
+        run: trained.Trained.
+    """
+    about = {'kind': 'segmenter', **{key: run.config[key] for key in EXPORTED}}
+    about |= {'step': run.step, 'labels': run.classes}
+    safetensors.write(path, variables_of(run), about)

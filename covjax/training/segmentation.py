@@ -1,0 +1,418 @@
+"""Segmentation of CT slices, a class for every pixel, as a Task.
+
+A batch is {'image': uint8 [B, *patch], 'target': uint8 [B, *patch]}; a target is an index of a
+class, the background 0, or IGNORED where there is no image. Patches are two-dimensional; what is
+written here holds for three dimensions too, where the last two are the plane of a slice.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from covjax import InputError, choice, segmenter
+from covjax.data import batches, segmented, tiles
+from covjax.data.augment import random_matrix, recoloured, to_float, to_uint8, warp, warp_classes
+from covjax.training.optimizer import adamw, schedule
+from covjax.training.task import AXIS, Net, State, Task, first_index
+
+IGNORED = 255  # the target of pixels that are no part of an image
+SMOOTH = 1.0  # pixels; a class that is neither there nor predicted has a Dice of 1
+FOCUS = 2.0  # the exponent of the focal loss, as published
+MOST_PLACES = 10_000  # of foreground that are kept of an image, to centre patches on
+COLOURS = ((0, 0, 0), (255, 120, 0), (0, 160, 255), (80, 220, 60), (230, 60, 200))  # of classes
+
+
+class Parts(NamedTuple):
+    """What the steps need of a config."""
+
+    model: Any  # a network of models.SEGMENTERS
+    loss: Any  # (logits [B, *patch, classes], target [B, *patch]) -> float [B]
+    tx: optax.GradientTransformation
+    augment: dict  # settings of data.augment
+    classes: tuple[str, ...]
+
+
+class Patches(NamedTuple):
+    """Where training patches come from."""
+
+    images: list[np.ndarray]  # uint8 [*S]
+    targets: list[np.ndarray]  # uint8 [*S]
+    places: list[np.ndarray]  # int [K, dimensions], of foreground; K may be 0
+    shape: tuple[int, ...]  # of a patch
+    batch_size: int
+    foreground: float  # the share of patches with a pixel of foreground in the middle
+    seed: int
+
+
+def make(config):
+    """The Task of a config (configs/segmentation.py) on the data sets that it names.
+
+    Raises:
+        InputError: a key of the config has no valid value, a data set cannot be read, has no masks
+            or no foreground, or training and validation have other classes.
+    """
+    train, val = (_read(config, key) for key in ('train', 'val'))
+    if train.classes != val.classes:
+        raise InputError(
+            f'config.val={config.val}: has the regions {", ".join(val.classes[1:])}, config.train '
+            f'has {", ".join(train.classes[1:])}; name common ones in config.regions'
+        )
+    return task_on(config, train, val)
+
+
+def _read(config, key):
+    """The segmented.Segmented of config.train or config.val."""
+    if not config[key]:
+        raise InputError(f'config.{key} is empty; name a data set with masks, of ct_scans')
+    examples = segmented.read(config[key], config.data_dir, config.image_size, config.regions)
+    for index, name in enumerate(examples.classes):
+        if not any((target == index).any() for target in examples.targets):
+            raise InputError(
+                f'config.{key}={config[key]}: no pixel is {name}; name another data set, or '
+                'leave the region out of config.regions'
+            )
+    return examples
+
+
+def task_on(config, train, val):
+    """The Task of a config on examples in memory: binds the functions of this module to it.
+
+    Args:
+        config: ConfigDict of configs/segmentation.py; the data sets it names are not read.
+        train, val: segmented.Segmented of the same classes.
+
+    Raises:
+        InputError: a key of the config has no valid value, or patches and images have other
+            numbers of dimensions.
+    """
+    shape = _patch(config, train)
+    parts = parts_of(config, train.classes)
+    patches = Patches(
+        images=train.images,
+        targets=train.targets,
+        places=[foreground_places(target) for target in train.targets],
+        shape=shape,
+        batch_size=config.batch_size,
+        foreground=config.foreground,
+        seed=config.seed,
+    )
+    return Task(
+        train_batch=partial(train_batch, patches),
+        eval_batches=partial(eval_batches, val, shape, config.batch_size),
+        init=partial(init, parts),
+        train_step=partial(train_step, parts),
+        eval_step=partial(eval_step, parts),
+        summarize=partial(summarize, train.classes),
+        steps=config.steps,
+        sources={'train': train.rows, 'val': val.rows},
+        classes=train.classes,
+    )
+
+
+def _patch(config, train):
+    """config.patch as a tuple, where it fits the images."""
+    shape = tuple(config.patch)
+    if len(shape) not in (2, 3) or shape[-1] != shape[-2] or min(shape) < 1:
+        raise InputError(
+            f'config.patch={shape}: write (side, side), or (slices, side, side) for volumes'
+        )
+    if dimensions := {image.ndim for image in train.images} - {len(shape)}:
+        raise InputError(
+            f'config.patch={shape}: config.train={config.train} has images of '
+            f'{dimensions.pop()} dimensions; give the patch as many'
+        )
+    return shape
+
+
+def parts_of(config, classes):
+    """The Parts of a config, for the classes of its masks.
+
+    Raises:
+        InputError: the model, dtype, loss or schedule is not valid.
+    """
+    model = segmenter.network(config, len(classes), axis_name=AXIS, bn_momentum=config.bn_momentum)
+    return Parts(
+        model=model,
+        loss=LOSSES[choice(config, 'loss', LOSSES)],
+        tx=adamw(schedule(config), config.weight_decay),
+        augment=config.augment,
+        classes=classes,
+    )
+
+
+# Data.
+
+
+def foreground_places(target):
+    """Where a target has a region: int [K, dimensions], MOST_PLACES of them at most, spread out."""
+    places = np.flatnonzero(target)
+    if len(places) > MOST_PLACES:
+        places = places[np.linspace(0, len(places) - 1, MOST_PLACES).astype(int)]
+    return np.stack(np.unravel_index(places, target.shape), -1)
+
+
+def train_batch(patches, step):
+    """The batch of a step: patches of images that take turns, at places that the step decides.
+
+    Args:
+        patches: Patches.
+        step: int.
+
+    Returns:
+        {'image': uint8 [B, *patch, 1], 'target': uint8 [B, *patch]}.
+    """
+    chosen = batches.batch_indices(step, len(patches.images), patches.batch_size, patches.seed)
+    images, targets = [], []
+    for i, index in enumerate(chosen):
+        rng = np.random.default_rng([patches.seed, step, i])
+        corner = _corner(rng, patches, index)
+        images.append(tiles.cut(patches.images[index], corner, patches.shape, 0))
+        targets.append(tiles.cut(patches.targets[index], corner, patches.shape, IGNORED))
+    return {'image': np.stack(images)[..., None], 'target': np.stack(targets)}
+
+
+def _corner(rng, patches, index):
+    """The corner of a patch inside an image: anywhere, or around a pixel of foreground."""
+    shape, places = patches.images[index].shape, patches.places[index]
+    room = np.maximum(np.array(shape) - patches.shape, 0)
+    anywhere = rng.integers(0, room + 1)
+    if rng.random() >= patches.foreground or not len(places):
+        return tuple(anywhere)
+    middle = places[rng.integers(len(places))]
+    return tuple(np.clip(middle - np.array(patches.shape) // 2, 0, room))
+
+
+def eval_batches(val, shape, batch_size):
+    """{'': batches of tiles that cover every image once}, with 'mask' and 'scan', its index."""
+    cuts = []
+    for scan, (image, target) in enumerate(zip(val.images, val.targets)):
+        for corner in tiles.corners(image.shape, shape, shape):
+            cuts.append(
+                {
+                    'image': tiles.cut(image, corner, shape, 0)[..., None],
+                    'target': tiles.cut(target, corner, shape, IGNORED),
+                    'scan': np.int32(scan),
+                }
+            )
+    arrays = {name: np.stack([tile[name] for tile in cuts]) for name in cuts[0]}
+    return {'': batches.padded_batches(arrays, batch_size)}
+
+
+def init(parts, rng, batch):
+    """The State before the first step."""
+    variables = jax.jit(parts.model.init)(rng, to_float(batch['image']))
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        net=Net.create(variables['params'], parts.tx),
+        batch_stats=variables.get('batch_stats', {}),
+    )
+
+
+def augment(rng, images, targets, settings, first):
+    """Changes each image and its target alike at random, on any number of devices.
+
+    The slices of a volume are moved by one matrix, in their plane.
+
+    Args:
+        rng: key; image i draws from fold_in(rng, first + i).
+        images: uint8 [B, *patch, 1].
+        targets: uint8 [B, *patch].
+        settings: of augment.random_matrix and augment.recoloured.
+        first: the index of the first image in the global batch.
+
+    Returns:
+        (float32 [B, *patch, 1] in [-1, 1], uint8 [B, *patch], IGNORED outside of the images).
+    """
+    size = images.shape[-2]
+
+    def changed(rng, image, target):
+        matrix_rng, colour_rng = jax.random.split(rng)
+        matrix = random_matrix(matrix_rng, settings, size)
+        move, move_target = (
+            partial(warp, matrix=matrix, size=size),
+            partial(warp_classes, matrix=matrix, size=size, outside=IGNORED),
+        )
+        if target.ndim == 3:
+            move, move_target = jax.vmap(move), jax.vmap(move_target)
+        return move(recoloured(colour_rng, image, settings)), move_target(target)
+
+    rngs = jax.vmap(partial(jax.random.fold_in, rng))(first + jnp.arange(len(images)))
+    return jax.vmap(changed)(rngs, to_float(images), targets)
+
+
+# Losses: logits float [B, *patch, classes], targets uint8 [B, *patch] -> float [B]. Pixels that are
+# IGNORED do not count.
+
+
+def dice_loss(logits, target):
+    """1 minus the soft Dice of each region, averaged over the regions (Milletari et al. 2016).
+
+    The Dice of an example counts for itself, so that its mean over devices is that of one device.
+    """
+    known, wanted = _one_hot(logits, target)
+    found = jax.nn.softmax(logits) * known
+    axes = tuple(range(1, target.ndim))
+    shared, both = (found * wanted).sum(axes), (found + wanted).sum(axes)
+    dice = (2 * shared + SMOOTH) / (both + SMOOTH)
+    return 1 - dice[:, 1:].mean(-1)
+
+
+def cross_entropy(logits, target):
+    """The mean cross-entropy of the pixels."""
+    return _mean(target, _pixel_entropy(logits, target))
+
+
+def dice_cross_entropy(logits, target):
+    """The sum of both, as nnU-Net has it (Isensee et al. 2021)."""
+    return dice_loss(logits, target) + cross_entropy(logits, target)
+
+
+def focal_loss(logits, target):
+    """The cross-entropy of pixels weighted by (1 - P(target))^2 (Lin et al. 2017)."""
+    entropy = _pixel_entropy(logits, target)
+    return _mean(target, (1 - jnp.exp(-entropy)) ** FOCUS * entropy)
+
+
+LOSSES = {
+    'dice_ce': dice_cross_entropy,
+    'dice': dice_loss,
+    'cross_entropy': cross_entropy,
+    'focal': focal_loss,
+}
+
+
+def _one_hot(logits, target):
+    """(whether pixels are known float [B, *patch, 1], their classes float [B, *patch, classes])."""
+    known = (target != IGNORED).astype(logits.dtype)[..., None]
+    return known, jax.nn.one_hot(target, logits.shape[-1]) * known
+
+
+def _pixel_entropy(logits, target):
+    """The cross-entropy of each pixel, 0 where it is not known: [B, *patch]."""
+    known = target != IGNORED
+    labels = jnp.where(known, target, 0).astype(jnp.int32)
+    return known * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _mean(target, values):
+    """The mean of [B, *patch] over the pixels that are known: [B]."""
+    axes = tuple(range(1, target.ndim))
+    return values.sum(axes) / jnp.maximum((target != IGNORED).sum(axes), 1)
+
+
+# Steps.
+
+
+def loss(parts, params, batch_stats, images, target):
+    """The loss of a batch.
+
+    Args:
+        parts: Parts.
+        params: what is differentiated.
+        batch_stats: of the model.
+        images: float [B, *patch, 1] in [-1, 1].
+        target: uint8 [B, *patch].
+
+    Returns:
+        (mean loss, (new batch_stats, {'loss', 'accuracy'})); accuracy is the share of pixels that
+        are called right.
+    """
+    variables = {'params': params, 'batch_stats': batch_stats}
+    logits, updated = parts.model.apply(variables, images, train=True, mutable=['batch_stats'])
+    mean = parts.loss(logits, target).mean()
+    scalars = {'loss': mean, 'accuracy': _mean(target, logits.argmax(-1) == target).mean()}
+    return mean, (updated.get('batch_stats', {}), scalars)
+
+
+def train_step(parts, state, batch, rng):
+    """One update of the network.
+
+    Args:
+        parts: Parts.
+        state: State.
+        batch: {'image': uint8 [B, *patch, 1], 'target': uint8 [B, *patch]}.
+        rng: key, the same on every device.
+
+    Returns:
+        (State, {'loss', 'accuracy'}), averaged over all devices.
+    """
+    first = first_index(len(batch['target']))
+    images, target = augment(rng, batch['image'], batch['target'], parts.augment, first)
+    gradient = jax.grad(partial(loss, parts), has_aux=True)
+    grads, (batch_stats, scalars) = gradient(state.net.params, state.batch_stats, images, target)
+    net = state.net.update(grads, parts.tx)
+    return State(state.step + 1, net, lax.pmean(batch_stats, AXIS)), lax.pmean(scalars, AXIS)
+
+
+def eval_step(parts, state, batch):
+    """Counts, for every class, how its pixels were called.
+
+    Args:
+        parts: Parts.
+        state: State.
+        batch: {'image': uint8 [B, *patch, 1], 'target': uint8 [B, *patch], 'scan': int32 [B]}.
+
+    Returns:
+        {'loss': float32 [B]; 'counts': int32 [B, classes, 3] of pixels of the class that were found
+        (true positive), called so and are not (false positive), and missed (false negative);
+        'scan': int32 [B]; 'panel': uint8 [B, side, 3 * side, 3], a picture of image, target and
+        prediction, of a volume its middle slice}.
+    """
+    variables = {'params': state.net.params, 'batch_stats': state.batch_stats}
+    images, target = to_float(batch['image']), batch['target']
+    logits = parts.model.apply(variables, images)
+    found = jnp.where(target == IGNORED, IGNORED, logits.argmax(-1)).astype(jnp.uint8)
+    axes = tuple(range(1, target.ndim))
+    is_class = lambda array: array[..., None] == jnp.arange(len(parts.classes), dtype=jnp.uint8)
+    wanted, called = is_class(target), is_class(found)
+    counts = [wanted & called, called & ~wanted, wanted & ~called]
+    return {
+        'loss': parts.loss(logits, target),
+        'counts': jnp.stack([count.sum(axes) for count in counts], -1),
+        'scan': batch['scan'],
+        'panel': _panel(images, target, found),
+    }
+
+
+def _panel(images, target, found):
+    """uint8 [B, side, 3 * side, 3]: images, and with their target and what was found in colour."""
+    if target.ndim == 4:
+        middle = target.shape[1] // 2
+        images, target, found = images[:, middle], target[:, middle], found[:, middle]
+    grey = to_uint8(images).repeat(3, -1)
+    colours = jnp.asarray(COLOURS, jnp.uint8)
+
+    def painted(classes):
+        region = ((classes > 0) & (classes != IGNORED))[..., None]
+        colour = colours[(classes - 1) % (len(COLOURS) - 1) + 1]
+        return jnp.where(region, grey // 2 + colour // 2, grey)
+
+    return jnp.concatenate([grey, painted(target), painted(found)], 2)
+
+
+def summarize(classes, outputs):
+    """What the log says of eval_step's outputs on a split.
+
+    Returns:
+        ({'loss'; 'dice', the mean over regions; 'dice_<region>' where there are several, the mean
+        over scans of the Dice of whole scans, those without the region in target and prediction
+        left out}, {'panel': images}).
+    """
+    scans = np.unique(outputs['scan'])
+    counts = np.stack([outputs['counts'][outputs['scan'] == scan].sum(0) for scan in scans])
+    found, wrong, missed = np.moveaxis(counts[:, 1:].astype(float), -1, 0)
+    pixels = 2 * found + wrong + missed
+    dice = np.divide(2 * found, pixels, out=np.full(found.shape, np.nan), where=pixels > 0)
+    by_region = {
+        name: np.nanmean(values) if np.isfinite(values).any() else 0.0
+        for name, values in zip(classes[1:], dice.T)
+    }
+    values = {'loss': outputs['loss'].mean(), 'dice': np.mean(list(by_region.values()))}
+    if len(by_region) > 1:
+        values |= {f'dice_{name}': value for name, value in by_region.items()}
+    return values, {'panel': outputs['panel']}
