@@ -1,0 +1,122 @@
+"""Speed of U-Net beside the same network in PyTorch: forward, and a training step.
+
+python benchmarks/unet.py [--size=176] [--batch=8] [--width=16] [--rounds=5]
+
+Both run in one process in turn and do the same: logits of a batch in evaluation; forward in
+training mode, soft Dice and cross-entropy, gradient, AdamW, BatchNorm statistics; float32, no
+augmentation. PyTorch runs with channels last, its faster layout here. Prints a Markdown table of
+medians; the ratio is PyTorch's time over ours, taken round by round.
+"""
+
+import argparse
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch_unet
+
+from covjax import models
+from covjax.training.optimizer import adamw
+from covjax.training.segmentation import dice_cross_entropy
+
+RATE, DECAY = 1e-3, 1e-4
+COLUMNS = ('', 'ours, ms', 'PyTorch, ms', 'ratio (lowest to highest)')
+
+
+def ours(widths, images, target):
+    """{'forward': (), 'training step': ()}, functions that do one of them."""
+    model, tx = models.create('unet', widths=widths), adamw(RATE, DECAY)
+    variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+    state = variables['params'], variables['batch_stats'], tx.init(variables['params'])
+
+    def loss(params, stats):
+        variables = {'params': params, 'batch_stats': stats}
+        logits, updated = model.apply(variables, images, train=True, mutable=['batch_stats'])
+        return dice_cross_entropy(logits, target).mean(), updated['batch_stats']
+
+    @jax.jit
+    def step(state):
+        params, stats, opt = state
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, stats)
+        updates, opt = tx.update(grads, opt, params)
+        return (jax.tree.map(jnp.add, params, updates), stats, opt), value
+
+    forward = jax.jit(model.apply)
+
+    def train():
+        nonlocal state
+        state, value = step(state)
+        return float(value)
+
+    return {'forward': lambda: float(forward(variables, images).sum()), 'training step': train}
+
+
+def peer(widths, images, target):
+    """The same of the network in PyTorch."""
+    network = torch_unet.UNet(widths, 2).to(memory_format=torch.channels_last)
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim == 1]
+    groups = [{'params': decayed, 'weight_decay': DECAY}, {'params': others, 'weight_decay': 0.0}]
+    optimizer = torch.optim.AdamW(groups, RATE)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last already
+    labels = torch.from_numpy(target).long()
+    wanted = (labels == 1).float()
+
+    def forward():
+        with torch.no_grad():
+            return float(network.eval()(x).sum())
+
+    def train():
+        logits = network.train()(x)
+        entropy = torch.nn.functional.cross_entropy(logits, labels)
+        found = logits.softmax(1)[:, 1]
+        shared, both = (found * wanted).sum((1, 2)), (found + wanted).sum((1, 2))
+        loss = entropy + (1 - (2 * shared + 1) / (both + 1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return {'forward': forward, 'training step': train}
+
+
+def timed(function):
+    """Seconds that a function takes."""
+    start = time.perf_counter()
+    value = function()
+    assert np.isfinite(value), value
+    return time.perf_counter() - start
+
+
+def main():
+    """Prints what was measured on, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--size', type=int, default=176)
+    parser.add_argument('--batch', type=int, default=8)
+    parser.add_argument('--width', type=int, default=16)
+    parser.add_argument('--rounds', type=int, default=5)
+    args = parser.parse_args()
+    rng = np.random.default_rng(0)
+    shape = (args.batch, args.size, args.size)
+    images = rng.uniform(-1, 1, (*shape, 1)).astype(np.float32)
+    target = (rng.random(shape) > 0.8).astype(np.uint8)
+    widths = tuple(args.width * 2**level for level in range(5))
+    both = ours(widths, images, target), peer(widths, images, target)
+    versions = f'JAX {jax.__version__}, PyTorch {torch.__version__}'
+    work = f'widths {widths}, {args.size}x{args.size}, batch {args.batch}, {args.rounds} rounds'
+    print(f'{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {versions}, {work}\n')
+    print(f'| {" | ".join(COLUMNS)} |\n{"|---" * len(COLUMNS)}|')
+    for what in both[0]:
+        for functions in both:
+            timed(functions[what])
+        times = np.array([[timed(f[what]) for f in both] for _ in range(args.rounds)])
+        ratios, medians = times[:, 1] / times[:, 0], 1000 * np.median(times, 0)
+        spread = f'{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})'
+        print(f'| {what} | {medians[0]:.0f} | {medians[1]:.0f} | {spread} |', flush=True)
+
+
+if __name__ == '__main__':
+    main()
