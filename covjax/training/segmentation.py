@@ -368,7 +368,7 @@ def eval_step(parts, state, batch):
     logits = parts.model.apply(variables, images)
     found = jnp.where(target == IGNORED, IGNORED, logits.argmax(-1)).astype(jnp.uint8)
     axes = tuple(range(1, target.ndim))
-    is_class = lambda array: array[..., None] == jnp.arange(len(parts.classes), dtype=jnp.uint8)
+    is_class = partial(jax.nn.one_hot, num_classes=len(parts.classes), dtype=bool)
     wanted, called = is_class(target), is_class(found)
     counts = [wanted & called, called & ~wanted, wanted & ~called]
     return {
