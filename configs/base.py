@@ -12,15 +12,17 @@ LEAST = {
     **dict.fromkeys(['gen_filters', 'disc_filters', 'disc_last_stride', 'slices'], 1),
     **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit'], 1),
     **dict.fromkeys(['seed', 'gen_blocks', 'pool_size', 'freeze_steps', 'warmup_steps'], 0),
-    **dict.fromkeys(['constant_epochs', 'decay_epochs', 'epoch_images', 'workers', 'shares'], 0),
+    **dict.fromkeys(
+        ['constant_epochs', 'decay_epochs', 'epoch_images', 'workers', 'shares', 'pieces'], 0
+    ),
     **dict.fromkeys(['learning_rate', 'body_rate', 'weight_decay', 'label_smoothing'], 0.0),
     **dict.fromkeys(['dropout', 'bn_momentum', 'real_label', 'scale', 'rotate', 'crop'], 0.0),
-    **dict.fromkeys(['brightness', 'contrast', 'foreground'], 0.0),
+    **dict.fromkeys(['brightness', 'contrast', 'foreground', 'threshold', 'overlap'], 0.0),
     **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity'], 0.0),
 }
 # What a key must stay below.
 BELOW = {
-    **dict.fromkeys(['dropout', 'label_smoothing', 'bn_momentum', 'scale', 'crop'], 1.0),
+    **dict.fromkeys(['dropout', 'label_smoothing', 'bn_momentum', 'scale', 'crop', 'overlap'], 1.0),
     'shares': 101,
 }
 

@@ -6,14 +6,18 @@ probabilities = segmenter.apply(loaded)(images)  # [B, H, W, 1] float in [-1, 1]
 No training code and no TFDS are imported.
 """
 
+import itertools
 import pathlib
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import msgspec
+import numpy as np
+from PIL import Image
 
 from covjax import choice, models, trained
+from covjax.data import batches, tiles
 from covjax.data.augment import to_float
 from covjax.models.unet import NORMS, UPS
 from covjax.weights import safetensors
@@ -125,6 +129,69 @@ def apply_uint8(segmenter):
     """The same of images uint8 [B, H, W, 1]."""
     probabilities = apply(segmenter)
     return lambda images: probabilities(to_float(images))
+
+
+def predict(segmenter, images, batch_size, overlap=0.5):
+    """The probability of every class in slices or pictures of any size.
+
+    Each is resized to the square that the network was trained on and covered with tiles, whose
+    middle counts most where they overlap; the result is resized back.
+
+    Args:
+        segmenter: Segmenter of two dimensions.
+        images: iterable of uint8 [H, W].
+        batch_size: tiles, and images, at a time.
+        overlap: share of a side that neighbouring tiles have in common, below 1.
+
+    Yields:
+        float32 [H, W, classes] for each image, the sum over the classes 1.
+    """
+    function, tile = apply_uint8(segmenter), segmenter.patch
+    shape = (segmenter.size, segmenter.size)
+    step = [max(round(n * (1 - overlap)), 1) if n < segmenter.size else n for n in tile]
+    corners = tiles.corners(shape, tile, step)
+    images = iter(images)
+    while chunk := list(itertools.islice(images, batch_size)):
+        cuts = [
+            tiles.cut(small, corner, tile, 0)
+            for small in (_resized(image, shape, Image.Resampling.BILINEAR) for image in chunk)
+            for corner in corners
+        ]
+        found = batches.predict(function, np.stack(cuts)[..., None], batch_size)
+        for i, image in enumerate(chunk):
+            of_image = found[i * len(corners) : (i + 1) * len(corners)]
+            yield _to_size(tiles.joined(of_image, corners, shape), image.shape)
+
+
+def _resized(image, shape, how):
+    """A PIL resize of an array [H, W] to a shape."""
+    return np.asarray(Image.fromarray(image).resize(shape[::-1], how))
+
+
+def _to_size(probabilities, shape):
+    """float32 [h, w, classes] resized bilinearly to [H, W, classes]; each stays a mean of old."""
+    if probabilities.shape[:2] == tuple(shape):
+        return probabilities
+    planes = [
+        _resized(plane, shape, Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(probabilities, -1, 0)
+    ]
+    return np.stack(planes, -1)
+
+
+def decided(probabilities, threshold=0.5):
+    """The class of every pixel: a region where regions together are likely, the likeliest of them.
+
+    Args:
+        probabilities: float [..., classes], the background first.
+        threshold: of 1 - P(background), from which on a pixel is of a region. For two classes 0.5
+            is the more likely one.
+
+    Returns:
+        uint8 [...].
+    """
+    region = 1 + probabilities[..., 1:].argmax(-1).astype(np.uint8)
+    return np.where(1 - probabilities[..., 0] >= threshold, region, np.uint8(0))
 
 
 def variables_of(run):

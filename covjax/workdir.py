@@ -299,6 +299,25 @@ def write_json(path, value):
     os.replace(draft, path)
 
 
+@contextlib.contextmanager
+def whole_or_nothing(folder):
+    """Yields a draft that takes the place of a folder when all is there, and vanishes otherwise.
+
+    Args:
+        folder: pathlib.Path of the folder.
+    """
+    draft = folder.with_name(folder.name + '.part')
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        yield draft
+    except BaseException:
+        shutil.rmtree(draft)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
 def write_csv(path, rows):
     """Writes a table as CSV in UTF-8.
 

@@ -112,3 +112,35 @@ def open_series(found, hu=''):
         InputError: they are not one complete CT series.
     """
     return volume.of_header(dicom.open_series(found.folder, found.dicom), hu)
+
+
+def inputs(source, hu, workdir):
+    """What a file or folder has to work on: pictures, or one CT volume.
+
+    Args:
+        source: pathlib.Path, config.input.
+        hu: config.hu.
+        workdir: pathlib.Path of the run; what lies there is no input.
+
+    Returns:
+        (pathlib.Paths of pictures, sorted, or []; volume.Volume where there are none, or None;
+        lines on what was left out).
+
+    Raises:
+        InputError: it is not there, holds nothing to work on, or what is meant would be a guess.
+    """
+    if not source.exists():
+        raise InputError(f'config.input={source}: no such file or folder')
+    if not source.is_dir():
+        if source.suffix.lower() in PICTURES:
+            return [source], None, []
+        ct = volume.open_volume(source, hu)
+        return [], ct, list(ct.remarks)
+    if source.resolve() == workdir.resolve():
+        raise InputError(f'config.input={source}: is the --workdir too; choose another --workdir')
+    found = look(source, workdir)
+    one_kind(found)
+    if found.pictures:
+        return found.pictures, None, found.remarks
+    ct = open_series(found, hu)
+    return [], ct, [*found.remarks, *ct.remarks]

@@ -29,6 +29,8 @@ POSITIONS = {
     'turned by 270 degrees': lambda array: np.rot90(array, 3, (-2, -1)),
     'from head to foot': lambda array: array[::-1] if array.ndim == 3 else array,
 }
+# Of the classes in pictures, the background first; where there are more regions they repeat.
+COLOURS = ((0, 0, 0), (255, 120, 0), (0, 160, 255), (80, 220, 60), (230, 60, 200))
 UNCHECKED = 'or look at it and set config.unchecked_masks=True to take it as it is'
 
 
@@ -78,6 +80,12 @@ def classes(regions):
         regions: {value in a file: region}; several values may be one region.
     """
     return (BACKGROUND, *dict.fromkeys(regions.values()))
+
+
+def colours(count):
+    """uint8 [count, 3]: the colour of each of so many classes."""
+    order = [0, *(1 + i % (len(COLOURS) - 1) for i in range(count - 1))]
+    return np.array(COLOURS, np.uint8)[order]
 
 
 def as_classes(stored, regions, path):

@@ -79,24 +79,23 @@ def gaussian(tile, share=1 / 8):
     return np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
 
 
-def stitched(predict, array, tile, step, channels):
-    """What a function of tiles gives for a whole array, the mean of overlapping tiles.
+def joined(found, corners, shape):
+    """What a function gave for tiles, put together: the mean where they overlap.
 
     Args:
-        predict: [*tile] -> float [*tile, channels].
-        array: of any size.
-        tile, step: shapes, as for `corners`.
-        channels: last axis of the result.
+        found: float [T, *tile, channels].
+        corners: of the tiles, none negative.
+        shape: of the whole array.
 
     Returns:
-        float32 [*array.shape, channels].
+        float32 [*shape, channels].
     """
-    total = np.zeros((*array.shape, channels), np.float32)
-    weight, of_tile = np.zeros(array.shape, np.float32), gaussian(tile)
-    for corner in corners(array.shape, tile, step):
-        found = predict(cut(array, corner, tile, 0))
+    tile = found.shape[1:-1]
+    total = np.zeros((*shape, found.shape[-1]), np.float32)
+    weight, of_tile = np.zeros(shape, np.float32), gaussian(tile)
+    for values, corner in zip(found, corners):
         inside = tuple(slice(c, c + n) for c, n in zip(corner, tile))
-        part = tuple(slice(0, min(n, s - c)) for c, n, s in zip(corner, tile, array.shape))
-        total[inside] += (found * of_tile[..., None])[part]
+        part = tuple(slice(0, min(n, size - c)) for c, n, size in zip(corner, tile, shape))
+        total[inside] += (values * of_tile[..., None])[part]
         weight[inside] += of_tile[part]
     return total / weight[..., None]

@@ -7,7 +7,7 @@ image.
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from covjax.ct import picture
+from covjax.ct import masks, picture
 from covjax.data.synthetic import read_manifest
 
 YELLOW = (255, 210, 60)
@@ -47,6 +47,21 @@ def outline(grey, mask):
     edge = mask & ~above | mask & ~left
     rgb = np.repeat(grey[..., None], 3, 2)
     return np.where(edge[..., None], YELLOW, rgb).astype(np.uint8)
+
+
+def tinted(grey, classes):
+    """An image with its regions in colour, half transparent.
+
+    Args:
+        grey: uint8 [H, W].
+        classes: uint8 [H, W], the background 0.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    rgb = np.repeat(grey[..., None], 3, 2)
+    colour = masks.colours(int(classes.max()) + 1)[classes]
+    return np.where(classes[..., None] > 0, rgb // 2 + colour // 2, rgb)
 
 
 def contact_sheet(tiles, columns):

@@ -1,8 +1,6 @@
 """Pictures or a CT volume through a trained generator: files of the same names in translated/."""
 
-import contextlib
 import pathlib
-import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,7 @@ from covjax import InputError, choice, generator
 from covjax.ct import contents, picture, volume, windows
 from covjax.data import batches
 from covjax.pages import pictures
+from covjax.workdir import whole_or_nothing
 
 SHOWN = 8  # columns of the side-by-side picture
 CHUNK = 64  # pictures in memory at a time
@@ -31,16 +30,21 @@ def run(config, workdir):
     Raises:
         InputError: a key is missing or wrong, or a file cannot be read.
     """
-    source = _source(config)
+    for key, remedy in GIVE.items():
+        if not config[key]:
+            raise InputError(f'config.{key} is empty; {remedy}')
+    source = pathlib.Path(config.input)
     choice(config, 'window', windows.WINDOWS)
     translator = generator.load(config.generator, config.direction)
-    files, ct = find(source, config.hu, workdir)
+    files, ct, remarks = contents.inputs(source, config.hu, workdir)
+    for remark in remarks:
+        print(remark, flush=True)
     if ct and config.image_size:
         raise InputError(
             f'config.image_size={config.image_size}: volumes keep their voxels; leave it out'
         )
     final = workdir / 'translated'
-    with _whole_or_nothing(final) as draft:
+    with whole_or_nothing(final) as draft:
         if files:
             folder = source if source.is_dir() else source.parent
             pairs = translate_pictures(config, translator, files, folder, draft)
@@ -50,70 +54,6 @@ def run(config, workdir):
             picture.save(workdir / 'side_by_side.png', side_by_side(pairs))
     what = f'{len(files)} pictures' if files else '1 volume'
     print(f'{what} translated {config.direction} in {final}')
-
-
-def _source(config):
-    """config.input as a path, which exists."""
-    for key, remedy in GIVE.items():
-        if not config[key]:
-            raise InputError(f'config.{key} is empty; {remedy}')
-    source = pathlib.Path(config.input)
-    if not source.exists():
-        raise InputError(f'config.input={source}: no such file or folder')
-    return source
-
-
-@contextlib.contextmanager
-def _whole_or_nothing(folder):
-    """Yields a draft that takes the place of a folder when all is there, and vanishes otherwise."""
-    draft = folder.with_name(folder.name + '.part')
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-
-
-def find(source, hu, workdir):
-    """Finds what a file or folder has to translate, and prints what was left out.
-
-    Args:
-        source: pathlib.Path.
-        hu: config.hu.
-        workdir: of the run; what lies there is no input.
-
-    Returns:
-        (pathlib.Paths of pictures, sorted, or []; volume.Volume where there are none, or None).
-
-    Raises:
-        InputError: there is nothing to translate, or what is meant would be a guess.
-    """
-    if not source.is_dir():
-        if source.suffix.lower() in contents.PICTURES:
-            return [source], None
-        return [], _with_remarks(volume.open_volume(source, hu))
-    if source.resolve() == workdir.resolve():
-        raise InputError(f'config.input={source}: is the --workdir too; choose another --workdir')
-    found = contents.look(source, workdir)
-    contents.one_kind(found)
-    _print_all(found.remarks)
-    if found.pictures:
-        return found.pictures, None
-    return [], _with_remarks(contents.open_series(found, hu))
-
-
-def _with_remarks(ct):
-    _print_all(ct.remarks)
-    return ct
-
-
-def _print_all(remarks):
-    for remark in remarks:
-        print(remark, flush=True)
 
 
 def translate_pictures(config, translator, files, folder, target):

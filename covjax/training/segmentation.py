@@ -15,6 +15,7 @@ import optax
 from jax import lax
 
 from covjax import InputError, choice, segmenter
+from covjax.ct import masks
 from covjax.data import batches, segmented, tiles
 from covjax.data.augment import random_matrix, recoloured, to_float, to_uint8, warp, warp_classes
 from covjax.training.optimizer import adamw, schedule
@@ -24,7 +25,6 @@ IGNORED = 255  # the target of pixels that are no part of an image
 SMOOTH = 1.0  # pixels; a class that is neither there nor predicted has a Dice of 1
 FOCUS = 2.0  # the exponent of the focal loss, as published
 MOST_PLACES = 10_000  # of foreground that are kept of an image, to centre patches on
-COLOURS = ((0, 0, 0), (255, 120, 0), (0, 160, 255), (80, 220, 60), (230, 60, 200))  # of classes
 
 
 class Parts(NamedTuple):
@@ -385,12 +385,11 @@ def _panel(images, target, found):
         middle = target.shape[1] // 2
         images, target, found = images[:, middle], target[:, middle], found[:, middle]
     grey = to_uint8(images).repeat(3, -1)
-    colours = jnp.asarray(COLOURS, jnp.uint8)
+    colours = jnp.asarray(masks.colours(IGNORED))
 
     def painted(classes):
         region = ((classes > 0) & (classes != IGNORED))[..., None]
-        colour = colours[(classes - 1) % (len(COLOURS) - 1) + 1]
-        return jnp.where(region, grey // 2 + colour // 2, grey)
+        return jnp.where(region, grey // 2 + colours[classes] // 2, grey)
 
     return jnp.concatenate([grey, painted(target), painted(found)], 2)
 

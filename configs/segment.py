@@ -1,0 +1,32 @@
+"""Pictures or a CT scan through a trained segmenter -> masks on their own grid, a table, a page.
+
+python launch.py --config=configs/segment.py --workdir=runs/segment \\
+    --config.segmenter=runs/lesions --config.input=FOLDER_OR_SCAN
+
+A slice is resized to the square that the network was trained on, and its mask back. Cost: on two
+CPU cores about a second for ten slices of a narrow network; docs/segmentation.md has times.
+"""
+
+from configs import base
+
+
+def get_config():
+    return base.stage(
+        'segment',
+        segmenter='',  # workdir of a segmentation run, or a .safetensors file of configs/export.py
+        checkpoint='best',  # of a workdir: by validation, or latest
+        # A folder of pictures or one of them; a volume (.mhd, .mha, .nii, .nii.gz, .nrrd, DICOM);
+        # or a folder with one DICOM series.
+        input='',
+        # For volumes whose values are not HU: SLOPE,INTERCEPT with HU = SLOPE x value + INTERCEPT.
+        # '' refuses such volumes.
+        hu='',
+        # From which probability on a pixel is of a region: the one that validation chose.
+        threshold=0.5,
+        overlap=0.5,  # of neighbouring tiles, where the network was trained on parts of a slice
+        pieces=2,  # of each region named lung, the largest pieces that are kept; 0: all
+        # What lesions are a percentage of, where the network has no region named lung: otsu, the
+        # workdir or file of a lung segmenter, or '' for no percentage.
+        lungs='otsu',
+        batch_size=8,
+    )

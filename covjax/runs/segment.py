@@ -1,0 +1,265 @@
+"""Pictures or a CT scan through a trained segmenter: a mask of every file, a table and a page.
+
+Masks lie on the grid of their file, in its orientation.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+from tqdm import tqdm
+
+from covjax import InputError, segmenter
+from covjax.ct import contents, lungs, masks, picture, volume, windows
+from covjax.pages import html, pictures
+from covjax.workdir import whole_or_nothing, write_csv
+
+SHOWN, TILE, COLUMNS_SHOWN = 12, 256, 4  # of the picture of the page
+GIVE = {
+    'segmenter': 'give the workdir of a segmentation run, or a .safetensors file of it',
+    'input': 'give a folder of pictures, a picture or a CT scan',
+}
+OTSU = 'otsu'  # what config.lungs calls the lungs that Otsu's threshold finds
+COLUMNS = ('file', 'region', 'slices', 'voxels', 'litres', 'percent of lungs')
+WINDOW_NOTE = 'pictures have no HU: their grey levels are taken as they are'
+BODY = """\
+<p class="warning"><strong>Not for diagnosis.</strong></p>
+<p>{what}, by {segmenter}. Regions: {regions}.</p>
+{figure}
+{table}"""
+
+
+class Found(NamedTuple):
+    """The mask of one file."""
+
+    name: str  # of the file
+    grey: np.ndarray  # uint8 [slices, H, W]
+    classes: np.ndarray  # uint8 of the same shape
+    lungs: np.ndarray | None  # bool of the same shape, where they are known
+    millilitres: float | None  # of a voxel; None of a picture
+
+
+def run(config, workdir):
+    """Segments config.input with config.segmenter.
+
+    Writes masks/ whole or not at all, table.csv, overlay.png and segment.html.
+
+    Raises:
+        InputError: a key is missing or wrong, or a file cannot be read.
+    """
+    for key, remedy in GIVE.items():
+        if not config[key]:
+            raise InputError(f'config.{key} is empty; {remedy}')
+    source = pathlib.Path(config.input)
+    network = segmenter.load(config.segmenter, config.checkpoint)
+    judge = _lung_judge(config, network)
+    files, ct, remarks = contents.inputs(source, config.hu, workdir)
+    for remark in [*remarks, WINDOW_NOTE] if files else remarks:
+        print(remark, flush=True)
+    with whole_or_nothing(workdir / 'masks') as draft:
+        if ct:
+            found = [of_volume(config, network, judge, ct, draft)]
+        else:
+            folder = source if source.is_dir() else source.parent
+            found = of_pictures(config, network, judge, files, folder, draft)
+        rows = [row for one in found for row in measured(one, network.classes)]
+        shown = tiles_of(found)
+    write_csv(workdir / 'table.csv', [COLUMNS, *rows])
+    picture.save(workdir / 'overlay.png', pictures.contact_sheet(shown, COLUMNS_SHOWN))
+    page = html.document('Segmentation', body(config, network, workdir, rows, len(found)))
+    (workdir / 'segment.html').write_text(page, encoding='utf-8')
+    for row in rows[:SHOWN]:
+        print(', '.join(f'{name} {value}' for name, value in zip(COLUMNS, row) if value != ''))
+    print(f'masks of {len(found)} files in {workdir / "masks"}, page {workdir / "segment.html"}')
+
+
+def _lung_judge(config, network):
+    """What finds the lungs: a function of uint8 [slices, H, W] -> bool, or None for the network."""
+    if not config.lungs or any('lung' in name for name in network.classes):
+        return None
+    if config.lungs == OTSU:
+        return lambda grey: np.stack([lungs.mask(plane) for plane in grey])
+    judge = segmenter.load(config.lungs, config.checkpoint)
+    if not any('lung' in name for name in judge.classes):
+        raise InputError(
+            f'config.lungs={config.lungs}: segments {", ".join(judge.classes[1:])}; give a '
+            f'segmenter with a region named lung, or {OTSU}'
+        )
+    return lambda grey: _lungs_in(classes_of(config, judge, grey), judge.classes)
+
+
+def _lungs_in(classes, names):
+    """bool: where a mask has lungs, or what is in them."""
+    inside = [i for i, name in enumerate(names) if name not in (masks.BACKGROUND, masks.AIRWAY)]
+    return np.isin(classes, inside)
+
+
+def classes_of(config, network, grey):
+    """The mask of slices of one file.
+
+    Args:
+        config: of the run.
+        network: segmenter.Segmenter.
+        grey: uint8 [slices, H, W].
+
+    Returns:
+        uint8 of the same shape; of each region named lung the largest pieces.
+    """
+    classes = np.empty(grey.shape, np.uint8)
+    found = segmenter.predict(network, grey, config.batch_size, config.overlap)
+    hidden = None if len(grey) > 1 else True  # None: unless it is a screen
+    for z, probabilities in enumerate(
+        tqdm(found, 'segmenting', total=len(grey), unit='slice', disable=hidden)
+    ):
+        classes[z] = segmenter.decided(probabilities, config.threshold)
+    if config.pieces:
+        for region, name in enumerate(network.classes):
+            if 'lung' in name:
+                where = classes == region
+                classes[where & ~largest(where, config.pieces)] = 0
+    return classes
+
+
+def largest(mask, count):
+    """The largest connected pieces of a mask: bool [slices, H, W] -> bool.
+
+    Args:
+        mask: bool.
+        count: how many pieces are kept; two lungs that touch are one.
+    """
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), sortByObjectSize=True)
+    return (sitk.GetArrayViewFromImage(pieces) <= count) & mask
+
+
+def of_volume(config, network, judge, ct, target):
+    """Segments a volume and writes its mask, on its own grid, into the folder `target`.
+
+    Args:
+        config: of the run.
+        network: segmenter.Segmenter.
+        judge: of `_lung_judge`.
+        ct: volume.Volume.
+        target: pathlib.Path.
+
+    Returns:
+        Found.
+    """
+    hu, grid, code = volume.lps(ct)
+    grey = windows.to_grey(hu)
+    del hu
+    classes = classes_of(config, network, grey)
+    volume.write(target / f'{ct.name}.nii.gz', classes, grid, code)
+    lung = judge(grey) if judge else _own_lungs(classes, network)
+    millilitres = float(np.prod(grid.spacing)) / 1000
+    return Found(ct.name, grey, classes, lung, millilitres)
+
+
+def of_pictures(config, network, judge, files, folder, target):
+    """Segments pictures; each mask is a palette PNG of its name in `target`.
+
+    Args:
+        config, network, judge: as for `of_volume`.
+        files: [pathlib.Path].
+        folder: that the files lie in.
+        target: pathlib.Path.
+
+    Returns:
+        [Found].
+    """
+    found = []
+    for path in tqdm(files, 'segmenting', unit='picture', disable=None):
+        image, _ = picture.open_file(path)
+        grey = np.asarray(image)[None]
+        classes = classes_of(config, network, grey)
+        file = (target / path.relative_to(folder)).with_suffix('.png')
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_mask(file, classes[0])
+        lung = judge(grey) if judge else _own_lungs(classes, network)
+        found.append(Found(str(path.relative_to(folder)), grey, classes, lung, None))
+    return found
+
+
+def _own_lungs(classes, network):
+    """bool: the lungs that the network itself finds, or None where it has no such region."""
+    if any('lung' in name for name in network.classes):
+        return _lungs_in(classes, network.classes)
+    return None
+
+
+def save_mask(path, classes):
+    """Writes a mask uint8 [H, W] as PNG whose pixels are the classes, each shown in its colour."""
+    image = Image.fromarray(classes)
+    image.putpalette(masks.colours(256).tobytes())
+    image.save(path)
+
+
+def measured(found, names):
+    """The rows of the table of one file, in the order of COLUMNS.
+
+    Args:
+        found: Found.
+        names: of the classes.
+    """
+    rows = []
+    for region, name in enumerate(names[1:], 1):
+        where = found.classes == region
+        rows.append(_row(found, name, where))
+    if found.lungs is not None and not any('lung' in name for name in names):
+        rows.append(_row(found, 'lungs', found.lungs))
+    return rows
+
+
+def _row(found, name, where):
+    """A row of the table, of a region that is at `where`."""
+    voxels = int(where.sum())
+    litres = '' if found.millilitres is None else round(voxels * found.millilitres / 1000, 4)
+    percent = ''
+    if found.lungs is not None and found.lungs.any():
+        percent = round(100 * float((where & found.lungs).sum() / found.lungs.sum()), 2)
+    return found.name, name, int(where.any((1, 2)).sum()), voxels, litres, percent
+
+
+def tiles_of(found):
+    """Images with their masks in colour: slices of a scan, spread over it, or the first pictures.
+
+    Args:
+        found: [Found].
+
+    Returns:
+        [uint8 [TILE, TILE, 3]], SHOWN at most.
+    """
+    tiles = []
+    for one in found[:SHOWN]:
+        count = SHOWN if len(found) == 1 else 1
+        for z in np.unique(np.linspace(0, len(one.grey) - 1, count + 2).round().astype(int)[1:-1]):
+            image = Image.fromarray(pictures.tinted(one.grey[z], one.classes[z]))
+            tiles.append(np.asarray(image.resize((TILE, TILE), Image.Resampling.BILINEAR)))
+    return tiles
+
+
+def body(config, network, workdir, rows, count):
+    """The HTML of the page.
+
+    Args:
+        config: of the run.
+        network: segmenter.Segmenter.
+        workdir: pathlib.Path, with overlay.png.
+        rows: of the table.
+        count: number of files.
+    """
+    what = f'{count} files of {config.input}' if count > 1 else str(config.input)
+    colours = ('orange', 'blue', 'green', 'pink')
+    regions = ', '.join(
+        f'{name} {colours[i % len(colours)]}' for i, name in enumerate(network.classes[1:])
+    )
+    alt = 'Slices with their regions in colour'
+    return BODY.format(
+        what=html.text(what),
+        segmenter=html.text(config.segmenter),
+        regions=html.text(regions),
+        figure=html.figure(workdir / 'overlay.png', alt),
+        table=html.table(COLUMNS, rows),
+    )
