@@ -60,6 +60,9 @@ class Task(NamedTuple):
     # {config key of a data set: rows of the examples that are drawn from}. Lineage records what a
     # task uses, not what its config says that it should.
     sources: dict
+    # What the outputs of the network mean: names of the classes of its logits, in their order; ()
+    # where its outputs are no classes.
+    classes: tuple[str, ...] = ()
 
 
 @struct.dataclass
