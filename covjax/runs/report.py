@@ -79,7 +79,8 @@ POSITIVE = (
 )
 EACH_POSITIVE = (
     'Each class in turn is the positive one, against all others, and the title of each table names '
-    'it: recall is the share of its images found, specificity the share of all others left alone.'
+    'it: recall is the share of its images found, specificity the share of all others left alone. '
+    'Baselines are regressions of two classes, fitted to each one and the rest.'
 )
 CONFUSION = (
     '{protocol} protocol, {test}: images of a class (row) by the class of their highest score '
