@@ -19,12 +19,14 @@ def get_config():
         classifier='',
         # Which of its checkpoints: best (by validation) or latest.
         checkpoint='best',
-        # Test sets, with both classes in each, and what the page calls them.
+        # The class that is set against the rest, by its name in the data sets; '' is covid.
+        positive_class='',
+        # Test sets, with that class and another in each, and what the page calls them.
         tests='synthetic_covid_ct:test+covid_ct:test@noncovid,covid_ct:test',
         names='synthetic test,real test',
         # Of the experiments: official and paper allow overlap of training and test.
         protocol='clean',
-        # Real pictures of both classes, for the baselines and as real images of the experiments.
+        # Real pictures of these classes, for the baselines and as real images of the experiments.
         baseline='covid_ct:train',
         # FIRST,SECOND: data sets of one class, to see how well their images can be told apart.
         pairs=(

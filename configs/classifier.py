@@ -1,4 +1,6 @@
-"""COVID against non-COVID classifier, trained on synthetic COVID and real non-COVID slices.
+"""A classifier of slices, by default COVID against non-COVID on synthetic and real ones.
+
+Its classes are those of the data sets in config.train and config.val, two or more.
 
 Source: Jiang et al. 2020 (doi 10.21203/rs.3.rs-58467/v1), who compare the five backbones of
 covjax.models.PUBLISHED. The variant names the backbone, one of covjax.models.MODELS:

@@ -3,22 +3,27 @@
 model, variables, preprocess = classifier.load('runs/resnet50')
 logits = model.apply(variables, preprocess(images))  # noncovid, covid
 
-Images are [B, H, W, 1] float in [-1, 1]. No training code and no TFDS are imported.
+Images are [B, H, W, 1] float in [-1, 1]; the logits are those of the Classifier's `classes`. No
+training code and no TFDS are imported.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import msgspec
 
 from covjax import CLASSES, models, trained
+from covjax.classes import positive_classes
 from covjax.data.augment import to_float
 from covjax.weights import safetensors
 from covjax.workdir import ADDED_KEYS
 
+# Keys of the header that files of early versions lack, and what they mean then.
+ADDED = ADDED_KEYS['classification'] | {'labels': list(CLASSES)}
 EXPORTED = ('model', 'dtype', 'image_size', 'train', 'seed')  # keys of the run in an exported file
 
 
@@ -29,14 +34,23 @@ class Exported(TypedDict):
     dtype: str
     pretrained: str
     image_size: Annotated[int, msgspec.Meta(ge=1, le=8192)]
+    labels: Annotated[list[str], msgspec.Meta(min_length=2)]
 
 
-class Classifier(NamedTuple):
-    """A network, ready for use."""
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network, ready for use, and what its logits mean.
 
-    model: Any  # models.backbone.Backbone with two logits
+    It unpacks into what a forward pass needs: model, variables, preprocess.
+    """
+
+    model: Any  # models.backbone.Backbone with a logit for each class
     variables: dict  # {'params', 'batch_stats'}
     preprocess: Callable  # images float [B, H, W, 1] in [-1, 1] -> what the model takes
+    classes: tuple[str, ...]  # names of the classes, in the order of the logits
+
+    def __iter__(self):
+        return iter((self.model, self.variables, self.preprocess))
 
 
 def load(path, which='best'):
@@ -59,8 +73,8 @@ def load(path, which='best'):
 
 def _exported(path):
     """The Classifier of a .safetensors file."""
-    config, variables = safetensors.read(path, 'classifier', Exported, ADDED_KEYS['classification'])
-    loaded = _classifier(config, variables)
+    config, variables = safetensors.read(path, 'classifier', Exported, ADDED)
+    loaded = _classifier(config, variables, config.labels)
     image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 1), jnp.float32)
     init = lambda images: loaded.model.init(jax.random.key(0), loaded.preprocess(images))
     safetensors.check_fits(path, variables, jax.eval_shape(init, image))
@@ -69,19 +83,21 @@ def _exported(path):
 
 def of_run(run):
     """The Classifier of a classification run (trained.Trained)."""
-    return _classifier(run.config, variables_of(run))
+    return _classifier(run.config, variables_of(run), run.classes)
 
 
-def _classifier(config, variables):
+def _classifier(config, variables, classes):
     variables = jax.tree.map(jnp.asarray, variables)
-    return Classifier(network(config), variables, preprocess(config))
+    model = network(config, num_classes=len(classes))
+    return Classifier(model, variables, preprocess(config), tuple(classes))
 
 
-def network(config, **options):
-    """The backbone of a classification config, with two logits.
+def network(config, num_classes, **options):
+    """The backbone of a classification config.
 
     Args:
         config: its `model` names the backbone, its `dtype` what it computes in.
+        num_classes: number of logits.
         **options: other fields of models.backbone.Backbone.
 
     Returns:
@@ -91,7 +107,7 @@ def network(config, **options):
         InputError: config.model or config.dtype is not a valid choice.
     """
     dtype = models.compute_dtype(config)
-    return models.create(config.model, num_classes=len(CLASSES), dtype=dtype, **options)
+    return models.create(config.model, num_classes=num_classes, dtype=dtype, **options)
 
 
 def preprocess(config):
@@ -110,17 +126,37 @@ def preprocess(config):
     return keras_weights.preprocess(config.model, channels=1)
 
 
-def score(classifier):
-    """A pure function from images uint8 [B, H, W, 1] to P(covid) float32 [B], by a Classifier.
+def scores(classifier):
+    """A pure function from images uint8 [B, H, W, 1] to float32 [B, C], by a Classifier.
 
-    P(covid) is the softmax of the two logits.
+    Column i is the probability of classifier.classes[i]: the softmax of the logits.
     """
     model, variables, preprocess = classifier
 
-    def score(images):
-        return jax.nn.softmax(model.apply(variables, preprocess(to_float(images))))[:, 1]
+    def scores(images):
+        return jax.nn.softmax(model.apply(variables, preprocess(to_float(images))))
 
-    return score
+    return scores
+
+
+def score(classifier, positive=None):
+    """A pure function from images uint8 [B, H, W, 1] to the probability of one class, float32 [B].
+
+    Args:
+        classifier: Classifier.
+        positive: name of the class; None is covid, or the second of two classes where none is
+            called so.
+
+    Raises:
+        ValueError: the classifier has no such class, or it has more than two and none is given.
+    """
+    classes = classifier.classes
+    if positive is None and len(classes) == 2:
+        (positive,) = positive_classes(classes)
+    if positive not in classes:
+        raise ValueError(f'positive={positive}: no such class; choose one of {", ".join(classes)}')
+    column, apply = classes.index(positive), scores(classifier)
+    return lambda images: apply(images)[:, column]
 
 
 def variables_of(run):
@@ -140,6 +176,6 @@ def save(path, run):
     about |= {
         'pretrained': pathlib.Path(run.config.pretrained).name,
         'step': run.step,
-        'labels': CLASSES,
+        'labels': run.classes,
     }
     safetensors.write(path, variables_of(run), about)

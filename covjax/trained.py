@@ -10,11 +10,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covjax import choice
+from covjax import CLASSES, choice
 from covjax.data import lineage
 from covjax.weights import checkpoint
-from covjax.workdir import read_config, read_stored_config
+from covjax.workdir import read_config, read_json, read_stored_config, write_json
 
+CLASSES_FILE = 'classes.json'
 # Config keys that name the run that a run is made from.
 UPSTREAM = ('classifier', 'generator', 'synthetic')
 
@@ -41,6 +42,11 @@ class Trained:
         """
         return lineage.read(self.folder)
 
+    @functools.cached_property
+    def classes(self):
+        """What the outputs of its network mean, tuple of str; see `read_classes`."""
+        return read_classes(self.folder)
+
 
 def open_run(folder, task, key, which='best'):
     """The Trained of a workdir.
@@ -62,6 +68,33 @@ def open_run(folder, task, key, which='best'):
     variables, step = checkpoint.load_model(folder, key, best, bool(config.best))
     chosen = which if config.best else 'latest'
     return Trained(pathlib.Path(folder), config, variables, step, chosen, config.data_dir)
+
+
+def read_classes(folder):
+    """The names of the classes that the outputs of a network stand for, in their order.
+
+    Args:
+        folder: pathlib.Path of the workdir of a training.
+
+    Returns:
+        tuple of str; covjax.CLASSES for a run from before names were noted.
+
+    Raises:
+        InputError: classes.json is damaged.
+    """
+    file = folder / CLASSES_FILE
+    return tuple(read_json(file, list[str])) if file.is_file() else CLASSES
+
+
+def write_classes(folder, classes):
+    """Notes in the workdir (pathlib.Path) of a training what the outputs of its network mean.
+
+    Args:
+        folder: pathlib.Path of the workdir.
+        classes: names, in the order of the outputs; without any, nothing is written.
+    """
+    if classes:
+        write_json(folder / CLASSES_FILE, list(classes))
 
 
 def data_dir_of(config):

@@ -1,7 +1,7 @@
 """The folder that a run writes to, JSON that is written whole or not at all, and tables.
 
 A workdir holds config.json, environment.json and what the run makes; a training also checkpoints/,
-metrics.jsonl, lineage.json, images/ and tensorboard/.
+metrics.jsonl, lineage.json, images/, tensorboard/ and, of a classifier, classes.json.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ RENAMED_KEYS = {
     ('audit', 'sources'): 'pairs',
 }
 RENAMED_RUNS = {'forensics': 'printed_rates'}
-# Keys that versions up to 0.5.0 added, by the task of a training or the command, and what runs and
-# configs without them mean.
+# Keys that versions after the first added, by the task of a training or the command, and what runs
+# and configs without them mean.
 ADDED_KEYS = {
     'cyclegan': {
         'norm': 'instance',
@@ -51,6 +51,7 @@ ADDED_KEYS = {
     'evaluate': {'names': ''},
     'prepare': {'unchecked_masks': False},
     'report': {'audits': ''},
+    'audit': {'positive_class': ''},
 }
 
 

@@ -452,6 +452,24 @@ def test_grad_cam_cuts_off_the_map_of_the_other_class(small):
     np.testing.assert_allclose((heat - other).sum((1, 2)), margin, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize('n', [2, 3, 4])
+def test_grad_cam_of_a_class_is_that_of_the_logit_of_its_probability(n):
+    """By the derivative of log(p / (1 - p)), which lets each other class count by its share."""
+    model = Backbone('small', small_body, 8, 'no reference', num_classes=n)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), np.uint8)
+    params = jax.jit(model.init)(jax.random.key(0), images[:1] / 127.5 - 1)['params']
+    logits, maps = model.apply({'params': params}, np.float32(images / 127.5 - 1), endpoints=True)
+    features, kernel = np.asarray(maps['features']), np.asarray(params['head']['kernel'])
+    for k in range(n):
+        others = [j for j in range(n) if j != k]
+        shares = np.asarray(jax.nn.softmax(logits[:, others]))
+        weights = kernel[:, k] - shares @ kernel[:, others].T
+        weighted = (features * weights[:, None, None]).sum(-1)
+        expected = np.maximum(weighted, 0) / np.prod(features.shape[1:3])
+        heat = attribution.grad_cam(model, {'params': params}, lambda x: x, positive=k)(images)
+        np.testing.assert_allclose(heat, expected, atol=1e-4 * np.abs(weighted).max())
+
+
 @pytest.mark.fast
 def test_every_check_keeps_the_contract():
     assert len({check.NAME for check in CHECKS}) == len(CHECKS)

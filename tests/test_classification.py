@@ -17,10 +17,12 @@ import pytest
 from conftest import FAST, ROOT, flags_of_devices
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from configs import classifier as config_file
-from covjax import InputError, classifier, models
+from covjax import CLASSES, InputError, classifier, models
 from covjax.data import datasets
 from covjax.data.augment import to_float
 from covjax.data.rows import Row
@@ -51,11 +53,12 @@ def config_of(**fields):
     return config
 
 
-def examples(n, size, seed=0):
-    """Random images, every other one of covid."""
+def examples(n, size, seed=0, classes=CLASSES):
+    """Random images of each class in turn."""
     images = np.random.default_rng(seed).integers(0, 256, (n, size, size, 1), np.uint8)
     rows = [Row(f'{i}', f'group{i}', f'{i}') for i in range(n)]
-    return datasets.Examples(images, (np.arange(n) % 2).astype(np.int32), rows)
+    labels = (np.arange(n) % len(classes)).astype(np.int32)
+    return datasets.Examples(images, labels, rows, classes)
 
 
 def follow(task, steps):
@@ -95,18 +98,19 @@ def toy_body(x, conv, norm):
     return {'map': nn.relu(norm(name='norm')(conv(4, (3, 3), 2, name='conv')(x)))}
 
 
-def toy_network(config, **options):
+def toy_network(config, num_classes, **options):
     """A network of one convolution and the head, in place of classifier.network."""
-    return Backbone('toy', toy_body, smallest=1, reference='', **options)
+    return Backbone('toy', toy_body, smallest=1, reference='', num_classes=num_classes, **options)
 
 
 @pytest.fixture
 def toy(monkeypatch):
-    """toy(**fields) -> the Task of a config on the toy network."""
+    """toy(classes, **fields) -> the Task of a config on the toy network."""
 
-    def task(**fields):
+    def task(classes=CLASSES, **fields):
         monkeypatch.setattr(classifier, 'network', toy_network)
-        return classification.task_on(config_of(**fields), examples(10, 36), examples(6, 32, 1))
+        train, val = examples(12, 36, 0, classes), examples(8, 32, 1, classes)
+        return classification.task_on(config_of(**fields), train, val)
 
     return task
 
@@ -146,9 +150,9 @@ def test_steps_see_images_on_the_scale_of_the_weights(toy, monkeypatch):
     batch = {'image': examples(3, 32).images, 'label': examples(3, 32).labels}
     variables = {'params': state.net.params, 'batch_stats': state.batch_stats}
     logits = parts.model.apply(variables, 3 * to_float(batch['image']))
-    score = jax.nn.softmax(logits)[:, 1]
-    np.testing.assert_allclose(scaled.eval_step(state, batch)['score'], score, atol=1e-6)
-    assert (plain.eval_step(state, batch)['score'] != score).all()
+    scores = jax.nn.softmax(logits)
+    np.testing.assert_allclose(scaled.eval_step(state, batch)['scores'], scores, atol=1e-6)
+    assert (plain.eval_step(state, batch)['scores'] != scores).all()
     (_, losses), (_, scaled_losses) = follow(plain, 1), follow(scaled, 1)
     assert losses[0]['loss'] != scaled_losses[0]['loss']
 
@@ -165,6 +169,78 @@ def test_the_loss_weighs_classes_and_smooths_labels(toy):
     expected = -(np.array([0.5, 2.0, 0.5]) * (targets * log_p).sum(1)).mean()
     assert float(mean) == pytest.approx(expected, rel=1e-6)
     assert float(scalars['accuracy']) == pytest.approx(2 / 3)
+
+
+# Any number of classes.
+
+NAMES = ('normal', 'cap', 'covid', 'tumour')
+
+
+@pytest.mark.parametrize('n', [2, 3, 4])
+@pytest.mark.parametrize('freeze_steps', [0, 1])
+def test_every_class_has_a_logit_that_learns(toy, n, freeze_steps):
+    """Of the head, in the frozen phase too; the weights of the classes count."""
+    task = toy(NAMES[:n], freeze_steps=freeze_steps, class_weights='balanced')
+    (before, after), _ = follow(task, 1)
+    first, second = (state.net.params['head'] for state in (before, after))
+    assert task.classes == NAMES[:n] and second['kernel'].shape[-1] == n
+    assert (first['bias'] != second['bias']).all()
+
+
+@pytest.mark.parametrize('n', [2, 3, 4])
+def test_scores_of_evaluation_add_up_to_1_over_classes(toy, n):
+    task = toy(NAMES[:n])
+    state = task.init(jax.random.key(0), task.train_batch(0))
+    batch = next(iter(task.eval_batches()['']))
+    scores = task.eval_step(state, {name: batch[name] for name in ('image', 'label')})['scores']
+    assert scores.shape == (len(batch['label']), n)
+    np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-6)
+
+
+def outputs_of(n, seed=0):
+    """What evaluation gives of 60 images of n classes, which scores tell apart a little."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(60) % n)
+    scores = softmax(np.eye(n)[labels] + rng.normal(size=(60, n)), axis=1).astype(np.float32)
+    return {'loss': rng.random(60), 'label': labels, 'scores': scores}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('classes', [CLASSES, CLASSES[::-1], ('other', 'nodule')])
+def test_two_classes_are_logged_by_the_rates_of_the_positive_one(classes):
+    """Covid, whichever label it has, or the second class."""
+    outputs = outputs_of(2)
+    logged, _ = classification.summarize(classes, outputs)
+    positive = classes.index('covid') if 'covid' in classes else 1
+    is_positive, called = outputs['label'] == positive, outputs['scores'][:, positive] >= 0.5
+    assert logged == pytest.approx(
+        {
+            'loss': outputs['loss'].mean(),
+            'accuracy': accuracy_score(is_positive, called),
+            'recall': recall_score(is_positive, called),
+            'specificity': recall_score(~is_positive, ~called),
+            'auc': roc_auc_score(is_positive, outputs['scores'][:, positive]),
+        }
+    )
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('n', [3, 4])
+def test_more_classes_are_logged_by_the_means_of_scikit_learn(n):
+    outputs = outputs_of(n)
+    logged, _ = classification.summarize(NAMES[:n], outputs)
+    labels, called = outputs['label'], outputs['scores'].argmax(1)
+    specificities = [recall_score(labels != k, called != k) for k in range(n)]
+    assert logged == pytest.approx(
+        {
+            'loss': outputs['loss'].mean(),
+            'accuracy': accuracy_score(labels, called),
+            'recall': recall_score(labels, called, average='macro'),
+            'specificity': np.mean(specificities),
+            'auc': roc_auc_score(labels, outputs['scores'], multi_class='ovr'),
+        },
+        rel=1e-6,
+    )
 
 
 # Devices.
@@ -413,14 +489,16 @@ def test_schedules(name, expected):
 
 
 @pytest.mark.fast
-def test_balanced_class_weights_are_those_of_scikit_learn():
-    """On labels of which one class has three times as many."""
-    labels = np.array([0, 0, 0, 1] * 5)
-    balanced = classification.class_weights(config_of(class_weights='balanced'), labels)
-    expected = compute_class_weight('balanced', classes=np.array([0, 1]), y=labels)
+@pytest.mark.parametrize('n', [2, 3, 4])
+def test_balanced_class_weights_are_those_of_scikit_learn(n):
+    """On labels of which one class has more than the others."""
+    labels = np.array([0, 0, *range(n)] * 5)
+    balanced = classification.class_weights(config_of(class_weights='balanced'), labels, n)
+    expected = compute_class_weight('balanced', classes=np.arange(n), y=labels)
     np.testing.assert_allclose(balanced, expected, rtol=1e-6)
     np.testing.assert_allclose(balanced[labels].mean(), 1, rtol=1e-6)
-    np.testing.assert_array_equal(classification.class_weights(config_of(), labels), 1)
+    equal = classification.class_weights(config_of(), labels, n)
+    assert equal.shape == (n,) and (equal == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -433,7 +511,11 @@ def test_balanced_class_weights_are_those_of_scikit_learn():
         ({'dtype': 'float16'}, 'config.dtype=float16.*bfloat16'),
         ({'model': 'resnet50', 'pretrained': 'none.h5'}, 'none.h5: no such file'),
         ({'train': ''}, 'config.train is empty'),
-        ({'train': 'covid_ct:train@covid'}, 'both classes'),
+        (
+            {'train': 'covid_ct:train@covid'},
+            'both classes, noncovid and covid, and has none of non',
+        ),
+        ({'val': 'covid_ct:validation@noncovid'}, 'config.val.*has none of covid'),
         ({'val': 'luna16_patches/nodules:test'}, 'config.val'),
     ],
     ids=str,

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs import classifier as config_file
 from configs import export as export_file
-from covjax import InputError, classifier, models, trained
+from covjax import CLASSES, InputError, classifier, models, trained
 from covjax.data import datasets
 from covjax.runs import export, train
 
@@ -129,7 +129,7 @@ def test_a_classifier_imports_no_training_code():
 def test_workdir_and_export_give_the_scores_of_evaluation(run, exported, data_dir):
     images = datasets.read('covid_ct:test', data_dir, 32).images
     network = trained.open_run(run, 'classification', 'classifier')
-    expected = classifier.score(classifier.of_run(network))(images)
+    expected = classifier.score(classifier.of_run(network), 'covid')(images)
     assert expected.shape == (len(images),)
     for source in (run, exported):
         model, variables, preprocess = classifier.load(source)
@@ -216,6 +216,15 @@ def test_exports_with_a_wrong_header_are_one_line(exported, tmp_path, wrong):
     with pytest.raises(InputError) as caught:
         classifier.load(tmp_path / 'a.safetensors')
     assert '\n' not in str(caught.value)
+
+
+def test_an_export_of_an_early_version_has_no_labels(exported, tmp_path):
+    with safe_open(exported, 'numpy') as file:
+        about = json.loads(file.metadata()['covjax'])
+    assert tuple(about.pop('labels')) == CLASSES
+    header = {'covjax': json.dumps(about)}
+    save_file(load_file(exported), tmp_path / 'a.safetensors', metadata=header)
+    assert classifier.load(tmp_path / 'a.safetensors').classes == CLASSES
 
 
 @pytest.mark.parametrize('change', ['missing', 'extra', 'of another shape', 'of another rank'])

@@ -4,26 +4,21 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from covjax.metrics import calibration, intervals, rates, roc, significance
 
 pytestmark = pytest.mark.fast
 
-SWAPPED = (
-    *('n_positive', 'tp', 'fn', 'recall', 'precision', 'f1', 'specificity'),
-    *('precision_negative', 'f1_negative', 'accuracy'),
-)
-
 
 def counted(labels, scores, threshold=0.5):
-    """{name: rate} by the definitions, covid positive; NaN where a denominator is 0."""
+    """{name: rate} by the definitions, label 1 positive; NaN where a denominator is 0."""
     labels, scores = np.asarray(labels), np.asarray(scores)
-    covid, called = labels == 1, scores >= threshold
-    tp, fp = np.sum(covid & called), np.sum(~covid & called)
-    fn, tn = np.sum(covid & ~called), np.sum(~covid & ~called)
+    positive, called = labels == 1, scores >= threshold
+    tp, fp = np.sum(positive & called), np.sum(~positive & called)
+    fn, tn = np.sum(positive & ~called), np.sum(~positive & ~called)
     # The area is the chance that a positive scores above a negative, ties half.
-    pairs = scores[covid][:, None] - scores[~covid]
+    pairs = scores[positive][:, None] - scores[~positive]
     fractions = {
         'accuracy': (tp + tn, len(labels)),
         'recall': (tp, tp + fn),
@@ -65,23 +60,38 @@ def test_one_class_has_no_area_and_no_precision():
     assert found['specificity'] == 1.0
 
 
-def test_either_class_can_be_the_positive_one():
+@pytest.mark.parametrize('name', ['covid', 'noncovid', 'cap'])
+def test_rates_say_which_class_is_positive_and_do_not_depend_on_its_name(name):
     rng = np.random.default_rng(3)
     labels, scores = rng.integers(0, 2, 50), rng.random(50)
-    noncovid = rates.rates(labels, scores, positive_class='noncovid')
-    swapped = rates.rates(1 - labels, 1 - scores)  # no score is on the threshold
-    for name in SWAPPED:
-        assert noncovid[name] == pytest.approx(swapped[name]), name
-    assert noncovid['positive_class'] == 'noncovid'
-    with pytest.raises(ValueError, match='positive_class'):
-        rates.rates(labels, scores, positive_class='1')
+    found = rates.rates(labels, scores, positive_class=name)
+    assert found == rates.rates(labels, scores) | {'positive_class': name}
+
+
+@pytest.mark.parametrize('n', [2, 3, 4])
+def test_rates_of_one_class_against_the_rest_are_those_of_scikit_learn(n):
+    rng = np.random.default_rng(n)
+    labels, scores = rng.permutation(np.arange(80) % n), rng.dirichlet(np.ones(n), 80)
+    called = scores >= 0.4
+    for k in range(n):
+        found = rates.rates(labels == k, scores[:, k], 0.4)
+        precision, recall, f1, count = precision_recall_fscore_support(
+            labels == k, called[:, k], labels=[False, True], zero_division=np.nan
+        )
+        rest, positive = zip(precision, recall, f1, count)
+        names = ('precision', 'recall', 'f1', 'n_positive')
+        assert [found[name] for name in names] == pytest.approx(positive, nan_ok=True)
+        names = ('precision_negative', 'specificity', 'f1_negative', 'n_negative')
+        assert [found[name] for name in names] == pytest.approx(rest, nan_ok=True)
+        assert found['auc'] == pytest.approx(roc_auc_score(labels == k, scores[:, k]))
 
 
 def test_the_rates_of_one_class_are_the_negative_ones_of_the_other():
     rng = np.random.default_rng(3)
     labels, scores = rng.integers(0, 2, 50), rng.random(50)
     covid = rates.rates(labels, scores)
-    noncovid = rates.rates(labels, scores, positive_class='noncovid')
+    # No score is on the threshold.
+    noncovid = rates.rates(1 - labels, 1 - scores, positive_class='noncovid')
     assert covid['recall'] == noncovid['specificity']
     assert covid['f1_negative'] == noncovid['f1']
     assert covid['precision_negative'] == noncovid['precision']

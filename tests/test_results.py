@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from covjax import InputError
+from covjax import CLASSES, InputError
 from covjax.audit import metadata_baseline, pixel_baseline
 from covjax.data import results
-from covjax.data.results import Evaluation, Interval, Result, ScoredImage
+from covjax.data.results import Confusion, Evaluation, Interval, Result, ScoredImage
 
 pytestmark = pytest.mark.fast
 
@@ -68,6 +68,24 @@ def test_the_keys_are_the_fields_in_their_order(document):
     assert list(baseline) == [name for name in fields if name != 'at_validation_threshold']
     assert network['intervals']['auc'] == {'low': 0.5, 'high': 0.9}
     assert network['images'][0] == {'id': 'a', 'label': 1, 'score': 0.75, 'group': 'b/c'}
+
+
+def test_classes_and_confusions_are_written_and_read(tmp_path):
+    """Of more than two; of two classes there is no such key, see above."""
+    counts = [[3, 0, 1], [0, 2, 0], [1, 1, 4]]
+    confusion = Confusion('vgg16', 'a:train', 0, 5, 'best', 'a:test', 'real test', counts)
+    names = ('normal', 'cap', 'covid')
+    written = Evaluation('runs/a', 'clean', [NETWORK], classes=names, confusions=(confusion,))
+    results.write(tmp_path, written)
+    document = json.loads((tmp_path / 'results.json').read_text())
+    assert list(document) == ['classifier', 'protocol', 'labels', 'results', 'confusions']
+    assert document['labels'] == list(names) and document['confusions'][0]['counts'] == counts
+    assert results.read(tmp_path) == written
+
+
+def test_a_file_without_names_is_of_covid_and_noncovid(document, tmp_path):
+    del document['labels']
+    assert results.read(rewritten(tmp_path, document)).classes == CLASSES
 
 
 def test_kinds_of_version_0_5_are_known_by_the_names_of_models(document, tmp_path):

@@ -24,19 +24,22 @@ COLUMNS = (
     *('test', 'inside', 'images', 'share of attribution', 'share of the picture'),
     'difference',
 )
-CAPTION = 'Grad-CAM over test images; brighter is more for COVID'
+CAPTION = 'Grad-CAM over test images; brighter is more for {positive}'
 SHOWN, TILE = 6, 144  # images of a test set in the picture of the page, and their side in pixels
 CELLS = 3  # a side of the map: one with fewer says nothing of lungs
 FINE = 7  # a side of the map: one with fewer does not say much
 
 
-def grad_cam(model, variables, preprocess):
-    """The Grad-CAM of logit(covid) - logit(noncovid) of a classifier.
+def grad_cam(model, variables, preprocess, positive=1):
+    """The Grad-CAM of one class of a classifier against the rest.
 
-    Each feature of the last map is weighted by its mean gradient; negative sums are cut off.
+    It is that of the logit of the probability of the class; of two classes that is the difference
+    of the two logits of the network. Each feature of the last map is weighted by its mean gradient;
+    negative sums are cut off.
 
     Args:
         model, variables, preprocess: the fields of a classifier.Classifier.
+        positive: index of the class; by default that of covid in covjax.CLASSES.
 
     Returns:
         A function from images uint8 [B, H, W, 1] to maps float32 [B, h, w], not negative. It can be
@@ -45,8 +48,10 @@ def grad_cam(model, variables, preprocess):
     head = variables['params']['head']
 
     def margin(features):
-        """logit(covid) - logit(noncovid) of the last map, without the biases."""
-        return features.mean((1, 2)) @ head['kernel'] @ jnp.array([-1.0, 1.0])
+        """log(p / (1 - p)) of the probability p of the class, from the last map."""
+        logits = features.mean((1, 2)) @ head['kernel'] + head['bias'][None]
+        others = jnp.delete(logits, positive, axis=1)
+        return logits[:, positive] - jax.nn.logsumexp(others, axis=1)
 
     def apply(images):
         _, maps = model.apply(variables, preprocess(to_float(images)), endpoints=True)
@@ -118,7 +123,7 @@ def check(subject):
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
-        figures=((path, CAPTION),),
+        figures=((path, CAPTION.format(positive=subject.titles[0])),),
     )
 
 

@@ -25,7 +25,7 @@ def expected_by_chance(scores, groups, seed=0):
     one group get their labels from one draw, as those of one patient share one.
 
     Args:
-        scores: P(covid) float [N].
+        scores: P(positive) float [N].
         groups: [N] of str.
         seed: of the draws.
     """

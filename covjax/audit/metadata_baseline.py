@@ -41,7 +41,7 @@ def _numbers(grey, file):
 
 
 def scores(train, test):
-    """P(covid) float [len(test)] of examples, after fitting on others; a Probe's `scores`.
+    """P(positive) float [len(test)] of examples, after fitting on others; a Probe's `scores`.
 
     Args:
         train, test: [(uint8 [H, W] at stored size, Row with facts of its file)]; rows of `train`

@@ -83,25 +83,28 @@ def check(subject):
         finding = f'Within one class the source is told at AUC {"; ".join(flagged)}.'
     else:
         finding = 'Within one class the source is not told.'
-    noncovid, covid = subject.origins[0], subject.origins[1]
+    others, positive = subject.origins[0], subject.origins[1]
     return Verdict(
         name=NAME,
-        flag=bool(flagged) and noncovid.isdisjoint(covid),
-        finding=f'{finding} {_classes(noncovid, covid)}',
+        flag=bool(flagged) and others.isdisjoint(positive),
+        finding=f'{finding} {_classes(others, positive, subject.titles)}',
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
     )
 
 
-def _classes(noncovid, covid):
-    """A sentence on the data sets (sets of names) that the classes of training come from."""
-    if noncovid.isdisjoint(covid):
+def _classes(others, positive, titles):
+    """A sentence on the data sets (sets of names) that the classes of training come from.
+
+    `titles` are what people read of the positive class and of all others.
+    """
+    if others.isdisjoint(positive):
         shared = 'different data sets'
-    elif noncovid == covid:
+    elif others == positive:
         shared = 'the same data sets'
     else:
         shared = 'partly the same data sets'
-    names = [', '.join(sorted(origins)) for origins in (noncovid, covid)]
-    each = f'{names[0]} for non-COVID and {names[1]} for COVID'
+    names = [', '.join(sorted(origins)) for origins in (others, positive)]
+    each = f'{names[0]} for {titles[1]} and {names[1]} for {titles[0]}'
     return f'The classes of the training set come from {shared}: {each}.'

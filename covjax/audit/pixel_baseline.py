@@ -36,7 +36,7 @@ def _describe(grey):
 
 
 def scores(train, test):
-    """P(covid) float [len(test)] of examples, after fitting on others; a Probe's `scores`.
+    """P(positive) float [len(test)] of examples, after fitting on others; a Probe's `scores`.
 
     Args:
         train, test: [(uint8 [H, W], Row)]; rows of `train` with a label.

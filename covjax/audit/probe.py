@@ -22,11 +22,12 @@ class Probe(NamedTuple):
     """A regression that is fitted on examples and scores others.
 
     Examples are pairs (uint8 grey [H, W], Row) at the size in which the data set stores them, which
-    may differ from image to image and is not what a network sees.
+    may differ from image to image and is not what a network sees. Label 1 of a Row is the positive
+    class, 0 any other.
     """
 
     name: str  # as tables print it
-    scores: Callable  # (train, test), lists of examples -> P(covid) float [len(test)]
+    scores: Callable  # (train, test), lists of examples -> P(positive) float [len(test)]
     kind: str = ''  # one of data.results.KINDS where an evaluation reports it, '' elsewhere
     needs_file: bool = False  # whether rows must have facts of the original file
 

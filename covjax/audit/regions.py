@@ -99,8 +99,8 @@ def check(subject):
         finding = f'Without lungs the score still tells the classes apart: AUC {"; ".join(kept)}.'
     else:
         finding = (
-            'Without lungs the score finds COVID no better than chance, or keeps little of what it '
-            'had.'
+            f'Without lungs the score finds {subject.titles[0]} no better than chance, or keeps '
+            'little of what it had.'
         )
     return Verdict(
         name=NAME,

@@ -5,10 +5,12 @@ The thresholds are covjax's own: no standard sets them.
 
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from covjax import CLASSES
+from covjax.classes import POSITIVE, against_rest, titles
 from covjax.data.results import Result
 from covjax.data.rows import Row
 from covjax.metrics.intervals import bootstrap
@@ -49,6 +51,7 @@ class AuditJson(TypedDict):
     seed: int
     train: str
     verdicts: list[VerdictJson]
+    positive_class: NotRequired[str]  # where it is not covid against noncovid
 
 
 class Images(NamedTuple):
@@ -56,7 +59,7 @@ class Images(NamedTuple):
 
     spec: str
     images: np.ndarray  # uint8 [N, size, size, 1], as the network sees it
-    labels: np.ndarray  # int [N], 1 = covid
+    labels: np.ndarray  # int [N], 1 = positive, 0 = any other class
     rows: list[Row]
     native: list = []  # [(uint8 [H, W] at stored size, Row)]
 
@@ -65,16 +68,29 @@ class Images(NamedTuple):
         """The group (document and patient, or series) of each image, [str]."""
         return [row.group for row in self.rows]
 
+    def against_rest(self, classes, positive):
+        """These Images with label 1 of the positive class and 0 of any other, in rows too.
+
+        Args:
+            classes: names of the classes of the data set.
+            positive: one of them.
+        """
+        return self._replace(
+            labels=against_rest(self.labels, classes, positive),
+            rows=[row.against_rest(classes, positive) for row in self.rows],
+            native=[(grey, row.against_rest(classes, positive)) for grey, row in self.native],
+        )
+
 
 class Subject(NamedTuple):
-    """A trained classifier and the data that it is asked about."""
+    """A trained classifier and the data that it is asked about, one class against the rest."""
 
     folder: pathlib.Path  # where pictures of the audit go
-    score: Callable  # uint8 [N, size, size, 1] -> P(covid) float [N]
+    score: Callable  # uint8 [N, size, size, 1] -> P(positive class) float [N]
     train: Images
     validation: Images
-    tests: dict[str, Images]  # by name, both classes in each
-    real: Images  # pictures with facts of their files, both classes, to fit baselines on
+    tests: dict[str, Images]  # by name, both labels in each
+    real: Images  # pictures with facts of their files, both labels, to fit baselines on
     origins: dict[int, set]  # {label: names of the data sets that its training images are from}
     lineage: list = []  # records of what trained it (covjax.data.lineage)
     # uint8 [N, size, size, 1] -> Grad-CAM float [N, h, w], or None where there is no network.
@@ -82,6 +98,8 @@ class Subject(NamedTuple):
     pairs: tuple = ()  # of Images of one class from two origins
     # {'controls/jpeg': results of the classifier that learned from that stand-in}
     experiments: dict[str, list[Result]] = {}
+    # What people read of the positive class and of all others.
+    titles: tuple[str, str] = titles(CLASSES, POSITIVE)
 
     @property
     def tests_and_validation(self):
@@ -105,7 +123,7 @@ class Area(NamedTuple):
 
 
 def area(scores, images):
-    """The Area of scores float [N] of Images, covid positive."""
+    """The Area of scores float [N] of Images, whose label 1 is positive."""
     interval = bootstrap(images.labels, scores, images.groups)['auc']
     return Area(auc(images.labels, scores), *interval)
 

@@ -23,9 +23,9 @@ class Examples(NamedTuple):
     """One or several splits in RAM. No model ever sees the rows."""
 
     images: np.ndarray  # uint8 [N, size, size, 1]
-    # int32 [N], 1 = covid, 0 = noncovid (candidates: 1 = nodule, 0 = other); -1 without label.
-    labels: np.ndarray
+    labels: np.ndarray  # int32 [N], index in `classes`; -1 without label
     rows: list[Row]
+    classes: tuple[str, ...] = ()  # names of labels 0, 1, ...; () where no data set has a label
 
 
 def read(spec, data_dir, size):
@@ -40,8 +40,10 @@ def read(spec, data_dir, size):
         Examples.
 
     Raises:
-        InputError: there is no such data set, it is damaged, or it has no such examples.
+        InputError: there is no such data set, it is damaged, it has no such examples, or two data
+            sets have other classes.
     """
+    names = classes(spec, data_dir)
     stored = list(records(spec, data_dir))
     if not stored:
         raise InputError(f'{spec} is empty; choose other splits')
@@ -50,7 +52,36 @@ def read(spec, data_dir, size):
         grey = Image.fromarray(decoded(record.image))
         images[i, :, :, 0] = grey.resize((size, size), Image.Resampling.BILINEAR)
     rows = [record.row for record in stored]
-    return Examples(images, np.array([row.label for row in rows], np.int32), rows)
+    return Examples(images, np.array([row.label for row in rows], np.int32), rows, names)
+
+
+def classes(spec, data_dir):
+    """The names of labels 0, 1, ... of the data sets of a spec, which must be the same in all.
+
+    A data set without a label is fine beside others.
+
+    Args:
+        spec: 'name/config:split', several joined by '+'.
+        data_dir: where prepared data sets lie.
+
+    Returns:
+        tuple of str; () where no data set has a label.
+
+    Raises:
+        InputError: there is no such data set, it is damaged, or two have other names.
+    """
+    datasets = dict.fromkeys(dataset for dataset, _, _ in specs.parse(spec))
+    opened = {name: _open(specs.locate(name, data_dir), name) for name in datasets}
+    named = {name: tuple(_label_names(builder)) for name, builder in opened.items()}
+    labelled = [(name, names) for name, names in named.items() if names]
+    for name, names in labelled[1:]:
+        first, expected = labelled[0]
+        if names != expected:
+            raise InputError(
+                f'{spec}: {first} has the classes {", ".join(expected)}, and {name} has '
+                f'{", ".join(names)}; join data sets of the same classes'
+            )
+    return labelled[0][1] if labelled else ()
 
 
 def each_native(spec, data_dir, limit=None):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from covjax import InputError
+from covjax.classes import POSITIVE
 from covjax.data import datasets
 
 DOMAINS = ('cancer', 'covid')
@@ -31,8 +32,13 @@ def domain(spec, name, size, data_dir):
     examples = datasets.read(spec, data_dir, size)
     if name != 'covid':
         return examples
-    covid = np.flatnonzero(examples.labels != 0)  # -1 where the data set has no label
+    kept = [-1]  # the label of a data set without one
+    if POSITIVE in examples.classes:
+        kept.append(examples.classes.index(POSITIVE))
+    covid = np.flatnonzero(np.isin(examples.labels, kept))
     if not len(covid):
         raise InputError(f'{spec}: no covid image for config.{name}; choose another data set')
     rows = [examples.rows[i] for i in covid]
-    return datasets.Examples(examples.images[covid], examples.labels[covid], rows)
+    return examples._replace(
+        images=examples.images[covid], labels=examples.labels[covid], rows=rows
+    )

@@ -1,4 +1,7 @@
-"""What an evaluation found: results.json, which has one entry for each model and test set.
+"""What an evaluation found: results.json.
+
+It has one entry for each model and test set, which is about the positive class against the rest; of
+more than two classes one entry for each of them, and a confusion matrix of each network beside.
 
 A value that does not exist, such as the precision of a model that calls nothing covid, is None here
 and null in the file, since JSON has no NaN. Files of version 0.5.0 have no `kind`, and still older
@@ -12,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 import msgspec
 
 from covjax import CLASSES
+from covjax.classes import POSITIVE
 from covjax.workdir import read_json, write_json
 
 FILE = 'results.json'
@@ -35,14 +39,17 @@ class ScoredImage(NamedTuple):
     """One image of a test set and the score that a model gave it."""
 
     id: str
-    label: int  # 1 = covid, 0 = noncovid
-    score: float  # P(covid)
+    label: int  # 1 = positive class (covid), 0 = any other
+    score: float  # P(positive class)
     group: str | None = None  # 'document/patient' or a CT series; None in old files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """One entry of results.json, one model on one test set; the fields are its keys, in order."""
+    """One entry of results.json: one model on one test set, about one class against the rest.
+
+    The fields are its keys, in their order.
+    """
 
     model: str  # key of a network, or the name of a baseline
     kind: str  # one of KINDS
@@ -54,7 +61,8 @@ class Result:
     test_name: str = ''  # what tables call the test set
     overlap: dict[str, int]  # images shared with training, by what they share (data.lineage)
     groups: int | None = None  # patients, documents or series in the test set
-    metrics: dict[str, float | int | str | None]  # of metrics.rates, at threshold 0.5
+    # Of metrics.rates, at threshold 0.5; 'positive_class' names the class that the entry is about.
+    metrics: dict[str, float | int | str | None]
     intervals: dict[str, Interval] = dataclasses.field(default_factory=dict)  # by bootstrap
     wilson: dict[str, Interval] = dataclasses.field(default_factory=dict)
     calibration: dict[str, float | None] = dataclasses.field(default_factory=dict)
@@ -73,13 +81,18 @@ class Result:
         return self.test_name or self.test_set
 
     @property
+    def positive_class(self):
+        """The name of the class whose labels are 1 and whose probability is the score."""
+        return self.metrics.get('positive_class', POSITIVE)
+
+    @property
     def labels(self):
         """[label] of the images."""
         return [image.label for image in self.images]
 
     @property
     def scores(self):
-        """[P(covid)] of the images."""
+        """[P(positive class)] of the images."""
         return [image.score for image in self.images]
 
     @classmethod
@@ -103,6 +116,20 @@ class Result:
         if not self.at_validation_threshold:
             del values['at_validation_threshold']
         return values
+
+
+class Confusion(NamedTuple):
+    """Which classes a network takes the images of a test set for."""
+
+    model: str
+    train_set: str
+    seed: int
+    step: int
+    checkpoint: str
+    test_set: str
+    test_name: str
+    # Row: class of the images, column: class of their highest score, in the order of the classes.
+    counts: list[list[int]]
 
 
 class IntervalJson(TypedDict):
@@ -142,12 +169,27 @@ class ResultJson(TypedDict):
     images: Annotated[list[ScoredImageJson], msgspec.Meta(min_length=1)]
 
 
+class ConfusionJson(TypedDict):
+    """A Confusion as results.json has it."""
+
+    model: str
+    train_set: str
+    seed: int
+    step: int
+    checkpoint: str
+    test_set: str
+    test_name: str
+    counts: list[list[int]]
+
+
 class EvaluationJson(TypedDict):
     """The content of results.json."""
 
     classifier: str
     protocol: str
+    labels: NotRequired[Annotated[list[str], msgspec.Meta(min_length=2)]]
     results: list[ResultJson]
+    confusions: NotRequired[list[ConfusionJson]]  # of more than two classes
 
 
 class Background(NamedTuple):
@@ -167,6 +209,8 @@ class Evaluation:
     protocol: str  # one of data.lineage.PROTOCOLS
     results: list[Result]
     background: Background = Background()
+    classes: tuple[str, ...] = CLASSES  # names of the classes that the classifier tells apart
+    confusions: tuple[Confusion, ...] = ()  # of more than two classes, one for each test set
 
 
 def write(folder, evaluation):
@@ -174,9 +218,11 @@ def write(folder, evaluation):
     document = {
         'classifier': evaluation.classifier,
         'protocol': evaluation.protocol,
-        'labels': list(CLASSES),
+        'labels': list(evaluation.classes),
         'results': [result.as_json() for result in evaluation.results],
     }
+    if evaluation.confusions:
+        document['confusions'] = [confusion._asdict() for confusion in evaluation.confusions]
     write_json(pathlib.Path(folder) / FILE, document)
 
 
@@ -189,4 +235,11 @@ def read(folder):
     file = pathlib.Path(folder) / FILE
     document = read_json(file, EvaluationJson)
     results = [Result.from_json(values) for values in document['results']]
-    return Evaluation(document['classifier'], document['protocol'], results)
+    known = lambda values: {field: values[field] for field in Confusion._fields}
+    return Evaluation(
+        classifier=document['classifier'],
+        protocol=document['protocol'],
+        results=results,
+        classes=tuple(document.get('labels', CLASSES)),
+        confusions=tuple(Confusion(**known(each)) for each in document.get('confusions', ())),
+    )

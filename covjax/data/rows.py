@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from covjax.classes import against_rest
+
 
 @dataclasses.dataclass(frozen=True)
 class Nodule:
@@ -47,9 +49,8 @@ class Row:
     id: str  # unique in the data set
     group: str  # what must not straddle train and test: 'document/patient', or a CT series
     sha256: str  # of the decoded pixels
-    # 1 = covid, 0 = noncovid (candidates: 1 = nodule, 0 = other); -1 without label.
-    label: int = -1
-    label_name: str = ''
+    label: int = -1  # index of its class in the data set; -1 without label
+    label_name: str = ''  # the name of that class
     nodules: tuple[Nodule, ...] = ()
     series: str = ''
     z: int | None = None  # index of the axial slice
@@ -82,6 +83,15 @@ class Row:
             nodules=tuple(map(Nodule.from_json, nodules)),
             others={key: value for key, value in values.items() if key not in known},
         )
+
+    def against_rest(self, classes, positive):
+        """This Row with label 1 where its class is the positive one, 0 of any other, -1 of none.
+
+        Args:
+            classes: names of the classes of its data set.
+            positive: one of them.
+        """
+        return dataclasses.replace(self, label=int(against_rest(self.label, classes, positive)))
 
     @property
     def boxes(self):

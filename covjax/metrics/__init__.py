@@ -1,5 +1,6 @@
 """Metrics of binary classification and of masks, and distances of sets of images, without JAX.
 
-Labels are int [N] (1 = covid, 0 = noncovid), scores P(covid) float [N], masks bool. A value that
-does not exist is NaN; an input that would give a number without meaning raises a ValueError.
+Labels are int [N], 1 of the positive class and 0 of the rest, scores P(positive) float [N]; of
+several classes each is the positive one in turn. Masks are bool. A value that does not exist is
+NaN; an input that would give a number without meaning raises a ValueError.
 """

@@ -13,13 +13,13 @@ TEMPERATURES = (0.05, 20.0)  # the range that is searched
 
 
 def brier(labels, scores):
-    """The Brier score: the mean squared distance of P(covid) from the label.
+    """The Brier score: the mean squared distance of P(positive) from the label.
 
     0 is best; 0.25 is what a score of 0.5 for every image gives.
 
     Args:
-        labels: int [N], 1 = covid.
-        scores: P(covid), float [N].
+        labels: int [N], 1 = positive.
+        scores: P(positive), float [N].
 
     Returns:
         float in 0..1.
@@ -36,18 +36,18 @@ def brier(labels, scores):
 
 
 def reliability(labels, scores, bins=BINS):
-    """The reliability curve: how many images of a score are covid.
+    """The reliability curve: how many images of a score are positive.
 
     The range 0..1 is cut into equal intervals; an image on a border belongs to the upper one.
     Intervals without images are left out.
 
     Args:
-        labels: int [N], 1 = covid.
-        scores: P(covid), float [N].
+        labels: int [N], 1 = positive.
+        scores: P(positive), float [N].
         bins: number of intervals.
 
     Returns:
-        (mean score, share of covid, number of images) of the intervals, arrays [K] with K <= bins.
+        (mean score, share of positives, number of images) of the intervals, arrays [K], K <= bins.
 
     Raises:
         ValueError: labels or scores are not fit for a metric, or a score is outside of 0..1.
@@ -63,14 +63,14 @@ def reliability(labels, scores, bins=BINS):
 
 
 def expected_calibration_error(labels, scores, bins=BINS):
-    """The mean over images of the distance between score and share of covid in their interval.
+    """The mean over images of the distance between score and share of positives in their interval.
 
     It is that of the positive class, of the intervals of `reliability`. It depends on their number,
     and for few images it is above 0 even of a calibrated score.
 
     Args:
-        labels: int [N], 1 = covid.
-        scores: P(covid), float [N].
+        labels: int [N], 1 = positive.
+        scores: P(positive), float [N].
         bins: number of intervals.
 
     Returns:
@@ -93,8 +93,8 @@ def fit_temperature(labels, scores):
     TEMPERATURES: the upper end says that the scores tell nothing.
 
     Args:
-        labels: int [N], 1 = covid.
-        scores: P(covid), float [N], clipped by CLIP.
+        labels: int [N], 1 = positive.
+        scores: P(positive), float [N], clipped by CLIP.
 
     Returns:
         float; NaN when there is only one class.
@@ -119,7 +119,7 @@ def scaled(scores, temperature):
     """The scores at a temperature, sigmoid(logit(score) / T); their order stays.
 
     Args:
-        scores: P(covid), float [N], clipped by CLIP.
+        scores: P(positive), float [N], clipped by CLIP.
         temperature: of `fit_temperature`.
 
     Returns:

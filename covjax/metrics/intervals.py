@@ -26,15 +26,15 @@ NO_INTERVAL = (float('nan'), float('nan'))
 
 
 def bootstrap(labels, scores, groups, threshold=0.5, seed=0):
-    """The intervals of the rates of `metrics.rates`, covid positive.
+    """The intervals of the rates of `metrics.rates`.
 
     A draw in which a rate has no value (one class only) is left out of that rate.
 
     Args:
-        labels: int [N], 1 = covid.
-        scores: P(covid), float [N], or [S, N] of S runs, whose mean rate is then meant.
+        labels: int [N], 1 = positive.
+        scores: P(positive), float [N], or [S, N] of S runs, whose mean rate is then meant.
         groups: patient, document or series of each image, str [N].
-        threshold: from which on an image is called covid.
+        threshold: from which on an image is called positive.
         seed: of the draws.
 
     Returns:
@@ -65,8 +65,8 @@ def auc_difference(labels, first, second, groups, seed=0):
     Both areas are of the same draws of whole groups, so what they share cancels.
 
     Args:
-        labels: int [N], 1 = covid.
-        first: P(covid) of one classifier, float [N].
+        labels: int [N], 1 = positive.
+        first: P(positive) of one classifier, float [N].
         second: of the other, whose area is subtracted.
         groups: patient, document or series of each image, str [N].
         seed: of the draws.
@@ -151,7 +151,7 @@ def _draws(labels, scores, predicted, times):
     """{name: float [DRAWS]} of NAMES, NaN where a draw has no value.
 
     Args:
-        labels: bool [N], True = covid.
+        labels: bool [N], True = positive.
         scores: float [N].
         predicted: bool [N].
         times: how often each image is drawn, float [DRAWS, N].

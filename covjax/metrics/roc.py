@@ -8,8 +8,8 @@ def curve(labels, scores):
     """The ROC curve.
 
     Args:
-        labels: int [N], 1 = covid, both classes.
-        scores: P(covid), float [N].
+        labels: int [N], 1 = positive, both kinds.
+        scores: P(positive), float [N].
 
     Returns:
         (false positive rate, true positive rate), both float [K], rising from 0 to 1.
@@ -21,11 +21,11 @@ def curve(labels, scores):
 def auc(labels, scores):
     """The area under the ROC curve by the trapezoid rule, as in the paper.
 
-    It is the chance that a covid image scores above a noncovid one, ties half.
+    It is the chance that a positive image scores above a negative one, ties half.
 
     Args:
-        labels: int [N], 1 = covid.
-        scores: P(covid), float [N].
+        labels: int [N], 1 = positive.
+        scores: P(positive), float [N].
 
     Returns:
         float in 0..1; NaN when there is only one class.
@@ -42,8 +42,8 @@ def operating_point(labels, scores):
     flatter the classifier.
 
     Args:
-        labels: int [N], 1 = covid.
-        scores: P(covid), float [N].
+        labels: int [N], 1 = positive.
+        scores: P(positive), float [N].
 
     Returns:
         float; NaN when there is only one class.

@@ -23,8 +23,8 @@ def delong(labels, first, second):
     """DeLong's test of two areas under ROC curves of the same images.
 
     Args:
-        labels: int [N], 1 = covid.
-        first, second: P(covid) of the two classifiers, float [N].
+        labels: int [N], 1 = positive.
+        first, second: P(positive) of the two classifiers, float [N].
 
     Returns:
         The Comparison of the areas. Both values are NaN when there is only one class, p alone when
@@ -75,7 +75,7 @@ def mcnemar(labels, first, second):
     It counts only the images that exactly one of the two decides right.
 
     Args:
-        labels: int [N], 1 = covid.
+        labels: int [N], 1 = positive.
         first, second: decisions of the two classifiers, int [N] of 0 and 1.
 
     Returns:

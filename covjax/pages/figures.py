@@ -6,11 +6,20 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from covjax.classes import named_in_title, titles
 from covjax.metrics import roc
 from covjax.metrics.calibration import reliability
 from covjax.pages import tables
 
 LEGEND = {'fontsize': 7, 'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.15), 'frameon': False}
+
+
+class Panel(NamedTuple):
+    """What a panel shows."""
+
+    protocol: str
+    test: str  # and of more than two classes that which is set against the rest
+    positive: str  # what people read of that class
 
 
 class Curve(NamedTuple):
@@ -56,11 +65,12 @@ def draw_roc(evaluations, letters):
         letters: short names of the training sets, of `tables.labels_of_training_sets`.
 
     Returns:
-        A Figure with one panel for each protocol and test set, and one colour for each model.
+        A Figure with one panel for each protocol, test set and positive class, and one colour for
+        each model.
     """
     panels = _panels(evaluations)
     figure, axes, colours = _axes(panels)
-    for ax, curves in zip(axes, panels.values()):
+    for ax, (panel, curves) in zip(axes, panels.items()):
         seen = set()
         for curve, results in curves.items():
             style = _style(results[0], curve.model in seen)
@@ -70,7 +80,7 @@ def draw_roc(evaluations, letters):
                 points = roc.curve(np.array(result.labels), np.array(result.scores))
                 ax.plot(*points, color=colours[curve.model], lw=1.3, ls=style, label=label)
                 label = None  # one entry for all seeds
-        ax.set(xlabel='1 - specificity', ylabel='recall of COVID')
+        ax.set(xlabel='1 - specificity', ylabel=f'recall of {panel.positive}')
         ax.legend(**LEGEND)
     return figure
 
@@ -94,20 +104,21 @@ def _roc_label(curve, results, letter):
 
 
 def draw_reliability(evaluations):
-    """Reliability curves: the share of COVID among images of a score, of all seeds together.
+    """Reliability curves: the share of positive images among those of a score, of all seeds.
 
     Args:
         evaluations: [data.results.Evaluation]; of their results only those of networks are drawn.
 
     Returns:
-        A Figure with one panel for each protocol and test set, and one colour for each model.
+        A Figure with one panel for each protocol, test set and positive class, and one colour for
+        each model.
     """
     panels = {
-        test: {curve: results for curve, results in curves.items() if not results[0].is_baseline}
-        for test, curves in _panels(evaluations).items()
+        panel: {curve: results for curve, results in curves.items() if not results[0].is_baseline}
+        for panel, curves in _panels(evaluations).items()
     }
     figure, axes, colours = _axes(panels)
-    for ax, curves in zip(axes, panels.values()):
+    for ax, (panel, curves) in zip(axes, panels.items()):
         for curve, results in curves.items():
             labels = np.concatenate([result.labels for result in results])
             scores = np.concatenate([result.scores for result in results])
@@ -116,13 +127,14 @@ def draw_reliability(evaluations):
             label = f'{model}, {curve.checkpoint} checkpoint'
             ax.plot(score, share, color=colour, lw=1.2, label=label)
             ax.scatter(score, share, s=3 + 60 * count / count.sum(), color=colour)
-        ax.set(xlabel='score, P(COVID)', ylabel='share of COVID')
+        positive = panel.positive
+        ax.set(xlabel=f'score, P({positive})', ylabel=f'share of {positive}')
         ax.legend(**LEGEND)
     return figure
 
 
 def _panels(evaluations):
-    """{(protocol, test): {Curve: [Result of each seed]}}.
+    """{Panel: {Curve: [Result of each seed]}}.
 
     Test sets with one class, and those that no network was given, are left out.
     """
@@ -132,17 +144,20 @@ def _panels(evaluations):
             if result.metrics['auc'] is None:
                 continue
             test = result.test_name or _wrapped(result.test_set)
+            positive, _ = titles(evaluation.classes, result.positive_class)
+            test += named_in_title(evaluation.classes, result.positive_class)
+            panel = Panel(evaluation.protocol, test, positive)
             curve = Curve(result.model, result.train_set, result.checkpoint)
-            curves = panels.setdefault((evaluation.protocol, test), {})
+            curves = panels.setdefault(panel, {})
             results = curves.setdefault(curve, [])
             if result not in results:  # several evaluations bring the same baseline
                 results.append(result)
     has_network = lambda curves: any(not results[0].is_baseline for results in curves.values())
-    return {test: curves for test, curves in panels.items() if has_network(curves)}
+    return {panel: curves for panel, curves in panels.items() if has_network(curves)}
 
 
 def _axes(panels):
-    """(figure, [Axes of each panel], {model: colour}) of {(protocol, test): {Curve: results}}."""
+    """(figure, [Axes of each panel], {model: colour}) of {Panel: {Curve: results}}."""
     models = dict.fromkeys(curve.model for curves in panels.values() for curve in curves)
     colours = {model: matplotlib.colormaps['tab10'](i % 10) for i, model in enumerate(models)}
     widest = 3 if len(panels) % 3 == 0 else 2
@@ -153,10 +168,10 @@ def _axes(panels):
     figure, axes = subplots(rows, columns, squeeze=False, figsize=size)
     for ax in axes.ravel()[len(panels) :]:
         ax.axis('off')
-    for ax, (protocol, test) in zip(axes.ravel(), panels):
+    for ax, panel in zip(axes.ravel(), panels):
         ax.plot([0, 1], [0, 1], color='grey', lw=0.8, ls=':')
         ax.set(aspect='equal', xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        ax.set_title(f'{protocol} protocol\n{test}', fontsize=9)
+        ax.set_title(f'{panel.protocol} protocol\n{panel.test}', fontsize=9)
     return figure, axes.ravel(), colours
 
 

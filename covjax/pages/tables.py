@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from covjax.classes import named_in_title, titles
 from covjax.data.results import KINDS, Interval
 from covjax.metrics.intervals import bootstrap
-from covjax.metrics.rates import POSITIVE
 from covjax.metrics.significance import delong, holm, mcnemar
 from covjax.workdir import write_csv
 
@@ -46,11 +46,13 @@ ENDS = {
     '_greatest_seed': 'most',
 }
 LEGEND = (
-    'Trained on {training_sets}. COVID is the positive class; threshold 0.5; mean over seeds with '
+    'Trained on {training_sets}. {positive}; threshold 0.5; mean over seeds with '
     'its 95 % interval over patients, documents or series. Not for diagnosis.'
 )
+ONE_POSITIVE = '{positive} is the positive class'
+SEVERAL_POSITIVE = 'The title of each table says which class is positive'
 LATEX = string.Template(r"""\begin{table}
-\caption{$caption. COVID is the positive class; mean over seeds and 95\,\% interval.}
+\caption{$caption. $positive is the positive class; mean over seeds and 95\,\% interval.}
 \begin{tabular}{$alignment}
 \hline
 $head \\
@@ -73,7 +75,7 @@ LATEX_SPECIAL = str.maketrans(
 
 
 class Row(NamedTuple):
-    """All seeds of one model on one test set."""
+    """All seeds of one model on one test set, about one class against the rest."""
 
     protocol: str
     test: str
@@ -91,6 +93,9 @@ class Row(NamedTuple):
     high: dict[str, float | None]
     least: dict[str, float | None]  # of the seeds
     most: dict[str, float | None]
+    positive_class: str  # its name in the data set
+    titles: tuple[str, str]  # what people read of it and of all other classes
+    named: str  # what a title says of it behind the test set: '', or ', cap against the rest'
 
 
 class ComparisonRow(NamedTuple):
@@ -108,6 +113,7 @@ class ComparisonRow(NamedTuple):
     accuracy_difference: float
     mcnemar_p: float
     mcnemar_p_holm: float
+    positive_class: str
 
 
 def table2(evaluations):
@@ -131,14 +137,19 @@ def table2(evaluations):
                 result.model,
                 result.train_set,
                 result.checkpoint,
+                result.positive_class,
+                evaluation.classes,
             )
             grouped.setdefault(key, {})[result.seed] = result
-    rows = [_row(protocol, list(seeds.values())) for (protocol, *_), seeds in grouped.items()]
+    rows = [
+        _row(protocol, classes, list(seeds.values()))
+        for (protocol, *_, classes), seeds in grouped.items()
+    ]
     return sorted(rows, key=lambda row: KINDS.index(row.kind))
 
 
-def _row(protocol, results):
-    """The Row of the results of all seeds."""
+def _row(protocol, classes, results):
+    """The Row of the results of all seeds; `classes` are the names of all."""
     first = results[0]
     values = {name: [result.metrics[name] for result in results] for name in PRINTED}
     low, high = _interval(results)
@@ -159,6 +170,9 @@ def _row(protocol, results):
         high=high,
         least=_over_seeds(min, values),
         most=_over_seeds(max, values),
+        positive_class=first.positive_class,
+        titles=titles(classes, first.positive_class),
+        named=named_in_title(classes, first.positive_class),
     )
 
 
@@ -203,8 +217,9 @@ def cell(row, name):
 
 def caption(row):
     """What the table of a Row is about, in a phrase."""
-    counts = f'{row.n_positive} COVID, {row.n_negative} non-COVID'
-    return f'{row.protocol} protocol, {row.test}: {counts}'
+    positive, others = row.titles
+    counts = f'{row.n_positive} {positive}, {row.n_negative} {others}'
+    return f'{row.protocol} protocol, {row.test}{row.named}: {counts}'
 
 
 def by_test(rows):
@@ -213,6 +228,11 @@ def by_test(rows):
     for row in rows:
         tables.setdefault(caption(row), []).append(row)
     return tables
+
+
+def titles_of(rows):
+    """The different `titles` of [Row]: (what people read of a positive class, of all others)."""
+    return list(dict.fromkeys(row.titles for row in rows))
 
 
 def labels_of_training_sets(rows):
@@ -250,7 +270,7 @@ def write(folder, rows):
     markdown = [_markdown(title, of_test, letters) for title, of_test in tables]
     latex = [_latex(title, of_test, letters) for title, of_test in tables]
     _write_csv(folder / 'table2.csv', rows)
-    _write_parts(folder / 'table2.md', [*markdown, _legend(letters)])
+    _write_parts(folder / 'table2.md', [*markdown, _legend(rows, letters)])
     _write_parts(folder / 'table2.tex', latex)
 
 
@@ -276,7 +296,7 @@ def _csv_line(row):
     return [
         *(getattr(row, name) for name in DESCRIPTION),
         ' '.join(map(str, row.seeds)),
-        POSITIVE,
+        row.positive_class,
         row.n_positive,
         row.n_negative,
         *(row.overlap.get(kind) for kind in SHARED),
@@ -284,9 +304,11 @@ def _csv_line(row):
     ]
 
 
-def _legend(letters):
+def _legend(rows, letters):
     training_sets = '; '.join(f'{letter}: {name}' for name, letter in letters.items())
-    return LEGEND.format(training_sets=training_sets)
+    (positive, _), *more = titles_of(rows)
+    sentence = SEVERAL_POSITIVE if more else ONE_POSITIVE.format(positive=positive)
+    return LEGEND.format(training_sets=training_sets, positive=sentence)
 
 
 def _markdown(title, rows, letters):
@@ -304,6 +326,7 @@ def _latex(title, rows, letters):
     ]
     return LATEX.substitute(
         caption=escaped(title),
+        positive=escaped(rows[0].titles[0]),
         alignment='l' * len(head),
         head=' & '.join(head),
         body='\n'.join(' & '.join(cells) + r' \\' for cells in body),
@@ -316,11 +339,12 @@ def escaped(text):
 
 
 def comparisons(evaluations):
-    """Every network of the first seed beside every baseline, on the same images.
+    """Every network of the first seed beside every baseline, on the same images and classes.
 
     DeLong's test compares the areas, McNemar's the decisions at 0.5; each p value is also adjusted
-    (Holm) for the number of networks that are compared with a baseline on a test set. Images count
-    as independent, which patients with several images are not: the p values are too small.
+    (Holm) for the number of networks that are compared with a baseline on a test set, about one
+    positive class. Images count as independent, which patients with several images are not: the p
+    values are too small.
 
     Args:
         evaluations: [data.results.Evaluation].
@@ -347,21 +371,39 @@ def comparisons(evaluations):
                 accuracy_difference=decisions[i].difference,
                 mcnemar_p=decisions[i].p,
                 mcnemar_p_holm=decision_ps[i],
+                positive_class=network.positive_class,
             )
             rows.append(comparison)
     return rows
 
 
+def comparison_columns(rows):
+    """The fields of [ComparisonRow] that a table has: without the positive class if all are of one.
+
+    Args:
+        rows: [ComparisonRow].
+
+    Returns:
+        [str].
+    """
+    one = len({row.positive_class for row in rows}) < 2
+    return [name for name in ComparisonRow._fields if not (one and name == 'positive_class')]
+
+
 def _pairs(evaluations):
-    """{(protocol, test, baseline, its training set): [(Result of a network, of the baseline)]}."""
+    """The Results that are compared, [(of a network, of a baseline)], by what they share.
+
+    Keys are (protocol, test, baseline, its training set, positive class).
+    """
     groups = {}
     for evaluation in evaluations:
         networks = [result for result in evaluation.results if not result.is_baseline]
         baselines = [result for result in evaluation.results if result.is_baseline]
         for network, baseline in itertools.product(networks, baselines):
-            if network.test_set == baseline.test_set:
-                key = (evaluation.protocol, network.name, baseline.model, baseline.train_set)
-                group = groups.setdefault(key, {})
+            positive = network.positive_class
+            if (network.test_set, positive) == (baseline.test_set, baseline.positive_class):
+                about = (network.name, baseline.model, baseline.train_set, positive)
+                group = groups.setdefault((evaluation.protocol, *about), {})
                 # Later seeds are left out.
                 model = (network.model, network.train_set, network.checkpoint)
                 group.setdefault(model, (network, baseline))

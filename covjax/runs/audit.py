@@ -1,14 +1,15 @@
 """A trained classifier -> audit.html and audit.json: what its score may rest on besides disease.
 
 Each check (covjax.audit) answers one question with a verdict, a line of the page. The checks of
-stand-ins and mixtures need experiments, which are trained first (covjax.audit.experiments).
+stand-ins and mixtures need experiments, which are trained first (covjax.audit.experiments). Every
+question is about one class, config.positive_class, against the rest.
 """
 
 import pathlib
 import string
 from functools import partial
 
-from covjax import InputError, __version__, choice, classifier, pipeline, runs
+from covjax import CLASSES, InputError, __version__, choice, classifier, pipeline, runs
 from covjax.audit import (
     attribution,
     calibration,
@@ -23,6 +24,7 @@ from covjax.audit import (
 )
 from covjax.audit import stand_ins as stand_ins_check
 from covjax.audit.verdict import FLAGS, Images, Subject
+from covjax.classes import POSITIVE, check_same, listed, positive_class, titles
 from covjax.data import batches, datasets, specs
 from covjax.pages import html
 from covjax.stand_ins import STAND_INS
@@ -47,13 +49,16 @@ BODY = string.Template("""\
 <p class="warning"><strong>Not for diagnosis.</strong> \
 An audit can show that a score rests on something other than disease. \
 It can not show that it rests on disease: a page without red flags is no proof.</p>
-<p>$model, seed $seed, step $step, from $classifier. Trained on $train. $tests.</p>
+<p>$model, seed $seed, step $step, from $classifier. Trained on $train. $tests.$asked</p>
 <h2>Verdict: $flags red flags of $questions questions</h2>
 $table
 <p>Intervals cover 95 % of a bootstrap that draws whole patients (with their source document) or \
 series. The thresholds are covjax's own; no standard sets them.</p>
 <h2>One by one</h2>
 $details""")
+
+
+ASKED = ' Every question is about one class of {classes}: {positive}, against the rest.'
 
 
 def run(config, workdir):
@@ -70,6 +75,12 @@ def run(config, workdir):
         choice({'stand_ins': name}, 'stand_ins', STAND_INS)
     network = open_run(config.classifier, 'classification', 'classifier', config.checkpoint)
     data_dir = data_dir_of(config)
+    positive = positive_class(config, network.classes)
+    if config.synthetic and not _is_usual(network.classes, positive):
+        raise InputError(
+            f'config.synthetic={config.synthetic}: its experiments tell {" and ".join(CLASSES)} '
+            f'apart; leave it empty for an audit of {positive} among {", ".join(network.classes)}'
+        )
     subject = gather(config, workdir / 'images', network, data_dir)
     if config.synthetic:
         folder = pathlib.Path(config.experiments or workdir / 'experiments')
@@ -87,6 +98,11 @@ def run(config, workdir):
     print(f'{red_flags(verdicts)} red flags in {workdir / "audit.html"}')
 
 
+def _is_usual(classes, positive):
+    """Whether the question is that of covjax from its beginning, COVID against non-COVID."""
+    return (tuple(classes), positive) == (CLASSES, POSITIVE)
+
+
 def gather(config, folder, network, data_dir):
     """The Subject of a trained classifier, without experiments.
 
@@ -97,47 +113,80 @@ def gather(config, folder, network, data_dir):
         data_dir: where the data sets lie.
 
     Raises:
-        InputError: a data set does not suit, or two test sets have one name.
+        InputError: the classifier has no class config.positive_class, a data set does not suit, or
+            two test sets have one name.
     """
+    classes, positive = network.classes, positive_class(config, network.classes)
     read = partial(read_images, data_dir=data_dir, size=network.config.image_size)
-    tests = _read_tests(config, read)
+    asked = partial(_against_rest, read, data_dir, classes, positive)
+    tests = _read_tests(config, asked, (positive, *(name for name in classes if name != positive)))
     pairs = _parse_pairs(config.pairs)
-    train, real = read(network.config.train), read(config.baseline)
+    train = asked('config.classifier', network.config.train)
+    real = asked('config.baseline', config.baseline)
     if set(real.labels) != {0, 1}:
         raise InputError(
-            f'config.baseline={config.baseline}: needs images of both classes; '
-            'name a split of covid_ct'
+            f'config.baseline={config.baseline}: needs images of {listed(classes)}; '
+            'name a data set that has them, such as a split of covid_ct'
         )
     loaded = classifier.of_run(network)
     batched = partial(_batched, batch_size=config.batch_size)
     return Subject(
         folder=folder,
-        score=batched(classifier.score(loaded)),
+        score=batched(classifier.score(loaded, positive)),
         train=train,
-        validation=read(network.config.val),
+        validation=asked('config.classifier', network.config.val),
         tests=tests,
         real=real,
-        origins=origins(network.config.train, data_dir),
+        origins=origins(network.config.train, data_dir, positive),
         lineage=network.lineage,
-        attribute=batched(attribution.grad_cam(*loaded)),
-        pairs=tuple(_read_pair(pair, read) for pair in pairs),
+        attribute=batched(attribution.grad_cam(*loaded, classes.index(positive))),
+        pairs=tuple(_read_pair(pair, read, classes) for pair in pairs),
+        titles=titles(classes, positive),
     )
 
 
 def read_images(spec, data_dir, size):
-    """The verdict.Images of a data set, at the size (pixels a side) that the network sees."""
+    """The verdict.Images of a data set, at the size (pixels a side) that the network sees.
+
+    Labels are those of the data set.
+    """
     examples = datasets.read(spec, data_dir, size)
     native = datasets.read_native(spec, data_dir)
     return Images(spec, examples.images, examples.labels, examples.rows, native)
 
 
-def origins(spec, data_dir):
-    """{label: names of the data sets, without config, that have images of it} of a spec."""
+def _against_rest(read, data_dir, classes, positive, key, spec):
+    """The Images that config.`key` names, labelled by one class against the rest.
+
+    Args:
+        read: function from a spec to Images.
+        data_dir: where the data sets lie.
+        classes: names of the classes that the classifier tells apart.
+        positive: one of them.
+        key: such as 'config.tests', for the message.
+        spec: of the data set.
+    """
+    if found := datasets.classes(spec, data_dir):
+        check_same(f'{key}: {spec}', found, classes)
+    return read(spec).against_rest(classes, positive)
+
+
+def origins(spec, data_dir, positive):
+    """The names of the data sets, without config, that images of a spec come from.
+
+    Args:
+        spec: of data sets with a label.
+        data_dir: where they lie.
+        positive: name of a class.
+
+    Returns:
+        {1: those of the class, 0: those of any other}.
+    """
     names = {0: set(), 1: set()}
     for dataset, split, label in specs.parse(spec):
         part = f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}'
         for row in datasets.read_rows(part, data_dir):
-            names[row.label].add(dataset.partition('/')[0])
+            names[int(row.label_name == positive)].add(dataset.partition('/')[0])
     return names
 
 
@@ -146,15 +195,15 @@ def _batched(function, batch_size):
     return lambda images: batches.predict(function, images, batch_size)
 
 
-def _read_tests(config, read):
-    """{name: Images} of config.tests."""
+def _read_tests(config, read, classes):
+    """{name: Images} of config.tests; `classes` has the positive one first."""
     names = specs.test_names(config)
-    tests = {name: read(spec) for spec, name in names.items()}
+    tests = {name: read('config.tests', spec) for spec, name in names.items()}
     for name, test in tests.items():
         if set(test.labels) != {0, 1}:
             raise InputError(
-                f'config.tests: {name} ({test.spec}) needs images of both classes, covid and '
-                'noncovid; add the missing one with +'
+                f'config.tests: {name} ({test.spec}) needs images of {listed(classes)}; '
+                'add the missing one with +'
             )
     if 'validation' in tests:
         raise InputError(
@@ -177,14 +226,19 @@ def _parse_pairs(text):
     return pairs
 
 
-def _read_pair(pair, read):
-    """(Images, Images) of two specs, which must be of one class."""
+def _read_pair(pair, read, classes):
+    """(Images, Images) of two specs, which must be of one class.
+
+    Names that are not among the `classes` of the classifier count as no label.
+    """
     first, second = (read(spec) for spec in pair)
-    classes = [set(images.labels.tolist()) for images in (first, second)]
-    if any(len(labels) > 1 for labels in classes) or {0, 1} <= classes[0] | classes[1]:
+    known = lambda row: row.label_name if row.label_name in classes else ''
+    found = [{known(row) for row in images.rows} for images in (first, second)]
+    if any(len(names) > 1 for names in found) or len((found[0] | found[1]) - {''}) > 1:
+        some = ' or '.join(f'@{name}' for name in reversed(classes))
         raise InputError(
             f'config.pairs={",".join(pair)}: compares data sets within one class; '
-            'add @covid or @noncovid to both'
+            f'add {some} to both'
         )
     return first, second
 
@@ -212,11 +266,15 @@ def run_experiments(config, subject, audited, data_dir, folder):
 def describe(config, network, tests):
     """What audit.json and the page say of the audited classifier, a dict.
 
+    It has the classes and the positive one where the question is not COVID against non-COVID.
+
     Args:
         config: of the audit.
         network: trained.Trained of the classifier.
         tests: {name: verdict.Images}.
     """
+    positive = positive_class(config, network.classes)
+    asked = {'classes': list(network.classes), 'positive_class': positive}
     return {
         'classifier': str(config.classifier),
         'model': network.config.model,
@@ -224,6 +282,7 @@ def describe(config, network, tests):
         'step': network.step,
         'train': network.config.train,
         'tests': {name: test.spec for name, test in tests.items()},
+        **({} if _is_usual(network.classes, positive) else asked),
     }
 
 
@@ -249,6 +308,9 @@ def body(about, verdicts):
     """
     tests = '; '.join(f'{name}: {spec}' for name, spec in about['tests'].items())
     lines = [(_flag(verdict), verdict.name, verdict.finding) for verdict in verdicts]
+    asked = ''
+    if 'positive_class' in about:
+        asked = ASKED.format(classes=', '.join(about['classes']), positive=about['positive_class'])
     return BODY.substitute(
         version=__version__,
         model=html.text(about['model']),
@@ -257,6 +319,7 @@ def body(about, verdicts):
         classifier=html.text(about['classifier']),
         train=html.text(about['train']),
         tests=html.text(tests),
+        asked=html.text(asked),
         flags=red_flags(verdicts),
         questions=sum(verdict.flag is not None for verdict in verdicts),
         table=html.table(['', 'question', 'finding'], lines),

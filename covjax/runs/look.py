@@ -103,7 +103,7 @@ def _check(dataset):
     if '+' in dataset or '@' in dataset:
         raise InputError(
             f'config.dataset={dataset}: name one data set, or one split of it; '
-            'both classes are shown apart anyway'
+            'its classes are shown apart anyway'
         )
 
 

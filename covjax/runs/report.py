@@ -13,6 +13,7 @@ from typing import Any
 
 from covjax import InputError, __version__
 from covjax.audit.verdict import FLAGS, AuditJson
+from covjax.classes import titles
 from covjax.ct import picture
 from covjax.data import datasets, lineage, results, specs
 from covjax.data.results import Background
@@ -72,14 +73,24 @@ LINEAGE = ('protocol', 'data set', 'as', 'how', 'images', 'patients or series')
 
 # The prose of the page; what stands around it is report_template.html.
 BODY = resources.files('covjax.pages') / 'report_template.html'
+POSITIVE = (
+    '{positive} is the positive class: recall is the share of {positive} images found, specificity '
+    'the share of {others} images left alone.'
+)
+EACH_POSITIVE = (
+    'Each class in turn is the positive one, against all others, and the title of each table names '
+    'it: recall is the share of its images found, specificity the share of all others left alone. '
+    'Baselines are regressions of two classes, fitted to each one and the rest.'
+)
+CONFUSION = (
+    '{protocol} protocol, {test}: images of a class (row) by the class of their highest score '
+    '(column), {model}, {checkpoint} checkpoint, seed {seed}'
+)
 ROC = (
-    'ROC curves, one panel for each protocol and test set; '
+    'ROC curves, one panel for each {panels}; '
     'areas are means over seeds, letters are training sets as above'
 )
-RELIABILITY = (
-    'Reliability curves, one panel for each protocol and test set; '
-    'the errors are in the table above'
-)
+RELIABILITY = 'Reliability curves, one panel for each {panels}; the errors are in the table above'
 PANELS = (
     'Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules'
 )
@@ -90,10 +101,7 @@ NO_AUDIT = (
     'so nothing here says whether the scores rest on disease.</p>'
 )
 AUDITED = '{model}, seed {seed}, trained on {train}'
-TEST_SET = (
-    '{name}: {positives} COVID, {negatives} non-COVID '
-    'of {groups} patients, documents or series ({spec})'
-)
+TEST_SET = '{name}: {counts} of {groups} patients, documents or series ({spec})'
 GONE = '<p>{text}. The data set is not there any more.</p>'
 # The contact sheet of a test set.
 READ = 12  # examples that are read of each part of the set
@@ -116,7 +124,7 @@ def run(config, workdir):
     audits = [_read_audit(folder) for folder in _split(config.audits) if folder]
     summary, compared = tables.table2(evaluations), tables.comparisons(evaluations)
     tables.write(workdir, summary)
-    columns = tables.ComparisonRow._fields
+    columns = tables.comparison_columns(compared)
     _write_rows(workdir / 'comparisons.csv', columns, [row._asdict() for row in compared])
     letters = tables.labels_of_training_sets(summary)
     roc, reliability = figures.draw_roc(evaluations, letters), figures.draw_reliability(evaluations)
@@ -228,18 +236,22 @@ def _real_covid(evaluations, count):
 
 def _page(title, workdir, evaluations, summary, compared, audits):
     """The HTML page; pictures are embedded, nothing is loaded from elsewhere."""
-    letters = tables.labels_of_training_sets(summary)
+    letters, several = tables.labels_of_training_sets(summary), tables.titles_of(summary)[1:]
+    panels = 'protocol, test set and positive class' if several else 'protocol and test set'
     protocols = sorted({evaluation.protocol for evaluation in evaluations})
     body = string.Template(BODY.read_text(encoding='utf-8')).substitute(
         version=__version__,
         protocols=html.text(', '.join(protocols)),
         runs=_runs(evaluations),
+        positive=_positive(summary),
         table2=_table2(summary, letters),
         legend=html.table(['', 'trained on'], [(letter, name) for name, letter in letters.items()]),
-        roc=html.figure(workdir / 'roc.png', ROC),
+        confusions=''.join(f'\n{table}' for table in _confusions(evaluations)),
+        roc=html.figure(workdir / 'roc.png', ROC.format(panels=panels)),
         panels=_panels(workdir / 'panels.png'),
-        reliability=html.figure(workdir / 'reliability.png', RELIABILITY),
-        calibration=_calibration(evaluations),
+        reliability=html.figure(workdir / 'reliability.png', RELIABILITY.format(panels=panels)),
+        of_positive='the positive class' if several else html.text(tables.titles_of(summary)[0][0]),
+        calibration=_calibration(evaluations, several),
         compared=_compared(compared, letters),
         audits=_audits(audits),
         data=_data(workdir, evaluations),
@@ -271,6 +283,30 @@ def _run(evaluation):
     ]
 
 
+def _positive(summary):
+    """The HTML of which class the tables are about."""
+    first, *more = tables.titles_of(summary)
+    if more:
+        return EACH_POSITIVE
+    positive, others = map(html.text, first)
+    return POSITIVE.format(positive=positive, others=others)
+
+
+def _confusions(evaluations):
+    """Yields the HTML of the confusion matrices of more than two classes."""
+    for evaluation in evaluations:
+        for confusion in evaluation.confusions:
+            title = CONFUSION.format(
+                protocol=evaluation.protocol,
+                test=confusion.test_name or confusion.test_set,
+                model=tables.NAMES.get(confusion.model, confusion.model),
+                checkpoint=confusion.checkpoint,
+                seed=confusion.seed,
+            )
+            rows = [(name, *counts) for name, counts in zip(evaluation.classes, confusion.counts)]
+            yield html.table(['', *evaluation.classes], rows, title)
+
+
 def _table2(summary, letters):
     """Table 2, one HTML table for each protocol and test set."""
     head = [*tables.LEAD, *tables.HEADS.values()]
@@ -290,26 +326,31 @@ def _compared(compared, letters):
     """The comparisons with the baselines, training sets by their letters."""
     if not compared:
         return NO_BASELINE
-    columns = [column.replace('_', ' ') for column in tables.ComparisonRow._fields]
-    rows = [
+    columns = tables.comparison_columns(compared)
+    shown = [
         row._replace(
             model=tables.NAMES.get(row.model, row.model),
             fitted_on=letters[row.fitted_on],
         )
         for row in compared
     ]
-    return html.table(columns, rows)
+    rows = [[getattr(row, column) for column in columns] for row in shown]
+    return html.table([column.replace('_', ' ') for column in columns], rows)
 
 
-def _calibration(evaluations):
-    """Calibration, and rates at the threshold of validation, one row for each network's Result."""
+def _calibration(evaluations, several):
+    """Calibration, and rates at the threshold of validation, one row for each network's Result.
+
+    Where there are several positive classes, each row names its own.
+    """
     rows = []
     for evaluation in evaluations:
         for result in evaluation.results:
             if 'temperature' in result.calibration:
-                rows.append(_calibration_row(result, evaluation.protocol))
+                named = [result.positive_class] if several else []
+                rows.append([*named, *_calibration_row(result, evaluation.protocol)])
     columns = ['protocol', 'test', 'model', 'seed', *CALIBRATED.values(), *CHOSEN]
-    return html.table(columns, rows)
+    return html.table(['positive class', *columns] if several else columns, rows)
 
 
 def _calibration_row(result, protocol):
@@ -331,6 +372,8 @@ def _audits(audits):
 def _audit(audit):
     model = tables.NAMES.get(audit['model'], audit['model'])
     title = AUDITED.format(model=model, seed=audit['seed'], train=audit['train'])
+    if 'positive_class' in audit:  # of more than two classes
+        title += f', {audit["positive_class"]} against the rest'
     rows = [
         (FLAGS[verdict['flag']], verdict['name'], verdict['finding'])
         for verdict in audit['verdicts']
@@ -346,20 +389,31 @@ def _data(workdir, evaluations):
             if result.test_set not in shown:
                 shown.add(result.test_set)
                 sheet = workdir / 'images' / f'test_{len(shown)}.png'
-                parts.append(_test_set(sheet, result, evaluation.background.data_dir))
+                parts.append(_test_set(sheet, result, evaluation))
     return '\n'.join(parts)
 
 
-def _test_set(sheet, result, data_dir):
+def _counts(result, evaluation):
+    """How many images of each class the test set of a Result has, as text."""
+    if len(evaluation.classes) > 2:
+        of_test = [each for each in evaluation.results if each.test_set == result.test_set]
+        counts = {each.positive_class: each.metrics['n_positive'] for each in of_test}
+    else:
+        both = result.metrics['n_positive'], result.metrics['n_negative']
+        counts = dict(zip(titles(evaluation.classes, result.positive_class), both))
+    return ', '.join(f'{count} {name}' for name, count in counts.items())
+
+
+def _test_set(sheet, result, evaluation):
     """The HTML of one test set; its contact sheet is written to a path."""
     text = TEST_SET.format(
         name=result.name,
-        positives=result.metrics['n_positive'],
-        negatives=result.metrics['n_negative'],
+        counts=_counts(result, evaluation),
         groups='?' if result.groups is None else result.groups,
         spec=result.test_set,
     )
     try:
+        data_dir = evaluation.background.data_dir
         examples = datasets.read_native(result.test_set, data_dir, READ)
     except InputError:
         return GONE.format(text=html.text(text))

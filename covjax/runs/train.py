@@ -4,6 +4,7 @@ import jax
 
 from covjax import InputError, choice
 from covjax.data import lineage
+from covjax.trained import read_classes, write_classes
 from covjax.training import classification, cyclegan, devices, loop, segmentation
 from covjax.weights import checkpoint
 from covjax.workdir import write_json
@@ -21,8 +22,9 @@ def run(config, workdir):
     Args:
         config: ConfigDict of configs/cyclegan.py, configs/classifier.py or
             configs/segmentation.py.
-        workdir: pathlib.Path of the folder for checkpoints/, metrics.jsonl, lineage.json, images/
-            and tensorboard/.
+        workdir: pathlib.Path of the folder for checkpoints/, metrics.jsonl, lineage.json, images/,
+            tensorboard/ and, where the outputs of the network are classes, classes.json, their
+            names.
 
     Raises:
         InputError: a key of the config has no valid value, or the data are not those that the run
@@ -38,6 +40,12 @@ def run(config, workdir):
             f'{workdir} was trained on other images than config.data_dir={config.data_dir} now '
             'holds; choose another --workdir'
         )
+    if checkpoint.exists(workdir) and task.classes and read_classes(workdir) != task.classes:
+        raise InputError(
+            f'{workdir} was trained on the classes {", ".join(read_classes(workdir))}, not on '
+            f'{", ".join(task.classes)}; choose another --workdir'
+        )
     if jax.process_index() == 0:
         write_json(workdir / 'lineage.json', record)
+        write_classes(workdir, task.classes)
     loop.fit(task, config, workdir)

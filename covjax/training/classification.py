@@ -1,8 +1,8 @@
-"""COVID against non-COVID classification of single CT slices, as a Task.
+"""Classification of single CT slices, such as COVID against non-COVID, as a Task.
 
-Networks return two logits (noncovid, covid); the score is softmax P(covid). A batch is {'image':
-uint8 [B, load_size, load_size, 1], 'label': int32 [B]}, and marked as `frozen` while only the head
-learns.
+Networks return one logit for each class of the training set, two or more (noncovid, covid); scores
+are their softmax. A batch is {'image': uint8 [B, load_size, load_size, 1], 'label': int32 [B]}, and
+marked as `frozen` while only the head learns.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,11 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from covjax import CLASSES, InputError, choice, classifier
+from covjax import InputError, choice, classifier
+from covjax.classes import against_rest, listed, positive_classes
 from covjax.data import batches, datasets
 from covjax.data.augment import augment, to_float
-from covjax.metrics.rates import rates
+from covjax.metrics.rates import macro_rates, rates
 from covjax.models.layers import ExampleDropout
 from covjax.training.optimizer import adamw, schedule
 from covjax.training.task import AXIS, Net, State, Task, first_index
@@ -38,7 +39,7 @@ class Parts(NamedTuple):
 
     model: Any  # models.backbone.Backbone
     preprocess: Callable  # float images [B, H, W, 1] in [-1, 1] -> input of the model
-    class_weights: jax.Array  # float32 [2]
+    class_weights: jax.Array  # float32 [C]
     tx: optax.GradientTransformation
     augment: dict  # settings of data.augment
     image_size: int
@@ -50,10 +51,16 @@ def make(config):
     """The Task of a config (configs/classifier.py) on the data sets that it names.
 
     Raises:
-        InputError: a key of the config has no valid value, or a data set cannot be read.
+        InputError: a key of the config has no valid value, a data set cannot be read or lacks a
+            class, or the two have other classes.
     """
     train = _labelled(config, 'train', config.load_size)
     val = _labelled(config, 'val', config.image_size)
+    if val.classes != train.classes:
+        raise InputError(
+            f'config.val={config.val}: has {listed(val.classes)}, and config.train='
+            f'{config.train} has {listed(train.classes)}; name data sets of the same classes'
+        )
     return task_on(config, train, val)
 
 
@@ -62,13 +69,13 @@ def task_on(config, train, val):
 
     Args:
         config: ConfigDict of configs/classifier.py; the data sets it names are not read.
-        train: datasets.Examples of both classes, images [N, load_size, load_size, 1].
-        val: datasets.Examples of both classes, images [N, image_size, image_size, 1].
+        train: datasets.Examples of every class, images [N, load_size, load_size, 1].
+        val: datasets.Examples of the same classes, images [N, image_size, image_size, 1].
 
     Raises:
         InputError: a key of the config has no valid value.
     """
-    parts = parts_of(config, train.labels)
+    parts = parts_of(config, train.labels, len(train.classes))
     return Task(
         train_batch=partial(
             train_batch, train, config.batch_size, config.seed, config.freeze_steps
@@ -77,25 +84,30 @@ def task_on(config, train, val):
         init=partial(init, parts, config.pretrained),
         train_step=partial(train_step, parts),
         eval_step=partial(eval_step, parts),
-        summarize=summarize,
+        summarize=partial(summarize, train.classes),
         steps=config.steps,
         sources={'train': train.rows, 'val': val.rows},
+        classes=train.classes,
     )
 
 
-def parts_of(config, labels):
-    """The Parts of a config, for training labels int [N].
+def parts_of(config, labels, num_classes):
+    """The Parts of a config, for training labels int [N] of so many classes.
 
     Raises:
         InputError: the model, dtype, schedule, class weights or numbers of steps are not valid.
     """
     model = classifier.network(
-        config, axis_name=AXIS, bn_momentum=config.bn_momentum, dropout=config.dropout
+        config,
+        num_classes=num_classes,
+        axis_name=AXIS,
+        bn_momentum=config.bn_momentum,
+        dropout=config.dropout,
     )
     return Parts(
         model=model,
         preprocess=classifier.preprocess(config),
-        class_weights=class_weights(config, labels),
+        class_weights=class_weights(config, labels, num_classes),
         tx=optimizer(config),
         augment=config.augment,
         image_size=config.image_size,
@@ -163,7 +175,7 @@ def forward_whole(parts, params, batch_stats, images, rng):
         rng: key of the dropout.
 
     Returns:
-        (logits float [B, 2], new batch_stats).
+        (logits float [B, C], new batch_stats).
     """
     logits, updated = parts.model.apply(
         {'params': params, 'batch_stats': batch_stats},
@@ -185,14 +197,15 @@ def forward_head(parts, params, batch_stats, images, rng):
         rng: key of the dropout.
 
     Returns:
-        (logits float [B, 2], batch_stats as they were).
+        (logits float [B, C], batch_stats as they were).
     """
     body = parts.model.clone(num_classes=None)
     features = body.apply({'params': params, 'batch_stats': batch_stats}, images)
     features = ExampleDropout(parts.dropout, AXIS).apply(
         {}, lax.stop_gradient(features), deterministic=False, rngs={'dropout': rng}
     )
-    return nn.Dense(len(CLASSES)).apply({'params': params['head']}, features), batch_stats
+    head = nn.Dense(parts.model.num_classes)
+    return head.apply({'params': params['head']}, features), batch_stats
 
 
 def loss(parts, forward, params, batch_stats, images, labels, rng):
@@ -211,7 +224,8 @@ def loss(parts, forward, params, batch_stats, images, labels, rng):
         (mean loss, (new batch_stats, {'loss', 'accuracy'})).
     """
     logits, batch_stats = forward(parts, params, batch_stats, images, rng)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, len(CLASSES)), parts.label_smoothing)
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(one_hot, parts.label_smoothing)
     losses = parts.class_weights[labels] * optax.softmax_cross_entropy(logits, targets)
     mean = losses.mean()
     return mean, (batch_stats, {'loss': mean, 'accuracy': (logits.argmax(-1) == labels).mean()})
@@ -274,21 +288,38 @@ def eval_step(parts, state, batch):
         batch: {'image': uint8 [B, image_size, image_size, 1], 'label': int32 [B]}.
 
     Returns:
-        {'loss': float32 [B] without class weights or smoothing; 'score': float32 [B] P(covid);
-        'label': int32 [B]}.
+        {'loss': float32 [B] without class weights or smoothing; 'scores': float32 [B, C], the
+        probability of each class; 'label': int32 [B]}.
     """
     variables = {'params': state.net.params, 'batch_stats': state.batch_stats}
     logits = parts.model.apply(variables, parts.preprocess(to_float(batch['image'])))
     return {
         'loss': optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']),
-        'score': jax.nn.softmax(logits)[:, 1],
+        'scores': jax.nn.softmax(logits),
         'label': batch['label'],
     }
 
 
-def summarize(outputs):
-    """What the log says of eval_step's outputs on a split: ({'loss', *SUMMARY}, no images)."""
-    values = rates(outputs['label'], outputs['score'])
+def summarize(classes, outputs):
+    """What the log says of eval_step's outputs on a split.
+
+    Of two classes these are the rates of the positive one at a threshold of 0.5; of more, where an
+    image is taken for the class with the highest score, accuracy and the means over classes.
+
+    Args:
+        classes: their names.
+        outputs: {'loss': float [N], 'scores': float [N, C], 'label': int [N]}.
+
+    Returns:
+        ({'loss', *SUMMARY}, no images).
+    """
+    labels, scores = outputs['label'], outputs['scores']
+    if len(classes) > 2:
+        values = macro_rates(labels, scores)
+    else:
+        (positive,) = positive_classes(classes)
+        of_positive = scores[:, classes.index(positive)]
+        values = rates(against_rest(labels, classes, positive), of_positive)
     return {'loss': outputs['loss'].mean(), **{name: values[name] for name in SUMMARY}}, {}
 
 
@@ -323,33 +354,41 @@ def optimizer(config):
     )
 
 
-def class_weights(config, labels):
-    """The weight of each class in the loss, float32 [2]; its mean over the training images is 1.
+def class_weights(config, labels, num_classes):
+    """The weight of each class in the loss, float32 [C]; its mean over the training images is 1.
 
     Args:
         config: its class_weights is '', for a weight of 1 each, or 'balanced', for weights inverse
-            to the numbers of images, so that both classes count the same in total.
-        labels: int [N] of the training images, 0 or 1.
+            to the numbers of images, so that all classes count the same in total.
+        labels: int [N] of the training images, 0 to num_classes - 1.
+        num_classes: C.
 
     Raises:
         InputError: config.class_weights is neither.
     """
     if choice(config, 'class_weights', ('', 'balanced')) == 'balanced':
-        weights = len(labels) / (2 * np.bincount(labels, minlength=2))
+        weights = len(labels) / (num_classes * np.bincount(labels, minlength=num_classes))
     else:
-        weights = np.ones(2)
+        weights = np.ones(num_classes)
     return jnp.asarray(weights, jnp.float32)
 
 
 def _labelled(config, key, size):
-    """The examples of config.train or config.val, which must have both classes."""
+    """The examples of config.train or config.val, which must have images of every class."""
     if not config[key]:
         split = {'train': 'train', 'val': 'validation'}[key]
         raise InputError(f'config.{key} is empty; name a data set, for example covid_ct:{split}')
     examples = datasets.read(config[key], config.data_dir, size)
-    if set(np.unique(examples.labels)) != {0, 1}:
+    if len(examples.classes) < 2 or (examples.labels < 0).any():
         raise InputError(
-            f'config.{key}={config[key]}: needs images of both classes, covid and noncovid; '
-            'add the missing one with +'
+            f'config.{key}={config[key]}: has images without a label, or fewer than two classes; '
+            'name a data set with the label of every image'
+        )
+    counts = np.bincount(examples.labels, minlength=len(examples.classes))
+    missing = [name for name, count in zip(examples.classes, counts) if not count]
+    if missing:
+        raise InputError(
+            f'config.{key}={config[key]}: needs images of {listed(examples.classes)}, and has none '
+            f'of {", ".join(missing)}; add the missing ones with +'
         )
     return examples

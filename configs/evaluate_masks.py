@@ -1,0 +1,31 @@
+"""Segmenters against the masks of test sets, with published maps and plain rules beside them.
+
+python launch.py --config=configs/evaluate_masks.py --workdir=runs/masks \\
+    --config.segmenters=runs/lesions --config.tests=ct_scans/covid_semiseg:test \\
+    --config.rules=ct_scans/covid_semiseg:train+validation --config.protocol=official
+
+Cost: seconds for a hundred pictures.
+"""
+
+from configs import base
+
+
+def get_config():
+    return base.stage(
+        'evaluate_masks',
+        # Workdirs of segmentation runs, separated by commas, such as seeds of one training.
+        segmenters='',
+        checkpoint='best',  # of each: by validation, or latest
+        # Maps of others for the pictures of the test set, NAME=FOLDER separated by commas; a
+        # picture has the name of the slice, and its grey levels are the probability times 255.
+        maps='',
+        # Test sets with masks, and what tables call them; '' uses the names of the data sets.
+        tests='ct_scans/covid_semiseg:test',
+        names='',
+        # Data set with masks that rules without a network are fitted on; '' leaves them out.
+        rules='',
+        # Images without any lesion, to see what is painted there; separated by commas.
+        negatives='',
+        protocol='clean',  # refuses overlap with training; official and paper print it
+        batch_size=8,
+    )

@@ -1,0 +1,458 @@
+"""Trained segmenters on test sets -> masks.json, a table and a page, with rules beside them.
+
+Masks are compared at the size in which the data set stores them, one region after the other, scan
+by scan: a score is the mean over scans, with an interval over patients.
+"""
+
+import functools
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from covjax import InputError, segmenter, trained
+from covjax.audit import mask_rules
+from covjax.ct import picture
+from covjax.data import datasets, lineage, segmented, specs
+from covjax.metrics import segmentation as metrics
+from covjax.pages import html, pictures
+from covjax.workdir import write_csv, write_json
+
+THRESHOLDS = np.linspace(0.1, 0.9, 17)  # among which validation chooses
+PRINTED = ('dice', 'nsd_3mm', 'hd95_mm', 'lesion_sensitivity', 'dice_mean_of_256_thresholds')
+COLUMNS = ('model', 'seed', 'test set', 'region', 'scans', 'threshold')
+SHOWN, TILE = 6, 192  # rows of the picture of the page, and pixels a side
+BODY = """\
+<p class="warning"><strong>Not for diagnosis.</strong></p>
+<p>{summary}</p>
+{figure}
+<h2>Masks against those of the data sets</h2>
+{table}
+<p>Means over scans, with 95 % intervals from a bootstrap over patients, or over what looks alike
+where patients are not known. NSD and HD95 are those of voxel borders, in mm where the data set
+knows the size of a pixel, otherwise in pixels. The Dice of 256 thresholds is that of the
+COVID-SemiSeg benchmark, of maps stretched to 0..1. <em>Without near-copies</em> leaves out the
+scans that share a group or an image with what the model was trained or fitted on.</p>
+<h2>Where there is nothing to find</h2>
+{negatives}"""
+NO_NEGATIVES = '<p>No such data sets were given (config.negatives).</p>'
+
+
+class Scan(NamedTuple):
+    """One scan or picture of a test set."""
+
+    id: str
+    group: str
+    grey: np.ndarray  # uint8 [slices, H, W]
+    target: np.ndarray  # uint8 of the same shape, classes
+    spacing: tuple[float, ...]  # mm (z, y, x), ones where they are not known
+    rows: tuple
+
+
+class Model(NamedTuple):
+    """Something that draws masks."""
+
+    name: str
+    kind: str  # 'network', 'maps' or 'rule'
+    seed: int | None
+    step: int | None
+    threshold: float | None  # that validation chose; None where nothing is to be chosen
+    soft: Any  # function of a Scan -> float32 [slices, H, W, classes]
+    lineage: list  # records of what trained it; [] where that is not known
+    stretch: bool = False  # whether its maps are stretched before the Dice of 256 thresholds
+
+
+def run(config, workdir):
+    """Scores segmenters, published maps and rules on every test set of config.tests.
+
+    Writes masks.json, table.csv, overlay.png and masks.html.
+
+    Raises:
+        InputError: a key of the config is wrong, a data set is missing or has no masks, or the
+            protocol refuses a test set. Nothing has been scored then.
+    """
+    runs = _open_runs(config)
+    data_dir = config.data_dir or runs[0].data_dir
+    regions = runs[0].config.regions
+    names = specs.test_names(config)
+    tests = {spec: read_scans(spec, data_dir, regions) for spec in names}
+    for run in runs:
+        for spec, scans in tests.items():
+            rows = [row for scan in scans for row in scan.rows]
+            lineage.check(run.lineage, rows, spec, config.protocol)
+    models = [_network(config, run, data_dir) for run in runs]
+    models += [_maps(entry) for entry in config.maps.split(',') if entry.strip()]
+    if config.rules:
+        models += _rules(config.rules, data_dir, regions)
+    classes = runs[0].classes
+    found = [
+        result
+        for spec, scans in tests.items()
+        for model in models
+        for result in results_of(model, classes, names[spec], spec, scans)
+    ]
+    empty = [
+        row
+        for spec in _split(config.negatives)
+        for model in models
+        if model.kind != 'maps'
+        for row in false_infection(model, spec, data_dir)
+    ]
+    about = {'segmenters': [str(run.folder) for run in runs], 'protocol': config.protocol}
+    write_json(workdir / 'masks.json', {**about, 'results': found, 'negatives': empty})
+    rows = [table_row(result) for result in found]
+    write_csv(workdir / 'table.csv', [_columns(found), *rows])
+    _write_page(workdir, found, empty, models, tests)
+
+
+def _split(text):
+    return [part.strip() for part in text.split(',') if part.strip()]
+
+
+def _open_runs(config):
+    """The trained.Trained of config.segmenters, which must have the same regions."""
+    if not config.segmenters:
+        raise InputError(
+            'config.segmenters is empty; give workdirs of segmentation runs, separated by commas'
+        )
+    open_run = functools.partial(
+        trained.open_run, task='segmentation', key='segmenters', which=config.checkpoint
+    )
+    runs = [open_run(folder) for folder in _split(config.segmenters)]
+    for run in runs:
+        if run.classes != runs[0].classes:
+            raise InputError(
+                f'config.segmenters: {run.folder} segments {", ".join(run.classes[1:])}, '
+                f'{runs[0].folder} {", ".join(runs[0].classes[1:])}; evaluate them apart'
+            )
+    return runs
+
+
+def read_scans(spec, data_dir, regions):
+    """The Scans of a data set with masks; slices of one scan are put together.
+
+    Args:
+        spec: 'name/config:split'.
+        data_dir: where it lies.
+        regions: as for data.segmented.read.
+    """
+    examples = segmented.read(spec, data_dir, regions=regions)
+    by_scan = {}
+    for image, target, row in zip(examples.images, examples.targets, examples.rows):
+        by_scan.setdefault(row.others.get('scan', row.id), []).append((image, target, row))
+    return [_scan(name, parts) for name, parts in by_scan.items()]
+
+
+def _scan(name, parts):
+    """The Scan of its slices in their order, or of one picture or volume."""
+    if parts[0][2].z is not None:
+        parts = sorted(parts, key=lambda part: part[2].z)
+    images, targets, rows = zip(*parts)
+    whole = lambda arrays: arrays[0] if arrays[0].ndim == 3 else np.stack(arrays)
+    spacing = tuple(rows[0].others.get('spacing', (0, 0, 0)))
+    return Scan(
+        name,
+        rows[0].group,
+        whole(images),
+        whole(targets),
+        spacing if all(spacing) else (1,) * 3,
+        rows,
+    )
+
+
+# ---- what draws masks
+
+
+def _network(config, run, data_dir):
+    """The Model of a segmentation run, with the threshold that its validation set chooses."""
+    network = segmenter.of_run(run)
+    predict = lambda grey: np.stack(list(segmenter.predict(network, grey, config.batch_size)))
+    val = read_scans(run.config.val, data_dir, run.config.regions)
+    soft = [predict(scan.grey) for scan in val]
+
+    def mean_dice(threshold):
+        dice = [
+            metrics.dice(1 - p[..., 0] >= threshold, scan.target > 0) for p, scan in zip(soft, val)
+        ]
+        return np.nanmean(dice)
+
+    threshold = float(max(THRESHOLDS, key=mean_dice))
+    print(f'{run.folder}: threshold {threshold:.2f} by {run.config.val}', flush=True)
+    return Model(
+        run.config.model,
+        'network',
+        run.config.seed,
+        run.step,
+        threshold,
+        lambda scan: predict(scan.grey),
+        run.lineage,
+    )
+
+
+def _maps(entry):
+    """The Model of a folder of published maps, NAME=FOLDER, one picture for each of a test set."""
+    name, equals, folder = entry.partition('=')
+    folder = pathlib.Path(folder.strip()).expanduser()
+    if not equals or not folder.is_dir():
+        raise InputError(f'config.maps={entry}: write NAME=FOLDER, with a folder of pictures')
+
+    def soft(scan):
+        (row,) = scan.rows
+        stem = pathlib.PurePath(row.id).stem
+        file = next((path for path in folder.iterdir() if path.stem == stem), None)
+        if file is None:
+            raise InputError(f'config.maps={entry}: no map of {row.id} there; give a whole folder')
+        image, _ = picture.open_file(file)
+        share = np.asarray(image, np.float32) / 255
+        if share.shape != scan.grey.shape[1:]:
+            share = share.T  # of pictures that lie on their side
+        if share.shape != scan.grey.shape[1:]:
+            raise InputError(f'{file}: is of another size than {row.id}; give its map')
+        return np.stack([1 - share, share], -1)[None]
+
+    return Model(name.strip(), 'maps', None, None, None, soft, [], stretch=True)
+
+
+def _rules(spec, data_dir, regions):
+    """The Models of all rules without a network, fitted on a data set."""
+    fitted = segmented.read(spec, data_dir, mask_rules.SIZE, regions)
+    images, masks = np.stack(fitted.images), np.stack(fitted.targets) > 0
+    record = lineage.record({'train': spec}, data_dir, {'train': fitted.rows})
+    return [
+        Model(name, 'rule', None, None, None, _as_soft(mask_rules.fit(name, images, masks)), record)
+        for name in mask_rules.RULES
+    ]
+
+
+def _as_soft(rule):
+    """The soft maps, 0 and 1, of a rule."""
+
+    def soft(scan):
+        mask = np.stack([rule(grey) for grey in scan.grey]).astype(np.float32)
+        return np.stack([1 - mask, mask], -1)
+
+    return soft
+
+
+# ---- scores
+
+
+def results_of(model, classes, name, spec, scans):
+    """The entries of masks.json of one model on one test set, one for each region.
+
+    Args:
+        model: Model.
+        classes: names, the background first; of a Model of two classes all regions are one.
+        name: what tables call the test set.
+        spec: of the test set.
+        scans: [Scan].
+
+    Returns:
+        [dict].
+    """
+    shared = _overlapping(model, scans)
+    soft = [model.soft(scan) for scan in scans]
+    regions = classes[1:] if soft[0].shape[-1] == len(classes) else ['+'.join(classes[1:])]
+    results = []
+    for index, region in enumerate(regions, 1):
+        joined = len(regions) < len(classes) - 1
+        truth = [scan.target > 0 if joined else scan.target == index for scan in scans]
+        scores = [
+            _scores(model, p, index, mask, scan.spacing)
+            for p, mask, scan in zip(soft, truth, scans)
+        ]
+        result = {
+            'model': model.name,
+            'kind': model.kind,
+            'seed': model.seed,
+            'step': model.step,
+            'test_set': spec,
+            'test_name': name,
+            'region': region,
+            'threshold': model.threshold,
+            'overlap': sorted(shared),
+            **_summaries(scores, scans, shared),
+            'scans': [
+                {'id': scan.id, 'group': scan.group, **_plain(score)}
+                for scan, score in zip(scans, scores)
+            ],
+        }
+        print(line(result), flush=True)
+        results.append(result)
+    return results
+
+
+def _overlapping(model, scans):
+    """Ids of the scans of which an image or group trained the model."""
+    rows = {row.id: scan.id for scan in scans for row in scan.rows}
+    _, shared = lineage.overlap(model.lineage, [row for scan in scans for row in scan.rows])
+    return {rows[row] for row in shared}
+
+
+def _scores(model, soft, index, truth, spacing):
+    """All scores of one region of one scan: at 0.5, at the threshold of validation, and soft."""
+    found = segmenter.decided(soft) == index
+    flat = len(found) == 1  # a picture: its surfaces are lines
+    shape = (lambda mask: mask[0]) if flat else (lambda mask: mask)
+    spacing = spacing[1:] if flat else spacing
+    scores = metrics.scan_scores(shape(found), shape(truth), spacing)
+    if model.threshold is not None:
+        chosen = segmenter.decided(soft, model.threshold) == index
+        scores['dice_at_validation_threshold'] = metrics.dice(chosen, truth)
+    share = soft[..., index].astype(np.float64).clip(0, 1)
+    maps = metrics.soft_scores(metrics.stretched(share), truth)
+    scores['dice_mean_of_256_thresholds'] = maps['dice_mean_of_256_thresholds']
+    return scores
+
+
+def _summaries(scores, scans, shared):
+    """{'summary', 'without_overlap'}, the latter None where no scan overlaps."""
+    every = metrics.summary(scores, [scan.group for scan in scans])
+    apart = [(score, scan) for score, scan in zip(scores, scans) if scan.id not in shared]
+    without = None
+    if shared and apart:
+        without = metrics.summary(*zip(*[(score, scan.group) for score, scan in apart]))
+    return {'summary': _as_json(every), 'without_overlap': without and _as_json(without)}
+
+
+def _as_json(summary):
+    """A metrics.segmentation.Summary as JSON has it."""
+    means = {name: _plain(mean._asdict()) for name, mean in summary.means.items()}
+    return {'scans': summary.scans, 'both_empty': summary.both_empty, 'means': means}
+
+
+def _plain(values):
+    """Numbers without NaN and infinity, which JSON does not have: None for these."""
+    plain = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in values.items()
+    }
+    unknown = lambda value: isinstance(value, float) and not math.isfinite(value)
+    return {name: None if unknown(value) else value for name, value in plain.items()}
+
+
+def false_infection(model, spec, data_dir):
+    """Yields how much of images without the region a model calls so, a dict for each region.
+
+    Args:
+        model: Model.
+        spec: of images without masks, or whose masks are not looked at.
+        data_dir: where they lie.
+    """
+    images = [grey for grey, _ in datasets.each_native(spec, data_dir)]
+    shares = []
+    for grey in images:
+        scan = Scan('', '', grey[None], None, (1,) * 3, ())
+        shares.append(float((segmenter.decided(model.soft(scan)) > 0).mean()))
+    row = {
+        'model': model.name,
+        'seed': model.seed,
+        'data set': spec,
+        'images': len(images),
+        'mean share': float(np.mean(shares)),
+        'images with any': int(np.count_nonzero(shares)),
+        'images with over 1 %': int(np.sum(np.array(shares) > 0.01)),
+    }
+    print(', '.join(f'{name} {html.text(value)}' for name, value in row.items() if value != ''))
+    yield row
+
+
+# ---- tables and page
+
+
+def line(result):
+    """One line about a result, for the screen."""
+    means = result['summary']['means']
+    parts = [f'{name} {_interval(means[name])}' for name in PRINTED if name in means]
+    who = result['model'] if result['seed'] is None else f'{result["model"]} seed {result["seed"]}'
+    return f'{who} on {result["test_name"]}, {result["region"]}: {"; ".join(parts)}'
+
+
+def _interval(mean):
+    """'0.712 (0.650 to 0.770)', or what of it there is."""
+    if mean['value'] is None:
+        return '-'
+    if mean['low'] is None:
+        return f'{mean["value"]:.3f}'
+    return f'{mean["value"]:.3f} ({mean["low"]:.3f} to {mean["high"]:.3f})'
+
+
+def _columns(found):
+    """The header of table.csv."""
+    names = list(dict.fromkeys(name for result in found for name in result['summary']['means']))
+    return [*COLUMNS, *names, 'dice without near-copies']
+
+
+def table_row(result):
+    """The cells of a result, in the order of the header."""
+    means = result['summary']['means']
+    without = result['without_overlap']
+    threshold = result['threshold']
+    return [
+        *(result[name] if result[name] is not None else '' for name in ('model', 'seed')),
+        *(result['test_name'], result['region'], result['summary']['scans']),
+        '' if threshold is None else f'{threshold:.2f}',
+        *(_interval(mean) for mean in means.values()),
+        _interval(without['means']['dice']) if without else '',
+    ]
+
+
+def _write_page(workdir, found, empty, models, tests):
+    """Writes overlay.png and masks.html."""
+    scans = next(iter(tests.values()))
+    picture.save(workdir / 'overlay.png', panels(models, scans))
+    shown = [_page_row(result) for result in found]
+    best = max(found, key=lambda result: result['summary']['means']['dice']['value'] or 0)
+    page = html.document(
+        'Segmentation against masks',
+        BODY.format(
+            summary=html.text(line(best)),
+            figure=html.figure(
+                workdir / 'overlay.png', 'Slices, their masks, and what models draw'
+            ),
+            table=html.table((*COLUMNS, *PRINTED, 'Dice without near-copies'), shown),
+            negatives=html.table(list(empty[0]), [list(row.values()) for row in empty])
+            if empty
+            else NO_NEGATIVES,
+        ),
+    )
+    (workdir / 'masks.html').write_text(page, encoding='utf-8')
+    print(f'{len(found)} results in {workdir / "masks.html"}')
+
+
+def _page_row(result):
+    """The cells of a result on the page."""
+    means, cells = result['summary']['means'], table_row(result)
+    names = list(means)
+    chosen = [cells[len(COLUMNS) + names.index(name)] if name in names else '' for name in PRINTED]
+    return [*cells[: len(COLUMNS)], *chosen, cells[-1]]
+
+
+def panels(models, scans):
+    """A few slices, each with its mask and with what the networks and maps draw, side by side.
+
+    Args:
+        models: [Model]; rules are not shown.
+        scans: [Scan].
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    drawn = [model for model in models if model.kind != 'rule'][:SHOWN]
+    chosen = np.unique(np.linspace(0, len(scans) - 1, SHOWN).round().astype(int))
+    captions = ['slice', 'mask', *(model.name for model in drawn)]
+    tiles = []
+    for i in chosen:
+        scan = scans[i]
+        z = int((scan.target > 0).sum((1, 2)).argmax())
+        masks = [scan.target, *(segmenter.decided(model.soft(scan)) for model in drawn)]
+        pair = [pictures.tinted(scan.grey[z], mask[z]) for mask in masks]
+        tiles += [_tile(np.repeat(scan.grey[z][..., None], 3, 2)), *map(_tile, pair)]
+    sheet = pictures.contact_sheet(tiles, len(captions))
+    return np.vstack([pictures.header(captions, TILE), sheet])
+
+
+def _tile(image):
+    return np.asarray(Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BILINEAR))
