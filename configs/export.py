@@ -1,4 +1,4 @@
-"""The weights of a trained run as .safetensors: one file of a classifier, two of a CycleGAN.
+"""The weights of a trained run as .safetensors: one file, or two of a CycleGAN.
 
 python launch.py --config=configs/export.py --workdir=runs/export --config.classifier=runs/resnet50
 
@@ -13,5 +13,6 @@ def get_config():
         'export',
         classifier='',  # workdir of a classification run
         generator='',  # or workdir of a CycleGAN
+        segmenter='',  # or workdir of a segmentation run
         checkpoint='best',  # by validation, or latest
     )

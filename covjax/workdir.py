@@ -49,6 +49,7 @@ ADDED_KEYS = {
     'classification': {'pretrained': '', 'dtype': 'float32'},
     'synthesize': {'stand_in': 'translated'},
     'evaluate': {'names': ''},
+    'export': {'segmenter': ''},
     'prepare': {'unchecked_masks': False},
     'report': {'audits': ''},
     'audit': {'positive_class': ''},

@@ -22,7 +22,7 @@ from covjax.workdir import write_csv, write_json
 
 THRESHOLDS = np.linspace(0.1, 0.9, 17)  # among which validation chooses
 PRINTED = ('dice', 'nsd_3mm', 'hd95_mm', 'lesion_sensitivity', 'dice_mean_of_256_thresholds')
-COLUMNS = ('model', 'seed', 'test set', 'region', 'scans', 'threshold')
+COLUMNS = ('model', 'seed', 'test set', 'region', 'scans', 'distances in', 'threshold')
 SHOWN, TILE = 6, 192  # rows of the picture of the page, and pixels a side
 BODY = """\
 <p class="warning"><strong>Not for diagnosis.</strong></p>
@@ -48,6 +48,7 @@ class Scan(NamedTuple):
     grey: np.ndarray  # uint8 [slices, H, W]
     target: np.ndarray  # uint8 of the same shape, classes
     spacing: tuple[float, ...]  # mm (z, y, x), ones where they are not known
+    in_mm: bool  # whether they are known
     rows: tuple
 
 
@@ -158,6 +159,7 @@ def _scan(name, parts):
         whole(images),
         whole(targets),
         spacing if all(spacing) else (1,) * 3,
+        all(spacing),
         rows,
     )
 
@@ -271,6 +273,7 @@ def results_of(model, classes, name, spec, scans):
             'test_set': spec,
             'test_name': name,
             'region': region,
+            'distances_in': 'mm' if all(scan.in_mm for scan in scans) else 'pixels',
             'threshold': model.threshold,
             'overlap': sorted(shared),
             **_summaries(scores, scans, shared),
@@ -344,7 +347,7 @@ def false_infection(model, spec, data_dir):
     images = [grey for grey, _ in datasets.each_native(spec, data_dir)]
     shares = []
     for grey in images:
-        scan = Scan('', '', grey[None], None, (1,) * 3, ())
+        scan = Scan('', '', grey[None], None, (1,) * 3, False, ())
         shares.append(float((segmenter.decided(model.soft(scan)) > 0).mean()))
     row = {
         'model': model.name,
@@ -393,6 +396,7 @@ def table_row(result):
     return [
         *(result[name] if result[name] is not None else '' for name in ('model', 'seed')),
         *(result['test_name'], result['region'], result['summary']['scans']),
+        result['distances_in'],
         '' if threshold is None else f'{threshold:.2f}',
         *(_interval(mean) for mean in means.values()),
         _interval(without['means']['dice']) if without else '',

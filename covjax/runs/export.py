@@ -1,25 +1,24 @@
-"""A trained classifier or CycleGAN -> files with nothing but the weights, for other programs."""
+"""A trained classifier, segmenter or CycleGAN -> files with nothing but the weights, for other programs."""
 
-from covjax import InputError, classifier, generator, trained
+from covjax import InputError, classifier, generator, segmenter, trained
+
+KEYS = ('classifier', 'generator', 'segmenter')
 
 
 def run(config, workdir):
     """Writes the weights of a trained run as .safetensors.
 
-    They are <workdir>/<model>.safetensors of config.classifier, or <direction>.safetensors of both
-    generators of config.generator.
+    They are <workdir>/<model>.safetensors of config.classifier or config.segmenter, or
+    <direction>.safetensors of both generators of config.generator.
 
     Raises:
-        InputError: neither or both are given, or the folder holds no such run.
+        InputError: not exactly one of them is given, or the folder holds no such run.
     """
-    if bool(config.classifier) == bool(config.generator):
-        raise InputError(
-            'config.classifier and config.generator: give one of the two, the workdir of a run'
-        )
-    if config.classifier:
-        _export_classifier(config, workdir)
-    else:
-        _export_generators(config, workdir)
+    given = [key for key in KEYS if config[key]]
+    if len(given) != 1:
+        named = ', '.join(f'config.{key}' for key in KEYS)
+        raise InputError(f'{named}: give one of them, the workdir of a run')
+    EXPORT[given[0]](config, workdir)
 
 
 def _export_classifier(config, workdir):
@@ -35,3 +34,17 @@ def _export_generators(config, workdir):
         path = workdir / f'{direction}.safetensors'
         generator.save(path, run, direction)
         print(f'weights of step {run.step} in {path}')
+
+
+def _export_segmenter(config, workdir):
+    run = trained.open_run(config.segmenter, 'segmentation', 'segmenter', config.checkpoint)
+    path = workdir / f'{run.config.model}.safetensors'
+    segmenter.save(path, run)
+    print(f'weights of step {run.step} in {path}')
+
+
+EXPORT = {
+    'classifier': _export_classifier,
+    'generator': _export_generators,
+    'segmenter': _export_segmenter,
+}
