@@ -23,6 +23,12 @@ def get_config(backbone=''):
         # Data.
         train='synthetic_covid_ct:train+covid_ct:train@noncovid',
         val='covid_ct:validation',
+        # What is shown of an image, before it is resized: '' all of it, crop: the lungs and what is
+        # in the box around them, mask: the lungs alone, the rest black.
+        lungs='',
+        # What finds the lungs: the workdir or exported file of a segmenter, or '' for Otsu's
+        # threshold.
+        lung_segmenter='',
         class_weights='',  # balanced: each class counts the same, however many images it has
         image_size=224,  # what the network sees
         load_size=224,  # what is kept in memory and augmented from

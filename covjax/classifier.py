@@ -24,7 +24,14 @@ from covjax.workdir import ADDED_KEYS
 
 # Keys of the header that files of early versions lack, and what they mean then.
 ADDED = ADDED_KEYS['classification'] | {'labels': list(CLASSES)}
-EXPORTED = ('model', 'dtype', 'image_size', 'train', 'seed')  # keys of the run in an exported file
+EXPORTED = (
+    'model',
+    'dtype',
+    'image_size',
+    'lungs',
+    'train',
+    'seed',
+)  # keys of the run in an exported file
 
 
 class Exported(TypedDict):

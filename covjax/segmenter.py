@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from covjax import choice, models, trained
+from covjax import InputError, choice, models, trained
 from covjax.data import batches, tiles
 from covjax.data.augment import to_float
 from covjax.models.unet import NORMS, UPS
@@ -192,6 +192,24 @@ def decided(probabilities, threshold=0.5):
     """
     region = 1 + probabilities[..., 1:].argmax(-1).astype(np.uint8)
     return np.where(1 - probabilities[..., 0] >= threshold, region, np.uint8(0))
+
+
+def check_has(segmenter, region, named):
+    """Refuses a Segmenter without a region.
+
+    Args:
+        segmenter: Segmenter.
+        region: that the name of one of its regions must have in it, such as lung.
+        named: how the message names the segmenter.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not any(region in name for name in segmenter.classes):
+        raise InputError(
+            f'{named}: segments {", ".join(segmenter.classes[1:])}; give a segmenter with a region '
+            f'named {region}'
+        )
 
 
 def variables_of(run):

@@ -46,7 +46,12 @@ ADDED_KEYS = {
         'dtype': 'float32',
         'features': 'pixels',
     },
-    'classification': {'pretrained': '', 'dtype': 'float32'},
+    'classification': {
+        'pretrained': '',
+        'dtype': 'float32',
+        'lungs': '',
+        'lung_segmenter': '',
+    },
     'synthesize': {'stand_in': 'translated'},
     'evaluate': {'names': ''},
     'export': {'segmenter': ''},

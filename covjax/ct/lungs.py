@@ -42,6 +42,21 @@ def mask(grey):
     return sitk.GetArrayFromImage(sitk.Crop(lungs, radius, radius)).astype(bool)
 
 
+def largest(mask, count):
+    """The largest connected pieces of a mask, in which pieces that touch at a corner are one.
+
+    Args:
+        mask: bool [slices, H, W].
+        count: how many pieces are kept; two lungs that touch are one.
+
+    Returns:
+        bool of the same shape.
+    """
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), sortByObjectSize=True)
+    return (sitk.GetArrayViewFromImage(pieces) <= count) & mask
+
+
 def masks(images):
     """Finds the lungs of many images: uint8 [N, H, W, 1] -> bool [N, H, W]."""
     return np.stack([mask(image[..., 0]) for image in images])

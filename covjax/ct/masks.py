@@ -88,6 +88,11 @@ def colours(count):
     return np.array(COLOURS, np.uint8)[order]
 
 
+def in_lungs(mask, names):
+    """Where a mask has lungs, or what is in them: bool of uint8 [...] classes with their names."""
+    return np.isin(mask, [i for i, name in enumerate(names) if name not in (BACKGROUND, AIRWAY)])
+
+
 def as_classes(stored, regions, path):
     """The class of every pixel or voxel.
 
@@ -150,8 +155,7 @@ def check_place(masks, images, names, path):
     Raises:
         InputError: they do not.
     """
-    in_lungs = [i for i, name in enumerate(names) if name not in (BACKGROUND, AIRWAY)]
-    masks = [np.isin(mask, in_lungs) for mask in masks]
+    masks = [in_lungs(mask, names) for mask in masks]
     if sum(mask.sum() for mask in masks) < LEAST_PIXELS:
         return ''
     found = [_lungs_of(image) for image in images]

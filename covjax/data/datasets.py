@@ -28,13 +28,14 @@ class Examples(NamedTuple):
     classes: tuple[str, ...] = ()  # names of labels 0, 1, ...; () where no data set has a label
 
 
-def read(spec, data_dir, size):
+def read(spec, data_dir, size, view=None):
     """Reads the examples of a spec, each decoded once.
 
     Args:
         spec: 'name/config:split', several joined by '+'.
         data_dir: where prepared data sets lie.
         size: images are resized to [size, size] (bilinear, antialiased, aspect not kept).
+        view: what is shown of an image before that, uint8 [H, W] -> uint8 [h, w]; None for all.
 
     Returns:
         Examples.
@@ -49,8 +50,9 @@ def read(spec, data_dir, size):
         raise InputError(f'{spec} is empty; choose other splits')
     images = np.empty((len(stored), size, size, 1), np.uint8)
     for i, record in enumerate(stored):
-        grey = Image.fromarray(decoded(record.image))
-        images[i, :, :, 0] = grey.resize((size, size), Image.Resampling.BILINEAR)
+        grey = decoded(record.image)
+        shown = Image.fromarray(np.ascontiguousarray(view(grey) if view else grey))
+        images[i, :, :, 0] = shown.resize((size, size), Image.Resampling.BILINEAR)
     rows = [record.row for record in stored]
     return Examples(images, np.array([row.label for row in rows], np.int32), rows, names)
 

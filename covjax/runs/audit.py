@@ -9,7 +9,16 @@ import pathlib
 import string
 from functools import partial
 
-from covjax import CLASSES, InputError, __version__, choice, classifier, pipeline, runs
+from covjax import (
+    CLASSES,
+    InputError,
+    __version__,
+    choice,
+    classifier,
+    lung_view,
+    pipeline,
+    runs,
+)
 from covjax.audit import (
     attribution,
     calibration,
@@ -117,7 +126,12 @@ def gather(config, folder, network, data_dir):
             two test sets have one name.
     """
     classes, positive = network.classes, positive_class(config, network.classes)
-    read = partial(read_images, data_dir=data_dir, size=network.config.image_size)
+    read = partial(
+        read_images,
+        data_dir=data_dir,
+        size=network.config.image_size,
+        view=lung_view.of_config(network.config),
+    )
     asked = partial(_against_rest, read, data_dir, classes, positive)
     tests = _read_tests(config, asked, (positive, *(name for name in classes if name != positive)))
     pairs = _parse_pairs(config.pairs)
@@ -145,12 +159,13 @@ def gather(config, folder, network, data_dir):
     )
 
 
-def read_images(spec, data_dir, size):
+def read_images(spec, data_dir, size, view):
     """The verdict.Images of a data set, at the size (pixels a side) that the network sees.
 
-    Labels are those of the data set.
+    Labels are those of the data set; `view` is what the network is shown of an image, as
+    lung_view.of_config gives it. What probes see is not affected by it.
     """
-    examples = datasets.read(spec, data_dir, size)
+    examples = datasets.read(spec, data_dir, size, view)
     native = datasets.read_native(spec, data_dir)
     return Images(spec, examples.images, examples.labels, examples.rows, native)
 

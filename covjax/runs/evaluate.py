@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covjax import InputError, classifier, trained
+from covjax import InputError, classifier, lung_view, trained
 from covjax.audit import metadata_baseline, pixel_baseline
 from covjax.audit.probe import Probe
 from covjax.classes import against_rest, check_same, listed, named_in_title, positive_classes
@@ -152,7 +152,8 @@ def _labelled(spec, data_dir, network):
 
     An InputError where one has no label, or where their classes are not those of the classifier.
     """
-    examples = datasets.read(spec, data_dir, network.config.image_size)
+    view = lung_view.of_config(network.config)
+    examples = datasets.read(spec, data_dir, network.config.image_size, view)
     if (examples.labels < 0).any():
         raise InputError(f'{spec}: has images without a label; name a data set that has labels')
     check_same(spec, examples.classes, network.classes)

@@ -1,4 +1,4 @@
-"""A trained classifier, segmenter or CycleGAN -> files with nothing but the weights, for other programs."""
+"""A trained network -> files with nothing but the weights, for other programs."""
 
 from covjax import InputError, classifier, generator, segmenter, trained
 

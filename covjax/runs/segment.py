@@ -7,11 +7,10 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, segmenter
+from covjax import InputError, lung_view, segmenter
 from covjax.ct import contents, lungs, masks, picture, volume, windows
 from covjax.pages import html, pictures
 from covjax.workdir import whole_or_nothing, write_csv
@@ -79,21 +78,7 @@ def _lung_judge(config, network):
     """What finds the lungs: a function of uint8 [slices, H, W] -> bool, or None for the network."""
     if not config.lungs or any('lung' in name for name in network.classes):
         return None
-    if config.lungs == OTSU:
-        return lambda grey: np.stack([lungs.mask(plane) for plane in grey])
-    judge = segmenter.load(config.lungs, config.checkpoint)
-    if not any('lung' in name for name in judge.classes):
-        raise InputError(
-            f'config.lungs={config.lungs}: segments {", ".join(judge.classes[1:])}; give a '
-            f'segmenter with a region named lung, or {OTSU}'
-        )
-    return lambda grey: _lungs_in(classes_of(config, judge, grey), judge.classes)
-
-
-def _lungs_in(classes, names):
-    """bool: where a mask has lungs, or what is in them."""
-    inside = [i for i, name in enumerate(names) if name not in (masks.BACKGROUND, masks.AIRWAY)]
-    return np.isin(classes, inside)
+    return lung_view.finder('' if config.lungs == OTSU else config.lungs, 'lungs')
 
 
 def classes_of(config, network, grey):
@@ -118,20 +103,8 @@ def classes_of(config, network, grey):
         for region, name in enumerate(network.classes):
             if 'lung' in name:
                 where = classes == region
-                classes[where & ~largest(where, config.pieces)] = 0
+                classes[where & ~lungs.largest(where, config.pieces)] = 0
     return classes
-
-
-def largest(mask, count):
-    """The largest connected pieces of a mask: bool [slices, H, W] -> bool.
-
-    Args:
-        mask: bool.
-        count: how many pieces are kept; two lungs that touch are one.
-    """
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), sortByObjectSize=True)
-    return (sitk.GetArrayViewFromImage(pieces) <= count) & mask
 
 
 def of_volume(config, network, judge, ct, target):
@@ -185,7 +158,7 @@ def of_pictures(config, network, judge, files, folder, target):
 def _own_lungs(classes, network):
     """bool: the lungs that the network itself finds, or None where it has no such region."""
     if any('lung' in name for name in network.classes):
-        return _lungs_in(classes, network.classes)
+        return masks.in_lungs(classes, network.classes)
     return None
 
 

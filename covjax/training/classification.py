@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from covjax import InputError, choice, classifier
+from covjax import InputError, choice, classifier, lung_view
 from covjax.classes import against_rest, listed, positive_classes
 from covjax.data import batches, datasets
 from covjax.data.augment import augment, to_float
@@ -378,7 +378,7 @@ def _labelled(config, key, size):
     if not config[key]:
         split = {'train': 'train', 'val': 'validation'}[key]
         raise InputError(f'config.{key} is empty; name a data set, for example covid_ct:{split}')
-    examples = datasets.read(config[key], config.data_dir, size)
+    examples = datasets.read(config[key], config.data_dir, size, lung_view.of_config(config))
     if len(examples.classes) < 2 or (examples.labels < 0).any():
         raise InputError(
             f'config.{key}={config[key]}: has images without a label, or fewer than two classes; '
