@@ -42,7 +42,8 @@ def read(spec, data_dir, size):
     Raises:
         InputError: there is no such data set, it is damaged, or it has no such examples.
     """
-    stored = list(records(spec, data_dir))
+    # Of volumes one slice each, or they would all be in memory at once.
+    stored = [_without_volume(record) for record in records(spec, data_dir)]
     if not stored:
         raise InputError(f'{spec} is empty; choose other splits')
     images = np.empty((len(stored), size, size, 1), np.uint8)
@@ -51,6 +52,14 @@ def read(spec, data_dir, size):
         images[i, :, :, 0] = grey.resize((size, size), Image.Resampling.BILINEAR)
     rows = [record.row for record in stored]
     return Examples(images, np.array([row.label for row in rows], np.int32), rows)
+
+
+def _without_volume(record):
+    """A Record without mask whose array, if it has one, is the grey image that is read of it."""
+    image = record.image
+    if not isinstance(image, bytes):
+        image = decoded(image)[..., None]
+    return record._replace(image=image, mask=None)
 
 
 def each_native(spec, data_dir, limit=None):
@@ -202,7 +211,8 @@ def decoded(stored):
         uint8 [H, W].
     """
     whole = volume(stored)
-    return whole[len(whole) // 2] if whole.ndim == 3 else whole
+    # A copy, because a part keeps the whole in memory.
+    return whole[len(whole) // 2].copy() if whole.ndim == 3 else whole
 
 
 def volume(stored):

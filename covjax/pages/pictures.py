@@ -11,6 +11,9 @@ from covjax.ct import picture
 from covjax.data.synthetic import read_manifest
 
 YELLOW = (255, 210, 60)
+# Of the classes of a mask, in turn; they differ for the colour-blind too (Okabe and Ito 2008).
+COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66))
+TINT = 0.4  # the share of the colour in a pixel
 PANELS = 5  # rows of draw_panels
 
 
@@ -47,6 +50,23 @@ def outline(grey, mask):
     edge = mask & ~above | mask & ~left
     rgb = np.repeat(grey[..., None], 3, 2)
     return np.where(edge[..., None], YELLOW, rgb).astype(np.uint8)
+
+
+def tint(rgb, mask):
+    """An image with the classes of a mask shaded, each in a colour of its own.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        mask: uint8 [h, w] of any size, 0 for what is not shaded.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    resized = Image.fromarray(mask).resize(rgb.shape[1::-1], Image.Resampling.NEAREST)
+    classes = np.asarray(resized)
+    colours = np.array(COLOURS)[(classes.astype(int) - 1) % len(COLOURS)]
+    shaded = (1 - TINT) * rgb + TINT * colours
+    return np.where(classes[..., None] > 0, shaded, rgb).astype(np.uint8)
 
 
 def contact_sheet(tiles, columns):
