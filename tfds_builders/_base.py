@@ -30,12 +30,26 @@ from covjax import CLASSES, InputError
 from covjax.ct import archive, picture
 
 LABELS = list(CLASSES)  # of label 0 and 1
-HASHED = ('.txt', '.csv', '.jsonl', '.mhd')  # source files whose bytes count, not the size alone
+HASHED = (
+    '.txt',
+    '.csv',
+    '.jsonl',
+    '.mhd',
+    '.npy',
+)  # source files whose bytes count, not the size alone
 COMMON = {
     'image': tfds.features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format='png'),
     'id': tfds.features.Text(),
     'group': tfds.features.Text(),
     'sha256': tfds.features.Text(),
+}
+
+# Facts of the file that a picture was in, for audits only.
+FILE = {
+    'container': tfds.features.Text(),
+    'mode': tfds.features.Text(),
+    'width': np.int32,
+    'height': np.int32,
 }
 
 
@@ -53,6 +67,7 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
     OPTIONS = ()  # arguments of its own, which prepare passes on
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'give the folder of the raw files'
     DOWNLOAD = ''  # URL of the raw files, where they are free without signing up
+    remarks = ()  # lines on what the last build has found
 
     def __init__(self, *, file_format=None, workers=0, beam=False, **kwargs):
         self.workers, self.beam = workers, beam

@@ -28,7 +28,7 @@ class Contents(NamedTuple):
         return [dicom.named(names, 'files that are neither pictures nor CT')] if names else []
 
 
-def look(folder, without):
+def look(folder, without=None):
     """Looks at every file of a folder and its sub-folders.
 
     Pictures and volume files are known by their endings, DICOM by its content. Linked folders are
@@ -37,13 +37,13 @@ def look(folder, without):
     Args:
         folder: pathlib.Path.
         without: pathlib.Path of a folder that is passed over, such as the workdir of the run, whose
-            files are no input.
+            files are no input; None where there is none.
 
     Returns:
         Contents.
     """
     found = Contents(folder, [], [], [], [])
-    within = folder.resolve() in without.resolve().parents
+    within = without is not None and folder.resolve() in without.resolve().parents
     known = {}  # {folder: whether a run wrote it}
     for path in sorted(archive.walk(folder)):
         if within and without.resolve() in path.resolve().parents:

@@ -23,7 +23,8 @@ AIR = -1024.0  # HU of what is not in the image
 def to_grey(hu, window=WINDOWS['lung']):
     """Turns HU into grey levels: floor(256 (hu - low) / (high - low)), at most 255.
 
-    HU are clipped to the window first, so -3024 outside the field of view is black.
+    HU are clipped to the window first, so -3024 outside the field of view is black. Volumes are
+    converted slice by slice, so that one slice alone is there in floating point.
 
     Args:
         hu: array [...] of any dtype.
@@ -32,6 +33,11 @@ def to_grey(hu, window=WINDOWS['lung']):
     Returns:
         uint8 [...].
     """
+    if np.ndim(hu) > 2:
+        grey = np.empty(np.shape(hu), np.uint8)
+        for part, values in zip(grey, hu):
+            part[...] = to_grey(values, window)
+        return grey
     low, high = window
     share = (np.clip(np.asarray(hu, np.float32), low, high) - low) / (high - low)
     return np.minimum(256 * share, 255).astype(np.uint8)

@@ -45,7 +45,8 @@ def read(spec, data_dir, size, view=None):
             sets have other classes.
     """
     names = classes(spec, data_dir)
-    stored = list(records(spec, data_dir))
+    # Of volumes one slice each, or they would all be in memory at once.
+    stored = [_without_volume(record) for record in records(spec, data_dir)]
     if not stored:
         raise InputError(f'{spec} is empty; choose other splits')
     images = np.empty((len(stored), size, size, 1), np.uint8)
@@ -84,6 +85,14 @@ def classes(spec, data_dir):
                 f'{", ".join(names)}; join data sets of the same classes'
             )
     return labelled[0][1] if labelled else ()
+
+
+def _without_volume(record):
+    """A Record without mask whose array, if it has one, is the grey image that is read of it."""
+    image = record.image
+    if not isinstance(image, bytes):
+        image = decoded(image)[..., None]
+    return record._replace(image=image, mask=None)
 
 
 def each_native(spec, data_dir, limit=None):
@@ -235,7 +244,8 @@ def decoded(stored):
         uint8 [H, W].
     """
     whole = volume(stored)
-    return whole[len(whole) // 2] if whole.ndim == 3 else whole
+    # A copy, because a part keeps the whole in memory.
+    return whole[len(whole) // 2].copy() if whole.ndim == 3 else whole
 
 
 def volume(stored):

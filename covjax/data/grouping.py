@@ -2,18 +2,19 @@
 
 import hashlib
 import re
+from collections import Counter
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from covjax.data.near_duplicates import near_duplicates
+from covjax.data import near_duplicates
 
 # Of the correlation at 32x32. Lower than for copies: neighbouring slices of a patient reach it.
 ALIKE = 0.9
 RUN = 10  # file numbers that are taken for slices of one scan
 NUMBER = re.compile(r'(.*?)(\d+)\D*')
-SHARES = {'validation': 0.1, 'test': 0.1}  # of the groups; the others train
+SHARES = {'validation': 0.1, 'test': 0.1}  # of the images; the others train
 
 
 def alike(images, threshold=ALIKE):
@@ -26,8 +27,7 @@ def alike(images, threshold=ALIKE):
     Returns:
         int [N], a number for each set of images that hang together.
     """
-    pairs = near_duplicates(images, threshold)
-    return _hang_together([(i, j) for _, i, j in pairs], len(images))
+    return _hang_together(near_duplicates.pairs_above(images, threshold), len(images))
 
 
 def in_runs(names):
@@ -64,28 +64,37 @@ def joined(first, second):
 
 
 def _hang_together(pairs, n):
-    """int [n]: the connected components of a graph of pairs."""
+    """int [n]: the connected components of a graph of pairs, [M, 2]."""
     rows, columns = np.array(pairs, int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n))
+    graph = coo_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(n, n))
     return connected_components(graph, directed=False)[1]
 
 
-def splits_of(groups):
+def splits_of(groups, shares=SHARES):
     """Splits groups at random but always alike: {group: 'train', 'validation' or 'test'}.
 
-    Of three groups and more each split has at least one; of fewer all train.
+    Each split but train gets groups that hold about its share of the images, and no group that
+    holds more, unless there is none else. Of fewer groups than splits all train.
 
     Args:
-        groups: iterable of str.
+        groups: of each image, [str].
+        shares: {split: share of the images}; the other images train.
     """
-    ordered = in_random_order(groups)
-    splits, start = dict.fromkeys(ordered, 'train'), 0
-    if len(ordered) >= 1 + len(SHARES):
-        for split, share in SHARES.items():
-            count = max(round(share * len(ordered)), 1)
-            splits |= dict.fromkeys(ordered[start : start + count], split)
-            start += count
+    left = list(groups)
+    splits = dict.fromkeys(left, 'train')
+    if len(splits) < 1 + len(shares):
+        return splits
+    for split, share in shares.items():
+        chosen = held_out(left, max(round(share * len(groups)), 1)) or {_smallest(left)}
+        splits |= dict.fromkeys(chosen, split)
+        left = [group for group in left if group not in chosen]
     return splits
+
+
+def _smallest(groups):
+    """The group of fewest images, the first in random order of several."""
+    sizes = Counter(groups)
+    return min(in_random_order(groups), key=sizes.get)
 
 
 def in_random_order(groups):
@@ -103,10 +112,9 @@ def held_out(groups, count):
     Returns:
         set of groups.
     """
-    chosen, left = set(), count
-    for group in in_random_order(groups):
-        size = groups.count(group)
-        if size <= left:
+    chosen, left, sizes = set(), count, Counter(groups)
+    for group in in_random_order(sizes):
+        if sizes[group] <= left:
             chosen.add(group)
-            left -= size
+            left -= sizes[group]
     return chosen

@@ -41,14 +41,31 @@ def near_duplicates(images, threshold=THRESHOLD):
     Returns:
         [(correlation, i, j)] above the threshold with i < j, the most alike first.
     """
-    pixels, pairs = _standardised(images), []
-    # Not all against all at once, which takes a gigabyte for 15,000 images.
-    for start in range(0, len(pixels), ROWS):
-        correlation = pixels[start : start + ROWS] @ pixels.T
+    pairs = []
+    for correlation, start in _correlations(images):
         for i, j in zip(*np.nonzero(correlation > threshold)):
             if start + i < j:
                 pairs.append((float(correlation[i, j]), int(start + i), int(j)))
     return sorted(pairs, reverse=True)
+
+
+def pairs_above(images, threshold):
+    """Finds the pairs that `near_duplicates` finds where there may be very many: int [M, 2]."""
+    pairs = [np.empty((0, 2), np.int32)]
+    for correlation, start in _correlations(images):
+        found = np.argwhere(correlation > threshold).astype(np.int32) + [start, 0]
+        pairs.append(found[found[:, 0] < found[:, 1]].astype(np.int32))
+    return np.concatenate(pairs)
+
+
+def _correlations(images):
+    """Yields (correlation of some images with all, index of the first of them).
+
+    Not all against all at once, which takes a gigabyte for 15,000 images.
+    """
+    pixels = _standardised(images)
+    for start in range(0, len(pixels), ROWS):
+        yield pixels[start : start + ROWS] @ pixels.T, start
 
 
 def detail(first, second):

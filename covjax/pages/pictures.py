@@ -11,6 +11,7 @@ from covjax.ct import masks, picture
 from covjax.data.synthetic import read_manifest
 
 YELLOW = (255, 210, 60)
+TINT = 0.4  # the share of the colour in a pixel
 PANELS = 5  # rows of draw_panels
 
 
@@ -49,19 +50,21 @@ def outline(grey, mask):
     return np.where(edge[..., None], YELLOW, rgb).astype(np.uint8)
 
 
-def tinted(grey, classes):
-    """An image with its regions in colour, half transparent.
+def tint(image, mask):
+    """An image with the classes of a mask shaded, each in a colour of its own.
 
     Args:
-        grey: uint8 [H, W].
-        classes: uint8 [H, W], the background 0.
+        image: uint8 grey [H, W] or RGB [H, W, 3].
+        mask: uint8 [h, w] of any size, 0 for what is not shaded.
 
     Returns:
         uint8 [H, W, 3].
     """
-    rgb = np.repeat(grey[..., None], 3, 2)
-    colour = masks.colours(int(classes.max()) + 1)[classes]
-    return np.where(classes[..., None] > 0, rgb // 2 + colour // 2, rgb)
+    rgb = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
+    resized = Image.fromarray(mask).resize(rgb.shape[1::-1], Image.Resampling.NEAREST)
+    classes = np.asarray(resized)
+    shaded = (1 - TINT) * rgb + TINT * masks.colours(int(classes.max()) + 1)[classes]
+    return np.where(classes[..., None] > 0, shaded, rgb).astype(np.uint8)
 
 
 def contact_sheet(tiles, columns):

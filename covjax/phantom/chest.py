@@ -34,6 +34,14 @@ class Chest(NamedTuple):
     seed: int  # of the textures
 
 
+class Parts(NamedTuple):
+    """A slice with the truth about each pixel; shares are 0..1."""
+
+    hu: np.ndarray  # float32 [size, size]
+    lung: np.ndarray  # float32, share of the pixel that is lung, with its vessels and disease
+    opacity: np.ndarray  # float32, share of the pixel that is opacity; nowhere more than lung
+
+
 class Plane(NamedTuple):
     """The axial plane that a slice is drawn in."""
 
@@ -185,19 +193,53 @@ def render(chest, z, size=512, pixel=0.7, outside=-2048.0):
     Returns:
         HU float32 [size, size].
     """
-    rng = np.random.default_rng([chest.seed, int(round((z + 1000) * 100))])
+    return _draw(chest, _plane(z, size, pixel), outside)[0]
+
+
+def render_parts(chest, z, size=512, pixel=0.7, outside=-2048.0):
+    """Draws the slice that `render` draws, and says what is lung and what is opacity.
+
+    Args:
+        chest, z, size, pixel, outside: as for `render`.
+
+    Returns:
+        Parts.
+    """
+    plane = _plane(z, size, pixel)
+    hu, lung, opacity = _draw(chest, plane, outside)
+    # Painting is linear in what lies below, so this is the share that later paint leaves.
+    empty, full = np.zeros(hu.shape), np.ones(hu.shape)
+    for canvas in (empty, full):
+        _mediastinum(canvas, chest, plane, lung)
+        _spine(canvas, chest, plane)
+    left = np.clip(full - empty, 0, 1) * ~_beyond(plane)
+    return Parts(hu, np.float32(lung * left), np.float32(lung * left * opacity))
+
+
+def _plane(z, size, pixel):
+    """The Plane of a slice of size x size pixels with the chest in its middle."""
     axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) * pixel
-    plane = Plane(axis[None, :], axis[:, None], z, pixel)
-    hu = np.full((size, size), AIR, np.float32)
+    return Plane(axis[None, :], axis[:, None], z, pixel)
+
+
+def _beyond(plane):
+    """bool [size, size]: what lies beyond the round field of view."""
+    return np.hypot(plane.x, plane.y) > plane.x.size * plane.pixel / 2
+
+
+def _draw(chest, plane, outside):
+    """(HU, share of each pixel that was lung before the mediastinum, share of lung in opacity)."""
+    rng = np.random.default_rng([chest.seed, int(round((plane.z + 1000) * 100))])
+    hu = np.full((plane.y.size, plane.x.size), AIR, np.float32)
     _trunk(hu, chest, plane, rng)
     _wall(hu, chest, plane)
-    lung = _lungs(hu, chest, plane, rng)
+    lung, opacity = _lungs(hu, chest, plane, rng)
     _mediastinum(hu, chest, plane, lung)
     _spine(hu, chest, plane)
     grain = ndimage.gaussian_filter(rng.standard_normal(hu.shape).astype(np.float32), 0.7)
     hu += chest.noise / grain.std() * grain
-    hu[np.hypot(plane.x, plane.y) > size * pixel / 2] = outside
-    return np.maximum(hu, outside)
+    hu[_beyond(plane)] = outside
+    return np.maximum(hu, outside), lung, opacity
 
 
 def _trunk(hu, chest, plane, rng):
@@ -258,7 +300,10 @@ def lung_distance(lungs, heart, x, y, z):
 
 
 def _lungs(hu, chest, plane, rng):
-    """Lung tissue, fissures, vessels and disease -> share of each pixel that is lung, 0..1."""
+    """Lung tissue, fissures, vessels and disease.
+
+    Returns the share of each pixel that is lung, and the share of the lung there that is opacity.
+    """
     x, y, z, pixel = plane
     distance = lung_distance(chest.lungs, chest.heart, x, y, z)
     lung = np.clip(0.5 - distance / pixel, 0, 1)
@@ -268,13 +313,13 @@ def _lungs(hu, chest, plane, rng):
         _paint(tissue, _distance_from(centre, plane) - radius, -975.0, pixel)
     fissure = np.abs(y - 12 + 0.35 * np.abs(x) - 0.5 * z) - 0.5
     _paint(tissue, fissure, -700.0, pixel)
-    _opacities(tissue, chest, plane, distance, rng)
+    opacity = _opacities(tissue, chest, plane, distance, rng)
     for segment in chest.vessels[_reaches(chest.vessels, z)]:
         _vessel(tissue, segment, plane)
     for nodule in chest.nodules:
         _nodule(tissue, nodule, plane)
     hu += lung * (tissue - hu)
-    return lung
+    return lung, opacity
 
 
 def _distance_from(centre, plane):
@@ -286,10 +331,11 @@ def _distance_from(centre, plane):
 def _opacities(tissue, chest, plane, distance, rng):
     """Ground-glass opacity: patchy, at the edge of the lung, with vessels still visible.
 
-    Some have septal lines or a solid core.
+    Some have septal lines or a solid core. Returns the share of each pixel that is opacity.
     """
+    clear = np.ones(tissue.shape, np.float32)
     if not len(chest.opacities):
-        return
+        return 1 - clear
     x, y, z, pixel = plane
     wobble = _texture(rng, tissue.shape, 6 / pixel, 14 / pixel)
     cobble = np.abs(_texture(rng, tissue.shape, 2.6 / pixel)) < 0.16
@@ -301,7 +347,10 @@ def _opacities(tissue, chest, plane, distance, rng):
         if added > 360:  # consolidation
             core = np.clip((0.42 - reach + 0.2 * wobble) / 0.1, 0, 1)
             tissue += core * (MUSCLE - 40 - tissue)
+            share = np.maximum(share, core)
+        clear *= 1 - share
     np.minimum(tissue, MUSCLE, out=tissue)
+    return 1 - clear
 
 
 def _reaches(vessels, z):

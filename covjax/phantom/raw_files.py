@@ -72,7 +72,7 @@ def write_luna16(folder, seed=0, series=30, slices=8, size=512):
         )
     folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 16])
     annotations, candidates = [], []
-    names = tqdm(_series_ids(rng, series), 'drawing volumes', series, disable=None)
+    names = tqdm(series_ids(rng, series), 'drawing volumes', series, disable=None)
     for i, name in enumerate(names):
         scan = _draw_scan(rng, slices, size)
         subset = folder / f'subset{i % 2}'
@@ -116,7 +116,7 @@ def _write_table(path, column, rows):
         writer.writerows(rows)
 
 
-def _series_ids(rng, n):
+def series_ids(rng, n):
     """Yields n ids under the UUID root 2.25.
 
     One in ten (at least one) is for validation, as many for test, the others for training.

@@ -452,7 +452,7 @@ def panels(models, scans):
         scan = scans[i]
         z = int((scan.target > 0).sum((1, 2)).argmax())
         masks = [scan.target, *(segmenter.decided(model.soft(scan)) for model in drawn)]
-        pair = [pictures.tinted(scan.grey[z], mask[z]) for mask in masks]
+        pair = [pictures.tint(scan.grey[z], mask[z]) for mask in masks]
         tiles += [_tile(np.repeat(scan.grey[z][..., None], 3, 2)), *map(_tile, pair)]
     sheet = pictures.contact_sheet(tiles, len(captions))
     return np.vstack([pictures.header(captions, TILE), sheet])

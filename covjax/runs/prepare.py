@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import time
 
+import numpy as np
 from absl import logging
 
 from covjax import InputError
@@ -52,12 +53,25 @@ def run(config, workdir):
             f'all listed in {listing}'
         )
     for split, info in builder.info.splits.items():
-        examples = datasets.read_native(f'{config.dataset}:{split}', config.data_dir, SHOWN)
-        tiles = [pictures.draw_boxes(grey, row.boxes, TILE) for grey, row in examples]
+        records = datasets.records(f'{config.dataset}:{split}', config.data_dir, SHOWN)
+        tiles = [_tile(record) for record in records]
         sheet = workdir / 'images' / f'{config.dataset.replace("/", "_")}_{split}.png'
         picture.save(sheet, pictures.contact_sheet(tiles, min(len(tiles), 6)))
         count = f'{info.num_examples} examples, the first {len(tiles)} in {sheet}'
         print(f'{config.dataset}:{split}  {count}')
+
+
+def _tile(record):
+    """A record of datasets.records for people: uint8 [TILE, TILE, 3], boxes and mask drawn in."""
+    image, mask = datasets.volume(record.image), record.mask
+    if mask is not None:
+        mask = datasets.volume(mask)
+    if image.ndim == 3:  # the slice with most of the mask says most about it
+        areas = [] if mask is None else mask.astype(bool).sum((1, 2))
+        z = int(np.argmax(areas)) if np.any(areas) else len(image) // 2
+        image, mask = image[z], None if mask is None else mask[z]
+    tile = pictures.draw_boxes(image, record.row.boxes, TILE)
+    return tile if mask is None else pictures.tint(tile, mask)
 
 
 def options():
@@ -107,7 +121,10 @@ def build(dataset, source, data_dir, overwrite=False, **options):
             f'{target} was prepared from other files than {source}; '
             'choose another config.data_dir, or set config.overwrite=True'
         )
-    return _build(dataset, source, data_dir, options, target)
+    builder = _build(dataset, source, data_dir, options, target)
+    for line in builder.remarks:
+        print(f'{dataset}: {line}')
+    return builder
 
 
 def _kind(dataset):

@@ -208,7 +208,7 @@ def tiles_of(found):
     for one in found[:SHOWN]:
         count = SHOWN if len(found) == 1 else 1
         for z in np.unique(np.linspace(0, len(one.grey) - 1, count + 2).round().astype(int)[1:-1]):
-            image = Image.fromarray(pictures.tinted(one.grey[z], one.classes[z]))
+            image = Image.fromarray(pictures.tint(one.grey[z], one.classes[z]))
             tiles.append(np.asarray(image.resize((TILE, TILE), Image.Resampling.BILINEAR)))
     return tiles
 
@@ -224,7 +224,7 @@ def body(config, network, workdir, rows, count):
         count: number of files.
     """
     what = f'{count} files of {config.input}' if count > 1 else str(config.input)
-    colours = ('orange', 'blue', 'green', 'pink')
+    _, *colours = masks.COLOURS
     regions = ', '.join(
         f'{name} {colours[i % len(colours)]}' for i, name in enumerate(network.classes[1:])
     )

@@ -15,7 +15,6 @@ import zipfile
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from covjax import InputError
@@ -82,19 +81,13 @@ class Builder(_base.ArrayRecordBuilder):
     )
 
     def _info(self):
-        file = {
-            'container': tfds.features.Text(),
-            'mode': tfds.features.Text(),
-            'width': np.int32,
-            'height': np.int32,
-        }
         features = {
             **_base.COMMON,
             'label': tfds.features.ClassLabel(names=_base.LABELS),
             'document': tfds.features.Text(),
             'patient': tfds.features.Text(),
             'published_split': tfds.features.Text(),
-            'file': file,
+            'file': dict(_base.FILE),
         }
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),

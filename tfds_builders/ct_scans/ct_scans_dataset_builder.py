@@ -8,14 +8,17 @@ window. Arrays run to the patient's left, to the back, and from foot to head.
 import dataclasses
 import pathlib
 import re
+import sys
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from covjax import InputError
-from covjax.ct import archive, contents, masks, volume, windows
-from covjax.data import grouping, near_duplicates
+from covjax.ct import archive, contents, hounsfield, masks, volume, windows
+from covjax.data import datasets, grouping, near_duplicates
 from tfds_builders import _base
 from tfds_builders.ct_scans.layouts import LAYOUTS, Layout, Scan
 from tfds_builders.ct_scans.layouts import folder as layout_of_folder
@@ -25,10 +28,12 @@ NAME = re.compile(r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?')
 SPLITS = ('train', 'validation', 'test')
 CHECKED = 24  # slices of a volume, or pictures of a folder, that its masks are compared with
 MOST_CHECKED = 200
+MOST_COMPARED = 20_000  # pictures without patients
 UNKNOWN = -1  # of a slice, where no table has it
-PATIENTS_UNKNOWN = (
-    'patients are not known: images that look alike '
-    f'(correlation above {grouping.ALIKE} at 32x32 pixels) are of one group'
+PATIENTS_UNKNOWN = 'patients are not known: '
+OWN_GROUP = 'each scan is a group of its own'
+LIKE_GROUP = (
+    f'pictures that look alike (correlation above {grouping.ALIKE} at 32x32 pixels) are one group'
 )
 RUNS = f', and so are files whose numbers follow one another, {grouping.RUN} at a time'
 
@@ -74,6 +79,7 @@ class Job(NamedTuple):
     group: str
     layout: Layout
     config: Config
+    hu: str  # config.hu, of volumes that are not in HU
     unchecked: bool  # whether masks are taken as they are
 
 
@@ -84,17 +90,22 @@ class Builder(_base.ArrayRecordBuilder):
 
     Args:
         source: the folder of the files, for config `folder`, whose classes its tables name.
+        hu: 'SLOPE,INTERCEPT' for volumes whose values are not HU, HU = SLOPE x value + INTERCEPT;
+            '' refuses such volumes.
         unchecked_masks: whether to take masks that do not lie on the lungs of their images.
     """
 
     VERSION = tfds.core.Version('1.0.0')
     RELEASE_NOTES = {'1.0.0': 'Pictures, volumes and slices with masks, labels and patients.'}
-    OPTIONS = ('source', 'unchecked_masks')
+    OPTIONS = ('source', 'hu', 'unchecked_masks')
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'get the files of the data set and give their folder'
     BUILDER_CONFIGS = [described(name) for name in NAMES]
 
-    def __init__(self, *, source='', unchecked_masks=False, **kwargs):
-        self.source, self.unchecked = source, unchecked_masks
+    def __init__(self, *, source='', hu='', unchecked_masks=False, **kwargs):
+        self.source, self.hu, self.unchecked = source, hu, unchecked_masks
+        self.read = {}  # {folder: its Layout, its Scans, the ids of those without a mask}
+        self.found = []  # remarks of a build, '' among them
+        self.names, self.unseen = (), set()  # classes of the masks, and those that none had yet
         super().__init__(**kwargs)
 
     @classmethod
@@ -111,17 +122,18 @@ class Builder(_base.ArrayRecordBuilder):
             layout = layout_of_folder(self.source or folder)
         else:
             raise InputError(f'ct_scans/{config.name}: give the builder its folder, source=FOLDER')
-        if layout.pictures and (config.slices or config.hu):
+        if layout.pictures and (config.slices or config.hu or self.hu):
             raise InputError(
                 f'ct_scans/{config.name}: pictures have no slices and no HU; '
-                f'choose ct_scans/{config.layout}'
+                f'choose ct_scans/{config.layout}, without config.hu'
             )
         return layout
 
     def _info(self):
         prepared = pathlib.Path(self._data_dir)
         if (prepared / 'features.json').is_file():  # what is there says what it is
-            features = tfds.features.FeaturesDict.from_config(str(prepared))
+            with datasets.readable(prepared, f'ct_scans/{self.builder_config.name}'):
+                features = tfds.features.FeaturesDict.from_config(str(prepared))
         else:
             features = tfds.features.FeaturesDict(features_of(self.builder_config, self.layout()))
         return self.dataset_info_from_configs(
@@ -130,22 +142,27 @@ class Builder(_base.ArrayRecordBuilder):
         )
 
     def scans(self, folder):
-        """The Scans of a folder.
+        """Reads the tables of a folder, once.
+
+        Returns:
+            (its Layout, its Scans, the ids of scans that are left out because they lack a mask).
 
         Raises:
-            InputError: there are none, or two of one name.
+            InputError: there are none, or two of one name, or a file is missing.
         """
-        layout = self.layout(folder)
-        scans = layout.scans(folder)
-        if not scans:
-            raise InputError(f'{folder}: no scans of {self.builder_config.layout}; {layout.give}')
-        names = [scan.id for scan in scans]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise InputError(f'{folder}: {sorted(twice)[0]} is there twice; keep one of the two')
-        for scan in scans:
-            if scan.mask and not (scan.mask.is_dir() or archive.is_file(scan.mask)):
-                raise InputError(f'{scan.mask}: no such mask of {scan.id}; complete the folder')
-        return scans
+        if folder not in self.read:
+            layout = self.layout(folder)
+            scans = layout.scans(folder)
+            chosen = [scan for scan in scans if scan.mask or not layout.regions]
+            if not chosen:
+                what = 'masks' if scans else 'scans'
+                raise InputError(
+                    f'{folder}: no {what} of {self.builder_config.layout}; {layout.give}'
+                )
+            _check_files(folder, chosen)
+            without = [scan.id for scan in scans if not scan.mask and layout.regions]
+            self.read[folder] = layout, chosen, without
+        return self.read[folder]
 
     def source_files(self, folder):
         """Lists images, masks and tables.
@@ -154,39 +171,78 @@ class Builder(_base.ArrayRecordBuilder):
             InputError: the folder has another layout.
         """
         files = set()
-        for scan in self.scans(folder):
+        for scan in self.scans(folder)[1]:
             for path in filter(None, (scan.image, scan.mask)):
-                files |= set(path.iterdir()) if path.is_dir() else {path}
+                files |= set(archive.walk(path)) if path.is_dir() else {path}
         tables = [path for pattern in ('*.csv', '*.npy') for path in archive.find(folder, pattern)]
         return sorted(files | set(tables))
 
     def remark(self, folder):
-        """Returns what a person should know: how images are split, what was not checked."""
-        scans, layout = self.scans(folder), self.layout(folder)
-        remarks = [self._remark_on_splits(scans)]
-        if layout.pictures and layout.regions and not self.unchecked:
-            remarks.append(_check_pictures(folder, scans, layout))
-        return '; '.join(filter(None, remarks))
+        """Returns what a person should know: how images are split, what is left out."""
+        layout, scans, without = self.scans(folder)
+        remarks = []
+        if not all(scan.patient for scan in scans):
+            official = all(scan.split for scan in scans)
+            how = LIKE_GROUP + ('' if official else RUNS) if layout.pictures else OWN_GROUP
+            remarks.append(PATIENTS_UNKNOWN + how)
+        if without:
+            remarks.append(f'left out {len(without)} scans without a mask (first {without[0]})')
+        return '; '.join(remarks)
 
-    def _remark_on_splits(self, scans):
-        if all(scan.patient for scan in scans):
-            return ''
-        official = all(scan.split for scan in scans)
-        return PATIENTS_UNKNOWN + ('' if official else RUNS)
+    @property
+    def remarks(self):
+        """Lines on what the last build has found, such as regions that no mask has."""
+        lines = [line for line in self.found if line]
+        if self.unseen:
+            listed = ', '.join(name for name in self.names[1:] if name in self.unseen)
+            whole = len(self.unseen) == len(self.names) - 1
+            lines.append('all masks are empty' if whole else f'no mask has {listed}')
+        return lines
 
     def _split_generators(self, dl_manager):
         folder = self.source_folder(dl_manager)
-        layout, scans = self.layout(folder), self.scans(folder)
-        groups = _groups(scans, layout)
-        jobs = {split: [] for split in SPLITS}
-        for scan, group, split in zip(scans, groups, _splits(scans, groups, layout)):
-            jobs[split].append(Job(scan, group, layout, self.builder_config, self.unchecked))
+        layout, scans, _ = self.scans(folder)
+        groups = _groups(folder, scans, layout)
+        splits = _splits(scans, groups, layout)
+        self.found = [_remark_on_groups(groups, splits)]
+        if layout.pictures and layout.regions and not self.unchecked:
+            self.found.append(_check_pictures(folder, scans, layout))
+        self.names = masks.classes(layout.regions)
+        self.unseen = set() if self.beam else {*self.names[1:]}
+        # Other processes are given jobs, and cannot be given functions made here.
+        common = (layout._replace(scans=None), self.builder_config, self.hu, self.unchecked)
         make = picture_example if layout.pictures else volume_examples
-        return {
-            split: self._generate_examples(make, jobs_of_split, split)
-            for split, jobs_of_split in jobs.items()
-            if jobs_of_split
-        }
+        generators = {}
+        for split in SPLITS:
+            chosen = [pair for pair, its in zip(zip(scans, groups), splits) if its == split]
+            if jobs := [Job(scan, group, *common) for scan, group in chosen]:
+                examples = self._generate_examples(make, jobs, split)
+                generators[split] = examples if self.beam else self._watched(examples)
+        return generators
+
+    def _watched(self, examples):
+        """Yields (key, example) as they are, and notes which regions their masks have."""
+        for key, example in examples:
+            if self.unseen:
+                self.unseen -= {self.names[i] for i in np.unique(_mask_of(example))}
+            yield key, example
+
+
+def _check_files(folder, scans):
+    """Refuses Scans of one name, or whose files are not there."""
+    names = Counter(scan.id for scan in scans)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f'{folder}: {twice[0]} is there twice; keep one of the two')
+    for scan in scans:
+        for path, what in ((scan.image, 'scan'), (scan.mask, 'mask')):
+            if path is None or path.is_dir() or archive.is_file(path):
+                continue
+            packed = archive.archive_of(path)
+            raise InputError(
+                f'{path}: is a folder in an archive; unpack {packed.name}'
+                if packed
+                else f'{path}: no such {what} of {scan.id}; complete the folder'
+            )
 
 
 def features_of(config, layout):
@@ -203,6 +259,8 @@ def features_of(config, layout):
         # mm between pixels or voxels, (z, y, x); 0 where it is not known, as of pictures.
         'spacing': tfds.features.Tensor(shape=(3,), dtype=np.float32),
     }
+    if layout.pictures:
+        features['file'] = dict(_base.FILE)
     if layout.labels:
         features['label'] = tfds.features.ClassLabel(names=list(layout.labels))
     if layout.regions:
@@ -230,12 +288,17 @@ def _mask_feature(is_volume, names):
 # ---- groups and splits
 
 
-def _groups(scans, layout):
+def _groups(folder, scans, layout):
     """What must not straddle train and test, of each scan: its patient where that is known."""
     if all(scan.patient for scan in scans):
         return [scan.patient for scan in scans]
     if not layout.pictures:
         return [scan.patient or scan.id for scan in scans]
+    if len(scans) > MOST_COMPARED:
+        raise InputError(
+            f'{folder}: {len(scans)} pictures without patients are too many to compare, at most '
+            f'{MOST_COMPARED}; name the patient of each, or what comes nearest to it'
+        )
     small = np.stack([near_duplicates.shrunk(_base.read_grey(scan.image)[0]) for scan in scans])
     keys = grouping.alike(small)
     patients = [scan.patient or f'without patient {i}' for i, scan in enumerate(scans)]
@@ -252,8 +315,16 @@ def _stem(scan):
 
 
 def _splits(scans, groups, layout):
-    """The split of each scan: that of the data set, or by group."""
-    by_group = grouping.splits_of(group for scan, group in zip(scans, groups) if not scan.split)
+    """The split of each scan: that of the data set, that of its group there, or one by group.
+
+    Where the data set names the scans of a split, it gets no others.
+    """
+    official = {group: scan.split for scan, group in zip(scans, groups) if scan.split}
+    shares = {
+        split: share for split, share in grouping.SHARES.items() if split not in official.values()
+    }
+    by_group = grouping.splits_of([group for group in groups if group not in official], shares)
+    by_group |= official
     splits = [scan.split or by_group[group] for scan, group in zip(scans, groups)]
     if layout.validation:
         of_train = [group for group, split in zip(groups, splits) if split == 'train']
@@ -265,33 +336,48 @@ def _splits(scans, groups, layout):
     return splits
 
 
+def _remark_on_groups(groups, splits):
+    """A line on the groups of images, and on those that the data set has in two splits; or ''."""
+    sizes = Counter(groups)
+    largest, count = sizes.most_common(1)[0]
+    if count == 1:
+        return ''
+    remark = f'{len(groups)} images in {len(sizes)} groups, the largest of {count} ({largest})'
+    pairs = Counter(group for group, _ in set(zip(groups, splits)))
+    if straddling := sorted(group for group, count in pairs.items() if count > 1):
+        remark += f'; in more than one of the splits as published: {len(straddling)} groups'
+        remark += f' (first {straddling[0]})'
+    return remark
+
+
 # ---- pictures
 
 
 def _read_picture(scan, layout):
-    """(grey uint8 [H, W], classes uint8 [H, W] or None) of a picture, upright."""
-    grey, _ = _base.read_grey(scan.image)
+    """(grey uint8 [H, W], classes of the same shape or None, facts of its file) of a picture."""
+    grey, facts = _base.read_grey(scan.image)
     mask = None
     if scan.mask:
         mask = masks.as_classes(masks.read_picture(scan.mask), layout.regions, scan.mask)
         masks.check_size(mask, grey, scan.mask)
     if layout.sideways:
         grey, mask = (None if array is None else array.T for array in (grey, mask))
-    return grey, mask
+    return grey, mask, facts
 
 
 def _check_pictures(folder, scans, layout):
     """Compares the masks of pictures, or of some of many, with the pictures; returns a remark."""
     chosen = np.unique(np.linspace(0, len(scans) - 1, min(len(scans), MOST_CHECKED)).astype(int))
     pairs = [_read_picture(scans[i], layout) for i in chosen]
-    images, of_images = zip(*pairs)
+    images, of_images, _ = zip(*pairs)
     return masks.check_place(of_images, images, masks.classes(layout.regions), folder)
 
 
 def picture_example(job):
     """Yields the one (key, example) of a picture."""
-    grey, mask = _read_picture(job.scan, job.layout)
-    yield job.scan.id, _example(job, job.scan.id, grey, mask, (0.0, 0.0, 0.0))
+    grey, mask, facts = _read_picture(job.scan, job.layout)
+    unknown = (0.0, 0.0, 0.0)
+    yield job.scan.id, _example(job, job.scan.id, grey, mask, unknown, {'file': facts})
 
 
 # ---- volumes
@@ -299,7 +385,7 @@ def picture_example(job):
 
 def volume_examples(job):
     """Yields (key, example) of a volume, or of each of its slices."""
-    hu, spacing = _read_volume(job.scan, job.layout)
+    hu, spacing = _read_volume(job)
     image = hu if job.config.hu else windows.to_grey(hu)
     mask = _read_mask(job, hu) if job.scan.mask else None
     if not job.config.slices:
@@ -307,30 +393,34 @@ def volume_examples(job):
         return
     for z in range(len(image)):
         key = f'{job.scan.id}/z{z:03d}'
-        of_slice = {'z': z, **_by_slice(job, z)}
-        yield (
-            key,
-            _example(job, key, image[z], None if mask is None else mask[z], spacing, of_slice),
-        )
+        others = {'z': z, **_by_slice(job, z)}
+        yield key, _example(job, key, image[z], None if mask is None else mask[z], spacing, others)
 
 
-def _read_volume(scan, layout):
+def _read_volume(job):
     """(int16 HU [z, y, x], mm (z, y, x)) of a volume, turned to left, back and head."""
-    if layout.grey_window:
-        hu, grid, _ = volume.lps(_open(scan.image, '1,0'))
+    path, window = job.scan.image, job.layout.grey_window
+    if window and not job.hu:
+        hu, grid, _ = volume.lps(_open(path, '1,0'))
         if 0 <= hu.min() and hu.max() <= 255:
-            low, high = windows.WINDOWS[layout.grey_window]
-            hu, grid, _ = volume.lps(_open(scan.image, f'{(high - low) / 255},{low}'))
+            low, high = windows.WINDOWS[window]
+            hu, grid, _ = volume.lps(_open(path, f'{(high - low) / 255},{low}'))
+            hounsfield.check(hu, path)
             return hu, grid.spacing[::-1]
-    hu, grid, _ = volume.lps(_open(scan.image))
+    hu, grid, _ = volume.lps(_open(path, job.hu))
     return hu, grid.spacing[::-1]
 
 
-def _open(path, hu=''):
+def _open(path, hu):
     """The Volume of a file, or of a folder of DICOM files."""
     if not path.is_dir():
         return volume.open_volume(path, hu)
-    found = contents.look(path, path / 'nothing is left out')
+    found = contents.look(path)
+    if not found.dicom:
+        raise InputError(
+            f'{path}: is a folder without DICOM; name a volume file, a folder with one DICOM '
+            'series, or pictures one by one'
+        )
     return contents.open_series(found, hu)
 
 
@@ -341,7 +431,10 @@ def _read_mask(job, hu):
     masks.check_size(mask, hu, path)
     if not job.unchecked:
         chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), CHECKED)).round().astype(int))
-        masks.check_place([mask[chosen]], [windows.to_grey(hu[chosen])], names, path)
+        grey = windows.to_grey(hu[chosen])
+        if remark := masks.check_place([mask[chosen]], [grey], names, path):
+            # Here, which may be a process of its own, nobody else can tell.
+            tqdm.write(f'{path}: {remark}', file=sys.stderr)
     return mask
 
 
@@ -358,8 +451,8 @@ def _by_slice(job, z):
 # ---- examples
 
 
-def _example(job, key, image, mask, spacing, of_slice=None):
-    """The features of an example."""
+def _example(job, key, image, mask, spacing, others=None):
+    """The features of an example, with others that only some kinds of images have."""
     as_array = job.config.hu or image.ndim == 3
     features = {
         **_base.stored(np.ascontiguousarray(image), as_array),
@@ -368,7 +461,7 @@ def _example(job, key, image, mask, spacing, of_slice=None):
         'patient': job.scan.patient,
         'scan': job.scan.id,
         'spacing': np.array(spacing, np.float32),
-        **(of_slice or {}),
+        **(others or {}),
     }
     if job.layout.labels:
         features['label'] = job.scan.label
@@ -382,3 +475,11 @@ def _stored_mask(mask):
     if mask.ndim == 2:
         return _base.png(mask)
     return {'classes': mask[..., None], 'names': 0}
+
+
+def _mask_of(example):
+    """The classes uint8 of an example that `_example` has made."""
+    stored = example['mask']
+    if isinstance(stored, dict):
+        return stored['classes']
+    return datasets.volume(stored)

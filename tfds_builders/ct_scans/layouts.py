@@ -6,15 +6,18 @@ and of programs that read them.
 """
 
 import csv
+import io
 import pathlib
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from covjax import InputError
+from covjax import CLASSES, InputError
 from covjax.ct import archive, contents, luna16, volume
+from covjax.ct.masks import BACKGROUND
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -66,38 +69,63 @@ CASE = re.compile(r'(P|cap|normal)(\d{3})')
 DIAGNOSES = {'P': 'covid', 'cap': 'cap', 'normal': 'normal'}
 # Rows of the tables of labels are numbered without the index that Index.csv leaves out.
 INDEX_LEFT_OUT = 43
+# {feature: how its table is called, shape of what it has of a slice}.
+LABELS_OF_SLICES = {'infected': ('Slice', ()), 'lobes': ('Lobe', (5,))}
 
 
 def covid_ct_md(folder):
     """A folder of DICOM files or a NIfTI file a case, and tables of slices with infection."""
-    cases = {}
-    for path in archive.find(folder, '*'):
-        for part in (path.name.split('.')[0], path.parent.name):
-            if CASE.fullmatch(part) and (volume.suffix(path) or part == path.parent.name):
-                cases.setdefault(part, path if volume.suffix(path) else path.parent)
-    tables = {name: _label_table(folder, name) for name in ('Slice', 'Lobe')}
-    rows = _rows_of_cases(folder) if any(table is not None for table in tables.values()) else {}
+    tables = {feature: _label_table(folder, *kind) for feature, kind in LABELS_OF_SLICES.items()}
+    tables = {feature: table for feature, table in tables.items() if table is not None}
+    rows = _rows_of_cases(folder) if tables else {}
     scans = []
-    for case, path in sorted(cases.items()):
-        label, by_slice = DIAGNOSES[CASE.fullmatch(case)[1]], {}
-        for feature, table in (('infected', tables['Slice']), ('lobes', tables['Lobe'])):
-            if table is not None and case in rows:
-                by_slice[feature] = table[rows[case]].astype(np.int8)
+    for case, path in sorted(_cases(folder).items()):
+        label = DIAGNOSES[CASE.fullmatch(case)[1]]
+        if rows.get(case, 0) >= min(map(len, tables.values()), default=1):
+            raise InputError(
+                f'{folder}: Index.csv has {case} as row {rows[case]} of the tables of labels, '
+                'which have fewer; give all as published'
+            )
+        by_slice = {
+            feature: table[rows[case]].astype(np.int8)
+            for feature, table in tables.items()
+            if case in rows
+        }
         scans.append(Scan(case, path, label=label, patient=case, by_slice=by_slice))
     return scans
 
 
-def _label_table(folder, name):
-    """The newest NAME-level-labels*.npy, whose corrected versions have longer names, or None."""
+def _cases(folder):
+    """{case: its volume file, or the folder of its DICOM files}; an InputError where it has two."""
+    cases = {}
+    for path in archive.find(folder, '*'):
+        if volume.suffix(path) and CASE.fullmatch(path.name.split('.')[0]):
+            case, path = path.name.split('.')[0], path
+        elif CASE.fullmatch(path.parent.name):
+            case, path = path.parent.name, path.parent
+        else:
+            continue
+        if cases.setdefault(case, path) != path:
+            raise InputError(f'{path}: {case} is also at {cases[case]}; keep one of the two')
+    return cases
+
+
+def _label_table(folder, name, shape):
+    """The newest NAME-level-labels*.npy, whose corrected versions have longer names, or None.
+
+    It has the shape [cases, slices, *shape].
+    """
     found = archive.find(folder, f'{name}-level-labels*.npy')
     if not found:
         return None
     file = max(found, key=lambda path: (len(path.name), path.name))
     try:
-        with archive.opened(file) as stream:
-            return np.load(stream, allow_pickle=False)
-    except ValueError:
+        table = np.load(io.BytesIO(archive.read(file)), allow_pickle=False)
+    except (ValueError, EOFError):
         raise InputError(f'{file}: is no NumPy array; copy it again') from None
+    if table.ndim < 2 or table.shape[2:] != shape:
+        raise InputError(f'{file}: is an array {list(table.shape)}; give it as published')
+    return table
 
 
 def _rows_of_cases(folder):
@@ -123,12 +151,11 @@ def luna16_lungs(folder):
     masks = {
         path.name: path
         for path in archive.find(folder, '*.mhd')
-        if any(part.lower().startswith('seg-lungs') for part in path.parts)
+        if any(part.lower().startswith('seg-lungs') for part in path.relative_to(folder).parts)
     }
     return [
-        Scan(series, path, masks[path.name], patient=series, split=luna16.series_split(series))
+        Scan(series, path, masks.get(path.name), patient=series, split=luna16.series_split(series))
         for series, path in volume.find_volumes(folder).items()
-        if path.name in masks
     ]
 
 
@@ -144,13 +171,13 @@ def covid_ct_seg(folder):
     masks = {_case(path): path for path in files if BOTH_MASKS.search(path.parent.name)}
     scans = []
     for path in files:
-        if path.parent.name.lower().endswith('_mask') or _case(path) not in masks:
+        if path.parent.name.lower().endswith('_mask'):
             continue
         case = _case(path)
         match = RADIOPAEDIA.fullmatch(case)
         # Two pairs of these scans are of one patient, who has the first number.
         patient = f'radiopaedia_{match[1]}' if match else case
-        scans.append(Scan(case, path, masks[case], patient=patient))
+        scans.append(Scan(case, path, masks.get(case), patient=patient))
     return scans
 
 
@@ -167,11 +194,11 @@ SEVERITIES = ('CT-0', 'CT-1', 'CT-2', 'CT-3', 'CT-4')
 
 
 def mosmed(folder):
-    """studies/CT-0..CT-4 and masks/, which only some studies of CT-1 have: those."""
+    """studies/CT-0..CT-4 and masks/, which only some studies of CT-1 have."""
     files = [path for path in archive.find(folder, '*') if volume.suffix(path)]
     matches = {MASK_OF_STUDY.fullmatch(path.name.split('.')[0]): path for path in files}
     masks = {match[1]: path for match, path in matches.items() if match}
-    return [scan._replace(mask=masks[scan.id]) for scan in _studies(files) if scan.id in masks]
+    return [scan._replace(mask=masks.get(scan.id)) for scan in _studies(files)]
 
 
 def mosmed_severity(folder):
@@ -194,52 +221,87 @@ def _word(text):
     return re.sub(r'\W+', '_', text.strip().lower()).strip('_')
 
 
+# ---- COVNet
+
+MASKED_CT, MASK = 'masked_ct.nii', 'mask.nii.gz'
+LISTS = {'train': 'train.csv', 'validation': 'val.csv'}
+NUMBERED = ('class_0', 'class_1', 'class_2')  # what each is only the owner knows
+
+
+def covnet(folder):
+    """A folder a case with masked_ct.nii and mask.nii.gz, listed in train.csv and val.csv."""
+    scans = []
+    for split, name in LISTS.items():
+        file = _only(folder, name)
+        for number, line in _table(file, ('case', 'label'), 'case', AS_COVNET):
+            label = f'class_{line["label"]}'
+            if label not in NUMBERED:
+                raise InputError(
+                    f'{file}: line {number} has the label {line["label"]}; {AS_COVNET}'
+                )
+            case = file.parent / line['case']
+            scans.append(Scan(line['case'], case / MASKED_CT, case / MASK, label, split=split))
+    return scans
+
+
 # ---- anyone's own
 
 TABLE, REGIONS = 'scans.csv', 'regions.csv'
 COLUMNS = ('file', 'mask', 'label', 'patient', 'split')
+LARGEST = 2**15 - 1  # value of a mask
 
 
 def folder(source):
     """The Layout of a folder with scans.csv and, where masks have several regions, regions.csv."""
-    source = pathlib.Path(source)
-    lines = _table(source / TABLE, COLUMNS, 'file')
-    scans = [_own_scan(source, number, line) for number, line in enumerate(lines, 2)]
-    with_mask = [scan for scan in scans if scan.mask]
-    labelled = [scan for scan in scans if scan.label]
-    for some, column in ((with_mask, 'mask'), (labelled, 'label')):
-        if some and len(some) < len(scans):
-            missing = next(scan for scan in scans if scan not in some)
+    table = pathlib.Path(source) / TABLE
+    lines = _table(table, COLUMNS, 'file', GIVE_FOLDER)
+    scans = [_own_scan(table, number, line) for number, line in lines]
+    for column in ('mask', 'label'):
+        lacking = [scan.id for scan in scans if not getattr(scan, column)]
+        if 0 < len(lacking) < len(scans):
             raise InputError(
-                f'{source / TABLE}: {missing.id} has no {column}, others have; '
+                f'{table}: {lacking[0]} has no {column}, others have; '
                 'fill in the column, or leave it out'
             )
+    if twice := _twice(scan.mask for scan in scans if scan.mask):
+        raise InputError(f'{table}: two lines have the mask {twice.name}; name that of each scan')
     pictures = {scan.image.suffix.lower() in contents.PICTURES for scan in scans}
     if len(pictures) > 1:
-        raise InputError(f'{source / TABLE}: names pictures and volumes; make a folder of each')
+        raise InputError(f'{table}: names pictures and volumes; make a folder of each')
     return Layout(
         lambda _: scans,
         GIVE_FOLDER,
         pictures=pictures.pop(),
-        labels=tuple(sorted({scan.label for scan in labelled})),
-        regions=_regions(source / REGIONS) if with_mask else {},
+        labels=_in_order({scan.label for scan in scans} - {''}),
+        regions=_regions(table.with_name(REGIONS)) if scans[0].mask else {},
     )
 
 
-def _own_scan(source, number, line):
+def _own_scan(table, number, line):
     """The Scan of a line of scans.csv."""
-    where = f'{source / TABLE}: line {number}'
-    image = source / line['file']
-    mask = source / line['mask'] if line['mask'] else None
-    for path in (image, mask):
-        if path and not (archive.is_file(path) or path.is_dir()):
-            raise InputError(f'{where} names {path.name}, which is not there; correct the table')
+    where = f'{table}: line {number}'
+    image = table.parent / line['file']
+    mask = table.parent / line['mask'] if line['mask'] else None
+    if not (archive.is_file(image) or image.is_dir()):
+        raise InputError(f'{where} names {line["file"]}, which is not there; correct the table')
+    if mask and not archive.is_file(mask):
+        raise InputError(f'{where} names {line["mask"]}, which is no file; correct the table')
     if line['split'] and line['split'] not in SPLITS:
         raise InputError(
             f'{where} has the split {line["split"]}; write one of {", ".join(SPLITS)}, or nothing'
         )
-    label = _word(line['label'])
-    return Scan(line['file'], image, mask, label, line['patient'], line['split'])
+    name = pathlib.PurePath(line['file']).as_posix()  # one name where paths are written in two ways
+    return Scan(name, image, mask, _word(line['label']), line['patient'], line['split'])
+
+
+def _twice(values):
+    """The first of several values that is there more than once, or None."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
+
+
+def _in_order(labels):
+    """Labels as a tuple in the order of the alphabet, covid last as in covjax.CLASSES."""
+    return tuple(sorted(labels, key=lambda label: (label == CLASSES[1], label)))
 
 
 def _regions(file):
@@ -247,36 +309,50 @@ def _regions(file):
     if not file.is_file():
         return {1: 'lesion', 255: 'lesion'}
     regions = {}
-    for line in _table(file, ('value', 'region'), 'value'):
-        if not line['value'].isdigit() or not _word(line['region']):
-            raise InputError(f'{file}: {line["value"]},{line["region"]} is no value and region')
-        regions[int(line['value'])] = _word(line['region'])
+    for number, line in _table(file, ('value', 'region'), 'value', GIVE_REGIONS):
+        value, region = line['value'], _word(line['region'])
+        if not re.fullmatch('[0-9]{1,5}', value) or int(value) > LARGEST or not region:
+            raise InputError(f'{file}: line {number} is {value},{line["region"]}; {GIVE_REGIONS}')
+        if regions.setdefault(int(value), region) != region:
+            raise InputError(f'{file}: line {number} has {value} again; {GIVE_REGIONS}')
+    if set(regions.values()) <= {BACKGROUND}:
+        raise InputError(f'{file}: names no region; {GIVE_REGIONS}')
     return {value: region for value, region in regions.items() if value}
 
 
-def _table(file, columns, required):
-    """The lines of a CSV as dicts of stripped texts, '' where a column is missing."""
+def _table(file, columns, required, give):
+    """The lines of a CSV: [(number, {column: stripped text, '' where it is missing})].
+
+    Args:
+        file: of the table.
+        columns: that it may have.
+        required: the one that it must have, in every line.
+        give: the end of the message where it has others.
+    """
     try:
-        reader = csv.DictReader(archive.read_text(file).splitlines())
-        lines = list(reader)
+        reader = csv.DictReader(archive.read_text(file).splitlines(), strict=True)
+        lines = [(reader.line_num, line) for line in reader]
     except FileNotFoundError:
-        raise InputError(f'{file}: no such table; {GIVE_FOLDER}') from None
+        raise InputError(f'{file}: no such table; {give}') from None
     except csv.Error as error:
-        raise InputError(f'{file}: is no CSV table ({error}); {GIVE_FOLDER}') from None
+        raise InputError(f'{file}: is no CSV table ({error}); {give}') from None
     header = [name.strip().lower() for name in reader.fieldnames or []]
-    unknown = [name for name in header if name not in columns]
-    if required not in header or unknown:
-        raise InputError(
-            f'{file}: has the columns {", ".join(header) or "none"}; '
-            f'expected {required} and any of {", ".join(columns)}'
-        )
-    rows = [
-        {(key or '').strip().lower(): str(value or '').strip() for key, value in line.items()}
-        for line in lines
-    ]
-    if not rows:
-        raise InputError(f'{file}: has no lines; {GIVE_FOLDER}')
-    return [{name: row.get(name, '') for name in columns} for row in rows]
+    if required not in header or not set(header) <= set(columns) or _twice(header):
+        raise InputError(f'{file}: has the columns {", ".join(header) or "none"}; {give}')
+    table = []
+    for number, line in lines:
+        if None in line:  # where DictReader puts cells beyond the header
+            raise InputError(
+                f'{file}: line {number} has more cells than the header; '
+                'put cells with a comma into quotation marks'
+            )
+        row = {name.strip().lower(): (cell or '').strip() for name, cell in line.items()}
+        if not row[required]:
+            raise InputError(f'{file}: line {number} has no {required}; fill it in')
+        table.append((number, dict.fromkeys(columns, '') | row))
+    if not table:
+        raise InputError(f'{file}: has no lines; {give}')
+    return table
 
 
 # ---- what several share
@@ -299,10 +375,16 @@ def _only(folder, name):
     return found[0]
 
 
-GIVE_FOLDER = (
-    f'give a folder with {TABLE}: columns file and, as far as known, mask, label, patient, split '
-    f'(train, validation or test); and {REGIONS} (value,region) where masks have several regions'
+GIVE_REGIONS = (
+    f'write the columns value,region with a line for each value of the masks, 0 to {LARGEST}, '
+    'such as 1,lung'
 )
+GIVE_FOLDER = (
+    f'give a folder with {TABLE}: the columns file and, as far as known, mask, label, patient and '
+    f'split (train, validation or test); and {REGIONS} (value,region) where masks have several '
+    'regions'
+)
+AS_COVNET = 'write the columns case,label with a label from 0 to 2'
 LUNG_AND_LESION = {1: 'lung', 2: 'lung', 3: 'lesion'}
 # By the name of the config; folder, whose labels are its own, is described by its tables.
 LAYOUTS = {
@@ -320,7 +402,7 @@ LAYOUTS = {
         'give the folder of COVID-CT-MD with its cases (P001, cap001, normal001 ..., folders of '
         'DICOM files or volumes), Index.csv and the .npy tables of labels',
         labels=('normal', 'cap', 'covid'),
-        by_slice={'infected': (), 'lobes': (5,)},
+        by_slice={feature: shape for feature, (_, shape) in LABELS_OF_SLICES.items()},
         homepage='https://github.com/ShahinSHH/COVID-CT-MD',
     ),
     'luna16_lungs': Layout(
@@ -342,6 +424,14 @@ LAYOUTS = {
         'give the folder COVID19_1110 of MosMedData with studies and masks',
         regions={1: 'lesion'},
         homepage='https://mosmed.ai/en/datasets/covid191110',
+    ),
+    'covnet': Layout(
+        covnet,
+        f'give the data folder of COVNet: train.csv, val.csv and a folder a case with {MASKED_CT} '
+        f'and {MASK}',
+        labels=NUMBERED,
+        regions={1: 'lung', 2: 'lung', 255: 'lung'},
+        homepage='https://github.com/bkong999/COVNet',
     ),
     'mosmed_severity': Layout(
         mosmed_severity,
