@@ -24,6 +24,7 @@ def get_config():
         names='',
         # Data set with masks that rules without a network are fitted on; '' leaves them out.
         rules='',
+        otsu=False,  # for lungs: what Otsu's threshold finds beside them
         # Images without any lesion, to see what is painted there; separated by commas.
         negatives='',
         protocol='clean',  # refuses overlap with training; official and paper print it

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import SimpleITK as sitk
 from PIL import Image
+from tqdm import tqdm
 
 from covjax import InputError
 from covjax.ct import archive, luna16, windows
@@ -87,6 +88,39 @@ def write_ct_scans(folder, layout, seed=0, size=96, slices=8):
     truths = WRITERS[layout](folder, np.random.default_rng([seed, 20]), draw)
     (folder / 'PHANTOM.txt').write_text(NOTE)
     return sorted(truths, key=lambda truth: truth.id)
+
+
+def write_lungs(folder, seed=0, people=(60, 15, 20), opacities=(0, 4, 8), size=256):
+    """Writes slices with their lungs in the layout `folder`, with few and with many opacities.
+
+    Two slices a person; the label says how many opacities the person has in them, such as
+    opacities_8, so that a spec can choose them. Opacities are part of the lungs.
+
+    Args:
+        folder: where to; made where there is none.
+        seed: of everything that is drawn.
+        people: how many of each label in train, validation and test.
+        opacities: numbers of opacities.
+        size: pixels a side of a slice.
+    """
+    folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 21])
+    persons = [
+        (split, count, i)
+        for split, number in zip(('train', 'validation', 'test'), people)
+        for count in opacities
+        for i in range(number)
+    ]
+    rows = []
+    for split, count, i in tqdm(persons, 'drawing', unit='person', disable=None):
+        drawn, person = _draw(rng, size, 4, count), f'{split}_{count}_{i}'
+        for z in (1, 2):
+            name, mask = f'slices/{person}_{z}.png', f'masks/{person}_{z}.png'
+            _write_picture(folder / name, windows.to_grey(drawn.hu[z]))
+            _write_picture(folder / mask, drawn.lung[z].astype(np.uint8))
+            rows.append([name, mask, f'opacities_{count}', person, split])
+    _write_table(folder / 'scans.csv', ['file', 'mask', 'label', 'patient', 'split'], *rows)
+    _write_table(folder / 'regions.csv', ['value', 'region'], [1, 'lung'])
+    (folder / 'PHANTOM.txt').write_text(NOTE)
 
 
 def _draw(rng, size, slices, opacities=OPACITIES):

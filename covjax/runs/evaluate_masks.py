@@ -14,7 +14,7 @@ from PIL import Image
 
 from covjax import InputError, segmenter, trained
 from covjax.audit import mask_rules
-from covjax.ct import picture
+from covjax.ct import lungs, picture
 from covjax.data import datasets, lineage, segmented, specs
 from covjax.metrics import segmentation as metrics
 from covjax.pages import html, pictures
@@ -87,6 +87,8 @@ def run(config, workdir):
     models += [_maps(entry) for entry in config.maps.split(',') if entry.strip()]
     if config.rules:
         models += _rules(config.rules, data_dir, regions)
+    if config.otsu:
+        models.append(Model("Otsu's threshold", 'rule', None, None, None, _as_soft(lungs.mask), []))
     classes = runs[0].classes
     found = [
         result
