@@ -466,7 +466,8 @@ def test_grad_cam_of_a_class_is_that_of_the_logit_of_its_probability(n):
         weights = kernel[:, k] - shares @ kernel[:, others].T
         weighted = (features * weights[:, None, None]).sum(-1)
         expected = np.maximum(weighted, 0) / np.prod(features.shape[1:3])
-        heat = attribution.grad_cam(model, {'params': params}, lambda x: x, positive=k)(images)
+        apply = attribution.grad_cam(model, {'params': params}, lambda x: x, positive=k)
+        heat = jax.jit(apply)(images)
         np.testing.assert_allclose(heat, expected, atol=1e-4 * np.abs(weighted).max())
 
 
