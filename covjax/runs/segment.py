@@ -3,6 +3,7 @@
 Masks lie on the grid of their file, in its orientation.
 """
 
+import itertools
 import pathlib
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from covjax import InputError, lung_view, segmenter
 from covjax.ct import contents, lungs, masks, picture, volume, windows
+from covjax.metrics.segmentation import infection_percentage
 from covjax.pages import html, pictures
 from covjax.workdir import whole_or_nothing, write_csv
 
@@ -57,21 +59,24 @@ def run(config, workdir):
     files, ct, remarks = contents.inputs(source, config.hu, workdir)
     for remark in [*remarks, WINDOW_NOTE] if files else remarks:
         print(remark, flush=True)
+    rows, tiles = [], []
     with whole_or_nothing(workdir / 'masks') as draft:
         if ct:
             found = [of_volume(config, network, judge, ct, draft)]
         else:
             folder = source if source.is_dir() else source.parent
             found = of_pictures(config, network, judge, files, folder, draft)
-        rows = [row for one in found for row in measured(one, network.classes)]
-        shown = tiles_of(found)
+        for one in found:
+            rows += measured(one, network.classes)
+            tiles += tiles_of(one, SHOWN if ct else 1) if len(tiles) < SHOWN else []
     write_csv(workdir / 'table.csv', [COLUMNS, *rows])
-    picture.save(workdir / 'overlay.png', pictures.contact_sheet(shown, COLUMNS_SHOWN))
-    page = html.document('Segmentation', body(config, network, workdir, rows, len(found)))
+    picture.save(workdir / 'overlay.png', pictures.contact_sheet(tiles, COLUMNS_SHOWN))
+    count = 1 if ct else len(files)
+    page = html.document('Segmentation', body(config, network, workdir, rows, count))
     (workdir / 'segment.html').write_text(page, encoding='utf-8')
     for row in rows[:SHOWN]:
         print(', '.join(f'{name} {value}' for name, value in zip(COLUMNS, row) if value != ''))
-    print(f'masks of {len(found)} files in {workdir / "masks"}, page {workdir / "segment.html"}')
+    print(f'masks of {count} files in {workdir / "masks"}, page {workdir / "segment.html"}')
 
 
 def _lung_judge(config, network):
@@ -81,29 +86,12 @@ def _lung_judge(config, network):
     return lung_view.finder('' if config.lungs == OTSU else config.lungs, 'lungs')
 
 
-def classes_of(config, network, grey):
-    """The mask of slices of one file.
-
-    Args:
-        config: of the run.
-        network: segmenter.Segmenter.
-        grey: uint8 [slices, H, W].
-
-    Returns:
-        uint8 of the same shape; of each region named lung the largest pieces.
-    """
-    classes = np.empty(grey.shape, np.uint8)
-    found = segmenter.predict(network, grey, config.batch_size, config.overlap)
-    hidden = None if len(grey) > 1 else True  # None: unless it is a screen
-    for z, probabilities in enumerate(
-        tqdm(found, 'segmenting', total=len(grey), unit='slice', disable=hidden)
-    ):
-        classes[z] = segmenter.decided(probabilities, config.threshold)
-    if config.pieces:
-        for region, name in enumerate(network.classes):
-            if 'lung' in name:
-                where = classes == region
-                classes[where & ~lungs.largest(where, config.pieces)] = 0
+def _without_small_pieces(config, network, classes):
+    """Keeps config.pieces of each region named lung in uint8 [slices, H, W]; changes it."""
+    for region, name in enumerate(network.classes):
+        if config.pieces and 'lung' in name:
+            where = classes == region
+            classes[where & ~lungs.largest(where, config.pieces)] = 0
     return classes
 
 
@@ -123,7 +111,12 @@ def of_volume(config, network, judge, ct, target):
     hu, grid, code = volume.lps(ct)
     grey = windows.to_grey(hu)
     del hu
-    classes = classes_of(config, network, grey)
+    probabilities = segmenter.predict(network, grey, config.batch_size, config.overlap)
+    classes = np.empty(grey.shape, np.uint8)
+    bar = tqdm(probabilities, 'segmenting', total=len(grey), unit='slice', disable=None)
+    for z, of_slice in enumerate(bar):
+        classes[z] = segmenter.decided(of_slice, config.threshold)
+    classes = _without_small_pieces(config, network, classes)
     volume.write(target / f'{ct.name}.nii.gz', classes, grid, code)
     lung = judge(grey) if judge else _own_lungs(classes, network)
     millilitres = float(np.prod(grid.spacing)) / 1000
@@ -139,20 +132,24 @@ def of_pictures(config, network, judge, files, folder, target):
         folder: that the files lie in.
         target: pathlib.Path.
 
-    Returns:
-        [Found].
+    Yields:
+        Found.
+
+    Raises:
+        InputError: a file is no picture.
     """
-    found = []
-    for path in tqdm(files, 'segmenting', unit='picture', disable=None):
-        image, _ = picture.open_file(path)
-        grey = np.asarray(image)[None]
-        classes = classes_of(config, network, grey)
+    read = (np.asarray(picture.open_file(path)[0]) for path in files)
+    images, shown = itertools.tee(read)
+    probabilities = segmenter.predict(network, images, config.batch_size, config.overlap)
+    bar = tqdm(files, 'segmenting', unit='picture', disable=None)
+    for path, grey, of_picture in zip(bar, shown, probabilities):
+        classes = segmenter.decided(of_picture, config.threshold)[None]
+        classes = _without_small_pieces(config, network, classes)
         file = (target / path.relative_to(folder)).with_suffix('.png')
         file.parent.mkdir(parents=True, exist_ok=True)
         save_mask(file, classes[0])
-        lung = judge(grey) if judge else _own_lungs(classes, network)
-        found.append(Found(str(path.relative_to(folder)), grey, classes, lung, None))
-    return found
+        lung = judge(grey[None]) if judge else _own_lungs(classes, network)
+        yield Found(str(path.relative_to(folder)), grey[None], classes, lung, None)
 
 
 def _own_lungs(classes, network):
@@ -190,26 +187,26 @@ def _row(found, name, where):
     voxels = int(where.sum())
     litres = '' if found.millilitres is None else round(voxels * found.millilitres / 1000, 4)
     percent = ''
-    if found.lungs is not None and found.lungs.any():
-        percent = round(100 * float((where & found.lungs).sum() / found.lungs.sum()), 2)
+    if found.lungs is not None and found.lungs.any() and 'lung' not in name:
+        percent = round(infection_percentage(where, found.lungs), 2)
     return found.name, name, int(where.any((1, 2)).sum()), voxels, litres, percent
 
 
-def tiles_of(found):
-    """Images with their masks in colour: slices of a scan, spread over it, or the first pictures.
+def tiles_of(found, count):
+    """Slices with their masks in colour, spread over a scan.
 
     Args:
-        found: [Found].
+        found: Found.
+        count: how many, at most.
 
     Returns:
-        [uint8 [TILE, TILE, 3]], SHOWN at most.
+        [uint8 [TILE, TILE, 3]].
     """
+    chosen = np.linspace(0, len(found.grey) - 1, count + 2).round().astype(int)[1:-1]
     tiles = []
-    for one in found[:SHOWN]:
-        count = SHOWN if len(found) == 1 else 1
-        for z in np.unique(np.linspace(0, len(one.grey) - 1, count + 2).round().astype(int)[1:-1]):
-            image = Image.fromarray(pictures.tint(one.grey[z], one.classes[z]))
-            tiles.append(np.asarray(image.resize((TILE, TILE), Image.Resampling.BILINEAR)))
+    for z in np.unique(chosen):
+        image = Image.fromarray(pictures.tint(found.grey[z], found.classes[z]))
+        tiles.append(np.asarray(image.resize((TILE, TILE), Image.Resampling.BILINEAR)))
     return tiles
 
 
