@@ -138,6 +138,7 @@ def of_pictures(config, network, judge, files, folder, target):
     Raises:
         InputError: a file is no picture.
     """
+    _check_names(files, folder)
     read = (np.asarray(picture.open_file(path)[0]) for path in files)
     images, shown = itertools.tee(read)
     probabilities = segmenter.predict(network, images, config.batch_size, config.overlap)
@@ -150,6 +151,18 @@ def of_pictures(config, network, judge, files, folder, target):
         save_mask(file, classes[0])
         lung = judge(grey[None]) if judge else _own_lungs(classes, network)
         yield Found(str(path.relative_to(folder)), grey[None], classes, lung, None)
+
+
+def _check_names(files, folder):
+    """Refuses pictures whose masks would have one name."""
+    seen = {}
+    for path in files:
+        other = seen.setdefault(path.relative_to(folder).with_suffix('.png'), path)
+        if other != path:
+            raise InputError(
+                f'{path}: differs from {other.name} in its ending alone, and masks are .png files; '
+                'rename one of the two'
+            )
 
 
 def _own_lungs(classes, network):

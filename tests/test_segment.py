@@ -1,0 +1,315 @@
+"""Segmenters on files: masks on the grid of the file, what is measured, and segmenters reused."""
+
+import csv
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from ml_collections import ConfigDict
+from PIL import Image
+from segmenters import DARK, write_run
+
+from configs import export as export_config
+from configs import segment as config_file
+from covjax import InputError, lung_view, segmenter
+from covjax.ct import masks, windows
+from covjax.phantom import chest
+from covjax.runs import export, segment
+
+SIZE = 32
+CODES = [''.join(code) for code in itertools.product('LR', 'AP', 'SI')]
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """The workdir of a segmenter that calls dark pixels lung."""
+    workdir = tmp_path_factory.mktemp('segmenter')
+    write_run(workdir)
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def lesions(tmp_path_factory):
+    """The workdir of one whose region is called lesion."""
+    workdir = tmp_path_factory.mktemp('lesions')
+    write_run(workdir, ('background', 'lesion'))
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def exported(run, tmp_path_factory):
+    """The segmenter as a file."""
+    config, folder = export_config.get_config(), tmp_path_factory.mktemp('exported')
+    config.segmenter = str(run)
+    export.run(config, folder)
+    return folder / 'unet.safetensors'
+
+
+@pytest.fixture(scope='module')
+def hu():
+    """HU int16 [slices, SIZE, SIZE] of a phantom in LPS, every slice another."""
+    person = chest.draw_chest(np.random.default_rng(0), opacities=3)
+    slices = [chest.render(person, z, SIZE, 350 / SIZE) for z in np.linspace(-20, 20, 5)]
+    return np.stack(slices).round().clip(-1024).astype(np.int16)
+
+
+def config_of(network, source, **fields):
+    config = config_file.get_config()
+    config.update({'segmenter': str(network), 'input': str(source), 'pieces': 0} | fields)
+    return config
+
+
+def segmented(network, source, workdir, **fields):
+    """Runs `segment`; returns the workdir."""
+    workdir.mkdir(exist_ok=True)
+    segment.run(config_of(network, source, **fields), workdir)
+    return workdir
+
+
+def write_volume(path, hu, code='LPS', spacing=(0.8, 0.9, 2.5)):
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing(spacing)
+    image.SetOrigin((12.5, -30.25, 100.0))
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(path))
+
+
+def rows(workdir):
+    with (workdir / 'table.csv').open(encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+# ---- volumes
+
+
+@pytest.mark.parametrize('code', CODES)
+def test_a_mask_lies_on_the_grid_and_in_the_orientation_of_its_scan(lesions, hu, tmp_path, code):
+    write_volume(tmp_path / 'scan.nii.gz', hu, code)
+    workdir = segmented(lesions, tmp_path / 'scan.nii.gz', tmp_path / 'run', lungs='')
+    scan, mask = (
+        sitk.ReadImage(str(path))
+        for path in (tmp_path / 'scan.nii.gz', workdir / 'masks' / 'scan.nii.gz')
+    )
+    for fact in ('GetSize', 'GetSpacing', 'GetOrigin', 'GetDirection'):
+        np.testing.assert_allclose(getattr(mask, fact)(), getattr(scan, fact)(), atol=1e-5)
+    expected = windows.to_grey(sitk.GetArrayFromImage(scan)) < DARK
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), expected)
+
+
+@pytest.mark.parametrize('end', ['.mha', '.mhd', '.nrrd', '.nii'])
+def test_every_format_is_read(lesions, hu, tmp_path, end):
+    write_volume(tmp_path / f'scan{end}', hu)
+    workdir = segmented(lesions, tmp_path / f'scan{end}', tmp_path / 'run', lungs='')
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(workdir / 'masks' / 'scan.nii.gz')))
+    np.testing.assert_array_equal(found, windows.to_grey(hu) < DARK)
+
+
+def test_slices_of_another_size_than_in_training_are_resized_and_back(lesions, tmp_path):
+    """Of blocks of 4x4 pixels, which the network sees as one."""
+    blocks = np.where(np.random.default_rng(0).random((3, 8, 8)) > 0.5, -900, 0)
+    hu = blocks.repeat(12, 1).repeat(12, 2).astype(np.int16)
+    write_volume(tmp_path / 'scan.nii.gz', hu)
+    fields = {'lungs': '', 'hu': '1,0'}
+    workdir = segmented(lesions, tmp_path / 'scan.nii.gz', tmp_path / 'run', **fields)
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(workdir / 'masks' / 'scan.nii.gz')))
+    truth = hu < -500
+    assert 2 * (found.astype(bool) & truth).sum() / (found.sum() + truth.sum()) > 0.9
+
+
+def test_tiles_and_the_whole_slice_give_one_mask(hu, tmp_path):
+    """Of a network of single pixels, trained on quarters of a slice."""
+    (tmp_path / 'tiles').mkdir()
+    write_run(tmp_path / 'tiles', ('background', 'lesion'), patch=(16, 16))
+    write_volume(tmp_path / 'scan.nii.gz', hu)
+    workdir = segmented(tmp_path / 'tiles', tmp_path / 'scan.nii.gz', tmp_path / 'run', lungs='')
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(workdir / 'masks' / 'scan.nii.gz')))
+    np.testing.assert_array_equal(found, windows.to_grey(hu) < DARK)
+
+
+def test_litres_and_percentage_are_those_of_the_voxels(lesions, hu, tmp_path):
+    write_volume(tmp_path / 'scan.nii.gz', hu, spacing=(0.8, 0.9, 2.5))
+    lesion, lung = rows(segmented(lesions, tmp_path / 'scan.nii.gz', tmp_path / 'run'))
+    voxels = (windows.to_grey(hu) < DARK).sum()
+    assert lesion['region'] == 'lesion' and int(lesion['voxels']) == voxels
+    assert float(lesion['litres']) == pytest.approx(voxels * 0.8 * 0.9 * 2.5 / 1e6, abs=1e-4)
+    assert lung['region'] == 'lungs' and not lung['percent of lungs']
+    percent = 100 * voxels / int(lung['voxels'])
+    assert float(lesion['percent of lungs']) == pytest.approx(percent, abs=0.01)
+
+
+def test_the_lungs_of_a_segmenter_can_be_what_lesions_are_a_percentage_of(
+    lesions, run, exported, hu, tmp_path
+):
+    write_volume(tmp_path / 'scan.nii.gz', hu)
+    for lungs in (run, exported):
+        workdir = segmented(lesions, tmp_path / 'scan.nii.gz', tmp_path / 'run', lungs=str(lungs))
+        assert rows(workdir)[0]['percent of lungs'] == '100.0'
+
+
+def test_only_the_largest_pieces_of_lungs_are_kept(run, tmp_path):
+    hu = np.zeros((2, SIZE, SIZE), np.int16)
+    hu[:, 2:20, 2:10] = hu[:, 4:18, 14:22] = hu[:, 25:28, 25:28] = -900
+    write_volume(tmp_path / 'scan.nii.gz', hu)
+    fields = {'pieces': 2, 'hu': '1,0'}
+    workdir = segmented(run, tmp_path / 'scan.nii.gz', tmp_path / 'run', **fields)
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(workdir / 'masks' / 'scan.nii.gz')))
+    hu[:, 25:28, 25:28] = 0
+    np.testing.assert_array_equal(found, hu < -500)
+
+
+# ---- pictures
+
+
+def test_masks_of_pictures_are_their_classes_in_colour(lesions, tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / 'pictures'
+    images = {f'{i}/slice {i}.jpg'.replace('jpg', ('png', 'bmp')[i % 2]): None for i in range(11)}
+    for name in images:
+        images[name] = rng.integers(0, 256, (SIZE, SIZE)).astype(np.uint8)
+        (folder / name).parent.mkdir(parents=True)
+        Image.fromarray(images[name]).save(folder / name)
+    workdir = segmented(lesions, folder, tmp_path / 'run', batch_size=4)
+    for name, image in images.items():
+        mask = Image.open((workdir / 'masks' / name).with_suffix('.png'))
+        assert mask.mode == 'P' and mask.getpalette()[3:6] == list(masks.COLOURS['orange'])
+        np.testing.assert_array_equal(np.asarray(mask), image < DARK)
+    assert [row['file'] for row in rows(workdir) if row['region'] == 'lesion'] == sorted(
+        images, key=lambda name: folder / name
+    )
+    assert (workdir / 'segment.html').stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        ({'segmenter': ''}, 'config.segmenter is empty'),
+        ({'input': ''}, 'config.input is empty'),
+        ({'input': 'nowhere'}, 'config.input=nowhere: no such file'),
+        ({'lungs': 'LESIONS'}, 'config.lungs=.*: segments lesion; give a segmenter with'),
+    ],
+    ids=str,
+)
+def test_wrong_words_are_refused_before_anything_is_written(lesions, tmp_path, fields, message):
+    (tmp_path / 'pictures').mkdir()
+    Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / 'pictures' / 'a.png')
+    fields = {key: value.replace('LESIONS', str(lesions)) for key, value in fields.items()}
+    with pytest.raises(InputError, match=message):
+        segmented(lesions, tmp_path / 'pictures', tmp_path / 'run', **fields)
+    assert not list((tmp_path / 'run').iterdir())
+
+
+def test_two_pictures_whose_masks_would_have_one_name_are_refused(lesions, tmp_path):
+    for name in ('a.png', 'a.bmp'):
+        Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / name)
+    with pytest.raises(InputError, match='a.png: differs from a.bmp in its ending alone'):
+        segmented(lesions, tmp_path, tmp_path / 'run')
+    assert not list((tmp_path / 'run').iterdir())
+
+
+def test_values_that_are_no_hu_are_refused_by_launch(launch, lesions, hu, tmp_path):
+    write_volume(tmp_path / 'grey.nii.gz', windows.to_grey(hu))
+    result = launch(
+        '--config=configs/segment.py',
+        f'--workdir={tmp_path / "run"}',
+        f'--config.segmenter={lesions}',
+        f'--config.input={tmp_path / "grey.nii.gz"}',
+    )
+    assert result.returncode == 2 and 'is not in HU' in result.stderr, result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / 'run').exists()
+
+
+# ---- reuse
+
+
+def test_workdir_and_export_are_one_segmenter(run, exported):
+    grey = np.random.default_rng(0).integers(0, 256, (2, 24, 40, 1)).astype(np.uint8)
+    for source in (run, exported):
+        loaded = segmenter.load(source)
+        assert (loaded.classes, loaded.size, loaded.patch) == (('background', 'lung'), 32, (32, 32))
+        found = segmenter.decided(segmenter.apply_uint8(loaded)(grey))
+        np.testing.assert_array_equal(found, grey[..., 0] < DARK)
+
+
+def test_probabilities_of_any_size_add_up_to_one(run):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (n, 90 - n)).astype(np.uint8) for n in (20, 32, 45, 50, 70)]
+    found = list(segmenter.predict(segmenter.load(run), images, 2))
+    assert [p.shape[:2] for p in found] == [image.shape for image in images]
+    for p in found:
+        np.testing.assert_allclose(p.sum(-1), 1, atol=1e-5)
+
+
+def test_a_pixel_is_of_the_likeliest_region_where_regions_together_are_likely():
+    p = np.array([[0.4, 0.3, 0.3], [0.5, 0.1, 0.4], [0.6, 0.4, 0.0]], np.float32)
+    assert segmenter.decided(p).tolist() == [1, 2, 0]
+    assert segmenter.decided(p, 0.3).tolist() == [1, 2, 1]
+
+
+def test_another_network_under_the_name_of_a_segmenter_is_refused(exported, tmp_path):
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    with safe_open(exported, 'numpy') as file:
+        about = file.metadata()
+    arrays = load_file(exported)
+    arrays['params/head/kernel'] = arrays['params/head/kernel'][..., :1].copy()
+    save_file(arrays, tmp_path / 'wrong.safetensors', metadata=about)
+    with pytest.raises(InputError, match='wrong.safetensors: .*head/kernel'):
+        segmenter.load(tmp_path / 'wrong.safetensors')
+
+
+def test_a_segmenter_needs_no_training_code(run):
+    code = (
+        'import sys; from covjax import segmenter; segmenter.load(sys.argv[1]); '
+        'print([m for m in sys.modules if m.startswith(("covjax.training", "tensorflow"))])'
+    )
+    words = [sys.executable, '-c', code, str(run)]
+    found = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == '[]'
+
+
+# ---- the lungs in front of a classifier
+
+
+def view_config(**fields):
+    return ConfigDict({'lungs': '', 'lung_segmenter': ''} | fields)
+
+
+def body_with_lungs():
+    """A grey slice with two dark lungs in a bright body, and the box around them."""
+    grey = np.zeros((64, 64), np.uint8)
+    grey[8:56, 4:60] = 180
+    grey[16:48, 10:28] = grey[16:48, 36:54] = 30
+    return grey, (slice(14, 50), slice(8, 56))
+
+
+@pytest.mark.parametrize('by', ['otsu', 'segmenter'])
+def test_images_are_cropped_to_the_lungs_or_show_them_alone(by, tmp_path):
+    fields = {}
+    if by == 'segmenter':
+        write_run(tmp_path, image_size=64, patch=(64, 64))
+        fields = {'lung_segmenter': str(tmp_path)}
+    grey, box = body_with_lungs()
+    assert lung_view.of_config(view_config(**fields)) is None
+    shown = lung_view.of_config(view_config(lungs='crop', **fields))(grey)
+    if by == 'otsu':
+        np.testing.assert_array_equal(shown, grey[box])
+        alone = lung_view.of_config(view_config(lungs='mask', **fields))(grey)
+        assert alone.shape == shown.shape and set(np.unique(alone)) <= {0, 30, 180}
+        assert (alone == 180).mean() < 0.2 and (alone == 30).sum() == (shown == 30).sum()
+    else:  # it takes the air around the body for lungs too, so its box is the image
+        assert shown.shape == grey.shape
+
+
+def test_an_image_without_lungs_stays_whole():
+    grey = np.full((64, 64), 180, np.uint8)
+    for lungs in ('crop', 'mask'):
+        view = lung_view.of_config(view_config(lungs=lungs))
+        np.testing.assert_array_equal(view(grey), grey)
+
+
+def test_a_segmenter_without_lungs_cannot_crop_to_them(lesions):
+    config = view_config(lungs='crop', lung_segmenter=str(lesions))
+    with pytest.raises(InputError, match='config.lung_segmenter=.*: segments lesion'):
+        lung_view.of_config(config)
