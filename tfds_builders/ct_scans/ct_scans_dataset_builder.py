@@ -457,7 +457,8 @@ def _example(job, key, image, mask, spacing, others=None):
     features = {
         **_base.stored(np.ascontiguousarray(image), as_array),
         'id': key,
-        'group': job.group,
+        # What is before a '/' of a group would be taken for its source document.
+        'group': job.group.replace('/', '_'),
         'patient': job.scan.patient,
         'scan': job.scan.id,
         'spacing': np.array(spacing, np.float32),

@@ -1,0 +1,235 @@
+"""Segmenters against masks: what is scored, rules without a network, maps of others."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from segmenters import DARK, write_run
+from sklearn.metrics import f1_score
+
+from configs import evaluate_masks as config_file
+from covjax import InputError
+from covjax.audit import mask_rules
+from covjax.data import segmented
+from covjax.phantom import ct_scans
+from covjax.runs import evaluate_masks, prepare
+
+REGIONS = 'ground_glass+consolidation'
+PICTURES, VOLUMES = 'ct_scans/covid_semiseg', 'ct_scans/covid_ct_seg'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Prepared phantoms: pictures with lesions, slices of volumes with lungs and lesions."""
+    raw, data_dir = tmp_path_factory.mktemp('raw'), str(tmp_path_factory.mktemp('data'))
+    for layout in ('covid_semiseg', 'covid_ct_seg'):
+        ct_scans.write_ct_scans(raw / layout, layout, seed=3)
+        slices = '' if layout == 'covid_semiseg' else '_slices'
+        prepare.build(f'ct_scans/{layout}{slices}', str(raw / layout), data_dir)
+    return data_dir
+
+
+def run_of(folder, data_dir, dataset=PICTURES, regions=REGIONS, seed=0):
+    """The workdir of a segmenter of dark pixels, as if trained on a data set."""
+    folder.mkdir()
+    classes = ('background', *regions.split(','))
+    fields = {'train': f'{dataset}:train', 'val': f'{dataset}:validation', 'regions': regions}
+    write_run(
+        folder, classes, data_dir=data_dir, image_size=96, patch=(96, 96), seed=seed, **fields
+    )
+    return folder
+
+
+def evaluated(workdir, networks, **fields):
+    """masks.json of a run of `evaluate_masks`."""
+    config = config_file.get_config()
+    named = {'segmenters': ','.join(map(str, networks)), 'tests': f'{PICTURES}:test'}
+    config.update(named | fields)
+    workdir.mkdir(exist_ok=True)
+    evaluate_masks.run(config, workdir)
+    return json.loads((workdir / 'masks.json').read_text())
+
+
+def test_scores_are_those_of_masks_at_the_size_of_the_data_set(data, tmp_path):
+    """Of a network of single pixels at that size, whose masks are known."""
+    found = evaluated(tmp_path / 'run', [run_of(tmp_path / 'net', data)], protocol='official')
+    truth = segmented.read(f'{PICTURES}:test', data, regions=REGIONS)
+    (result,) = found['results']
+    assert result['distances_in'] == 'pixels' and result['region'] == REGIONS
+    for scan, image, target, row in zip(result['scans'], truth.images, truth.targets, truth.rows):
+        assert scan['id'] == row.id
+        if image.shape == (96, 96):
+            dice = f1_score((target > 0).ravel(), (image < DARK).ravel())
+            assert scan['dice'] == pytest.approx(dice, abs=1e-6)
+    dice = [scan['dice'] for scan in result['scans']]
+    assert result['summary']['means']['dice']['value'] == pytest.approx(np.mean(dice))
+
+
+def test_slices_of_a_scan_are_scored_as_one_scan_in_mm(data, tmp_path):
+    dataset = f'{VOLUMES}_slices'
+    network = run_of(tmp_path / 'net', data, dataset, 'lung+lesion')
+    found = evaluated(tmp_path / 'run', [network], tests=f'{dataset}:test', otsu=True)
+    scans = evaluate_masks.read_scans(f'{dataset}:test', data, 'lung+lesion')
+    ours, otsu = found['results']
+    assert [scan['id'] for scan in ours['scans']] == [scan.id for scan in scans]
+    assert ours['distances_in'] == 'mm' and otsu['model'] == "Otsu's threshold"
+    for scan, score in zip(scans, ours['scans']):
+        assert scan.grey.ndim == 3 and scan.spacing[0] == 5.0
+        dice = f1_score(scan.target.ravel() > 0, scan.grey.ravel() < DARK)
+        assert score['dice'] == pytest.approx(dice, abs=1e-6)
+    assert otsu['summary']['means']['dice']['value'] > 0.9
+
+
+def test_rules_and_seeds_stand_side_by_side_in_table_and_page(data, tmp_path):
+    networks = [run_of(tmp_path / f'net{seed}', data, seed=seed) for seed in range(2)]
+    fields = {'rules': f'{PICTURES}:train', 'protocol': 'official', 'negatives': f'{PICTURES}:test'}
+    found = evaluated(tmp_path / 'run', networks, **fields)
+    assert [(r['model'], r['seed']) for r in found['results']] == [
+        *(('unet', 0), ('unet', 1)),
+        *((rule, None) for rule in mask_rules.RULES),
+    ]
+    with (tmp_path / 'run' / 'table.csv').open(encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(found['results'])
+    page = (tmp_path / 'run' / 'masks.html').read_text(encoding='utf-8')
+    assert all(rule in page for rule in mask_rules.RULES) and 'data:image/png' in page
+    negatives = {(row['model'], row['seed']): row for row in found['negatives']}
+    assert negatives['everything', None]['mean share'] == 1.0
+
+
+def test_maps_of_others_are_found_by_name_and_may_lie_on_their_side(data, tmp_path):
+    truth, folder = segmented.read(f'{PICTURES}:test', data, regions=REGIONS), tmp_path / 'maps'
+    folder.mkdir()
+    for target, row in zip(truth.targets, truth.rows):
+        grey = np.where(target > 0, 255, 60).astype(np.uint8).T
+        Image.fromarray(grey).save(folder / f'{row.id.split("/")[-1]}.png')
+    fields = {'maps': f'theirs={folder}', 'protocol': 'official'}
+    found = evaluated(tmp_path / 'run', [run_of(tmp_path / 'net', data)], **fields)
+    means = found['results'][1]['summary']['means']
+    assert found['results'][1]['model'] == 'theirs'
+    assert means['dice']['value'] == means['lesion_f1']['value'] == 1.0
+    # Stretched to 0..1 the maps are the masks, at every threshold above 0.
+    assert means['dice_mean_of_256_thresholds']['value'] > 0.99
+    (folder / next(folder.iterdir()).name).unlink()
+    with pytest.raises(InputError, match='config.maps=.*: no map of test/'):
+        evaluated(tmp_path / 'run', [tmp_path / 'net'], **fields)
+
+
+def test_training_images_are_refused_by_the_clean_protocol_and_left_out_beside(data, tmp_path):
+    network = run_of(tmp_path / 'net', data)
+    rows = segmented.read(f'{PICTURES}:test', data, regions=REGIONS).rows
+    images = [[row.sha256, row.group, row.id] for row in rows[:2]]
+    record = {'role': 'train', 'dataset': 'a', 'through': '', 'images': images}
+    (network / 'lineage.json').write_text(json.dumps([record]))
+    with pytest.raises(InputError, match='images share a picture, patient'):
+        evaluated(tmp_path / 'run', [network])
+    assert not list((tmp_path / 'run').iterdir())
+    (result,) = evaluated(tmp_path / 'run', [network], protocol='official')['results']
+    shared = {row.id for row in rows if row.group in {rows[0].group, rows[1].group}}
+    assert set(result['overlap']) == shared
+    assert result['without_overlap']['scans'] == len(rows) - len(shared)
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        ({'segmenters': ''}, 'config.segmenters is empty'),
+        ({'maps': 'theirs'}, 'config.maps=theirs: write NAME=FOLDER'),
+        ({'tests': 'ct_scans/covid_semiseg:all'}, 'no such split'),
+        ({'rules': 'ct_scans/covid_ct_seg_slices:train'}, 'no region ground_glass in the masks'),
+    ],
+    ids=str,
+)
+def test_wrong_words_are_refused_before_anything_is_written(data, tmp_path, fields, message):
+    network = run_of(tmp_path / 'net', data)
+    with pytest.raises(InputError, match=message):
+        evaluated(tmp_path / 'run', [network], **{'protocol': 'official', **fields})
+    assert not list((tmp_path / 'run').iterdir())
+
+
+# ---- rules
+
+
+def bands(n=6, size=mask_rules.SIZE, seed=0):
+    """Images with a square of grey 100 in noise of 180 to 255 and below 40; its mask."""
+    rng = np.random.default_rng(seed)
+    images = np.where(rng.random((n, size, size)) > 0.5, 220, 20).astype(np.uint8)
+    masks = np.zeros((n, size, size), bool)
+    for image, mask in zip(images, masks):
+        y, x = rng.integers(30, 50, 2)
+        image[y : y + 40, x : x + 40], mask[y : y + 40, x : x + 40] = 100, True
+    return images, masks
+
+
+@pytest.mark.fast
+def test_a_band_of_grey_finds_what_has_a_grey_of_its_own():
+    rule = mask_rules.fit('band of grey', *bands())
+    image, mask = (array[0] for array in bands(seed=1))
+    np.testing.assert_array_equal(rule(image), mask)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('rule', mask_rules.RULES)
+@pytest.mark.parametrize('shape', [(50, 90), (128, 128), (256, 200)], ids=str)
+def test_every_rule_draws_a_mask_of_the_size_of_the_image(rule, shape):
+    found = mask_rules.fit(rule, *bands())(np.full(shape, 100, np.uint8))
+    assert found.shape == shape and found.dtype == bool and found.any()
+
+
+@pytest.mark.fast
+def test_the_mean_mask_is_where_most_masks_are():
+    images, masks = bands()
+    found = mask_rules.fit('mean mask', images, masks)(images[0])
+    assert masks.mean(0)[found].min() > masks.mean(0)[~found].max() - 1e-6
+
+
+# ---- from raw files to masks
+
+
+def test_one_command_a_step_from_raw_files_to_a_table(launch, tmp_path):
+    """On phantoms: prepare, train, resume, export, evaluate, segment."""
+    raw, data_dir, runs = tmp_path / 'raw', tmp_path / 'data', tmp_path / 'runs'
+    ct_scans.write_ct_scans(raw, 'covid_semiseg', seed=3)
+
+    def step(config, *words, workdir):
+        words = [f'--config=configs/{config}.py', f'--workdir={runs / workdir}', *words]
+        result = launch(*words)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    step(
+        'prepare',
+        f'--config.dataset={PICTURES}',
+        f'--config.source={raw}',
+        f'--config.data_dir={data_dir}',
+        workdir='prepare',
+    )
+    small = [
+        *(f'--config.data_dir={data_dir}', f'--config.regions={REGIONS}'),
+        *(f'--config.train={PICTURES}:train', f'--config.val={PICTURES}:validation'),
+        *('--config.widths=(4,8)', '--config.image_size=48', '--config.patch=(48,48)'),
+        *('--config.steps=6', '--config.eval_every=3', '--config.warmup_steps=1'),
+    ]
+    out = step('segmentation', *small, workdir='net')
+    assert 'val/dice' in out
+    assert json.loads((runs / 'net' / 'classes.json').read_text()) == ['background', REGIONS]
+    assert 'going on after step 6' in step('segmentation', *small, workdir='net')
+    step('export', f'--config.segmenter={runs / "net"}', workdir='export')
+    step(
+        'evaluate_masks',
+        f'--config.segmenters={runs / "net"}',
+        '--config.protocol=official',
+        f'--config.rules={PICTURES}:train',
+        workdir='evaluate',
+    )
+    assert len(json.loads((runs / 'evaluate' / 'masks.json').read_text())['results']) == 5
+    picture = next((raw / 'test' / 'Imgs').iterdir())
+    step(
+        'segment',
+        f'--config.segmenter={runs / "export" / "unet.safetensors"}',
+        f'--config.input={picture}',
+        workdir='segment',
+    )
+    assert (runs / 'segment' / 'masks' / f'{picture.stem}.png').is_file()
