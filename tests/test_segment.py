@@ -2,12 +2,14 @@
 
 import csv
 import itertools
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import ROOT
 from ml_collections import ConfigDict
 from PIL import Image
 from segmenters import DARK, write_run
@@ -257,6 +259,17 @@ def test_another_network_under_the_name_of_a_segmenter_is_refused(exported, tmp_
     save_file(arrays, tmp_path / 'wrong.safetensors', metadata=about)
     with pytest.raises(InputError, match='wrong.safetensors: .*head/kernel'):
         segmenter.load(tmp_path / 'wrong.safetensors')
+
+
+def test_the_snippet_of_the_readme_runs(run):
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    snippets = re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+    (code,) = (snippet for snippet in snippets if 'segmenter.load(' in snippet)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 40, 32, 1)).astype(np.float32)
+    names = {'images': images}
+    exec(code.replace("'runs/lesions'", repr(str(run))), names)
+    dark = (images[..., 0] + 1) * 127.5 < DARK - 0.5
+    np.testing.assert_array_equal(names['probabilities'][..., 1] > 0.5, dark)
 
 
 def test_a_segmenter_needs_no_training_code(run):

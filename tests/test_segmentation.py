@@ -426,6 +426,38 @@ def test_wrong_configs_are_refused(fields, message):
         segmentation.task_on(config_of(**fields), examples(4, (24, 24)), examples(2, (24, 24)))
 
 
+def read_instead(monkeypatch, **sets):
+    """Makes segmented.read give these sets, by the split of the spec."""
+    monkeypatch.setattr(
+        segmented, 'read', lambda spec, *_: sets[{'train': 'train', 'validation': 'val'}[spec[16:]]]
+    )
+
+
+@fast
+@pytest.mark.parametrize('key', ['train', 'val'])
+def test_a_split_without_a_pixel_of_a_region_is_refused(monkeypatch, key):
+    sets = {name: examples(4, (24, 24)) for name in ('train', 'val')}
+    for target in sets[key].targets:
+        target[target == 2] = 0
+    read_instead(monkeypatch, **sets)
+    with pytest.raises(InputError, match=f'config.{key}=ct_scans/folder:.*: no pixel is region2'):
+        segmentation.make(config_of())
+
+
+@fast
+def test_training_and_validation_of_other_regions_are_refused(monkeypatch):
+    val = examples(4, (24, 24))._replace(classes=('background', 'region1', 'lung'))
+    read_instead(monkeypatch, train=examples(4, (24, 24)), val=val)
+    with pytest.raises(InputError, match='config.val=.*: has the regions region1, lung, config.tr'):
+        segmentation.make(config_of())
+
+
+@fast
+def test_a_config_without_data_is_refused():
+    with pytest.raises(InputError, match='config.train is empty; name a data set with masks'):
+        segmentation.make(config_of(train=''))
+
+
 @fast
 @pytest.mark.parametrize(
     'regions, names, table',
