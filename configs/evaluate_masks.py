@@ -19,6 +19,7 @@ def get_config():
         # Maps of others for the pictures of the test set, NAME=FOLDER separated by commas; a
         # picture has the name of the slice, and its grey levels are the probability times 255.
         maps='',
+        maps_sideways=False,  # whether maps lie on their side, as those for COVID-SemiSeg do
         # Test sets with masks, and what tables call them; '' uses the names of the data sets.
         tests='ct_scans/covid_semiseg:test',
         names='',

@@ -99,19 +99,21 @@ def test_rules_and_seeds_stand_side_by_side_in_table_and_page(data, tmp_path):
     assert negatives['everything', None]['mean share'] == 1.0
 
 
-def test_maps_of_others_are_found_by_name_and_may_lie_on_their_side(data, tmp_path):
+def test_maps_of_others_are_found_by_name_and_turned_as_the_config_says(data, tmp_path):
     truth, folder = segmented.read(f'{PICTURES}:test', data, regions=REGIONS), tmp_path / 'maps'
     folder.mkdir()
     for target, row in zip(truth.targets, truth.rows):
         grey = np.where(target > 0, 255, 60).astype(np.uint8).T
         Image.fromarray(grey).save(folder / f'{row.id.split("/")[-1]}.png')
-    fields = {'maps': f'theirs={folder}', 'protocol': 'official'}
+    fields = {'maps': f'theirs={folder}', 'maps_sideways': True, 'protocol': 'official'}
     found = evaluated(tmp_path / 'run', [run_of(tmp_path / 'net', data)], **fields)
     means = found['results'][1]['summary']['means']
     assert found['results'][1]['model'] == 'theirs'
     assert means['dice']['value'] == means['lesion_f1']['value'] == 1.0
     # Stretched to 0..1 the maps are the masks, at every threshold above 0.
     assert means['dice_mean_of_256_thresholds']['value'] > 0.99
+    with pytest.raises(InputError, match='is of another size than test/.*config.maps_sideways'):
+        evaluated(tmp_path / 'run', [tmp_path / 'net'], **{**fields, 'maps_sideways': False})
     (folder / next(folder.iterdir()).name).unlink()
     with pytest.raises(InputError, match='config.maps=.*: no map of test/'):
         evaluated(tmp_path / 'run', [tmp_path / 'net'], **fields)

@@ -7,7 +7,8 @@ by scan: a score is the mean over scans, with an interval over patients.
 import functools
 import math
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -57,12 +58,11 @@ class Model(NamedTuple):
 
     name: str
     kind: str  # 'network', 'maps' or 'rule'
-    seed: int | None
-    step: int | None
-    threshold: float | None  # that validation chose; None where nothing is to be chosen
-    soft: Any  # function of a Scan -> float32 [slices, H, W, classes]
-    lineage: list  # records of what trained it; [] where that is not known
-    stretch: bool = False  # whether its maps are stretched before the Dice of 256 thresholds
+    soft: Callable  # of a Scan -> float32 [slices, H, W, classes], which sum to 1
+    lineage: list = []  # records of what trained it, as far as that is known
+    seed: int | None = None
+    step: int | None = None
+    threshold: float | None = None  # that validation chose; None where nothing is to be chosen
 
 
 def run(config, workdir):
@@ -84,11 +84,11 @@ def run(config, workdir):
             rows = [row for scan in scans for row in scan.rows]
             lineage.check(run.lineage, rows, spec, config.protocol)
     models = [_network(config, run, data_dir) for run in runs]
-    models += [_maps(entry) for entry in config.maps.split(',') if entry.strip()]
+    models += [_maps(entry, config.maps_sideways) for entry in _split(config.maps)]
     if config.rules:
         models += _rules(config.rules, data_dir, regions)
     if config.otsu:
-        models.append(Model("Otsu's threshold", 'rule', None, None, None, _as_soft(lungs.mask), []))
+        models.append(Model("Otsu's threshold", 'rule', _as_soft(lungs.mask)))
     classes = runs[0].classes
     found = [
         result
@@ -173,29 +173,24 @@ def _network(config, run, data_dir):
     """The Model of a segmentation run, with the threshold that its validation set chooses."""
     network = segmenter.of_run(run)
     predict = lambda grey: np.stack(list(segmenter.predict(network, grey, config.batch_size)))
-    val = read_scans(run.config.val, data_dir, run.config.regions)
-    soft = [predict(scan.grey) for scan in val]
-
-    def mean_dice(threshold):
-        dice = [
-            metrics.dice(1 - p[..., 0] >= threshold, scan.target > 0) for p, scan in zip(soft, val)
-        ]
-        return np.nanmean(dice)
-
-    threshold = float(max(THRESHOLDS, key=mean_dice))
+    dice = []
+    for scan in read_scans(run.config.val, data_dir, run.config.regions):
+        region = 1 - predict(scan.grey)[..., 0]
+        dice.append([metrics.dice(region >= t, scan.target > 0) for t in THRESHOLDS])
+    threshold = float(THRESHOLDS[np.nanmean(dice, 0).argmax()])
     print(f'{run.folder}: threshold {threshold:.2f} by {run.config.val}', flush=True)
     return Model(
-        run.config.model,
-        'network',
-        run.config.seed,
-        run.step,
-        threshold,
-        lambda scan: predict(scan.grey),
-        run.lineage,
+        name=run.config.model,
+        kind='network',
+        soft=lambda scan: predict(scan.grey),
+        lineage=run.lineage,
+        seed=run.config.seed,
+        step=run.step,
+        threshold=threshold,
     )
 
 
-def _maps(entry):
+def _maps(entry, sideways):
     """The Model of a folder of published maps, NAME=FOLDER, one picture for each of a test set."""
     name, equals, folder = entry.partition('=')
     folder = pathlib.Path(folder.strip()).expanduser()
@@ -210,13 +205,15 @@ def _maps(entry):
             raise InputError(f'config.maps={entry}: no map of {row.id} there; give a whole folder')
         image, _ = picture.open_file(file)
         share = np.asarray(image, np.float32) / 255
+        share = share.T if sideways else share
         if share.shape != scan.grey.shape[1:]:
-            share = share.T  # of pictures that lie on their side
-        if share.shape != scan.grey.shape[1:]:
-            raise InputError(f'{file}: is of another size than {row.id}; give its map')
+            raise InputError(
+                f'{file}: is of another size than {row.id}; give its map, '
+                'and say in config.maps_sideways whether maps lie on their side'
+            )
         return np.stack([1 - share, share], -1)[None]
 
-    return Model(name.strip(), 'maps', None, None, None, soft, [], stretch=True)
+    return Model(name.strip(), 'maps', soft)
 
 
 def _rules(spec, data_dir, regions):
@@ -225,7 +222,7 @@ def _rules(spec, data_dir, regions):
     images, masks = np.stack(fitted.images), np.stack(fitted.targets) > 0
     record = lineage.record({'train': spec}, data_dir, {'train': fitted.rows})
     return [
-        Model(name, 'rule', None, None, None, _as_soft(mask_rules.fit(name, images, masks)), record)
+        Model(name, 'rule', _as_soft(mask_rules.fit(name, images, masks)), record)
         for name in mask_rules.RULES
     ]
 
@@ -256,24 +253,24 @@ def results_of(model, classes, name, spec, scans):
     Returns:
         [dict].
     """
-    shared = _overlapping(model, scans)
-    soft = [model.soft(scan) for scan in scans]
-    regions = classes[1:] if soft[0].shape[-1] == len(classes) else ['+'.join(classes[1:])]
+    shared, by_region = _overlapping(model, scans), {}
+    for scan in scans:
+        soft = model.soft(scan)  # of one scan at a time: volumes are large
+        for region, truth, index in _regions(classes, soft, scan):
+            scores = _scores(model, soft, index, truth, scan.spacing)
+            by_region.setdefault(region, []).append(scores)
+    about = {
+        'model': model.name,
+        'kind': model.kind,
+        'seed': model.seed,
+        'step': model.step,
+        'test_set': spec,
+        'test_name': name,
+    }
     results = []
-    for index, region in enumerate(regions, 1):
-        joined = len(regions) < len(classes) - 1
-        truth = [scan.target > 0 if joined else scan.target == index for scan in scans]
-        scores = [
-            _scores(model, p, index, mask, scan.spacing)
-            for p, mask, scan in zip(soft, truth, scans)
-        ]
+    for region, scores in by_region.items():
         result = {
-            'model': model.name,
-            'kind': model.kind,
-            'seed': model.seed,
-            'step': model.step,
-            'test_set': spec,
-            'test_name': name,
+            **about,
             'region': region,
             'distances_in': 'mm' if all(scan.in_mm for scan in scans) else 'pixels',
             'threshold': model.threshold,
@@ -287,6 +284,15 @@ def results_of(model, classes, name, spec, scans):
         print(line(result), flush=True)
         results.append(result)
     return results
+
+
+def _regions(classes, soft, scan):
+    """Yields (region, its true mask, index of its probability) of what a model tells apart."""
+    if soft.shape[-1] < len(classes):  # a rule or maps of two classes
+        yield '+'.join(classes[1:]), scan.target > 0, 1
+        return
+    for index, region in enumerate(classes[1:], 1):
+        yield region, scan.target == index, index
 
 
 def _overlapping(model, scans):
