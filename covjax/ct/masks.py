@@ -33,6 +33,7 @@ OPACITY = (65, 165)  # grey levels of most opacities through the lung window
 # How much larger the share of pixels like opacities is in lesions than in the lung around them. Of
 # right masks of phantoms it is 0.4 and more, of those of other phantoms mostly around 0.
 LEAST_DENSER = 0.15
+LUNG_HU = (-980, -300)  # between which the median of a lung is
 LEAST_PIXELS = 200  # of masks, for a position to be judged
 AIR, LEAST_AIR = 32, 0.3  # grey level of air, and its share of the edge of an image of a whole body
 # Other positions that a mask can have got into, of arrays [..., y, x].
@@ -168,6 +169,30 @@ def check_size(mask, image, path):
     if mask.shape != image.shape:
         size, expected = (' x '.join(map(str, array.shape[::-1])) for array in (mask, image))
         raise InputError(f'{path}: is {size}, its image {expected}; give the mask of that image')
+
+
+def check_hu(mask, hu, names, path):
+    """Refuses a volume whose lungs have other HU than lungs have, by its mask.
+
+    Air and tissue may be where they should be although values were stored through another window.
+
+    Args:
+        mask: uint8 [z, y, x], classes.
+        hu: int16 [z, y, x].
+        names: of the classes.
+        path: of the volume.
+
+    Raises:
+        InputError: they have.
+    """
+    lung = hu[np.isin(mask, _numbers(names, LUNG))]
+    median = np.median(lung) if lung.size >= LEAST_PIXELS else LUNG_HU[0]
+    if not LUNG_HU[0] <= median <= LUNG_HU[1]:
+        raise InputError(
+            f'{path}: is not in HU: the median of its lungs is {median:.0f}, expected '
+            f'{LUNG_HU[0]} to {LUNG_HU[1]}; if you know slope and intercept, give them as '
+            f'config.hu=SLOPE,INTERCEPT, {UNCHECKED}'
+        )
 
 
 def check_place(masks, images, names, path):

@@ -191,7 +191,7 @@ def _write_picture(path, pixels, palette=None):
 
 def _write_table(path, *rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
+    with path.open('w', newline='', encoding='utf-8') as file:
         csv.writer(file).writerows(rows)
 
 

@@ -431,10 +431,11 @@ def _read_mask(job, hu):
     masks.check_size(mask, hu, path)
     if not job.unchecked:
         chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), CHECKED)).round().astype(int))
-        grey = windows.to_grey(hu[chosen])
-        if remark := masks.check_place([mask[chosen]], [grey], names, path):
+        mask_part, hu_part = mask[chosen], hu[chosen]
+        if remark := masks.check_place([mask_part], [windows.to_grey(hu_part)], names, path):
             # Here, which may be a process of its own, nobody else can tell.
             tqdm.write(f'{path}: {remark}', file=sys.stderr)
+        masks.check_hu(mask_part, hu_part, names, job.scan.image)
     return mask
 
 

@@ -57,7 +57,10 @@ def covid_semiseg(folder):
     """Imgs, GT and GT-multiclass below train and test, by equal names; patients are not known."""
     scans = []
     for split in ('train', 'test'):
-        for image in _pictures(folder, f'{split}/Imgs/*'):
+        images = _pictures(folder, f'{split}/Imgs/*')
+        if not images:
+            return []
+        for image in images:
             mask = image.parents[1] / 'GT-multiclass' / f'{image.stem}.png'
             scans.append(Scan(f'{split}/{image.stem}', image, mask, split=split))
     return scans
