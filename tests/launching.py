@@ -16,6 +16,7 @@ SERVER.set_forkserver_preload(
     [
         *('covjax.launcher', 'covjax.runs.train', 'covjax.runs.prepare', 'covjax.runs.audit'),
         *('covjax.runs.report', 'covjax.runs.synthesize', 'covjax.runs.translate', 'configs.clean'),
+        *('covjax.runs.segment', 'covjax.runs.evaluate_masks'),
         *('tensorflow_datasets', 'tfds_builders'),
     ]
 )
