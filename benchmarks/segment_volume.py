@@ -8,15 +8,12 @@ whose peak of memory is printed.
 """
 
 import pathlib
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 
 import jax
 import numpy as np
-from translate_volume import ROOT, write_volume
+from translate_volume import measured, write_volume
 
 from configs import segmentation
 from covjax import segmenter
@@ -40,23 +37,10 @@ def main(slices, *widths):
     """Segments a scan and prints what it took."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        write_segmenter(folder / 's.safetensors', widths)
+        write_segmenter(folder / 'n.safetensors', widths)
         write_volume(folder / 'v.mhd', slices)
-        command = [
-            *(sys.executable, ROOT / 'launch.py'),
-            f'--config={ROOT / "configs/segment.py"}',
-            f'--workdir={folder / "run"}',
-            f'--config.segmenter={folder / "s.safetensors"}',
-            f'--config.input={folder / "v.mhd"}',
-        ]
-        began = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, check=True)
-        seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(
-        f'{slices} slices of 512x512, widths {widths}: peak {peak:.2f} GiB, '
-        f'{seconds:.0f} s, compiling and files included ({seconds / slices:.2f} s a slice)'
-    )
+        what = f'{slices} slices of 512x512, widths {widths}'
+        measured(folder, 'segment', 'segmenter', what)
 
 
 if __name__ == '__main__':

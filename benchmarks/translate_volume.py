@@ -40,27 +40,37 @@ def write_volume(path, slices):
     sitk.WriteImage(sitk.GetImageFromArray(hu), str(path))
 
 
+def measured(folder, stage, network, what):
+    """Runs a stage on a volume in a process of its own and prints what it took.
+
+    Args:
+        folder: pathlib.Path with v.mhd.
+        stage: of configs/, whose key config.`network` names the file n.safetensors.
+        network: that key.
+        what: what is printed before the figures.
+    """
+    command = [
+        *(sys.executable, ROOT / 'launch.py'),
+        f'--config={ROOT / "configs" / stage}.py',
+        f'--workdir={folder / "run"}',
+        f'--config.{network}={folder / "n.safetensors"}',
+        f'--config.input={folder / "v.mhd"}',
+    ]
+    began = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, check=True)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f'{what}: peak {peak:.2f} GiB, {seconds:.0f} s, compiling and files included')
+
+
 def main(slices, filters, blocks):
     """Translates a volume and prints what it took."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        write_generator(folder / 'g.safetensors', filters, blocks)
+        write_generator(folder / 'n.safetensors', filters, blocks)
         write_volume(folder / 'v.mhd', slices)
-        command = [
-            *(sys.executable, ROOT / 'launch.py'),
-            f'--config={ROOT / "configs/translate.py"}',
-            f'--workdir={folder / "run"}',
-            f'--config.generator={folder / "g.safetensors"}',
-            f'--config.input={folder / "v.mhd"}',
-        ]
-        began = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, check=True)
-        seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(
-        f'{slices} slices of 512x512, {filters} filters, {blocks} blocks: peak {peak:.2f} GiB, '
-        f'{seconds:.0f} s, compiling and files included ({seconds / slices:.2f} s a slice)'
-    )
+        what = f'{slices} slices of 512x512, {filters} filters, {blocks} blocks'
+        measured(folder, 'translate', 'generator', what)
 
 
 if __name__ == '__main__':

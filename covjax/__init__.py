@@ -46,3 +46,18 @@ def choice(config, key, options):
         valid = ', '.join(str(option) if option != '' else "''" for option in options)
         raise InputError(f'config.{key}={value}: no such choice; choose one of {valid}')
     return value
+
+
+def require(config, remedies):
+    """Refuses a config in which a key that a run needs is empty.
+
+    Args:
+        config: anything with [key].
+        remedies: {key: what to give, as the end of the message}.
+
+    Raises:
+        InputError: one of them is empty.
+    """
+    for key, remedy in remedies.items():
+        if not config[key]:
+            raise InputError(f'config.{key} is empty; {remedy}')

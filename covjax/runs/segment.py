@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, lung_view, segmenter
+from covjax import InputError, lung_view, require, segmenter
 from covjax.ct import contents, lungs, masks, picture, volume, windows
 from covjax.metrics.segmentation import infection_percentage
 from covjax.pages import html, pictures
@@ -50,9 +50,7 @@ def run(config, workdir):
     Raises:
         InputError: a key is missing or wrong, or a file cannot be read.
     """
-    for key, remedy in GIVE.items():
-        if not config[key]:
-            raise InputError(f'config.{key} is empty; {remedy}')
+    require(config, GIVE)
     source = pathlib.Path(config.input)
     network = segmenter.load(config.segmenter, config.checkpoint)
     judge = _lung_judge(config, network)

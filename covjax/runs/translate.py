@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, choice, generator
+from covjax import InputError, choice, generator, require
 from covjax.ct import contents, picture, volume, windows
 from covjax.data import batches
 from covjax.pages import pictures
@@ -30,9 +30,7 @@ def run(config, workdir):
     Raises:
         InputError: a key is missing or wrong, or a file cannot be read.
     """
-    for key, remedy in GIVE.items():
-        if not config[key]:
-            raise InputError(f'config.{key} is empty; {remedy}')
+    require(config, GIVE)
     source = pathlib.Path(config.input)
     choice(config, 'window', windows.WINDOWS)
     translator = generator.load(config.generator, config.direction)
