@@ -238,11 +238,12 @@ def _labels_of_slices(drawn):
 
     The table of lobes has five columns, of which a phantom knows the sides only.
     """
-    areas = [(drawn.opacity & side).sum((1, 2)) for side in (drawn.left, drawn.right)]
-    left, right = (area > max(map(np.max, areas)) / 2 for area in areas)
-    none = np.zeros_like(left)
-    lobes = np.stack([left, none, right, none, none], 1)
-    return {'infected': (left | right).astype(np.int8), 'lobes': lobes.astype(np.int8)}
+    areas = drawn.opacity.sum((1, 2))
+    infected = areas > areas.mean()
+    sides = [(drawn.opacity & side).any((1, 2)) for side in (drawn.left, drawn.right)]
+    none = np.zeros_like(infected)
+    lobes = np.stack([sides[0] & infected, none, sides[1] & infected, none, none], 1)
+    return {'infected': infected.astype(np.int8), 'lobes': lobes.astype(np.int8)}
 
 
 def _write_index(folder, cases, tables):
