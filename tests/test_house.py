@@ -20,7 +20,7 @@ FLOORS = [
     ['configs'],
     ['covjax.training', 'covjax.audit'],
     ['covjax.stand_ins', 'covjax.features'],
-    ['covjax.classifier', 'covjax.generator', 'covjax.pages'],
+    ['covjax.classifier', 'covjax.generator', 'covjax.segmenter', 'covjax.pages'],
     ['covjax.trained', 'tfds_builders'],
     ['covjax.weights', 'covjax.data', 'covjax.phantom', 'covjax.pipeline'],
     ['covjax.models', 'covjax.ct', 'covjax.workdir'],
