@@ -4,8 +4,8 @@ python launch.py --config=configs/prepare.py --config.dataset=covid_ct --config.
 python launch.py --config=configs/prepare.py --config.dataset=luna16_patches/nodules \\
     --config.source=LUNA16
 
-Without a source covid_ct is downloaded. A patch may have any size:
-luna16_patches/patches_3d_32mm_500um_hu is 32 mm at 0.5 mm a pixel, in HU.
+Without a source covid_ct is downloaded. ct_scans/folder reads anyone's own files (docs/data.md). A
+patch may have any size: luna16_patches/patches_3d_32mm_500um_hu is 32 mm at 0.5 mm a pixel, in HU.
 Cost: 1,000 pictures take seconds.
 """
 
@@ -15,15 +15,15 @@ from configs import base
 def get_config():
     return base.stage(
         'prepare',
-        # covid_ct, covid_ct/clean, luna16_patches/nodules, synthetic_covid_ct ...; a wrong name
-        # lists all.
+        # covid_ct, covid_ct/clean, luna16_patches/nodules, ct_scans/folder ...; a wrong name lists
+        # all.
         dataset='',
         source='',  # the raw folder; archives in it may stay packed
         # For luna16_patches: annotations.csv and, for candidates, candidates.csv where they are not
         # in the source folder.
         annotations='',
         candidates='',
-        # For luna16_patches from volumes that are not in HU: SLOPE,INTERCEPT with
+        # For luna16_patches and ct_scans from volumes that are not in HU: SLOPE,INTERCEPT with
         # HU = SLOPE x value + INTERCEPT. '' refuses such volumes.
         hu='',
         allow_missing=False,  # for luna16_patches: skip series without a volume

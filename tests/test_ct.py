@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -82,6 +83,16 @@ def test_grey_levels():
     hu = np.arange(-3024, 3000)
     expected = np.minimum(np.floor(256 * (np.clip(hu, -1000, 400) + 1000) / 1400), 255)
     np.testing.assert_array_equal(windows.to_grey(hu), expected)
+
+
+def test_a_volume_becomes_grey_with_one_slice_in_floating_point():
+    hu = np.random.default_rng(0).integers(-3024, 3000, (30, 256, 256)).astype(np.int16)
+    tracemalloc.start()
+    grey = windows.to_grey(hu)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(grey, [windows.to_grey(part) for part in hu])
+    assert peak < 1.5 * grey.nbytes
 
 
 def test_split_is_stable_and_near_80_10_10():

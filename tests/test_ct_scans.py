@@ -8,14 +8,16 @@ import subprocess
 import sys
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import tensorflow_datasets as tfds
 from conftest import ROOT
 from PIL import Image
+from scipy import ndimage
 
 from covjax import InputError
-from covjax.ct import luna16
+from covjax.ct import luna16, lungs
 from covjax.data import datasets, segmented
 from covjax.phantom import ct_scans
 from covjax.runs import prepare
@@ -200,8 +202,10 @@ def test_slices_are_in_the_splits_of_their_volumes(written, built):
 
 
 def test_labels_of_slices_are_those_of_their_slice(phantoms, built):
-    """By the corrected table, past the index that is left out; -1 where no table has the case."""
+    """By the corrected table, from head to foot, past the index that is left out; else -1."""
     checked = set()
+    infected = phantoms('covid_ct_md')[1]['P001'].by_slice['infected']
+    assert (infected != infected[::-1]).any()  # or the order would not matter
     for key, (_, example) in all_of(*built('covid_ct_md', '_slices')).items():
         case, z = key.split('/z')
         tables = phantoms('covid_ct_md')[1][case].by_slice
@@ -218,8 +222,10 @@ def test_slices_beyond_the_table_are_not_known(raw, tmp_path):
         np.save(path, np.load(path)[:, :5])
     prepare.build('ct_scans/covid_ct_md_slices', folder, str(tmp_path / 'data'))
     for key, (_, example) in all_of('ct_scans/covid_ct_md_slices', str(tmp_path / 'data')).items():
-        if key.startswith('P') and int(key[-3:]) >= 5:
-            assert example['infected'] == -1 and (example['lobes'] == -1).all()
+        if key.startswith('P'):
+            is_known = int(key[-3:]) >= 3  # of eight slices the upper five
+            assert (example['infected'] >= 0) == is_known
+            assert ((example['lobes'] >= 0) == is_known).all()
 
 
 def test_the_severity_of_a_study_is_its_label(phantoms, tmp_path):
@@ -253,10 +259,9 @@ def test_networks_read_the_middle_slice_of_a_volume(phantoms, built):
         np.testing.assert_array_equal(image[..., 0], expected)
 
 
-@pytest.mark.parametrize('written', ['covid_ct_seg', 'folder_pictures', 'folder_volumes'])
-def test_several_workers_make_the_same_examples(written, phantoms, built, tmp_path):
-    name, data_dir = built(written)
-    prepare.build(name, phantoms(written)[0], str(tmp_path), workers=2)
+def test_several_workers_make_the_same_examples(phantoms, built, tmp_path):
+    name, data_dir = built('folder_volumes')
+    prepare.build(name, phantoms('folder_volumes')[0], str(tmp_path), workers=2)
     one, two = all_of(name, data_dir), all_of(name, str(tmp_path))
     assert {key: split for key, (split, _) in one.items()} == {
         key: split for key, (split, _) in two.items()
@@ -425,11 +430,11 @@ def each_mask(folder, pattern, function):
         sitk.WriteImage(changed, str(path), useCompression=True)
 
 
-@pytest.mark.parametrize('ending', ['', '_slices'])
-def test_masks_that_are_all_empty_are_remarked(raw, tmp_path, capsys, ending):
+@pytest.mark.parametrize('ending, workers', [('', 0), ('_slices', 2)])
+def test_masks_that_are_all_empty_are_remarked(raw, tmp_path, capsys, ending, workers):
     folder = raw('mosmed')
     each_mask(folder, '*_mask.nii.gz', lambda array: 0 * array)
-    prepare.build(f'ct_scans/mosmed{ending}', folder, str(tmp_path / 'data'), workers=2)
+    prepare.build(f'ct_scans/mosmed{ending}', folder, str(tmp_path / 'data'), workers=workers)
     assert f'ct_scans/mosmed{ending}: all masks are empty\n' in capsys.readouterr().out
 
 
@@ -952,3 +957,97 @@ def test_the_same_seed_draws_the_same_files(written, phantoms, tmp_path):
     assert len(paths) > 3
     for path in paths:
         assert (folder / path).read_bytes() == (tmp_path / path).read_bytes(), path
+
+
+# ---- real files
+
+
+@pytest.fixture(scope='module')
+def real_built(real, tmp_path_factory):
+    """real_built(config) -> (name, data folder) of COVID-SemiSeg or of the COVID-CT-MD sample."""
+    folders = {'covid_semiseg': 'covid_semiseg', 'covid_ct_md_slices_hu': 'covid_ct_md'}
+
+    @functools.cache
+    def build(config):
+        data_dir = str(tmp_path_factory.mktemp('real'))
+        prepare.build(f'ct_scans/{config}', str(real / folders[config]), data_dir)
+        return f'ct_scans/{config}', data_dir
+
+    return build
+
+
+def test_the_real_covid_semiseg_has_its_splits(real_built):
+    examples = examples_of(*real_built('covid_semiseg'))
+    counts = {split: len(part) for split, part in examples.items()}
+    assert counts == {'train': 40, 'validation': 10, 'test': 48}
+
+
+def test_the_real_covid_semiseg_is_read_upright_with_its_masks(real, real_built):
+    for key, (_, example) in all_of(*real_built('covid_semiseg')).items():
+        split, number = key.split('/')
+        folder = real / 'covid_semiseg' / split
+        grey = np.asarray(Image.open(folder / 'Imgs' / f'{number}.jpg').convert('L'))
+        classes = np.asarray(Image.open(folder / 'GT-multiclass' / f'{number}.png'))
+        np.testing.assert_array_equal(example['image'][..., 0], grey.T)
+        np.testing.assert_array_equal(example['mask'][..., 0], classes.T)
+
+
+@pytest.mark.parametrize('train, test', [(5, 93), (17, 91), (33, 97), (53, 21)])
+def test_real_near_copies_in_train_and_test_share_a_group(train, test, real_built):
+    examples = all_of(*real_built('covid_semiseg'))
+    pair = [examples[f'train/{train}'][1], examples[f'test/{test}'][1]]
+    assert pair[0]['group'] == pair[1]['group']
+
+
+@pytest.mark.parametrize('how', FLIPS)
+def test_real_masks_that_are_turned_are_refused(real, tmp_path, how, refused):
+    folder = pathlib.Path(shutil.copytree(real / 'covid_semiseg', tmp_path / 'raw'))
+    for path in [folder, *folder.rglob('*')]:
+        path.chmod(0o755)
+    pictures_of(folder, 'GT-multiclass/*.png', FLIPS[how])
+    refused('covid_semiseg', folder, 'fits its image better')
+
+
+def scan_of(name, data_dir, case):
+    """The examples of the slices of a case, from foot to head."""
+    found = {key: example for key, (_, example) in all_of(name, data_dir).items()}
+    return [found[key] for key in sorted(found) if key.startswith(f'{case}/')]
+
+
+def test_real_dicom_slices_are_in_the_order_of_their_location(real, real_built):
+    """Names of files are not in that order."""
+    folder = real / 'covid_ct_md' / 'COVID-19 subjects' / 'P001'
+    slices = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    locations = [float(part.SliceLocation) for part in slices]
+    assert locations != sorted(locations) and locations != sorted(locations)[::-1]
+    slices = [slices[i] for i in np.argsort(locations)]
+    examples = scan_of(*real_built('covid_ct_md_slices_hu'), 'P001')
+    for example, part in zip(examples, slices, strict=True):
+        hu = part.pixel_array * float(part.RescaleSlope) + float(part.RescaleIntercept)
+        np.testing.assert_array_equal(example['image'][..., 0], hu)
+
+
+@pytest.mark.parametrize('case, row, infected', [('P001', 0, 80), ('cap001', 54, 86)])
+def test_real_labels_of_slices_run_from_head_to_foot(case, row, infected, real, real_built):
+    """In that order infected slices have more dense lung than others, in the other they do not."""
+    examples = scan_of(*real_built('covid_ct_md_slices_hu'), case)
+    labels = np.array([example['infected'] for example in examples])
+    table = np.load(real / 'covid_ct_md' / 'Slice-level-labels-updated-1.npy')[row]
+    np.testing.assert_array_equal(labels, table[: len(labels)][::-1])
+    assert labels.sum() == infected and not table[len(labels) :].any()
+    dense = np.array([dense_lung(example['image'][..., 0]) for example in examples])
+
+    def area(labels):  # under the ROC curve
+        sick, clear = dense[labels == 1][:, None], dense[labels == 0][None]
+        return ((sick > clear) + 0.5 * (sick == clear)).mean()
+
+    assert area(labels) > 0.88 > 0.8 > area(labels[::-1])
+
+
+def dense_lung(hu):
+    """How many mm2 or so of a slice are lung as dense as opacities, vessels smoothed away."""
+    step = max(len(hu) // 256, 1)
+    grey = grey_of(hu)
+    lung = ndimage.binary_erosion(lungs.mask(grey)[::step, ::step], iterations=4)
+    smooth = ndimage.median_filter(grey[::step, ::step], 7)
+    return ((smooth >= 65) & (smooth <= 165) & lung).sum()

@@ -1,5 +1,7 @@
 """Masks are read with their values, and refused where they do not lie on their images."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -106,6 +108,15 @@ def test_a_value_that_is_not_listed_is_named(value):
     expected = f'a.nii: has the values {value} besides those listed .0 background, 1 lung.'
     with pytest.raises(InputError, match=expected):
         masks.as_classes(stored, {1: 'lung'}, 'a.nii')
+
+
+def test_classes_take_one_byte_a_voxel():
+    stored = np.random.default_rng(0).integers(0, 4, (30, 256, 256)).astype(np.int16)
+    tracemalloc.start()
+    classes = masks.as_classes(stored, {1: 'lung', 2: 'lung', 3: 'lesion'}, 'a')
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * classes.nbytes
 
 
 def test_of_many_values_eight_are_named():

@@ -10,7 +10,7 @@ from covjax import InputError
 from covjax.ct import archive, luna16
 from covjax.ct.volume import find_volumes
 from covjax.phantom import raw_files
-from covjax.phantom.chest import draw_chest, render
+from covjax.phantom.chest import draw_chest, render, render_parts
 
 pytestmark = pytest.mark.fast
 
@@ -90,3 +90,38 @@ def test_anatomy():
     assert 20 < vessels.sum() < 0.2 * deep.sum()
     ground_glass = lambda hu: ((hu > -700) & (hu < -250) & inside).sum()
     assert ground_glass(sick) > 1.3 * ground_glass(hu)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_parts_are_those_of_the_slice_that_is_drawn(seed):
+    chest = draw_chest(np.random.default_rng(seed), nodules=1, opacities=5)
+    parts = render_parts(chest, 5.0, 128, 2.8, -3024.0)
+    assert parts.hu.tobytes() == render(chest, 5.0, 128, 2.8, -3024.0).tobytes()
+    assert 0 <= parts.opacity.min() and parts.lung.max() <= 1
+    assert (parts.opacity <= parts.lung + 1e-6).all()
+
+
+def test_lung_is_dark_and_opacity_is_dense_where_parts_say_so():
+    chest = draw_chest(np.random.default_rng(0), opacities=6)
+    parts = render_parts(chest, 0.0, 256, 1.4)
+    clear = (parts.lung > 0.99) & (parts.opacity < 0.01)
+    dense = parts.opacity > 0.6
+    assert clear.sum() > 5000 and dense.sum() > 300
+    assert np.median(parts.hu[clear]) < -800 and np.median(parts.hu[dense]) > -650
+    elsewhere = (parts.lung < 0.01) & (np.hypot(*np.mgrid[-128:128, -128:128]) < 50)
+    assert np.median(parts.hu[elsewhere]) > -100  # what lies between the lungs
+
+
+def test_without_opacities_and_beyond_the_field_of_view_there_are_none():
+    parts = render_parts(draw_chest(np.random.default_rng(0)), 0.0, 128, 1.4)
+    beyond = np.hypot(*(np.mgrid[:128, :128] - 63.5)) > 64
+    assert not parts.opacity.any() and not parts.lung[beyond].any() and parts.lung.any()
+
+
+def test_opacities_are_the_change_that_they_make():
+    """Where there is opacity, the same chest without it is darker; elsewhere it is the same."""
+    sick = draw_chest(np.random.default_rng(4), opacities=4)._replace(noise=0.0)
+    parts = render_parts(sick, 0.0, 128, 2.8)
+    change = parts.hu - render(sick._replace(opacities=sick.opacities[:0]), 0.0, 128, 2.8)
+    assert (change[parts.opacity > 0.5] > 30).mean() > 0.95
+    assert np.abs(change[parts.opacity == 0]).max() < 1

@@ -36,7 +36,7 @@ class Truth(NamedTuple):
     patient: str = ''
     split: str = ''
     spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mm, (z, y, x); 0 of pictures
-    by_slice: dict[str, Any] = {}  # {feature: array [slices, ...]}
+    by_slice: dict[str, Any] = {}  # {feature: array [slices, ...]}, from foot to head
 
 
 class Drawn(NamedTuple):
@@ -268,11 +268,16 @@ def _covid_ct_md(folder, rng, draw):
 
 
 def _labels_of_slices(drawn):
-    """{table: int8 [slices, ...]}: which slices have opacities, and in which of five lobes."""
-    left, right = ((drawn.opacity & side).any((1, 2)) for side in (drawn.left, drawn.right))
-    none = np.zeros_like(left)
-    lobes = np.stack([left, none, right, none, none], 1)
-    return {'infected': (left | right).astype(np.int8), 'lobes': lobes.astype(np.int8)}
+    """{table: int8 [slices, ...]}: which slices have most of the opacities, and in which lobes.
+
+    The table of lobes has five columns, of which a phantom knows the sides only.
+    """
+    areas = drawn.opacity.sum((1, 2))
+    infected = areas > areas.mean()
+    sides = [(drawn.opacity & side).any((1, 2)) for side in (drawn.left, drawn.right)]
+    none = np.zeros_like(infected)
+    lobes = np.stack([sides[0] & infected, none, sides[1] & infected, none, none], 1)
+    return {'infected': infected.astype(np.int8), 'lobes': lobes.astype(np.int8)}
 
 
 def _write_index(folder, cases, tables):
@@ -285,10 +290,10 @@ def _write_index(folder, cases, tables):
     for name, feature in (('Slice', 'infected'), ('Lobe', 'lobes')):
         known = {case: table[feature] for case, table in tables.items() if table}
         example = next(iter(known.values()))
-        # Tables are wider than the scans have slices.
+        # Tables run from head to foot, and are wider than the scans have slices.
         whole = np.zeros((len(indices), len(example) + 4, *example.shape[1:]), np.int32)
         for case, labels in known.items():
-            whole[indices.index(cases[case]), : len(labels)] = labels
+            whole[indices.index(cases[case]), : len(labels)] = labels[::-1]
         np.save(folder / f'{name}-level-labels.npy', 1 - whole)
         np.save(folder / f'{name}-level-labels-updated-1.npy', whole)
 

@@ -393,7 +393,7 @@ def volume_examples(job):
         return
     for z in range(len(image)):
         key = f'{job.scan.id}/z{z:03d}'
-        others = {'z': z, **_by_slice(job, z)}
+        others = {'z': z, **_by_slice(job, len(image) - 1 - z)}
         yield key, _example(job, key, image[z], None if mask is None else mask[z], spacing, others)
 
 
@@ -439,13 +439,13 @@ def _read_mask(job, hu):
     return mask
 
 
-def _by_slice(job, z):
-    """{feature: value} of slice z, UNKNOWN where no table has it."""
+def _by_slice(job, row):
+    """{feature: value} of a row of the tables, UNKNOWN where no table has it."""
     values = {}
     for name, shape in job.layout.by_slice.items():
         known = job.scan.by_slice.get(name)
-        has_slice = known is not None and z < len(known)
-        values[name] = known[z] if has_slice else np.full(shape, UNKNOWN, np.int8)
+        has_row = known is not None and row < len(known)
+        values[name] = known[row] if has_row else np.full(shape, UNKNOWN, np.int8)
     return values
 
 

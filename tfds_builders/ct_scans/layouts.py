@@ -31,7 +31,7 @@ class Scan(NamedTuple):
     label: str = ''
     patient: str = ''  # '' where it is not known
     split: str = ''  # '' where the data set does not say
-    by_slice: dict[str, Any] = {}  # {feature: array [slices, ...]}, from foot to head
+    by_slice: dict[str, Any] = {}  # {feature: array [slices, ...]}, from head to foot
 
 
 class Layout(NamedTuple):
@@ -77,7 +77,12 @@ LABELS_OF_SLICES = {'infected': ('Slice', ()), 'lobes': ('Lobe', (5,))}
 
 
 def covid_ct_md(folder):
-    """A folder of DICOM files or a NIfTI file a case, and tables of slices with infection."""
+    """A folder of DICOM files or a NIfTI file a case, and tables of slices with infection.
+
+    The tables run from head to foot, which the data set does not say: its slices are to be sorted
+    by SliceLocation, and in the other order P001 and cap001 would have infections in clear lungs
+    and none where anyone can see them.
+    """
     tables = {feature: _label_table(folder, *kind) for feature, kind in LABELS_OF_SLICES.items()}
     tables = {feature: table for feature, table in tables.items() if table is not None}
     rows = _rows_of_cases(folder) if tables else {}
