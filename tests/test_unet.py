@@ -15,6 +15,7 @@ from covjax.training.task import count_params
 pytestmark = pytest.mark.fast
 
 SMALL = (4, 6, 8)
+TINY = (4, 6)  # where programs are compiled
 # Parameters and running statistics by (up, classes): those of the PyTorch implementation of
 # milesial, counted there; one class more is one row of the head more.
 COUNTS = {
@@ -33,7 +34,7 @@ def images(*shape):
 
 def started(size=(16, 24), channels=1, **options):
     """A network and its variables, none of which is at the value it starts from."""
-    model = models.create('unet', **({'widths': SMALL} | options))
+    model = models.create('unet', **({'widths': TINY} | options))
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *size, channels)))
     leaves, tree = jax.tree.flatten(variables)
     rngs = jax.random.split(jax.random.key(1), len(leaves))
@@ -65,7 +66,7 @@ def test_every_size_has_logits_of_its_size(up, norm, size):
 def test_a_side_that_cannot_be_halved_is_continued_by_its_edge(up):
     model, variables = started(up=up)
     image = images(1, 13, 16, 1)
-    continued = np.pad(image, ((0, 0), (0, 3), (0, 0), (0, 0)), mode='edge')
+    continued = np.pad(image, ((0, 0), (0, 1), (0, 0), (0, 0)), mode='edge')
     apply = jax.jit(model.apply)
     whole = apply(variables, continued)
     np.testing.assert_allclose(apply(variables, image), whole[:, :13], atol=1e-5)
@@ -74,7 +75,7 @@ def test_a_side_that_cannot_be_halved_is_continued_by_its_edge(up):
 @every_norm
 def test_what_is_computed_in_bfloat16_is_near_float32(norm):
     model, variables = started(norm=norm)
-    half = models.create('unet', widths=SMALL, norm=norm, dtype=jnp.bfloat16)
+    half = models.create('unet', widths=TINY, norm=norm, dtype=jnp.bfloat16)
     exact, near = (jax.jit(net.apply)(variables, images(2, 16, 24, 1)) for net in (model, half))
     assert near.dtype == jnp.float32
     np.testing.assert_allclose(near, exact, atol=0.1 * np.abs(exact).max())
