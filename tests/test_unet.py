@@ -36,10 +36,9 @@ def started(size=(16, 24), channels=1, **options):
     """A network and its variables, none of which is at the value it starts from."""
     model = models.create('unet', **({'widths': TINY} | options))
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *size, channels)))
-    leaves, tree = jax.tree.flatten(variables)
-    rngs = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [leaf + 0.1 * jax.random.uniform(rng, leaf.shape) for leaf, rng in zip(leaves, rngs)]
-    return model, jax.tree.unflatten(tree, moved)
+    rng = np.random.default_rng(1)
+    moved = lambda leaf: leaf + np.float32(0.1) * rng.random(leaf.shape, np.float32)
+    return model, jax.tree.map(moved, jax.device_get(variables))
 
 
 @pytest.mark.parametrize('up, classes', COUNTS)
@@ -162,7 +161,8 @@ def test_logits_and_running_statistics_equal_those_of_pytorch(up, norm):
 
     grey = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
     for train in (True, False):
-        logits, updated = ours.apply(variables, x, train=train, mutable=['batch_stats'])
+        apply = jax.jit(partial(ours.apply, train=train, mutable=['batch_stats']))
+        logits, updated = apply(variables, x)
         with torch.no_grad():
             expected = theirs.train(train)(grey).numpy().transpose(0, 2, 3, 1)
         np.testing.assert_allclose(logits, expected, atol=1e-4)
