@@ -157,7 +157,9 @@ def predict(segmenter, images, batch_size, overlap=0.5):
             for small in (_resized(image, shape, Image.Resampling.BILINEAR) for image in chunk)
             for corner in corners
         ]
-        found = batches.predict(function, np.stack(cuts)[..., None], batch_size)
+        # A single tile goes alone, not with copies that would only fill up a batch.
+        at_once = 1 if len(cuts) == 1 else batch_size
+        found = batches.predict(function, np.stack(cuts)[..., None], at_once)
         for i, image in enumerate(chunk):
             of_image = found[i * len(corners) : (i + 1) * len(corners)]
             yield _to_size(tiles.joined(of_image, corners, shape), image.shape)
