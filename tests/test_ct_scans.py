@@ -732,6 +732,11 @@ def test_a_folder_that_is_not_whole_is_refused(written, spoil, raw, refused):
     refused(written, folder, spoil(folder) or '')
 
 
+def test_a_mask_in_place_of_a_scan_is_refused_unchecked_too(raw, refused):
+    folder = raw('covid_ct_seg')
+    refused('covid_ct_seg', folder, labels_for_a_scan(folder), unchecked_masks=True)
+
+
 @pytest.mark.parametrize('name', [*layouts.LAYOUTS, 'folder'])
 def test_an_empty_folder_is_refused_with_what_to_give(name, tmp_path, refused):
     empty = tmp_path / 'empty'

@@ -195,6 +195,16 @@ def test_lesions_of_another_patient_are_refused(seed):
         check(scanned(seed)[2], healthy, LESION_NAMES)
 
 
+def test_lesions_that_are_no_denser_than_the_lung_around_them_are_refused():
+    """Where all other positions are the same, so that none can fit better."""
+    grey, lung, _ = scanned(1, opacities=0)
+    places = lung
+    for turned in TURNED.values():
+        places = places & turned(lung)
+    with pytest.raises(InputError, match='its lesions are no denser than the lungs around them'):
+        check(places, grey, LESION_NAMES)
+
+
 def test_lesions_outside_of_the_lungs_are_refused(phantom):
     grey, lung, _ = phantom
     wall = np.zeros_like(lung)
