@@ -416,7 +416,7 @@ def test_labels_are_in_the_order_of_covjax_classes(built):
 
 def test_scans_without_a_mask_are_left_out_and_counted(phantoms, tmp_path, capsys):
     prepare.build('ct_scans/luna16_lungs', phantoms('luna16_lungs')[0], str(tmp_path))
-    assert 'left out 1 scans without a mask (first 2.25.1)' in capsys.readouterr().out
+    assert 'scans without a mask are left out: 1 (first 2.25.1)' in capsys.readouterr().out
 
 
 def each_mask(folder, pattern, function):
