@@ -398,9 +398,8 @@ def test_without_patients_files_in_runs_and_pictures_alike_stay_together(raw, tm
 def test_volumes_without_patients_are_groups_of_their_own(raw, tmp_path, capsys):
     folder = raw('folder_volumes')
     change(folder, 'patient', None)
-    assert {key: group.decode() for key, (_, group) in splits_in(folder, tmp_path).items()} == {
-        row[0]: row[0] for row in table_of(folder)[1:]
-    }
+    groups = [group for _, group in splits_in(folder, tmp_path).values()]
+    assert len(groups) == len(set(groups)) == 4
     assert 'each scan is a group of its own' in capsys.readouterr().out
 
 
@@ -416,7 +415,7 @@ def test_labels_are_in_the_order_of_covjax_classes(built):
 
 def test_scans_without_a_mask_are_left_out_and_counted(phantoms, tmp_path, capsys):
     prepare.build('ct_scans/luna16_lungs', phantoms('luna16_lungs')[0], str(tmp_path))
-    assert 'left out 1 scans without a mask (first 2.25.1)' in capsys.readouterr().out
+    assert 'scans without a mask are left out: 1 (first 2.25.1)' in capsys.readouterr().out
 
 
 def each_mask(folder, pattern, function):

@@ -26,8 +26,8 @@ from tfds_builders.ct_scans.layouts import folder as layout_of_folder
 NAME = re.compile(r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?')
 # The names of splits; official ones, or those of grouping.splits_of.
 SPLITS = ('train', 'validation', 'test')
-CHECKED = 24  # slices of a volume, or pictures of a folder, that its masks are compared with
-MOST_CHECKED = 200
+CHECKED = 24  # slices of a volume that are compared with its mask
+MOST_CHECKED = 200  # pictures of a folder that are compared with their masks, all at once
 MOST_COMPARED = 20_000  # pictures without patients
 UNKNOWN = -1  # of a slice, where no table has it
 PATIENTS_UNKNOWN = 'patients are not known: '
@@ -186,7 +186,9 @@ class Builder(_base.ArrayRecordBuilder):
             how = LIKE_GROUP + ('' if official else RUNS) if layout.pictures else OWN_GROUP
             remarks.append(PATIENTS_UNKNOWN + how)
         if without:
-            remarks.append(f'left out {len(without)} scans without a mask (first {without[0]})')
+            remarks.append(
+                f'scans without a mask are left out: {len(without)} (first {without[0]})'
+            )
         return '; '.join(remarks)
 
     @property
