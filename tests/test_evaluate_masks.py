@@ -140,6 +140,8 @@ def test_training_images_are_refused_by_the_clean_protocol_and_left_out_beside(d
         ({'segmenters': ''}, 'config.segmenters is empty'),
         ({'maps': 'theirs'}, 'config.maps=theirs: write NAME=FOLDER'),
         ({'tests': 'ct_scans/covid_semiseg:all'}, 'no such split'),
+        ({'negatives': 'ct_scans/covid_semiseg@normal'}, 'is not a data set'),
+        ({'negatives': 'ct_scans/covid_semiseg:all'}, 'no such split'),
         ({'rules': 'ct_scans/covid_ct_seg_slices:train'}, 'no region ground_glass in the masks'),
     ],
     ids=str,

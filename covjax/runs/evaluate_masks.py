@@ -83,6 +83,8 @@ def run(config, workdir):
         for spec, scans in tests.items():
             rows = [row for scan in scans for row in scan.rows]
             lineage.check(run.lineage, rows, spec, config.protocol)
+    for spec in _split(config.negatives):
+        datasets.read_rows(spec, data_dir)  # refused now, not after all the rest
     models = [_network(config, run, data_dir) for run in runs]
     models += [_maps(entry, config.maps_sideways) for entry in _split(config.maps)]
     if config.rules:
