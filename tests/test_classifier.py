@@ -167,7 +167,9 @@ def test_orbax_alone_reads_the_weights_of_a_run(run):
 def test_an_export_is_of_one_run(tmp_path, classifier, generator):
     config = export_file.get_config()
     config.update({'classifier': classifier, 'generator': generator})
-    with pytest.raises(InputError, match='config.classifier and config.generator: give one'):
+    with pytest.raises(
+        InputError, match='config.classifier, config.generator, config.segmenter: give one'
+    ):
         export.run(config, tmp_path)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from covjax.ct import masks
 from covjax.pages import pictures
 
 pytestmark = pytest.mark.fast
@@ -20,7 +21,7 @@ def test_pixels_without_a_class_are_not_tinted():
 
 
 def test_each_class_has_a_colour_of_its_own():
-    mask = np.arange(len(pictures.COLOURS) + 1, dtype=np.uint8)[None].repeat(2, 0)
+    mask = np.arange(len(masks.COLOURS), dtype=np.uint8)[None].repeat(2, 0)
     tinted = pictures.tint(np.full((*mask.shape, 3), 100, np.uint8), mask)
     assert len({tuple(colour) for colour in tinted[0].tolist()}) == mask.shape[1]
 
@@ -39,7 +40,7 @@ def test_structures_are_seen_through_a_tint():
 
 
 def test_more_classes_than_colours_begin_anew():
-    many = np.full((2, 2), len(pictures.COLOURS) + 1, np.uint8)
+    many = np.full((2, 2), len(masks.COLOURS), np.uint8)
     tile = grey_tile(size=2)
     np.testing.assert_array_equal(
         pictures.tint(tile, many), pictures.tint(tile, np.ones_like(many))

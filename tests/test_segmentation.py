@@ -383,7 +383,7 @@ def test_every_loss_learns_blobs(loss, dtype):
         mask = batch.pop('mask')
         outputs.append({k: np.asarray(v)[mask] for k, v in step(state, batch).items()})
     outputs = {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
-    assert made.summarize(outputs)[0]['dice'] > 0.8
+    assert made.summarize(outputs)[0]['dice'] > 0.7
 
 
 def losses_on(count):
