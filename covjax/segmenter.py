@@ -1,6 +1,6 @@
 """A trained segmentation network, from the workdir of a run or an exported file, for use anywhere.
 
-model, variables, classes, size = segmenter.load('runs/lungs')
+loaded = segmenter.load('runs/lungs')
 probabilities = segmenter.apply(loaded)(images)  # [B, H, W, 1] float in [-1, 1] -> [B, H, W, C]
 
 No training code and no TFDS are imported.

@@ -93,6 +93,12 @@ def test_rules_and_seeds_stand_side_by_side_in_table_and_page(data, tmp_path):
     with (tmp_path / 'run' / 'table.csv').open(encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(found['results'])
+    for row, result in zip(rows, found['results']):
+        for name, mean in result['summary']['means'].items():
+            value = '' if mean['value'] is None else f'{mean["value"]:.3f}'
+            # Cells that begin like a formula have an apostrophe before them.
+            assert row[name].lstrip("'").startswith(value)
+        assert bool(row['dice_at_validation_threshold']) == (result['kind'] == 'network')
     page = (tmp_path / 'run' / 'masks.html').read_text(encoding='utf-8')
     assert all(rule in page for rule in mask_rules.RULES) and 'data:image/png' in page
     negatives = {(row['model'], row['seed']): row for row in found['negatives']}

@@ -24,6 +24,7 @@ from covjax.workdir import write_csv, write_json
 THRESHOLDS = np.linspace(0.1, 0.9, 17)  # among which validation chooses
 PRINTED = ('dice', 'nsd_3mm', 'hd95_mm', 'lesion_sensitivity', 'dice_mean_of_256_thresholds')
 COLUMNS = ('model', 'seed', 'test set', 'region', 'scans', 'distances in', 'threshold')
+LAST = 'dice without near-copies'
 SHOWN, TILE = 6, 192  # rows of the picture of the page, and pixels a side
 BODY = """\
 <p class="warning"><strong>Not for diagnosis.</strong></p>
@@ -107,8 +108,9 @@ def run(config, workdir):
     ]
     about = {'segmenters': [str(run.folder) for run in runs], 'protocol': config.protocol}
     write_json(workdir / 'masks.json', {**about, 'results': found, 'negatives': empty})
-    rows = [table_row(result) for result in found]
-    write_csv(workdir / 'table.csv', [_columns(found), *rows])
+    scores = score_names(found)
+    rows = [table_row(result, scores) for result in found]
+    write_csv(workdir / 'table.csv', [[*COLUMNS, *scores, LAST], *rows])
     _write_page(workdir, found, empty, models, tests)
 
 
@@ -392,14 +394,18 @@ def _interval(mean):
     return f'{mean["value"]:.3f} ({mean["low"]:.3f} to {mean["high"]:.3f})'
 
 
-def _columns(found):
-    """The header of table.csv."""
-    names = list(dict.fromkeys(name for result in found for name in result['summary']['means']))
-    return [*COLUMNS, *names, 'dice without near-copies']
+def score_names(found):
+    """The names of all scores of some results, in their order."""
+    return list(dict.fromkeys(name for result in found for name in result['summary']['means']))
 
 
-def table_row(result):
-    """The cells of a result, in the order of the header."""
+def table_row(result, names):
+    """The cells of a result: those of COLUMNS, the scores by name, the Dice without near-copies.
+
+    Args:
+        result: an entry of masks.json.
+        names: of the scores; a cell is empty where the result has no such score.
+    """
     means = result['summary']['means']
     without = result['without_overlap']
     threshold = result['threshold']
@@ -408,7 +414,7 @@ def table_row(result):
         *(result['test_name'], result['region'], result['summary']['scans']),
         result['distances_in'],
         '' if threshold is None else f'{threshold:.2f}',
-        *(_interval(mean) for mean in means.values()),
+        *(_interval(means[name]) if name in means else '' for name in names),
         _interval(without['means']['dice']) if without else '',
     ]
 
@@ -417,7 +423,7 @@ def _write_page(workdir, found, empty, models, tests):
     """Writes overlay.png and masks.html."""
     scans = next(iter(tests.values()))
     picture.save(workdir / 'overlay.png', panels(models, scans))
-    shown = [_page_row(result) for result in found]
+    shown = [table_row(result, PRINTED) for result in found]
     best = max(found, key=lambda result: result['summary']['means']['dice']['value'] or 0)
     page = html.document(
         'Segmentation against masks',
@@ -426,7 +432,7 @@ def _write_page(workdir, found, empty, models, tests):
             figure=html.figure(
                 workdir / 'overlay.png', 'Slices, their masks, and what models draw'
             ),
-            table=html.table((*COLUMNS, *PRINTED, 'Dice without near-copies'), shown),
+            table=html.table((*COLUMNS, *PRINTED, LAST), shown),
             negatives=html.table(list(empty[0]), [list(row.values()) for row in empty])
             if empty
             else NO_NEGATIVES,
@@ -434,14 +440,6 @@ def _write_page(workdir, found, empty, models, tests):
     )
     (workdir / 'masks.html').write_text(page, encoding='utf-8')
     print(f'{len(found)} results in {workdir / "masks.html"}')
-
-
-def _page_row(result):
-    """The cells of a result on the page."""
-    means, cells = result['summary']['means'], table_row(result)
-    names = list(means)
-    chosen = [cells[len(COLUMNS) + names.index(name)] if name in names else '' for name in PRINTED]
-    return [*cells[: len(COLUMNS)], *chosen, cells[-1]]
 
 
 def panels(models, scans):
