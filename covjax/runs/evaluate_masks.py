@@ -86,7 +86,7 @@ def run(config, workdir):
             lineage.check(run.lineage, rows, spec, config.protocol)
     for spec in _split(config.negatives):
         datasets.read_rows(spec, data_dir)  # refused now, not after all the rest
-    models = [_network(config, run, data_dir) for run in runs]
+    models = [_network(config, run) for run in runs]
     models += [_maps(entry, config.maps_sideways) for entry in _split(config.maps)]
     if config.rules:
         models += _rules(config.rules, data_dir, regions)
@@ -173,12 +173,12 @@ def _scan(name, parts):
 # ---- what draws masks
 
 
-def _network(config, run, data_dir):
+def _network(config, run):
     """The Model of a segmentation run, with the threshold that its validation set chooses."""
     network = segmenter.of_run(run)
     predict = lambda grey: np.stack(list(segmenter.predict(network, grey, config.batch_size)))
     dice = []
-    for scan in read_scans(run.config.val, data_dir, run.config.regions):
+    for scan in read_scans(run.config.val, run.data_dir, run.config.regions):
         region = 1 - predict(scan.grey)[..., 0]
         dice.append([metrics.dice(region >= t, scan.target > 0) for t in THRESHOLDS])
     threshold = float(THRESHOLDS[np.nanmean(dice, 0).argmax()])
@@ -317,7 +317,9 @@ def _scores(model, soft, index, truth, spacing):
         chosen = segmenter.decided(soft, model.threshold) == index
         scores['dice_at_validation_threshold'] = metrics.dice(chosen, truth)
     share = soft[..., index].astype(np.float64).clip(0, 1)
-    maps = metrics.soft_scores(metrics.stretched(share), truth)
+    # A rule is a mask already, and one that is the same everywhere cannot be stretched.
+    soft_map = share if model.kind == 'rule' else metrics.stretched(share)
+    maps = metrics.soft_scores(soft_map, truth)
     scores['dice_mean_of_256_thresholds'] = maps['dice_mean_of_256_thresholds']
     return scores
 
