@@ -24,6 +24,8 @@ LEAST = {
 BELOW = {
     **dict.fromkeys(['dropout', 'label_smoothing', 'bn_momentum', 'scale', 'crop', 'overlap'], 1.0),
     'shares': 101,
+    'threshold': 1.0,
+    'rotate': 360.0,
 }
 
 

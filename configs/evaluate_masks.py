@@ -4,7 +4,7 @@ python launch.py --config=configs/evaluate_masks.py --workdir=runs/masks \\
     --config.segmenters=runs/lesions --config.tests=ct_scans/covid_semiseg:test \\
     --config.rules=ct_scans/covid_semiseg:train+validation --config.protocol=official
 
-Cost: seconds for a hundred pictures.
+Cost: two CPU cores took three minutes for 48 pictures, three networks, four sets of maps and rules.
 """
 
 from configs import base

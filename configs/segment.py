@@ -3,8 +3,8 @@
 python launch.py --config=configs/segment.py --workdir=runs/segment \\
     --config.segmenter=runs/lesions --config.input=FOLDER_OR_SCAN
 
-A slice is resized to the square that the network was trained on, and its mask back. Cost: on two
-CPU cores about a second for ten slices of a narrow network; docs/segmentation.md has times.
+A slice is resized to the square that the network was trained on, and its mask back.
+benchmarks/segment_volume.py measures time and memory.
 """
 
 from configs import base
@@ -21,7 +21,8 @@ def get_config():
         # For volumes whose values are not HU: SLOPE,INTERCEPT with HU = SLOPE x value + INTERCEPT.
         # '' refuses such volumes.
         hu='',
-        # From which probability on a pixel is of a region: the one that validation chose.
+        # From which probability on a pixel is of a region: evaluate_masks prints the one
+        # that validation chooses.
         threshold=0.5,
         overlap=0.5,  # of neighbouring tiles, where the network was trained on parts of a slice
         pieces=2,  # of each region named lung, the largest pieces that are kept; 0: all

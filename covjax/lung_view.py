@@ -53,7 +53,7 @@ def finder(named, key):
     if not named:
         return lambda grey: np.stack([lungs.mask(plane) for plane in grey])
     network = segmenter.load(named)
-    segmenter.check_has(network, 'lung', f'config.{key}={named}')
+    segmenter.check_lungs(network, f'config.{key}={named}')
 
     def find(grey):
         found = [segmenter.decided(p) for p in segmenter.predict(network, grey, batch_size=8)]

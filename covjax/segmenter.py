@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from covjax import InputError, choice, models, trained
+from covjax.ct import masks
 from covjax.data import batches, tiles
 from covjax.data.augment import to_float
 from covjax.models.unet import NORMS, UPS
@@ -196,21 +197,20 @@ def decided(probabilities, threshold=0.5):
     return np.where(1 - probabilities[..., 0] >= threshold, region, np.uint8(0))
 
 
-def check_has(segmenter, region, named):
-    """Refuses a Segmenter without a region.
+def check_lungs(segmenter, named):
+    """Refuses a Segmenter that does not find lungs.
 
     Args:
         segmenter: Segmenter.
-        region: that the name of one of its regions must have in it, such as lung.
-        named: how the message names the segmenter.
+        named: how the message names it.
 
     Raises:
-        InputError: it has none.
+        InputError: none of its regions is a lung.
     """
-    if not any(region in name for name in segmenter.classes):
+    if not any(map(masks.is_lung, segmenter.classes)):
         raise InputError(
             f'{named}: segments {", ".join(segmenter.classes[1:])}; give a segmenter with a region '
-            f'named {region}'
+            'named lung'
         )
 
 

@@ -53,7 +53,7 @@ def open_run(folder, task, key, which='best'):
 
     Args:
         folder: the workdir of a run of `train`.
-        task: what it must have trained, 'cyclegan' or 'classification'.
+        task: what it must have trained, 'cyclegan', 'classification' or 'segmentation'.
         key: the config key that named the folder, for messages.
         which: 'best' for the best checkpoint by the run's config.best (the latest, where that is
             empty), or 'latest'.

@@ -101,8 +101,16 @@ def test_rules_and_seeds_stand_side_by_side_in_table_and_page(data, tmp_path):
         assert bool(row['dice_at_validation_threshold']) == (result['kind'] == 'network')
     page = (tmp_path / 'run' / 'masks.html').read_text(encoding='utf-8')
     assert all(rule in page for rule in mask_rules.RULES) and 'data:image/png' in page
-    negatives = {(row['model'], row['seed']): row for row in found['negatives']}
-    assert negatives['everything', None]['mean share'] == 1.0
+    images = segmented.read(f'{PICTURES}:test', data, regions=REGIONS).images
+    exact = [(image < DARK).mean() for image in images if image.shape == (96, 96)]
+    assert [(row['seed'], row['region']) for row in found['negatives']] == [
+        (0, REGIONS),
+        (1, REGIONS),
+    ]
+    for row in found['negatives']:
+        assert row['slices'] == len(images) and row['slices with over 1 %'] <= row['slices']
+        if len(exact) == len(images):
+            assert row['mean share'] == pytest.approx(np.mean(exact))
 
 
 def test_maps_of_others_are_found_by_name_and_turned_as_the_config_says(data, tmp_path):
@@ -146,6 +154,7 @@ def test_training_images_are_refused_by_the_clean_protocol_and_left_out_beside(d
         ({'segmenters': ''}, 'config.segmenters is empty'),
         ({'maps': 'theirs'}, 'config.maps=theirs: write NAME=FOLDER'),
         ({'tests': 'ct_scans/covid_semiseg:all'}, 'no such split'),
+        ({'rules': f'{PICTURES}:test', 'protocol': 'clean'}, 'share a picture, patient'),
         ({'negatives': 'ct_scans/covid_semiseg@normal'}, 'is not a data set'),
         ({'negatives': 'ct_scans/covid_semiseg:all'}, 'no such split'),
         ({'rules': 'ct_scans/covid_ct_seg_slices:train'}, 'no region ground_glass in the masks'),

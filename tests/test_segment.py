@@ -150,6 +150,21 @@ def test_the_lungs_of_a_segmenter_can_be_what_lesions_are_a_percentage_of(
         assert rows(workdir)[0]['percent of lungs'] == '100.0'
 
 
+@pytest.mark.parametrize(
+    'name, is_lung',
+    [
+        ('lung', True),
+        ('right_upper_lobe', True),
+        ('lung_lesion', False),
+        ('lung_nodule', False),
+        ('airway', False),
+        ('background', False),
+    ],
+)
+def test_a_lesion_of_the_lung_is_no_lung(name, is_lung):
+    assert masks.is_lung(name) == is_lung
+
+
 def test_only_the_largest_pieces_of_lungs_are_kept(run, tmp_path):
     hu = np.zeros((2, SIZE, SIZE), np.int16)
     hu[:, 2:20, 2:10] = hu[:, 4:18, 14:22] = hu[:, 25:28, 25:28] = -900

@@ -313,7 +313,9 @@ def test_counts_of_tiles_are_those_of_whole_images(task, monkeypatch):
     found = {}
     for patch in ((16, 16), (64, 64)):
         made = segmentation.task_on(
-            config_of(patch=patch), examples(6, (30, 21)), examples(5, (37, 18), seed=9)
+            config_of(patch=patch, image_size=64),
+            examples(6, (30, 21)),
+            examples(5, (37, 18), seed=9),
         )
         parts = made.eval_step.args[0]
         model = type('Pixel', (), {'init': parts.model.init, 'apply': staticmethod(pixel)})
@@ -412,6 +414,7 @@ def test_two_devices_equal_one():
         ({'patch': (16,)}, r'config.patch=\(16,\): write \(side, side\)'),
         ({'patch': (16, 24)}, r'config.patch=\(16, 24\): write \(side, side\)'),
         ({'patch': (4, 16, 16)}, r'config.patch=\(4, 16, 16\): .* images of 2 dimensions'),
+        ({'patch': (32, 32)}, r'config.patch=\(32, 32\): is larger than the images'),
         ({'loss': 'hinge'}, 'config.loss=hinge: no such choice'),
         ({'model': 'resnet50'}, 'config.model=resnet50: no such choice; choose one of unet'),
         ({'up': 'nearest'}, 'config.up=nearest'),

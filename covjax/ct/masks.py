@@ -20,18 +20,16 @@ LESION = re.compile(
 )
 SIDES = ('left', 'right')
 NOT_LISTED = 255  # among classes
-# What lung masks must reach as stored, in Dice with the lungs that Otsu's threshold finds. Right
-# ones of phantoms half full of consolidation, which it misses, reach 0.84.
+# What lung masks must reach as stored, in Dice with the lungs that Otsu's threshold finds, which
+# misses consolidation.
 LEAST_DICE = 0.7
 # By which a mask may not fit better in another position. Lungs are nearly their own mirror image:
-# those of a real scan reach a Dice of 0.86 with it, and right masks are better as stored.
+# there little more counts.
 BETTER_LUNGS, BETTER_LESIONS = 0.03, 0.1
-# The share of the lesions outside of the lungs that Otsu's threshold finds; consolidation is
-# outside of them, which of right masks of phantoms is up to 0.42.
+# The share of the lesions outside of the lungs that Otsu's threshold finds, as consolidation is.
 MOST_OUTSIDE = 0.5
 OPACITY = (65, 165)  # grey levels of most opacities through the lung window
-# How much larger the share of pixels like opacities is in lesions than in the lung around them. Of
-# right masks of phantoms it is 0.4 and more, of those of other phantoms mostly around 0.
+# How much larger the share of pixels like opacities is in lesions than in the lung around them.
 LEAST_DENSER = 0.15
 LUNG_HU = (-980, -300)  # between which the median of a lung is
 LEAST_PIXELS = 200  # of masks, for a position to be judged
@@ -113,9 +111,15 @@ def colours(count):
     return np.array(list(COLOURS.values()), np.uint8)[order]
 
 
+def is_lung(name):
+    """Whether the name of a region says that it is a lung or a part of one, and no lesion in it."""
+    return bool(LUNG.search(name)) and not LESION.search(name)
+
+
 def in_lungs(mask, names):
     """Where a mask has lungs, or what is in them: bool of uint8 [...] classes with their names."""
-    return np.isin(mask, _numbers(names, LUNG) + _numbers(names, LESION))
+    inside = [i for i, name in enumerate(names) if LUNG.search(name) or LESION.search(name)]
+    return np.isin(mask, inside)
 
 
 def as_classes(stored, regions, path):
@@ -185,7 +189,7 @@ def check_hu(mask, hu, names, path):
     Raises:
         InputError: they have.
     """
-    lung = hu[np.isin(mask, _numbers(names, LUNG))]
+    lung = hu[np.isin(mask, _lung_numbers(names))]
     median = np.median(lung) if lung.size >= LEAST_PIXELS else LUNG_HU[0]
     if not LUNG_HU[0] <= median <= LUNG_HU[1]:
         raise InputError(
@@ -214,7 +218,7 @@ def check_place(masks, images, names, path):
     Raises:
         InputError: they do not.
     """
-    lung, lesion = _numbers(names, LUNG), _numbers(names, LESION)
+    lung, lesion = _lung_numbers(names), _lesion_numbers(names)
     if not lung and not lesion:
         return f'where {", ".join(names[1:])} must be is not known, so the masks were not checked'
     found = [_lungs_of(image) for image in images]
@@ -225,9 +229,14 @@ def check_place(masks, images, names, path):
     return _check_lesions(inside, images, found, path)
 
 
-def _numbers(names, words):
-    """The numbers of the classes whose names match a pattern."""
-    return [i for i, name in enumerate(names) if words.search(name)]
+def _lung_numbers(names):
+    """The numbers of the classes that are lungs."""
+    return [i for i, name in enumerate(names) if is_lung(name)]
+
+
+def _lesion_numbers(names):
+    """The numbers of the classes that are lesions."""
+    return [i for i, name in enumerate(names) if LESION.search(name)]
 
 
 def _lungs_of(image):
@@ -248,7 +257,7 @@ def _check_sides(masks, names, path):
     """Refuses left lungs that lie to the right of right ones."""
     sides = []
     for side in SIDES:
-        chosen = [i for i in _numbers(names, LUNG) if side in names[i].split('_')]
+        chosen = [i for i in _lung_numbers(names) if side in names[i].split('_')]
         columns = sum(_columns(np.isin(mask, chosen)) for mask in masks)
         sides.append(columns[0] / columns[1] if columns[1] else None)
     left, right = sides

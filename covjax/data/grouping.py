@@ -103,7 +103,7 @@ def in_random_order(groups):
 
 
 def held_out(groups, count):
-    """Whole groups that hold exactly `count` images or, where that cannot be, a few less.
+    """Whole groups that hold `count` images or, where those that come first do not add up, fewer.
 
     Args:
         groups: of each image, [str].

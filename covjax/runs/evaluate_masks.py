@@ -15,7 +15,7 @@ from PIL import Image
 
 from covjax import InputError, segmenter, trained
 from covjax.audit import mask_rules
-from covjax.ct import lungs, picture
+from covjax.ct import lungs, masks, picture
 from covjax.data import datasets, lineage, segmented, specs
 from covjax.metrics import segmentation as metrics
 from covjax.pages import html, pictures
@@ -80,16 +80,15 @@ def run(config, workdir):
     regions = runs[0].config.regions
     names = specs.test_names(config)
     tests = {spec: read_scans(spec, data_dir, regions) for spec in names}
-    for run in runs:
-        for spec, scans in tests.items():
-            rows = [row for scan in scans for row in scan.rows]
-            lineage.check(run.lineage, rows, spec, config.protocol)
+    shown = {spec: [row for scan in scans for row in scan.rows] for spec, scans in tests.items()}
     for spec in _split(config.negatives):
-        datasets.read_rows(spec, data_dir)  # refused now, not after all the rest
-    models = [_network(config, run) for run in runs]
-    models += [_maps(entry, config.maps_sideways) for entry in _split(config.maps)]
-    if config.rules:
-        models += _rules(config.rules, data_dir, regions)
+        shown[spec] = datasets.read_rows(spec, data_dir)
+    maps = [_maps(entry, config.maps_sideways) for entry in _split(config.maps)]
+    rules = _rules(config.rules, data_dir, regions) if config.rules else []
+    for trained_on in [*(run.lineage for run in runs), *(rule.lineage for rule in rules[:1])]:
+        for spec, rows in shown.items():
+            lineage.check(trained_on, rows, spec, config.protocol)
+    models = [*(_network(config, run) for run in runs), *maps, *rules]
     if config.otsu:
         models.append(Model("Otsu's threshold", 'rule', _as_soft(lungs.mask)))
     classes = runs[0].classes
@@ -103,8 +102,8 @@ def run(config, workdir):
         row
         for spec in _split(config.negatives)
         for model in models
-        if model.kind != 'maps'
-        for row in false_infection(model, spec, data_dir)
+        if model.kind == 'network'
+        for row in false_infection(model, classes, spec, data_dir)
     ]
     about = {'segmenters': [str(run.folder) for run in runs], 'protocol': config.protocol}
     write_json(workdir / 'masks.json', {**about, 'results': found, 'negatives': empty})
@@ -223,10 +222,10 @@ def _maps(entry, sideways):
 def _rules(spec, data_dir, regions):
     """The Models of all rules without a network, fitted on a data set."""
     fitted = segmented.read(spec, data_dir, mask_rules.SIZE, regions)
-    images, masks = np.stack(fitted.images), np.stack(fitted.targets) > 0
+    images, truth = np.stack(fitted.images), np.stack(fitted.targets) > 0
     record = lineage.record({'train': spec}, data_dir, {'train': fitted.rows})
     return [
-        Model(name, 'rule', _as_soft(mask_rules.fit(name, images, masks)), record)
+        Model(name, 'rule', _as_soft(mask_rules.fit(name, images, truth)), record)
         for name in mask_rules.RULES
     ]
 
@@ -350,30 +349,36 @@ def _plain(values):
     return {name: None if unknown(value) else value for name, value in plain.items()}
 
 
-def false_infection(model, spec, data_dir):
-    """Yields how much of images without the region a model calls so, a dict for each region.
+def false_infection(model, classes, spec, data_dir):
+    """Yields how much of images without lesions a model calls so, a dict for each region.
 
     Args:
-        model: Model.
-        spec: of images without masks, or whose masks are not looked at.
+        model: Model, a network.
+        classes: names, the background first; lungs are there in any case and left out.
+        spec: of images without masks, or whose masks are not looked at; of volumes every slice.
         data_dir: where they lie.
     """
-    images = [grey for grey, _ in datasets.each_native(spec, data_dir)]
+    regions = [(i, name) for i, name in enumerate(classes) if i and not masks.is_lung(name)]
     shares = []
-    for grey in images:
-        scan = Scan('', '', grey[None], None, (1,) * 3, False, ())
-        shares.append(float((segmenter.decided(model.soft(scan)) > 0).mean()))
-    row = {
-        'model': model.name,
-        'seed': model.seed,
-        'data set': spec,
-        'images': len(images),
-        'mean share': float(np.mean(shares)),
-        'images with any': int(np.count_nonzero(shares)),
-        'images with over 1 %': int(np.sum(np.array(shares) > 0.01)),
-    }
-    print(', '.join(f'{name} {html.text(value)}' for name, value in row.items() if value != ''))
-    yield row
+    for record in datasets.records(spec, data_dir):
+        image = datasets.volume(record.image)
+        for grey in image.reshape(-1, *image.shape[-2:]):
+            scan = Scan('', '', grey[None], None, (1,) * 3, False, ())
+            found = segmenter.decided(model.soft(scan))
+            shares.append([float((found == i).mean()) for i, _ in regions])
+    for (_, name), of_region in zip(regions, np.array(shares).T):
+        row = {
+            'model': model.name,
+            'seed': model.seed,
+            'region': name,
+            'data set': spec,
+            'slices': len(of_region),
+            'mean share': float(of_region.mean()),
+            'slices with any': int(np.count_nonzero(of_region)),
+            'slices with over 1 %': int((of_region > 0.01).sum()),
+        }
+        print(', '.join(f'{key} {value}' for key, value in row.items()), flush=True)
+        yield row
 
 
 # ---- tables and page

@@ -79,7 +79,7 @@ def run(config, workdir):
 
 def _lung_judge(config, network):
     """What finds the lungs: a function of uint8 [slices, H, W] -> bool, or None for the network."""
-    if not config.lungs or any('lung' in name for name in network.classes):
+    if not config.lungs or any(map(masks.is_lung, network.classes)):
         return None
     return lung_view.finder('' if config.lungs == OTSU else config.lungs, 'lungs')
 
@@ -87,7 +87,7 @@ def _lung_judge(config, network):
 def _without_small_pieces(config, network, classes):
     """Keeps config.pieces of each region named lung in uint8 [slices, H, W]; changes it."""
     for region, name in enumerate(network.classes):
-        if config.pieces and 'lung' in name:
+        if config.pieces and masks.is_lung(name):
             where = classes == region
             classes[where & ~lungs.largest(where, config.pieces)] = 0
     return classes
@@ -165,7 +165,7 @@ def _check_names(files, folder):
 
 def _own_lungs(classes, network):
     """bool: the lungs that the network itself finds, or None where it has no such region."""
-    if any('lung' in name for name in network.classes):
+    if any(map(masks.is_lung, network.classes)):
         return masks.in_lungs(classes, network.classes)
     return None
 
@@ -188,7 +188,7 @@ def measured(found, names):
     for region, name in enumerate(names[1:], 1):
         where = found.classes == region
         rows.append(_row(found, name, where))
-    if found.lungs is not None and not any('lung' in name for name in names):
+    if found.lungs is not None and not any(map(masks.is_lung, names)):
         rows.append(_row(found, 'lungs', found.lungs))
     return rows
 
@@ -198,7 +198,7 @@ def _row(found, name, where):
     voxels = int(where.sum())
     litres = '' if found.millilitres is None else round(voxels * found.millilitres / 1000, 4)
     percent = ''
-    if found.lungs is not None and found.lungs.any() and 'lung' not in name:
+    if found.lungs is not None and found.lungs.any() and not masks.is_lung(name):
         percent = round(infection_percentage(where, found.lungs), 2)
     return found.name, name, int(where.any((1, 2)).sum()), voxels, litres, percent
 

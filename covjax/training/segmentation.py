@@ -121,6 +121,11 @@ def _patch(config, train):
         raise InputError(
             f'config.patch={shape}: write (side, side), or (slices, side, side) for volumes'
         )
+    if len(shape) == 2 and shape[0] > config.image_size:
+        raise InputError(
+            f'config.patch={shape}: is larger than the images, config.image_size='
+            f'{config.image_size}; choose a smaller patch'
+        )
     if dimensions := {image.ndim for image in train.images} - {len(shape)}:
         raise InputError(
             f'config.patch={shape}: config.train={config.train} has images of '

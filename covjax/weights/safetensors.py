@@ -34,7 +34,7 @@ def read(path, kind, header, added):
 
     Args:
         path: of the file.
-        kind: what it must hold, a 'classifier' or a 'generator'.
+        kind: what it must hold, a 'classifier', a 'generator' or a 'segmenter'.
         header: TypedDict of what must be in the header.
         added: {key: value} of keys that files of early versions lack.
 
