@@ -24,14 +24,8 @@ from covjax.workdir import ADDED_KEYS
 
 # Keys of the header that files of early versions lack, and what they mean then.
 ADDED = ADDED_KEYS['classification'] | {'labels': list(CLASSES)}
-EXPORTED = (
-    'model',
-    'dtype',
-    'image_size',
-    'lungs',
-    'train',
-    'seed',
-)  # keys of the run in an exported file
+# Keys of the run in an exported file.
+EXPORTED = ('model', 'dtype', 'image_size', 'lungs', 'train', 'seed')
 
 
 class Exported(TypedDict):
@@ -39,6 +33,7 @@ class Exported(TypedDict):
 
     model: str
     dtype: str
+    lungs: str
     pretrained: str
     image_size: Annotated[int, msgspec.Meta(ge=1, le=8192)]
     labels: Annotated[list[str], msgspec.Meta(min_length=2)]
@@ -55,6 +50,8 @@ class Classifier:
     variables: dict  # {'params', 'batch_stats'}
     preprocess: Callable  # images float [B, H, W, 1] in [-1, 1] -> what the model takes
     classes: tuple[str, ...]  # names of the classes, in the order of the logits
+    # What it was trained on: '' whole images, 'crop' or 'mask' as covjax.lung_view shows them.
+    lungs: str = ''
 
     def __iter__(self):
         return iter((self.model, self.variables, self.preprocess))
@@ -96,7 +93,7 @@ def of_run(run):
 def _classifier(config, variables, classes):
     variables = jax.tree.map(jnp.asarray, variables)
     model = network(config, num_classes=len(classes))
-    return Classifier(model, variables, preprocess(config), tuple(classes))
+    return Classifier(model, variables, preprocess(config), tuple(classes), config.lungs)
 
 
 def network(config, num_classes, **options):

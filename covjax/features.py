@@ -8,7 +8,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from covjax import classifier, models
+from covjax import InputError, classifier, models
 from covjax.data.augment import to_float
 
 SIDE = 32  # of the image whose pixels are features
@@ -27,13 +27,20 @@ def extractor(name):
         A function uint8 [B, H, W, 1] -> float32 [B, D], which can be jitted.
 
     Raises:
-        InputError: there are no such weights, or they are damaged.
+        InputError: there are no such weights, they are damaged, or the classifier was trained on
+            lungs alone.
     """
     if name == 'pixels':
         return _pixels
     if pathlib.Path(name).suffix == '.h5':
         return _inception(name)
-    network, variables, preprocess = classifier.load(name)
+    loaded = classifier.load(name)
+    if loaded.lungs:
+        raise InputError(
+            f'{name}: was trained on lungs alone (config.lungs={loaded.lungs}), and whole images '
+            'are compared; give a classifier of whole images'
+        )
+    network, variables, preprocess = loaded
     model = network.clone(num_classes=None)
     return lambda images: model.apply(variables, preprocess(to_float(images)))
 

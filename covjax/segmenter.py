@@ -8,6 +8,8 @@ No training code and no TFDS are imported.
 
 import itertools
 import pathlib
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
@@ -52,6 +54,8 @@ class Segmenter(NamedTuple):
     classes: tuple[str, ...]  # of its logits, the background first
     size: int  # pixels of the square that slices were resized to in training
     patch: tuple[int, ...]  # what it saw of an image in training
+    # uint8 [B, H, W, 1] -> float32 [B, H, W, classes]. One function, so that it is compiled once.
+    probabilities: Callable
 
 
 def load(path, which='best'):
@@ -91,7 +95,14 @@ def of_run(run):
 def _segmenter(config, variables, classes):
     variables = jax.tree.map(jnp.asarray, variables)
     model = network(config, len(classes))
-    return Segmenter(model, variables, classes, config.image_size, tuple(config.patch))
+    return Segmenter(
+        model=model,
+        variables=variables,
+        classes=classes,
+        size=config.image_size,
+        patch=tuple(config.patch),
+        probabilities=lambda images: _probabilities(model, variables, to_float(images)),
+    )
 
 
 def network(config, num_classes, **options):
@@ -122,14 +133,11 @@ def apply(segmenter):
     It takes images float [B, H, W, 1] in [-1, 1] of any size, best of that of training, and gives
     float32 [B, H, W, classes], whose sum over the classes is 1. It can be jitted.
     """
-    model, variables = segmenter.model, segmenter.variables
-    return lambda images: jax.nn.softmax(model.apply(variables, images))
+    return partial(_probabilities, segmenter.model, segmenter.variables)
 
 
-def apply_uint8(segmenter):
-    """The same of images uint8 [B, H, W, 1]."""
-    probabilities = apply(segmenter)
-    return lambda images: probabilities(to_float(images))
+def _probabilities(model, variables, images):
+    return jax.nn.softmax(model.apply(variables, images))
 
 
 def predict(segmenter, images, batch_size, overlap=0.5):
@@ -147,7 +155,7 @@ def predict(segmenter, images, batch_size, overlap=0.5):
     Yields:
         float32 [H, W, classes] for each image, the sum over the classes 1.
     """
-    function, tile = apply_uint8(segmenter), segmenter.patch
+    tile = segmenter.patch
     shape = (segmenter.size, segmenter.size)
     step = [max(round(n * (1 - overlap)), 1) if n < segmenter.size else n for n in tile]
     corners = tiles.corners(shape, tile, step)
@@ -160,7 +168,7 @@ def predict(segmenter, images, batch_size, overlap=0.5):
         ]
         # A single tile goes alone, not with copies that would only fill up a batch.
         at_once = 1 if len(cuts) == 1 else batch_size
-        found = batches.predict(function, np.stack(cuts)[..., None], at_once)
+        found = batches.predict(segmenter.probabilities, np.stack(cuts)[..., None], at_once)
         for i, image in enumerate(chunk):
             of_image = found[i * len(corners) : (i + 1) * len(corners)]
             yield _to_size(tiles.joined(of_image, corners, shape), image.shape)
@@ -186,15 +194,15 @@ def decided(probabilities, threshold=0.5):
     """The class of every pixel: a region where regions together are likely, the likeliest of them.
 
     Args:
-        probabilities: float [..., classes], the background first.
+        probabilities: float [..., classes], the background first, of NumPy or JAX.
         threshold: of 1 - P(background), from which on a pixel is of a region. For two classes 0.5
             is the more likely one.
 
     Returns:
         uint8 [...].
     """
-    region = 1 + probabilities[..., 1:].argmax(-1).astype(np.uint8)
-    return np.where(1 - probabilities[..., 0] >= threshold, region, np.uint8(0))
+    likeliest = 1 + probabilities[..., 1:].argmax(-1)
+    return (likeliest * (1 - probabilities[..., 0] >= threshold)).astype(np.uint8)
 
 
 def check_lungs(segmenter, named):

@@ -11,7 +11,12 @@ SPLITS = {'train': 6, 'validation': 3, 'test': 5}  # images of each class
 SIDE = 32
 
 
-def write(data_dir, name, classes, file=True):
+def noise(rng, share, i):
+    """uint8 [SIDE, SIDE] noise whose level tells the class."""
+    return np.clip(rng.normal(40 + 160 * share, 25, (SIDE, SIDE)), 0, 255).astype(np.uint8)
+
+
+def write(data_dir, name, classes, file=True, draw=noise):
     """Prepares the data set `name`, whose ClassLabel has the names `classes`, below a folder.
 
     Args:
@@ -19,6 +24,8 @@ def write(data_dir, name, classes, file=True):
         name: of the data set.
         classes: names; () for a data set without a label.
         file: whether it has the facts of original files that baselines need.
+        draw: function (rng, share, i) -> uint8 [H, W] of image i of a class; its share is 0 for the
+            first class and 1 for the last.
     """
     features = dict(_base.COMMON)
     if classes:
@@ -39,7 +46,8 @@ def write(data_dir, name, classes, file=True):
             return [pathlib.Path(folder) / 'classes.txt']
 
         def _split_generators(self, dl_manager):
-            return {split: examples(split, classes or ('any',), features) for split in SPLITS}
+            named = classes or ('any',)
+            return {split: examples(split, named, features, draw) for split in SPLITS}
 
     Labelled.name = name
     raw = pathlib.Path(data_dir) / f'{name}_raw'
@@ -50,13 +58,12 @@ def write(data_dir, name, classes, file=True):
     Labelled(data_dir=str(data_dir)).download_and_prepare(download_config=config)
 
 
-def examples(split, classes, features):
+def examples(split, classes, features, draw):
     """Yields (key, example) of a split, with those of `features` that it is to have."""
     rng = np.random.default_rng(len(split))
     for label, name in enumerate(classes):
         for i in range(SPLITS[split]):
-            level = 40 + 160 * label / max(len(classes) - 1, 1)
-            grey = np.clip(rng.normal(level, 25, (SIDE, SIDE)), 0, 255).astype(np.uint8)
+            grey = draw(rng, label / max(len(classes) - 1, 1), i)
             key = f'{split}_{name}_{i}'
             every = {
                 **_base.stored(grey),

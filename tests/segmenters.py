@@ -15,10 +15,11 @@ DARK = 100  # grey level below which the network sees its region
 SHARPNESS = 200.0
 
 
-def dark_pixels(model, channels=1):
+def dark_pixels(model, channels=1, sharpness=SHARPNESS):
     """Variables of a U-Net of one level that calls pixels below DARK its region, and no other.
 
-    All kernels but the middle of each are 0, so no pixel sees its neighbours.
+    All kernels but the middle of each are 0, so no pixel sees its neighbours. P(region) is the
+    sigmoid of 2 * sharpness * (limit - what a pixel is above black, 0..2).
     """
     image = jnp.zeros((1, 8, 8, channels))
     variables = jax.tree.map(lambda leaf: np.zeros_like(leaf), model.init(jax.random.key(0), image))
@@ -31,28 +32,30 @@ def dark_pixels(model, channels=1):
     params['down1_conv1']['kernel'][1, 1, 0, 0] = 1
     params['down1_conv2']['kernel'][1, 1, 0, 0] = 1
     limit = (DARK - 0.5) / 127.5  # between two grey levels
-    params['head']['kernel'][0, 0, 0, :2] = (SHARPNESS, -SHARPNESS)
-    params['head']['bias'][:2] = (-SHARPNESS * limit, SHARPNESS * limit)
+    params['head']['kernel'][0, 0, 0, :2] = (sharpness, -sharpness)
+    params['head']['bias'][:2] = (-sharpness * limit, sharpness * limit)
     params['head']['bias'][2:] = -1e3
     return variables
 
 
-def write_run(workdir, classes=('background', 'lung'), **fields):
+def write_run(workdir, classes=('background', 'lung'), lineage=(), sharpness=SHARPNESS, **fields):
     """Writes the workdir of a segmenter of dark pixels; returns its config.
 
     Args:
         workdir: pathlib.Path of a folder that exists.
         classes: names; the first region is that of dark pixels.
+        lineage: records of what it is said to be trained on.
+        sharpness: of the network, see `dark_pixels`.
         **fields: of the config.
     """
     config = config_file.get_config('small')
     small = {'widths': (2,), 'image_size': 32, 'patch': (32, 32), 'train': 'a:b', 'val': 'a:c'}
     config.update(small | fields)
-    variables = dark_pixels(segmenter.network(config, len(classes)))
+    variables = dark_pixels(segmenter.network(config, len(classes)), sharpness=sharpness)
     state = State(jnp.int32(1), Net(variables['params'], ()), variables['batch_stats'])
     (workdir / 'config.json').write_text(config.to_json())
     write_classes(workdir, classes)
-    write_json(workdir / 'lineage.json', [])
+    write_json(workdir / 'lineage.json', list(lineage))
     with checkpoint.manager(workdir, config.best) as checkpoints:
         checkpoint.save(checkpoints, 1, jax.device_get(state), 1.0)
     return config

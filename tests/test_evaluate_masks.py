@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import expit
 from segmenters import DARK, write_run
 from sklearn.metrics import f1_score
 
 from configs import evaluate_masks as config_file
 from covjax import InputError
 from covjax.audit import mask_rules
-from covjax.data import segmented
+from covjax.data import lineage, segmented
 from covjax.phantom import ct_scans
 from covjax.runs import evaluate_masks, prepare
 
@@ -26,18 +27,24 @@ def data(tmp_path_factory):
     raw, data_dir = tmp_path_factory.mktemp('raw'), str(tmp_path_factory.mktemp('data'))
     for layout in ('covid_semiseg', 'covid_ct_seg'):
         ct_scans.write_ct_scans(raw / layout, layout, seed=3)
-        slices = '' if layout == 'covid_semiseg' else '_slices'
-        prepare.build(f'ct_scans/{layout}{slices}', str(raw / layout), data_dir)
+    for config in ('covid_semiseg', 'covid_ct_seg_slices', 'covid_ct_seg_slices_hu'):
+        layout = config.removesuffix('_hu').removesuffix('_slices')
+        prepare.build(f'ct_scans/{config}', str(raw / layout), data_dir)
     return data_dir
 
 
-def run_of(folder, data_dir, dataset=PICTURES, regions=REGIONS, seed=0):
-    """The workdir of a segmenter of dark pixels, as if trained on a data set."""
+def run_of(folder, data_dir, dataset=PICTURES, regions=REGIONS, seed=0, **fields):
+    """The workdir of a segmenter of dark pixels, as if chosen by the validation of a data set."""
     folder.mkdir()
-    classes = ('background', *regions.split(','))
-    fields = {'train': f'{dataset}:train', 'val': f'{dataset}:validation', 'regions': regions}
+    val = segmented.read(f'{dataset}:validation', data_dir, regions=regions)
+    named = {'train': f'{dataset}:train', 'val': f'{dataset}:validation', 'regions': regions}
     write_run(
-        folder, classes, data_dir=data_dir, image_size=96, patch=(96, 96), seed=seed, **fields
+        folder,
+        val.classes,
+        lineage.record(named, data_dir, {'val': val.rows}),
+        **{'data_dir': data_dir, 'image_size': 96, 'patch': (96, 96), 'seed': seed},
+        **named,
+        **fields,
     )
     return folder
 
@@ -71,7 +78,8 @@ def test_slices_of_a_scan_are_scored_as_one_scan_in_mm(data, tmp_path):
     dataset = f'{VOLUMES}_slices'
     network = run_of(tmp_path / 'net', data, dataset, 'lung+lesion')
     found = evaluated(tmp_path / 'run', [network], tests=f'{dataset}:test', otsu=True)
-    scans = evaluate_masks.read_scans(f'{dataset}:test', data, 'lung+lesion')
+    classes = ('background', 'lung+lesion')
+    scans = evaluate_masks.read_scans(f'{dataset}:test', data, 'lung+lesion', classes)
     ours, otsu = found['results']
     assert [scan['id'] for scan in ours['scans']] == [scan.id for scan in scans]
     assert ours['distances_in'] == 'mm' and otsu['model'] == "Otsu's threshold"
@@ -97,7 +105,8 @@ def test_rules_and_seeds_stand_side_by_side_in_table_and_page(data, tmp_path):
         for name, mean in result['summary']['means'].items():
             value = '' if mean['value'] is None else f'{mean["value"]:.3f}'
             # Cells that begin like a formula have an apostrophe before them.
-            assert row[name].lstrip("'").startswith(value)
+            column = name.replace('mm', '').rstrip('_')  # their unit is a column
+            assert row[column].lstrip("'").startswith(value)
         assert bool(row['dice_at_validation_threshold']) == (result['kind'] == 'network')
     page = (tmp_path / 'run' / 'masks.html').read_text(encoding='utf-8')
     assert all(rule in page for rule in mask_rules.RULES) and 'data:image/png' in page
@@ -128,22 +137,124 @@ def test_maps_of_others_are_found_by_name_and_turned_as_the_config_says(data, tm
     assert means['dice_mean_of_256_thresholds']['value'] > 0.99
     with pytest.raises(InputError, match='is of another size than test/.*config.maps_sideways'):
         evaluated(tmp_path / 'run', [tmp_path / 'net'], **{**fields, 'maps_sideways': False})
-    (folder / next(folder.iterdir()).name).unlink()
-    with pytest.raises(InputError, match='config.maps=.*: no map of test/'):
-        evaluated(tmp_path / 'run', [tmp_path / 'net'], **fields)
+
+
+def with_twin(folder):
+    file = next(folder.iterdir())
+    file.with_suffix('.bmp').write_bytes(file.read_bytes())
+
+
+def as_palette(folder):
+    image = Image.new('P', Image.open(next(folder.iterdir())).size)
+    image.putpalette([*range(256)] * 3)
+    image.save(next(folder.iterdir()))
+
+
+def of_ones(folder):
+    for file in folder.iterdir():
+        Image.new('L', Image.open(file).size, 1).save(file)
+
+
+@pytest.mark.parametrize(
+    'damage, message',
+    [
+        (lambda folder: next(folder.iterdir()).unlink(), 'no map of test/.*; give a whole folder'),
+        (with_twin, 'are both of test/.*; keep one'),
+        (as_palette, 'has a palette'),
+        (of_ones, 'no map has a grey level above 1; write 255'),
+    ],
+    ids=['missing', 'twice', 'palette', '0 and 1'],
+)
+def test_maps_that_cannot_be_meant_are_refused_before_anything_is_scored(
+    data, tmp_path, damage, message, capsys
+):
+    folder = tmp_path / 'maps'
+    folder.mkdir()
+    test = segmented.read(f'{PICTURES}:test', data, regions=REGIONS)
+    for image, row in zip(test.images, test.rows):
+        Image.new('L', image.shape[::-1], 200).save(folder / f'{row.id.split("/")[-1]}.png')
+    damage(folder)
+    fields = {'maps': f'theirs={folder}', 'protocol': 'official'}
+    with pytest.raises(InputError, match=message):
+        evaluated(tmp_path / 'run', [run_of(tmp_path / 'net', data)], **fields)
+    assert not list((tmp_path / 'run').iterdir()) and not capsys.readouterr().out
+
+
+def test_maps_of_volumes_are_refused(data, tmp_path):
+    dataset = f'{VOLUMES}_slices'
+    network = run_of(tmp_path / 'net', data, dataset, 'lung+lesion')
+    fields = {'maps': f'theirs={tmp_path}', 'tests': f'{dataset}:test'}
+    with pytest.raises(InputError, match='maps are of pictures, and .* has many slices'):
+        evaluated(tmp_path / 'run', [network], **fields)
+
+
+def test_the_threshold_is_the_best_one_on_validation_scans(data, tmp_path):
+    dataset, regions = f'{VOLUMES}_slices', 'lung+lesion'
+    network = run_of(tmp_path / 'net', data, dataset, regions, sharpness=1.5)
+    (result,) = evaluated(tmp_path / 'run', [network], tests=f'{dataset}:test')['results']
+    classes = ('background', regions)
+    scans = evaluate_masks.read_scans(f'{dataset}:validation', data, regions, classes)
+    probability = lambda grey: expit(3 * (DARK - 0.5 - grey.astype(np.float32)) / 127.5)
+
+    def mean_dice(threshold):
+        pairs = [(scan.target > 0, probability(scan.grey) >= threshold) for scan in scans]
+        return np.mean([f1_score(truth.ravel(), found.ravel()) for truth, found in pairs])
+
+    dice = [mean_dice(threshold) for threshold in evaluate_masks.THRESHOLDS]
+    assert len({*np.round(dice, 3)}) > 5  # it matters which
+    assert result['threshold'] == evaluate_masks.THRESHOLDS[np.argmax(dice)]
+
+
+def test_each_region_is_scored_by_its_own_probability(data, tmp_path):
+    """Of a network that finds its first region, lung, in dark pixels, and the second nowhere."""
+    dataset = f'{VOLUMES}_slices'
+    network = run_of(tmp_path / 'net', data, dataset, 'lung,lesion')
+    found = evaluated(tmp_path / 'run', [network], tests=f'{dataset}:test')['results']
+    scans = evaluate_masks.read_scans(
+        f'{dataset}:test', data, 'lung,lesion', ('background', 'lung', 'lesion')
+    )
+    assert [result['region'] for result in found] == ['lung', 'lesion']
+    for scan, lung, lesion in zip(scans, *(result['scans'] for result in found)):
+        dice = f1_score(scan.target.ravel() == 1, scan.grey.ravel() < DARK)
+        assert lung['dice'] == pytest.approx(dice, abs=1e-6)
+        assert lung['dice_mean_of_256_thresholds'] == pytest.approx(dice, abs=0.01)
+        assert lesion['dice'] == 0 and lesion['dice_mean_of_256_thresholds'] < 0.5
+
+
+def test_scans_of_one_name_in_two_data_sets_are_two_scans(data, tmp_path):
+    spec = f'{VOLUMES}_slices:test'
+    one = evaluate_masks.read_scans(spec, data, 'lung', ('background', 'lung'))
+    both = evaluate_masks.read_scans(
+        f'{spec}+{VOLUMES}_slices_hu:test', data, 'lung', ('background', 'lung')
+    )
+    assert [scan.id for scan in both] == 2 * [scan.id for scan in one]
+    assert [scan.grey.shape for scan in both] == 2 * [scan.grey.shape for scan in one]
+
+
+def test_a_threshold_is_not_chosen_on_other_images_than_the_checkpoint(data, tmp_path):
+    network = run_of(tmp_path / 'net', data)
+    records = lineage.read(network)
+    records[0]['images'] = records[0]['images'][1:]
+    (network / 'lineage.json').write_text(json.dumps(records))
+    with pytest.raises(InputError, match='covid_semiseg:validation: does not hold the images'):
+        evaluated(tmp_path / 'run', [network], protocol='official')
+    assert not list((tmp_path / 'run').iterdir())
 
 
 def test_training_images_are_refused_by_the_clean_protocol_and_left_out_beside(data, tmp_path):
     network = run_of(tmp_path / 'net', data)
     rows = segmented.read(f'{PICTURES}:test', data, regions=REGIONS).rows
-    images = [[row.sha256, row.group, row.id] for row in rows[:2]]
+    images = [[row.sha256, row.group, row.id] for row in rows[:1]]
     record = {'role': 'train', 'dataset': 'a', 'through': '', 'images': images}
-    (network / 'lineage.json').write_text(json.dumps([record]))
+    (val,) = lineage.read(network)
+    val['images'] = [[sha256, 'group of its own', *rest] for sha256, _, *rest in val['images']]
+    (network / 'lineage.json').write_text(json.dumps([record, val]))
     with pytest.raises(InputError, match='images share a picture, patient'):
         evaluated(tmp_path / 'run', [network])
     assert not list((tmp_path / 'run').iterdir())
     (result,) = evaluated(tmp_path / 'run', [network], protocol='official')['results']
-    shared = {row.id for row in rows if row.group in {rows[0].group, rows[1].group}}
+    shared = {row.id for row in rows if row.group == rows[0].group}
+    assert shared < {row.id for row in rows}
     assert set(result['overlap']) == shared
     assert result['without_overlap']['scans'] == len(rows) - len(shared)
 
@@ -158,6 +269,7 @@ def test_training_images_are_refused_by_the_clean_protocol_and_left_out_beside(d
         ({'negatives': 'ct_scans/covid_semiseg@normal'}, 'is not a data set'),
         ({'negatives': 'ct_scans/covid_semiseg:all'}, 'no such split'),
         ({'rules': 'ct_scans/covid_ct_seg_slices:train'}, 'no region ground_glass in the masks'),
+        ({'tests': 'ct_scans/covid_ct_seg_slices:test'}, 'no region ground_glass in the masks'),
     ],
     ids=str,
 )

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT
-from ml_collections import ConfigDict
 from PIL import Image
 from segmenters import DARK, write_run
 
 from configs import export as export_config
 from configs import segment as config_file
-from covjax import InputError, lung_view, segmenter
+from covjax import InputError, segmenter
 from covjax.ct import masks, windows
 from covjax.phantom import chest
 from covjax.runs import export, segment
@@ -244,7 +243,7 @@ def test_workdir_and_export_are_one_segmenter(run, exported):
     for source in (run, exported):
         loaded = segmenter.load(source)
         assert (loaded.classes, loaded.size, loaded.patch) == (('background', 'lung'), 32, (32, 32))
-        found = segmenter.decided(segmenter.apply_uint8(loaded)(grey))
+        found = segmenter.decided(loaded.probabilities(grey))
         np.testing.assert_array_equal(found, grey[..., 0] < DARK)
 
 
@@ -295,49 +294,3 @@ def test_a_segmenter_needs_no_training_code(run):
     words = [sys.executable, '-c', code, str(run)]
     found = subprocess.run(words, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == '[]'
-
-
-# ---- the lungs in front of a classifier
-
-
-def view_config(**fields):
-    return ConfigDict({'lungs': '', 'lung_segmenter': ''} | fields)
-
-
-def body_with_lungs():
-    """A grey slice with two dark lungs in a bright body, and the box around them."""
-    grey = np.zeros((64, 64), np.uint8)
-    grey[8:56, 4:60] = 180
-    grey[16:48, 10:28] = grey[16:48, 36:54] = 30
-    return grey, (slice(14, 50), slice(8, 56))
-
-
-@pytest.mark.parametrize('by', ['otsu', 'segmenter'])
-def test_images_are_cropped_to_the_lungs_or_show_them_alone(by, tmp_path):
-    fields = {}
-    if by == 'segmenter':
-        write_run(tmp_path, image_size=64, patch=(64, 64))
-        fields = {'lung_segmenter': str(tmp_path)}
-    grey, box = body_with_lungs()
-    assert lung_view.of_config(view_config(**fields)) is None
-    shown = lung_view.of_config(view_config(lungs='crop', **fields))(grey)
-    if by == 'otsu':
-        np.testing.assert_array_equal(shown, grey[box])
-        alone = lung_view.of_config(view_config(lungs='mask', **fields))(grey)
-        assert alone.shape == shown.shape and set(np.unique(alone)) <= {0, 30, 180}
-        assert (alone == 180).mean() < 0.2 and (alone == 30).sum() == (shown == 30).sum()
-    else:  # it takes the air around the body for lungs too, so its box is the image
-        assert shown.shape == grey.shape
-
-
-def test_an_image_without_lungs_stays_whole():
-    grey = np.full((64, 64), 180, np.uint8)
-    for lungs in ('crop', 'mask'):
-        view = lung_view.of_config(view_config(lungs=lungs))
-        np.testing.assert_array_equal(view(grey), grey)
-
-
-def test_a_segmenter_without_lungs_cannot_crop_to_them(lesions):
-    config = view_config(lungs='crop', lung_segmenter=str(lesions))
-    with pytest.raises(InputError, match='config.lung_segmenter=.*: segments lesion'):
-        lung_view.of_config(config)

@@ -3,7 +3,8 @@
 lineage.json lies in every workdir and beside every synthetic data set. It is a list of records
 {role, dataset, through, images: [[sha256, group, id], ...]}: role is the config key (cancer, covid,
 train, val); through is 'generator' for the images that trained the generator of a synthetic data
-set, else ''.
+set, 'lung_segmenter' for those of the segmenter that shows a classifier the lungs, else ''. Where a
+mask was the target, its hash follows the id.
 """
 
 from typing import Annotated, TypedDict
@@ -15,8 +16,8 @@ from covjax.data import specs
 from covjax.workdir import read_json
 
 TRAINED = ('cancer', 'covid', 'train')  # val only picks checkpoints
-# [sha256, group, id] of an image.
-IMAGE = Annotated[list[str], msgspec.Meta(min_length=3, max_length=3)]
+# [sha256, group, id] of an image, and [..., sha256] of its mask where that was the target.
+IMAGE = Annotated[list[str], msgspec.Meta(min_length=3, max_length=4)]
 PROTOCOLS = ('clean', 'official', 'paper')
 
 
@@ -25,7 +26,7 @@ class Record(TypedDict):
 
     role: str  # key of the config that named the data set
     dataset: str  # as the config named it
-    through: str  # 'generator', or '' for what a run was trained on itself
+    through: str  # 'generator', 'lung_segmenter', or '' for what a run was trained on itself
     images: list[IMAGE]
 
 
@@ -54,12 +55,17 @@ def record(named, data_dir, sources):
     """
     records = []
     for role, rows in sources.items():
-        images = [[row.sha256, row.group, row.id] for row in rows]
+        images = [_image(row) for row in rows]
         records.append({'role': role, 'dataset': named[role], 'through': '', 'images': images})
         if role in TRAINED:
             for upstream in read_lineage(named[role], data_dir):
                 records.append({**upstream, 'through': 'generator'})
     return records
+
+
+def _image(row):
+    """What lineage.json holds of a Row."""
+    return [row.sha256, row.group, row.id, *filter(None, [row.mask_sha256])]
 
 
 def overlap(records, rows):
@@ -72,12 +78,11 @@ def overlap(records, rows):
     Returns:
         ({kind: number of images}, {id: [kind]} of the images with any overlap). The kinds are
         'images', the image or the one it was made from was trained on; 'groups', its patient or
-        series was; 'documents', its source document was; 'validation', it picked a checkpoint.
+        series was; 'documents', its source document was; 'validation', it or another one of its
+        patient or series picked a checkpoint.
     """
-    trained = _images(records, TRAINED)
-    validation = {sha256 for sha256, _, _ in _images(records, ('val',))}
-    trained_images = {sha256 for sha256, _, _ in trained}
-    groups = {group for _, group, _ in trained}
+    trained_images, groups = _known(records, TRAINED)
+    picked_by, groups_picked_by = _known(records, ('val',))
     documents = {document(group) for group in groups}
 
     counts = dict.fromkeys(('images', 'groups', 'documents', 'validation'), 0)
@@ -87,7 +92,9 @@ def overlap(records, rows):
             'images': row.sha256 in trained_images or row.source_sha256 in trained_images,
             'groups': row.group in groups,
             'documents': document(row.group) in documents,
-            'validation': row.sha256 in validation,
+            'validation': row.sha256 in picked_by
+            or row.source_sha256 in picked_by
+            or row.group in groups_picked_by,
         }
         kinds = [kind for kind, hit in hits.items() if hit]
         if kinds:
@@ -97,9 +104,10 @@ def overlap(records, rows):
     return counts, shared
 
 
-def _images(records, roles):
-    """[[sha256, group, id]] of the records of some roles."""
-    return [image for record in records if record['role'] in roles for image in record['images']]
+def _known(records, roles):
+    """({sha256 of images}, {groups}) of the records of some roles."""
+    images = [image for record in records if record['role'] in roles for image in record['images']]
+    return {image[0] for image in images}, {image[1] for image in images}
 
 
 def document(group):
@@ -133,6 +141,30 @@ def check(records, rows, test_set, protocol):
             [f'{name}: {", ".join(kinds)}' for name, kinds in shared.items()],
         )
     return counts
+
+
+def check_same(records, role, rows, spec):
+    """Refuses a data set that is no longer what a run was trained on, or chosen by.
+
+    A threshold or a temperature would be chosen on images that may be anyone's, such as those of a
+    test set that was prepared under the same name.
+
+    Args:
+        records: the lineage of the run.
+        role: 'train' or 'val'.
+        rows: of the data set as it is read now.
+        spec: its name, for the message.
+
+    Raises:
+        InputError: its images are not those of the records.
+    """
+    own = [record for record in records if not record['through']]
+    known, _ = _known(own, (role,))
+    if {row.sha256 for row in rows} != known:
+        raise InputError(
+            f'{spec}: does not hold the images that the run noted in its lineage.json; '
+            'give the config.data_dir that it was trained with'
+        )
 
 
 def read_lineage(spec, data_dir):

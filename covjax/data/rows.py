@@ -61,6 +61,7 @@ class Row:
     generator: str = ''  # hash of the config of the run that made it, or the name of a stand-in
     generator_step: int | None = None
     file: dict | None = None  # container, mode, width and height of the original file, for audits
+    mask_sha256: str = ''  # of the classes of its mask, where masks were read
     others: dict = dataclasses.field(default_factory=dict)  # further features, by name
 
     @classmethod

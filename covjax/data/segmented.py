@@ -4,6 +4,8 @@ Classes of a data set can be joined and left out: 'lung+lesion' is one region, '
 two, and what is not named is background.
 """
 
+import dataclasses
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +22,7 @@ class Segmented(NamedTuple):
 
     images: list[np.ndarray]  # uint8 [H, W] or [D, H, W]
     targets: list[np.ndarray]  # uint8 of the same shapes, an index in `classes`
-    rows: list[Row]
+    rows: list[Row]  # with mask_sha256, of the target
     classes: tuple[str, ...]  # the background first
 
 
@@ -45,7 +47,7 @@ def read(spec, data_dir, size=0, regions=''):
     """
     classes, tables = _tables(spec, data_dir, regions)
     images, targets, rows = [], [], []
-    for dataset, part in _parts(spec):
+    for dataset, part in parts(spec):
         for record in datasets.records(part, data_dir):
             image = datasets.volume(record.image)
             target = tables[dataset][datasets.volume(record.mask)]
@@ -54,7 +56,8 @@ def read(spec, data_dir, size=0, regions=''):
                 target = _resized(target, size, Image.Resampling.NEAREST)
             images.append(image)
             targets.append(target)
-            rows.append(record.row)
+            digest = hashlib.sha256(target.tobytes()).hexdigest()
+            rows.append(dataclasses.replace(record.row, mask_sha256=digest))
     return Segmented(images, targets, rows, classes)
 
 
@@ -89,8 +92,8 @@ def classes_of(regions, names):
     return (BACKGROUND, *('+'.join(group) for group in groups)), table
 
 
-def _parts(spec):
-    """[(data set, 'data set:split@label')] of a spec."""
+def parts(spec):
+    """[(data set, 'data set:split@label')] of a spec of one or several, joined by '+'."""
     return [
         (dataset, f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}')
         for dataset, split, label in specs.parse(spec)
@@ -100,7 +103,7 @@ def _parts(spec):
 def _tables(spec, data_dir, regions):
     """(names of the classes, {data set: new class of each of its own})."""
     named, tables = {}, {}
-    for dataset, _ in _parts(spec):
+    for dataset, _ in parts(spec):
         names = datasets.mask_classes(dataset, data_dir)
         if not names:
             raise InputError(

@@ -34,7 +34,7 @@ from covjax.audit import (
 from covjax.audit import stand_ins as stand_ins_check
 from covjax.audit.verdict import FLAGS, Images, Subject
 from covjax.classes import POSITIVE, check_same, listed, positive_class, titles
-from covjax.data import batches, datasets, specs
+from covjax.data import batches, datasets, lineage, specs
 from covjax.pages import html
 from covjax.stand_ins import STAND_INS
 from covjax.trained import data_dir_of, open_run
@@ -130,7 +130,7 @@ def gather(config, folder, network, data_dir):
         read_images,
         data_dir=data_dir,
         size=network.config.image_size,
-        view=lung_view.of_config(network.config),
+        view=lung_view.of_run(network),
     )
     asked = partial(_against_rest, read, data_dir, classes, positive)
     tests = _read_tests(config, asked, (positive, *(name for name in classes if name != positive)))
@@ -142,13 +142,16 @@ def gather(config, folder, network, data_dir):
             f'config.baseline={config.baseline}: needs images of {listed(classes)}; '
             'name a data set that has them, such as a split of covid_ct'
         )
+    validation = asked('config.classifier', network.config.val)
+    for role, images in (('train', train), ('val', validation)):
+        lineage.check_same(network.lineage, role, images.rows, images.spec)
     loaded = classifier.of_run(network)
     batched = partial(_batched, batch_size=config.batch_size)
     return Subject(
         folder=folder,
         score=batched(classifier.score(loaded, positive)),
         train=train,
-        validation=asked('config.classifier', network.config.val),
+        validation=validation,
         tests=tests,
         real=real,
         origins=origins(network.config.train, data_dir, positive),
@@ -165,7 +168,7 @@ def read_images(spec, data_dir, size, view):
     Labels are those of the data set; `view` is what the network is shown of an image, as
     lung_view.of_config gives it. What probes see is not affected by it.
     """
-    examples = datasets.read(spec, data_dir, size, view)
+    examples = lung_view.read(spec, data_dir, size, view)
     native = datasets.read_native(spec, data_dir)
     return Images(spec, examples.images, examples.labels, examples.rows, native)
 

@@ -92,7 +92,8 @@ def network_results(config, network, tests, names, overlaps, data_dir):
         more than two classes).
 
     Raises:
-        InputError: the validation set has images without a label, or other classes.
+        InputError: the validation set has images without a label, other classes, or is not that
+            which the checkpoint was chosen by.
     """
     apply, classes = classifier.scores(classifier.of_run(network)), network.classes
     scores_of = lambda spec, images: batches.predict(
@@ -100,6 +101,7 @@ def network_results(config, network, tests, names, overlaps, data_dir):
     )
     val = network.config.val
     validation = _labelled(val, data_dir, network)
+    lineage.check_same(network.lineage, 'val', validation.rows, val)
     chosen = [
         {
             'threshold': operating_point(labels, scores),
@@ -152,8 +154,8 @@ def _labelled(spec, data_dir, network):
 
     An InputError where one has no label, or where their classes are not those of the classifier.
     """
-    view = lung_view.of_config(network.config)
-    examples = datasets.read(spec, data_dir, network.config.image_size, view)
+    view = lung_view.of_run(network)
+    examples = lung_view.read(spec, data_dir, network.config.image_size, view)
     if (examples.labels < 0).any():
         raise InputError(f'{spec}: has images without a label; name a data set that has labels')
     check_same(spec, examples.classes, network.classes)

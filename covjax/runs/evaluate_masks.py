@@ -16,14 +16,17 @@ from PIL import Image
 from covjax import InputError, segmenter, trained
 from covjax.audit import mask_rules
 from covjax.ct import lungs, masks, picture
-from covjax.data import datasets, lineage, segmented, specs
+from covjax.data import datasets, lineage, segmented, soft_maps, specs
 from covjax.metrics import segmentation as metrics
 from covjax.pages import html, pictures
 from covjax.workdir import write_csv, write_json
 
 THRESHOLDS = np.linspace(0.1, 0.9, 17)  # among which validation chooses
 PRINTED = ('dice', 'nsd_3mm', 'hd95_mm', 'lesion_sensitivity', 'dice_mean_of_256_thresholds')
-COLUMNS = ('model', 'seed', 'test set', 'region', 'scans', 'distances in', 'threshold')
+COLUMNS = (
+    *('model', 'seed', 'test set', 'region', 'scans', 'both empty'),
+    *('distances in', 'threshold'),
+)
 LAST = 'dice without near-copies'
 SHOWN, TILE = 6, 192  # rows of the picture of the page, and pixels a side
 BODY = """\
@@ -79,11 +82,13 @@ def run(config, workdir):
     data_dir = config.data_dir or runs[0].data_dir
     regions = runs[0].config.regions
     names = specs.test_names(config)
-    tests = {spec: read_scans(spec, data_dir, regions) for spec in names}
+    classes = runs[0].classes
+    tests = {spec: read_scans(spec, data_dir, regions, classes) for spec in names}
     shown = {spec: [row for scan in scans for row in scan.rows] for spec, scans in tests.items()}
     for spec in _split(config.negatives):
         shown[spec] = datasets.read_rows(spec, data_dir)
-    maps = [_maps(entry, config.maps_sideways) for entry in _split(config.maps)]
+    scans = [scan for of_test in tests.values() for scan in of_test]
+    maps = [_maps(entry, config.maps_sideways, scans) for entry in _split(config.maps)]
     rules = _rules(config.rules, data_dir, regions) if config.rules else []
     for trained_on in [*(run.lineage for run in runs), *(rule.lineage for rule in rules[:1])]:
         for spec, rows in shown.items():
@@ -91,7 +96,6 @@ def run(config, workdir):
     models = [*(_network(config, run) for run in runs), *maps, *rules]
     if config.otsu:
         models.append(Model("Otsu's threshold", 'rule', _as_soft(lungs.mask)))
-    classes = runs[0].classes
     found = [
         result
         for spec, scans in tests.items()
@@ -109,7 +113,7 @@ def run(config, workdir):
     write_json(workdir / 'masks.json', {**about, 'results': found, 'negatives': empty})
     scores = score_names(found)
     rows = [table_row(result, scores) for result in found]
-    write_csv(workdir / 'table.csv', [[*COLUMNS, *scores, LAST], *rows])
+    write_csv(workdir / 'table.csv', [[*COLUMNS, *map(_named, scores), LAST], *rows])
     _write_page(workdir, found, empty, models, tests)
 
 
@@ -136,19 +140,30 @@ def _open_runs(config):
     return runs
 
 
-def read_scans(spec, data_dir, regions):
+def read_scans(spec, data_dir, regions, classes):
     """The Scans of a data set with masks; slices of one scan are put together.
 
     Args:
-        spec: 'name/config:split'.
+        spec: 'name/config:split', several joined by '+'.
         data_dir: where it lies.
         regions: as for data.segmented.read.
+        classes: that its masks must have, the background first.
+
+    Raises:
+        InputError: it cannot be read, or its masks have other classes.
     """
-    examples = segmented.read(spec, data_dir, regions=regions)
     by_scan = {}
-    for image, target, row in zip(examples.images, examples.targets, examples.rows):
-        by_scan.setdefault(row.others.get('scan', row.id), []).append((image, target, row))
-    return [_scan(name, parts) for name, parts in by_scan.items()]
+    for dataset, part in segmented.parts(spec):
+        examples = segmented.read(part, data_dir, regions=regions)
+        if examples.classes != classes:
+            raise InputError(
+                f'{part}: has the regions {", ".join(examples.classes[1:])}, the segmenter '
+                f'{", ".join(classes[1:])}; name a data set with its regions'
+            )
+        for image, target, row in zip(examples.images, examples.targets, examples.rows):
+            scan = dataset, row.others.get('scan', row.id)
+            by_scan.setdefault(scan, []).append((image, target, row))
+    return [_scan(name, parts) for (_, name), parts in by_scan.items()]
 
 
 def _scan(name, parts):
@@ -176,12 +191,14 @@ def _network(config, run):
     """The Model of a segmentation run, with the threshold that its validation set chooses."""
     network = segmenter.of_run(run)
     predict = lambda grey: np.stack(list(segmenter.predict(network, grey, config.batch_size)))
-    dice = []
-    for scan in read_scans(run.config.val, run.data_dir, run.config.regions):
+    dice, val = [], run.config.val
+    scans = read_scans(val, config.data_dir or run.data_dir, run.config.regions, run.classes)
+    lineage.check_same(run.lineage, 'val', [row for scan in scans for row in scan.rows], val)
+    for scan in scans:
         region = 1 - predict(scan.grey)[..., 0]
         dice.append([metrics.dice(region >= t, scan.target > 0) for t in THRESHOLDS])
     threshold = float(THRESHOLDS[np.nanmean(dice, 0).argmax()])
-    print(f'{run.folder}: threshold {threshold:.2f} by {run.config.val}', flush=True)
+    print(f'{run.folder}: threshold {threshold:.2f} by {val}', flush=True)
     return Model(
         name=run.config.model,
         kind='network',
@@ -193,27 +210,21 @@ def _network(config, run):
     )
 
 
-def _maps(entry, sideways):
-    """The Model of a folder of published maps, NAME=FOLDER, one picture for each of a test set."""
+def _maps(entry, sideways, scans):
+    """The Model of a folder of published maps, NAME=FOLDER, one picture for each of the Scans."""
     name, equals, folder = entry.partition('=')
     folder = pathlib.Path(folder.strip()).expanduser()
     if not equals or not folder.is_dir():
         raise InputError(f'config.maps={entry}: write NAME=FOLDER, with a folder of pictures')
+    if volumes := [scan.id for scan in scans if len(scan.grey) > 1]:
+        raise InputError(
+            f'config.maps={entry}: maps are of pictures, and {volumes[0]} has many slices; '
+            'leave them out'
+        )
+    maps = soft_maps.read(folder, {scan.id: scan.grey.shape[1:] for scan in scans}, sideways)
 
     def soft(scan):
-        (row,) = scan.rows
-        stem = pathlib.PurePath(row.id).stem
-        file = next((path for path in folder.iterdir() if path.stem == stem), None)
-        if file is None:
-            raise InputError(f'config.maps={entry}: no map of {row.id} there; give a whole folder')
-        image, _ = picture.open_file(file)
-        share = np.asarray(image, np.float32) / 255
-        share = share.T if sideways else share
-        if share.shape != scan.grey.shape[1:]:
-            raise InputError(
-                f'{file}: is of another size than {row.id}; give its map, '
-                'and say in config.maps_sideways whether maps lie on their side'
-            )
+        share = maps[scan.id].astype(np.float32) / 255
         return np.stack([1 - share, share], -1)[None]
 
     return Model(name.strip(), 'maps', soft)
@@ -260,7 +271,7 @@ def results_of(model, classes, name, spec, scans):
     for scan in scans:
         soft = model.soft(scan)  # of one scan at a time: volumes are large
         for region, truth, index in _regions(classes, soft, scan):
-            scores = _scores(model, soft, index, truth, scan.spacing)
+            scores = _scores(model, soft, index, truth, scan)
             by_region.setdefault(region, []).append(scores)
     about = {
         'model': model.name,
@@ -305,13 +316,15 @@ def _overlapping(model, scans):
     return {rows[row] for row in shared}
 
 
-def _scores(model, soft, index, truth, spacing):
+def _scores(model, soft, index, truth, scan):
     """All scores of one region of one scan: at 0.5, at the threshold of validation, and soft."""
     found = segmenter.decided(soft) == index
     flat = len(found) == 1  # a picture: its surfaces are lines
     shape = (lambda mask: mask[0]) if flat else (lambda mask: mask)
-    spacing = spacing[1:] if flat else spacing
+    spacing = scan.spacing[1:] if flat else scan.spacing
     scores = metrics.scan_scores(shape(found), shape(truth), spacing)
+    if not scan.in_mm:  # errors are in ml or cm2
+        scores = {name: score for name, score in scores.items() if 'error' not in name}
     if model.threshold is not None:
         chosen = segmenter.decided(soft, model.threshold) == index
         scores['dice_at_validation_threshold'] = metrics.dice(chosen, truth)
@@ -387,9 +400,15 @@ def false_infection(model, classes, spec, data_dir):
 def line(result):
     """One line about a result, for the screen."""
     means = result['summary']['means']
-    parts = [f'{name} {_interval(means[name])}' for name in PRINTED if name in means]
+    unit = {'mm': 'mm', 'pixels': 'px'}[result['distances_in']]
+    parts = [f'{_named(name, unit)} {_interval(means[name])}' for name in PRINTED if name in means]
     who = result['model'] if result['seed'] is None else f'{result["model"]} seed {result["seed"]}'
     return f'{who} on {result["test_name"]}, {result["region"]}: {"; ".join(parts)}'
+
+
+def _named(score, unit=''):
+    """The name of a score with the unit of its distances; '' where that has a column of its own."""
+    return score.replace('mm', unit).rstrip('_')
 
 
 def _interval(mean):
@@ -418,7 +437,8 @@ def table_row(result, names):
     threshold = result['threshold']
     return [
         *(result[name] if result[name] is not None else '' for name in ('model', 'seed')),
-        *(result['test_name'], result['region'], result['summary']['scans']),
+        *(result['test_name'], result['region']),
+        *(result['summary'][name] for name in ('scans', 'both_empty')),
         result['distances_in'],
         '' if threshold is None else f'{threshold:.2f}',
         *(_interval(means[name]) if name in means else '' for name in names),
@@ -431,15 +451,15 @@ def _write_page(workdir, found, empty, models, tests):
     scans = next(iter(tests.values()))
     picture.save(workdir / 'overlay.png', panels(models, scans))
     shown = [table_row(result, PRINTED) for result in found]
-    best = max(found, key=lambda result: result['summary']['means']['dice']['value'] or 0)
     page = html.document(
         'Segmentation against masks',
         BODY.format(
-            summary=html.text(line(best)),
+            # Of the model that config.segmenters names first: the best one here would be luck.
+            summary=html.text(line(found[0])),
             figure=html.figure(
                 workdir / 'overlay.png', 'Slices, their masks, and what models draw'
             ),
-            table=html.table((*COLUMNS, *PRINTED, LAST), shown),
+            table=html.table((*COLUMNS, *map(_named, PRINTED), LAST), shown),
             negatives=html.table(list(empty[0]), [list(row.values()) for row in empty])
             if empty
             else NO_NEGATIVES,

@@ -26,6 +26,11 @@ def _export_classifier(config, workdir):
     path = workdir / f'{run.config.model}.safetensors'
     classifier.save(path, run)
     print(f'weights of step {run.step} in {path}')
+    if run.config.lungs:
+        print(
+            f'it was trained with config.lungs={run.config.lungs}: show it images as '
+            'covjax.lung_view does'
+        )
 
 
 def _export_generators(config, workdir):

@@ -440,11 +440,12 @@ def _lineage_row(record, protocol):
         record['role'],
         _how(record),
         len(record['images']),
-        len({group for _, group, _ in record['images']}),
+        len({image[1] for image in record['images']}),
     )
 
 
 def _how(record):
+    through = record['through'].replace('_', ' ')
     if record['role'] not in lineage.TRAINED:
-        return 'picked the checkpoint'
-    return 'through the generator' if record['through'] else 'directly'
+        return f'picked the checkpoint of the {through}' if through else 'picked the checkpoint'
+    return f'through the {through}' if through else 'directly'

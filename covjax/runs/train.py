@@ -2,7 +2,7 @@
 
 import jax
 
-from covjax import InputError, choice
+from covjax import InputError, choice, lung_view
 from covjax.data import lineage
 from covjax.trained import read_classes, write_classes
 from covjax.training import classification, cyclegan, devices, loop, segmentation
@@ -24,7 +24,7 @@ def run(config, workdir):
             configs/segmentation.py.
         workdir: pathlib.Path of the folder for checkpoints/, metrics.jsonl, lineage.json, images/,
             tensorboard/ and, where the outputs of the network are classes, classes.json, their
-            names.
+            names; where a segmenter shows it the lungs, lungs.safetensors, a copy of that.
 
     Raises:
         InputError: a key of the config has no valid value, or the data are not those that the run
@@ -33,8 +33,9 @@ def run(config, workdir):
         FloatingPointError: the training diverged.
     """
     devices.check_devices(config.batch_size)  # before anything is written
-    task = MAKE[choice(config, 'task', MAKE)](config)
+    task = MAKE[choice(config, 'task', MAKE)](lung_view.by_copy(config, workdir))
     record = lineage.record(config, config.data_dir, task.sources)
+    record += lung_view.lineage_of(config, workdir)
     if checkpoint.exists(workdir) and lineage.read(workdir) != record:
         raise InputError(
             f'{workdir} was trained on other images than config.data_dir={config.data_dir} now '
@@ -47,5 +48,6 @@ def run(config, workdir):
         )
     if jax.process_index() == 0:
         write_json(workdir / 'lineage.json', record)
+        lung_view.keep_copy(config, workdir)
         write_classes(workdir, task.classes)
     loop.fit(task, config, workdir)

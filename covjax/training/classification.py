@@ -18,7 +18,7 @@ from jax import lax
 
 from covjax import InputError, choice, classifier, lung_view
 from covjax.classes import against_rest, listed, positive_classes
-from covjax.data import batches, datasets
+from covjax.data import batches
 from covjax.data.augment import augment, to_float
 from covjax.metrics.rates import macro_rates, rates
 from covjax.models.layers import ExampleDropout
@@ -378,7 +378,8 @@ def _labelled(config, key, size):
     if not config[key]:
         split = {'train': 'train', 'val': 'validation'}[key]
         raise InputError(f'config.{key} is empty; name a data set, for example covid_ct:{split}')
-    examples = datasets.read(config[key], config.data_dir, size, lung_view.of_config(config))
+    view = lung_view.of_config(config)
+    examples = lung_view.read(config[key], config.data_dir, size, view)
     if len(examples.classes) < 2 or (examples.labels < 0).any():
         raise InputError(
             f'config.{key}={config[key]}: has images without a label, or fewer than two classes; '

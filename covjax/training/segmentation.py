@@ -371,7 +371,8 @@ def eval_step(parts, state, batch):
     variables = {'params': state.net.params, 'batch_stats': state.batch_stats}
     images, target = to_float(batch['image']), batch['target']
     logits = parts.model.apply(variables, images)
-    found = jnp.where(target == IGNORED, IGNORED, logits.argmax(-1)).astype(jnp.uint8)
+    decided = segmenter.decided(jax.nn.softmax(logits))  # as it is used, and evaluated
+    found = jnp.where(target == IGNORED, IGNORED, decided).astype(jnp.uint8)
     axes = tuple(range(1, target.ndim))
     is_class = partial(jax.nn.one_hot, num_classes=len(parts.classes), dtype=bool)
     wanted, called = is_class(target), is_class(found)

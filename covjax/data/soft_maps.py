@@ -1,0 +1,61 @@
+"""Maps that others published of a test set: for each picture one of its name, grey 0..255.
+
+A grey level is the probability of a region, 0 for 0 and 255 for 1.
+"""
+
+import pathlib
+from collections import defaultdict
+
+import numpy as np
+
+from covjax import InputError
+from covjax.ct import picture
+
+
+def read(folder, shapes, sideways=False):
+    """Reads the map of every picture.
+
+    Args:
+        folder: pathlib.Path of the maps; which is whose is told by the file name without ending.
+        shapes: {id of a picture: its (H, W)}.
+        sideways: whether maps lie on their side, as the files of COVID-SemiSeg do.
+
+    Returns:
+        {id: uint8 [H, W]}.
+
+    Raises:
+        InputError: a map is missing, there twice, of another size or no grey picture, or none of
+            them has a grey level above 1.
+    """
+    files = defaultdict(list)
+    for path in folder.iterdir():
+        files[path.stem].append(path)
+    maps = {}
+    for name, shape in shapes.items():
+        found = files[pathlib.PurePath(name).stem]
+        if not found:
+            raise InputError(f'{folder}: no map of {name} there; give a whole folder')
+        if len(found) > 1:
+            names = ' and '.join(sorted(path.name for path in found))
+            raise InputError(f'{folder}: {names} are both of {name}; keep one of the two')
+        maps[name] = _read(found[0], name, shape, sideways)
+    if max((grey.max() for grey in maps.values()), default=255) <= 1:
+        raise InputError(
+            f'{folder}: no map has a grey level above 1; write 255 for a probability of 1'
+        )
+    return maps
+
+
+def _read(path, name, shape, sideways):
+    """The map of a file, upright."""
+    image, facts = picture.open_file(path)
+    if facts['mode'] == 'P':
+        raise InputError(f'{path}: has a palette, whose entries are no probabilities; save it grey')
+    grey = np.asarray(image, np.uint8)
+    grey = grey.T if sideways else grey
+    if grey.shape != tuple(shape):
+        raise InputError(
+            f'{path}: is of another size than {name}; give its map, '
+            'and say in config.maps_sideways whether maps lie on their side'
+        )
+    return grey
