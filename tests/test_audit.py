@@ -560,3 +560,10 @@ def test_experiments_have_their_own_data_and_their_own_run():
     config = classifier_config.get_config()
     own = set(config) - set(experiments.inherited(config))
     assert own == {'run', 'task', 'train', 'data_dir', 'log_every'}
+
+
+@pytest.mark.parametrize('check', [regions, attribution], ids=['regions', 'attribution'])
+def test_of_a_classifier_of_lungs_alone_nothing_outside_is_asked(check, subject):
+    verdict = check.check(subject(attribute=inside_lungs, lungs='mask'))
+    assert verdict.flag is None and 'shown the lungs alone (config.lungs=mask)' in verdict.finding
+    assert check.check(subject(attribute=inside_lungs, lungs='crop')).rows

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from covjax.audit.verdict import Verdict
+from covjax.audit.verdict import Verdict, lungs_alone
 from covjax.ct import lungs, picture
 from covjax.data.augment import to_float
 from covjax.metrics.intervals import mean_interval
@@ -94,6 +94,8 @@ def check(subject):
     It is compared with the share of the picture that they take. Images with no attribution at all,
     or no plausible lungs, are left out.
     """
+    if alone := lungs_alone(subject, NAME):
+        return alone
     if subject.attribute is None:
         finding = 'There is no network whose maps could be weighted.'
         return Verdict(name=NAME, flag=None, finding=finding)

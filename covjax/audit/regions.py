@@ -6,7 +6,7 @@ patches in random order.
 
 import numpy as np
 
-from covjax.audit.verdict import Verdict, area
+from covjax.audit.verdict import Verdict, area, lungs_alone
 from covjax.ct import lungs, picture
 from covjax.pages import pictures
 
@@ -76,6 +76,8 @@ def check(subject):
 
     Images in which no plausible lungs are found are left out of every column.
     """
+    if alone := lungs_alone(subject, NAME):
+        return alone
     rows, kept, tiles = [], [], []
     for test, images in subject.tests.items():
         part, masks = with_lungs(images)

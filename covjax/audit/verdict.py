@@ -100,11 +100,31 @@ class Subject(NamedTuple):
     experiments: dict[str, list[Result]] = {}
     # What people read of the positive class and of all others.
     titles: tuple[str, str] = titles(CLASSES, POSITIVE)
+    lungs: str = ''  # what the classifier is shown of an image, config.lungs of its training
 
     @property
     def tests_and_validation(self):
         """{name: Images} of the tests, and of the validation set as 'validation'."""
         return {**self.tests, 'validation': self.validation}
+
+
+def lungs_alone(subject, name):
+    """The Verdict of a check of what is outside of the lungs, of a classifier that never sees it.
+
+    Args:
+        subject: Subject.
+        name: of the check.
+
+    Returns:
+        Verdict, or None where the classifier is shown more than the lungs.
+    """
+    if subject.lungs != 'mask':
+        return None
+    return Verdict(
+        name=name,
+        flag=None,
+        finding='The classifier is shown the lungs alone (config.lungs=mask): nothing is outside.',
+    )
 
 
 class Area(NamedTuple):

@@ -159,6 +159,7 @@ def gather(config, folder, network, data_dir):
         attribute=batched(attribution.grad_cam(*loaded, classes.index(positive))),
         pairs=tuple(_read_pair(pair, read, classes) for pair in pairs),
         titles=titles(classes, positive),
+        lungs=network.config.lungs,
     )
 
 
