@@ -386,7 +386,7 @@ def false_infection(model, classes, spec, data_dir):
             'region': name,
             'data set': spec,
             'slices': len(of_region),
-            'mean share': float(of_region.mean()),
+            'mean share': round(float(of_region.mean()), 6),
             'slices with any': int(np.count_nonzero(of_region)),
             'slices with over 1 %': int((of_region > 0.01).sum()),
         }
