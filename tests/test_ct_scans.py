@@ -1055,3 +1055,17 @@ def dense_lung(hu):
     lung = ndimage.binary_erosion(lungs.mask(grey)[::step, ::step], iterations=4)
     smooth = ndimage.median_filter(grey[::step, ::step], 7)
     return ((smooth >= 65) & (smooth <= 165) & lung).sum()
+
+
+@pytest.mark.parametrize('written', [*WRITTEN])
+def test_a_mask_that_is_edited_is_another_source_though_its_size_is_the_same(written, raw):
+    folder = raw(written)
+    source = {'source': str(folder)} if config_of(written) == 'folder' else {}
+    open_builder = lambda: tfds.builder(f'ct_scans/{config_of(written)}', **source)
+    before, (_, scans, _) = open_builder().fingerprint(folder), open_builder().scans(folder)
+    masks = [scan.mask for scan in scans if scan.mask]
+    for mask in masks[:1]:
+        content = bytearray(mask.read_bytes())
+        content[-1] ^= 1
+        mask.write_bytes(content)
+    assert (open_builder().fingerprint(folder) != before) == bool(masks)

@@ -117,14 +117,19 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
             (pathlib.Path(self.data_path) / name).write_text(text)
 
     def fingerprint(self, folder):
-        """Hashes the names and sizes of the source files, and the bytes of tables and headers."""
+        """Hashes the names and sizes of the source files, and the bytes of `hashed_files`."""
         folder, digest = pathlib.Path(folder), hashlib.sha256()
+        hashed = self.hashed_files(folder)
         for path in sorted(self.source_files(folder)):
             name = path.relative_to(folder) if path.is_relative_to(folder) else path.name
             digest.update(f'{name} {archive.size(path)}\n'.encode())
-            if path.suffix in HASHED:
+            if path in hashed:
                 digest.update(archive.read(path))
         return digest.hexdigest()
+
+    def hashed_files(self, folder):
+        """The set of source files whose bytes count, not the size alone: tables and headers."""
+        return {path for path in self.source_files(folder) if path.suffix in HASHED}
 
     def download(self, dl_manager):
         """Downloads and unpacks the raw files, the first time only -> their folder.

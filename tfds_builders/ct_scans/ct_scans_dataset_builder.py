@@ -177,6 +177,10 @@ class Builder(_base.ArrayRecordBuilder):
         tables = [path for pattern in ('*.csv', '*.npy') for path in archive.find(folder, pattern)]
         return sorted(files | set(tables))
 
+    def hashed_files(self, folder):
+        """Tables, headers, and masks, which people edit without changing their size."""
+        return super().hashed_files(folder) | {scan.mask for scan in self.scans(folder)[1]}
+
     def remark(self, folder):
         """Returns what a person should know: how images are split, what is left out."""
         layout, scans, without = self.scans(folder)
