@@ -518,6 +518,30 @@ def test_masks_in_another_position_are_refused(written, how, raw, refused):
     refused(written, folder, 'unchecked_masks=True')
 
 
+def on_another_grid(path, how):
+    """Writes a mask again with the same values and another place of them."""
+    image = sitk.ReadImage(str(path))
+    if how == 'spacing':
+        image.SetSpacing([2 * mm for mm in image.GetSpacing()])
+    elif how == 'origin':
+        image.SetOrigin([mm + 30 for mm in image.GetOrigin()])
+    else:
+        sine, cosine = np.sin(0.1), np.cos(0.1)
+        turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+        image.SetDirection((turn @ np.reshape(image.GetDirection(), (3, 3))).ravel())
+    sitk.WriteImage(image, str(path))
+
+
+@pytest.mark.parametrize('how', ['spacing', 'origin', 'direction'])
+def test_masks_on_another_grid_are_refused_until_they_were_looked_at(how, raw, refused, tmp_path):
+    folder = raw('mosmed')
+    path = folder / 'masks/study_0255_mask.nii.gz'
+    on_another_grid(path, how)
+    named = f'{path.name}: lies on another grid than its scan: {how}'
+    refused('mosmed', folder, named, 'unchecked_masks=True')
+    prepare.build('ct_scans/mosmed', folder, str(tmp_path / 'data'), unchecked_masks=True)
+
+
 def test_masks_that_were_looked_at_are_taken(raw, tmp_path):
     folder = raw('mosmed')
     each_mask(folder, MASKS['mosmed'], UPSIDE_DOWN)
