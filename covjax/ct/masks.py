@@ -20,6 +20,7 @@ LESION = re.compile(
 )
 SIDES = ('left', 'right')
 NOT_LISTED = 255  # among classes
+MOST_REGIONS = 253  # of a data set, whose classes are uint8
 # What Pillow calls files and compressions that change values, so that edges of regions get others.
 LOSSY = ('JPEG', 'MPO', 'JPEG2000', 'WEBP', 'AVIF', 'jpeg', 'tiff_jpeg', 'webp')
 MOST_SHIFT = 0.25  # voxels, between a mask and its scan: files state positions to a few digits
