@@ -4,6 +4,7 @@ Classes of a data set can be joined and left out: 'lung+lesion' is one region, '
 two, and what is not named is background.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from covjax import InputError
 from covjax.ct.masks import BACKGROUND
 from covjax.data import datasets, specs
 from covjax.data.rows import Row
+
+# A config of ct_scans, whose volumes can also be prepared as slices.
+VOLUMES = re.compile(r'(?P<name>ct_scans/\w+?)(?:_slices)?(?P<hu>_hu)?')
 
 
 class Segmented(NamedTuple):
@@ -56,6 +60,16 @@ def read(spec, data_dir, size=0, regions=''):
             targets.append(target)
             rows.append(record.row)
     return Segmented(images, targets, rows, classes)
+
+
+def of_slices(spec):
+    """The spec of the slices of the volumes that a spec names, as ct_scans has them."""
+    parts = []
+    for dataset, split, label in specs.parse(spec):
+        match = VOLUMES.fullmatch(dataset)
+        name = f'{match["name"]}_slices{match["hu"] or ""}' if match else dataset
+        parts.append(f'{name}:{split}@{label}' if label else f'{name}:{split}')
+    return '+'.join(parts)
 
 
 def classes_of(regions, names):

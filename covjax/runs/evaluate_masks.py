@@ -119,9 +119,10 @@ def _split(text):
 
 def _open_runs(config):
     """The trained.Trained of config.segmenters, which must have the same regions."""
-    if not config.segmenters:
+    if not _split(config.segmenters):
         raise InputError(
-            'config.segmenters is empty; give workdirs of segmentation runs, separated by commas'
+            'config.segmenters names nothing; give workdirs of segmentation runs, separated by '
+            'commas'
         )
     open_run = functools.partial(
         trained.open_run, task='segmentation', key='segmenters', which=config.checkpoint
