@@ -1,10 +1,10 @@
 """Segmenters on files: masks on the grid of the file, what is measured, and segmenters reused."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 
@@ -20,7 +20,7 @@ from segmenters import DARK, write_run
 
 from configs import export as export_config
 from configs import segment as config_file
-from covjax import InputError, lung_view, segmenter
+from covjax import InputError, lung_view, segmenter, trained
 from covjax.ct import masks, windows
 from covjax.data import batches
 from covjax.phantom import chest
@@ -45,6 +45,12 @@ def lesions(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('lesions')
     write_run(workdir, ('background', 'lesion'))
     return workdir
+
+
+@pytest.fixture(scope='module')
+def opened(run):
+    """The same, as trained.Trained."""
+    return trained.open_run(run, 'segmentation', 'segmenter')
 
 
 @pytest.fixture(scope='module')
@@ -317,22 +323,19 @@ def test_an_exported_file_whose_header_makes_no_sense_is_refused(exported, tmp_p
 
 
 @pytest.mark.parametrize('fields', ODD, ids=str)
-def test_a_run_whose_config_does_not_fit_its_checkpoint_is_refused(run, tmp_path, fields):
-    folder = shutil.copytree(run, tmp_path / 'odd')
-    config = json.loads((folder / 'config.json').read_text())
-    (folder / 'config.json').write_text(json.dumps(config | fields))
-    with pytest.raises(InputError, match=f'{folder}') as caught:
-        segmenter.load(folder)
+def test_a_run_whose_config_does_not_fit_its_checkpoint_is_refused(opened, fields):
+    config = ConfigDict(json.loads(opened.config.to_json()) | fields)  # as it is read
+    with pytest.raises(InputError, match=f'{opened.folder}') as caught:
+        segmenter.of_run(dataclasses.replace(opened, config=config))
     message = str(caught.value)
     assert '\n' not in message and message.endswith(AGAIN)
 
 
 @pytest.mark.parametrize('classes', ODD_CLASSES, ids=str)
-def test_a_run_whose_classes_do_not_fit_its_checkpoint_is_refused(run, tmp_path, classes):
-    folder = shutil.copytree(run, tmp_path / 'odd')
-    (folder / 'classes.json').write_text(json.dumps(classes))
-    with pytest.raises(InputError, match=f'{folder}') as caught:
-        segmenter.load(folder)
+def test_a_run_whose_classes_do_not_fit_its_checkpoint_is_refused(opened, tmp_path, classes):
+    (tmp_path / 'classes.json').write_text(json.dumps(classes))
+    with pytest.raises(InputError, match=f'{tmp_path}') as caught:
+        segmenter.of_run(dataclasses.replace(opened, folder=tmp_path))
     message = str(caught.value)
     assert '\n' not in message and message.endswith(AGAIN)
 
@@ -347,9 +350,7 @@ def test_masks_do_not_depend_on_the_batch_and_batches_have_no_more_than_there_is
     predict = batches.predict
     count = lambda apply, images, size: (used.append(size), predict(apply, images, size))[1]
     monkeypatch.setattr(batches, 'predict', count)
-    images = [
-        np.random.default_rng(i).integers(0, 256, (32, 32)).astype(np.uint8) for i in range(4)
-    ]
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32)).astype(np.uint8)
     for image, found in zip(images, segmenter.predict(loaded, images, batch_size)):
         np.testing.assert_array_equal(segmenter.decided(found), image < DARK)
     tiles_of_first = min(batch_size, len(images)) * (1 if patch == (32, 32) else 9)
