@@ -228,6 +228,15 @@ def test_wrong_words_are_refused_before_anything_is_written(lesions, tmp_path, f
     assert not list((tmp_path / 'run').iterdir())
 
 
+@pytest.mark.parametrize('count, words', [(1, 'mask of 1 file in'), (2, 'masks of 2 files in')])
+def test_the_screen_says_how_many_files_there_were(lesions, tmp_path, capsys, count, words):
+    (tmp_path / 'pictures').mkdir()
+    for i in range(count):
+        Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / f'pictures/{i}.png')
+    segmented(lesions, tmp_path / 'pictures', tmp_path / 'run')
+    assert f'\n{words} ' in capsys.readouterr().out
+
+
 def test_two_pictures_whose_masks_would_have_one_name_are_refused(lesions, tmp_path):
     for name in ('a.png', 'a.bmp'):
         Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / name)

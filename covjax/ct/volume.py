@@ -4,6 +4,7 @@ Formats are MetaImage, NIfTI, NRRD and DICOM, each in a file of its own that che
 anything is allocated. What all have in common is checked here. No JAX.
 """
 
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -34,8 +35,9 @@ class Volume(NamedTuple):
 
     @property
     def name(self):
-        """The name of its file without the ending; of LUNA16 the series id."""
-        return self.path.name[: len(self.path.name) - len(suffix(self.path))]
+        """The name of its file or folder without the ending; of LUNA16 the series id."""
+        name = pathlib.Path(os.path.abspath(self.path)).name  # of '.' and '..' too
+        return name[: len(name) - len(suffix(name))]
 
     @property
     def size(self):
