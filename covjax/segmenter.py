@@ -143,8 +143,7 @@ def patch_of(config):
     whole = all(type(side) is int and side >= 1 for side in sides)
     if len(sides) != 2 or not whole or sides[0] != sides[1]:
         raise InputError(
-            f'config.patch={sides}: write (side, side) with one whole number from 1 on, twice: '
-            'networks see slices'
+            f'config.patch={sides}: write (side, side), one whole number twice, such as (176, 176)'
         )
     if sides[0] > config.image_size:
         raise InputError(

@@ -413,7 +413,7 @@ def test_two_devices_equal_one():
     'fields, message',
     [
         *(
-            ({'patch': patch}, r'config.patch=\(.*\): write \(side, side\) with one whole number')
+            ({'patch': patch}, r'config.patch=\(.*\): write \(side, side\), one whole number twice')
             for patch in (
                 *((), (16,), (16, 24), (4, 16, 16), (0, 0), (-3, -3), (16.0, 16.0), (8.5, 8.5)),
                 *(('a', 'a'), (True, True), (None, None), (float('nan'),) * 2),
