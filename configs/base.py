@@ -23,9 +23,15 @@ LEAST = {
 # What a key must stay below.
 BELOW = {
     **dict.fromkeys(['dropout', 'label_smoothing', 'bn_momentum', 'scale', 'crop', 'overlap'], 1.0),
-    'shares': 101,
     'threshold': 1.0,
     'rotate': 360.0,
+}
+# The greatest value of a key.
+MOST = {
+    **dict.fromkeys(['image_size', 'load_size'], 8192),
+    'foreground': 1.0,
+    'seed': 2**32 - 1,  # JAX takes 32 bits of it
+    'shares': 100,
 }
 
 

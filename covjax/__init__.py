@@ -12,10 +12,13 @@ class InputError(ValueError):
     The launcher prints it without a traceback and exits with code 2, as for a training that
     diverged (FloatingPointError). A stopped training exits with 128 + signal; every other exception
     is a bug and exits with code 1. `details` are printed below the message, one a line.
+    The attribute `message` is the line as it was raised: libraries that pass an exception on may
+    put words of theirs before what str() gives.
     """
 
     def __init__(self, message, details=()):
         super().__init__(message)
+        self.message = message
         self.details = list(details)
 
 

@@ -239,7 +239,7 @@ def _alike(value, other):
 
 def out_of_range(config):
     """What is wrong with the first number beyond the limits of configs.base, or None."""
-    from configs.base import BELOW, LEAST
+    from configs.base import BELOW, LEAST, MOST
 
     for key, value in leaves(config):
         values = value if isinstance(value, tuple) else (value,)
@@ -249,6 +249,8 @@ def out_of_range(config):
             return f'--config.{key}={value}: must be at least {LEAST[name]}'
         if name in BELOW and not all(number < BELOW[name] for number in numbers):
             return f'--config.{key}={value}: must be below {BELOW[name]}'
+        if name in MOST and not all(number <= MOST[name] for number in numbers):
+            return f'--config.{key}={value}: must be at most {MOST[name]}'
     return None
 
 

@@ -73,7 +73,7 @@ def finder(named, key):
     """
     if not named:
         return lambda grey: np.stack([lungs.mask(plane) for plane in grey])
-    network = segmenter.load(named)
+    network = segmenter.load(named, key=key)
     segmenter.check_lungs(network, f'config.{key}={named}')
 
     def find(grey):

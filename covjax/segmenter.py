@@ -22,28 +22,33 @@ from covjax import InputError, choice, models, trained
 from covjax.ct import masks
 from covjax.data import batches, tiles
 from covjax.data.augment import to_float
-from covjax.models.unet import NORMS, UPS
+from covjax.models.unet import NORMS, UPS, check_widths
 from covjax.weights import safetensors
+from covjax.workdir import AGAIN, checked
 
 # Keys of the run in an exported file; `network` needs the first five.
 EXPORTED = (
     *('model', 'widths', 'up', 'norm', 'dtype'),
     *('image_size', 'patch', 'regions', 'train', 'seed'),
 )
-WIDTH = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 
 
-class Exported(TypedDict):
-    """What is needed of the header of an exported file."""
+class Described(TypedDict):
+    """The keys of a config that describe a network; `_segmenter` looks at their values."""
 
     model: str
-    widths: Annotated[list[WIDTH], msgspec.Meta(min_length=1, max_length=8)]
+    widths: list[int]
     up: str
     norm: str
     dtype: str
-    image_size: WIDTH
-    patch: Annotated[list[WIDTH], msgspec.Meta(min_length=2, max_length=3)]
-    labels: Annotated[list[str], msgspec.Meta(min_length=2, max_length=254)]
+    image_size: Annotated[int, msgspec.Meta(ge=1, le=8192)]
+    patch: list[int]
+
+
+class Exported(Described):
+    """What is needed of the header of an exported file."""
+
+    labels: Annotated[list[str], msgspec.Meta(min_length=2, max_length=masks.MOST_REGIONS + 1)]
 
 
 class Segmenter(NamedTuple):
@@ -58,12 +63,13 @@ class Segmenter(NamedTuple):
     probabilities: Callable
 
 
-def load(path, which='best'):
+def load(path, which='best', key='segmenter'):
     """The Segmenter of a file or folder.
 
     Args:
         path: the workdir of a segmentation run, or a .safetensors file of `export`.
         which: of a workdir, 'best' (checkpoint by validation) or 'latest'.
+        key: the config key that named the path, for messages.
 
     Returns:
         Segmenter.
@@ -73,36 +79,89 @@ def load(path, which='best'):
     """
     if pathlib.Path(path).suffix == '.safetensors':
         return _exported(path)
-    return of_run(trained.open_run(path, 'segmentation', 'segmenter', which))
+    return of_run(trained.open_run(path, 'segmentation', key, which))
 
 
 def _exported(path):
     """The Segmenter of a .safetensors file."""
     config, variables = safetensors.read(path, 'segmenter', Exported, {})
-    loaded = _segmenter(config, variables, tuple(config.labels))
-    image = jax.ShapeDtypeStruct((1, *loaded.patch, 1), jnp.float32)
-    safetensors.check_fits(
-        path, variables, jax.eval_shape(loaded.model.init, jax.random.key(0), image)
-    )
-    return loaded
+    named = path, 'its header', safetensors.WRITE_AGAIN
+    return _segmenter(config, variables, tuple(config.labels), *named)
 
 
 def of_run(run):
-    """The Segmenter of a segmentation run (trained.Trained)."""
-    return _segmenter(run.config, variables_of(run), run.classes)
+    """The Segmenter of a segmentation run (trained.Trained).
+
+    Raises:
+        InputError: its config.json, classes.json and checkpoint do not fit each other.
+    """
+    checked(run.folder / 'config.json', run.config.to_dict(), Described)
+    named = run.folder, 'its config.json and classes.json', AGAIN
+    return _segmenter(run.config, variables_of(run), run.classes, *named)
 
 
-def _segmenter(config, variables, classes):
+def _segmenter(config, variables, classes, path, described, remedy):
+    """The Segmenter of a config and arrays, whose values are valid and fit each other.
+
+    Args:
+        config: ConfigDict with the keys of Described.
+        variables: nested dict of arrays.
+        classes: tuple of str.
+        path: of the file or run, for messages.
+        described: what the arrays must fit, for messages.
+        remedy: the end of messages.
+    """
+    try:
+        _check_classes(classes)
+        model, patch = network(config, len(classes)), patch_of(config)
+    except InputError as error:
+        raise InputError(f'{path}: is damaged ({error}); {remedy}') from None
+    image = jax.ShapeDtypeStruct((1, *patch, 1), jnp.float32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), image)
+    safetensors.check_fits(path, variables, expected, described, remedy)
     variables = jax.tree.map(jnp.asarray, variables)
-    model = network(config, len(classes))
     return Segmenter(
         model=model,
         variables=variables,
         classes=classes,
         size=config.image_size,
-        patch=tuple(config.patch),
+        patch=patch,
         probabilities=lambda images: _probabilities(model, variables, to_float(images)),
     )
+
+
+def _check_classes(classes):
+    """Refuses names of classes that no mask can have."""
+    first, regions = classes[:1], classes[1:]
+    if first != (masks.BACKGROUND,) or not regions or len({*classes}) < len(classes):
+        raise InputError(
+            f'classes {", ".join(classes)}: the first must be {masks.BACKGROUND}, '
+            'the others regions of different names'
+        )
+
+
+def patch_of(config):
+    """What a network sees of an image in training: config.patch as (side, side).
+
+    Args:
+        config: with patch and image_size.
+
+    Raises:
+        InputError: it is anything else, or larger than the images.
+    """
+    patch = config.patch
+    sides = tuple(patch) if isinstance(patch, (tuple, list)) else (patch,)
+    whole = all(type(side) is int and side >= 1 for side in sides)
+    if len(sides) != 2 or not whole or sides[0] != sides[1]:
+        raise InputError(
+            f'config.patch={sides}: write (side, side), one whole number twice, such as (176, 176)'
+        )
+    if sides[0] > config.image_size:
+        raise InputError(
+            f'config.patch={sides}: is larger than the images, config.image_size='
+            f'{config.image_size}; choose a smaller patch'
+        )
+    return sides
 
 
 def network(config, num_classes, **options):
@@ -116,11 +175,13 @@ def network(config, num_classes, **options):
     Raises:
         InputError: a key has no valid value.
     """
+    up = choice(config, 'up', UPS)
+    check_widths(config.widths, up)
     return models.create(
         choice(config, 'model', models.SEGMENTERS),
         num_classes=num_classes,
         widths=tuple(config.widths),
-        up=choice(config, 'up', UPS),
+        up=up,
         norm=choice(config, 'norm', NORMS),
         dtype=models.compute_dtype(config),
         **options,
@@ -149,7 +210,7 @@ def predict(segmenter, images, batch_size, overlap=0.5):
     Args:
         segmenter: Segmenter of two dimensions.
         images: iterable of uint8 [H, W].
-        batch_size: tiles, and images, at a time.
+        batch_size: tiles, and images, at a time; no more tiles than the first such images have.
         overlap: share of a side that neighbouring tiles have in common, below 1.
 
     Yields:
@@ -159,15 +220,16 @@ def predict(segmenter, images, batch_size, overlap=0.5):
     shape = (segmenter.size, segmenter.size)
     step = [max(round(n * (1 - overlap)), 1) if n < segmenter.size else n for n in tile]
     corners = tiles.corners(shape, tile, step)
-    images = iter(images)
+    images, at_once = iter(images), None
     while chunk := list(itertools.islice(images, batch_size)):
         cuts = [
             tiles.cut(small, corner, tile, 0)
             for small in (_resized(image, shape, Image.Resampling.BILINEAR) for image in chunk)
             for corner in corners
         ]
-        # A single tile goes alone, not with copies that would only fill up a batch.
-        at_once = 1 if len(cuts) == 1 else batch_size
+        # Few tiles go alone, not with copies that would only fill up a batch; the last ones as many
+        # at a time as those before, for which the program is compiled.
+        at_once = at_once or min(batch_size, len(cuts))
         found = batches.predict(segmenter.probabilities, np.stack(cuts)[..., None], at_once)
         for i, image in enumerate(chunk):
             of_image = found[i * len(corners) : (i + 1) * len(corners)]
@@ -225,7 +287,7 @@ def check_lungs(segmenter, named):
 def variables_of(run):
     """{'params', 'batch_stats'} of a segmentation run (trained.Trained), what apply takes."""
     stats = run.variables.get('batch_stats', {})
-    return {'params': run.variables['net']['params'], 'batch_stats': stats}
+    return {'params': run.variables.get('net', {}).get('params', {}), 'batch_stats': stats}
 
 
 def save(path, run):

@@ -330,7 +330,7 @@ def write_csv(path, rows):
     """Writes a table as CSV in UTF-8.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it; numbers, also
-    as texts, stay.
+    as texts, stay, and so does a sign alone, such as a dash for what is not known.
 
     Args:
         path: pathlib.Path of the file.
@@ -343,7 +343,7 @@ def write_csv(path, rows):
 def _harmless(cell):
     """A cell of a table that no spreadsheet runs."""
     cell = str(cell) if isinstance(cell, pathlib.PurePath) else cell
-    if not isinstance(cell, str):
+    if not isinstance(cell, str) or cell in FORMULAS:
         return cell
     if not cell.lstrip().startswith(FORMULAS) and not cell.startswith(('\t', '\r', '\n')):
         return cell

@@ -1,5 +1,6 @@
 """Every config by iteration, and how launch.py answers to wrong words."""
 
+import functools
 import importlib
 import json
 import pathlib
@@ -114,9 +115,43 @@ def test_a_config_from_before_a_key_was_there_means_what_was_done_then(task):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize('key', sorted(base.LEAST | base.BELOW))
+@pytest.mark.parametrize('key', sorted(base.LEAST | base.BELOW | base.MOST))
 def test_numbers_that_are_none_are_out_of_range(key):
     assert launcher.out_of_range(ConfigDict({key: float('nan')}))
+
+
+HUGE = [99999999999999999999, float('inf')]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        *((key, most + 1) for key, most in base.MOST.items()),
+        *((key, value) for key in base.MOST for value in HUGE),
+        *base.BELOW.items(),
+        *((key, least - 1) for key, least in base.LEAST.items()),
+    ],
+)
+def test_numbers_beyond_a_limit_are_named_in_every_config_that_has_the_key(key, value):
+    for name in NAMES:
+        config = config_of(name)
+        for found, default in launcher.leaves(config):
+            if found.rpartition('.')[2] != key:
+                continue
+            changed = config.copy_and_resolve_references()
+            *stages, _ = found.split('.')
+            stage = functools.reduce(lambda stage, part: stage[part], stages, changed)
+            with stage.ignore_type():
+                stage[key] = (value,) if isinstance(default, tuple) else value
+            assert f'--config.{found}=' in (launcher.out_of_range(changed) or 'nothing')
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('limits', [base.LEAST, base.MOST])
+def test_limits_themselves_are_in_range(limits):
+    both = {key: value for key, value in limits.items() if value != base.BELOW.get(key)}
+    assert launcher.out_of_range(ConfigDict(both)) is None
 
 
 @pytest.mark.fast
@@ -129,7 +164,7 @@ def test_training_configs_have_the_same_shared_keys():
 @pytest.mark.fast
 def test_limits_are_of_keys_that_exist():
     keys = {key.rpartition('.')[2] for name in NAMES for key, _ in launcher.leaves(config_of(name))}
-    assert set(base.LEAST) | set(base.BELOW) <= keys
+    assert set(base.LEAST) | set(base.BELOW) | set(base.MOST) <= keys
 
 
 @pytest.mark.fast

@@ -262,7 +262,8 @@ def test_training_images_are_refused_by_the_clean_protocol_and_left_out_beside(d
 @pytest.mark.parametrize(
     'fields, message',
     [
-        ({'segmenters': ''}, 'config.segmenters is empty'),
+        ({'segmenters': ''}, 'config.segmenters names nothing; give workdirs'),
+        ({'segmenters': ' ,'}, 'config.segmenters names nothing; give workdirs'),
         ({'maps': 'theirs'}, 'config.maps=theirs: write NAME=FOLDER'),
         ({'tests': 'ct_scans/covid_semiseg:all'}, 'no such split'),
         ({'rules': f'{PICTURES}:test', 'protocol': 'clean'}, 'share a picture, patient'),

@@ -240,7 +240,9 @@ def test_no_cell_is_a_formula(tmp_path, text):
     assert rows == [['head', f"'{text}"], [f"'{text}", '1']]
 
 
-@pytest.mark.parametrize('cell', [-1, -0.5, '-0.25', '+3', 'a=b', '', None, 'nan', '-inf'])
+@pytest.mark.parametrize(
+    'cell', [-1, -0.5, '-0.25', '+3', 'a=b', '', None, 'nan', '-inf', '-', '=']
+)
 def test_other_cells_stay(tmp_path, cell):
     write_csv(tmp_path / 'a.csv', [[cell, 'x']])
     text = (tmp_path / 'a.csv').read_text()

@@ -1,7 +1,9 @@
 """Masks are read with their values, and refused where they do not lie on their images."""
 
+import itertools
 import tracemalloc
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,6 +11,7 @@ from PIL import Image
 
 from covjax import InputError
 from covjax.ct import lungs, masks, windows
+from covjax.ct.grid import Grid
 from covjax.phantom.chest import draw_chest, render_parts
 
 pytestmark = pytest.mark.fast
@@ -90,7 +93,106 @@ def test_values_of_a_volume_are_turned_as_its_ct(tmp_path, code, kind):
     values = np.arange(4 * 5 * 6).reshape(4, 5, 6).astype(kind)
     image = sitk.DICOMOrient(sitk.GetImageFromArray(values), code)
     sitk.WriteImage(image, str(tmp_path / 'a.nii.gz'))
-    np.testing.assert_array_equal(masks.read_volume(tmp_path / 'a.nii.gz'), values)
+    np.testing.assert_array_equal(masks.read_volume(tmp_path / 'a.nii.gz')[0], values)
+
+
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('a.jpg', {'quality': 95}),
+        ('a.webp', {'lossless': False}),
+        ('a.jp2', {}),
+        ('a.tif', {'compression': 'jpeg'}),
+    ],
+)
+def test_a_mask_in_a_picture_that_changes_values_is_refused(tmp_path, name, options):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name, **options)
+    with pytest.raises(InputError, match=f'{name}: is a .* picture, .*; save it as PNG'):
+        masks.read_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.bmp', 'a.tif', 'a.gif'])
+def test_a_mask_in_a_picture_that_keeps_values_is_read(tmp_path, name):
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / name)
+    np.testing.assert_array_equal(masks.read_picture(tmp_path / name), values)
+
+
+@pytest.mark.parametrize('value', [0.3, 0.6, 1.49, -0.5, 65537, -40000, np.nan, np.inf])
+@pytest.mark.parametrize('end', ['nii.gz', 'mha', 'nrrd'])
+def test_values_that_are_no_numbers_of_regions_are_refused(tmp_path, end, value):
+    values = np.ones((3, 4, 5), np.float32)
+    values[1, 2, 3] = value
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / f'a.{end}'))
+    named = f'the value {value:.3g}' if abs(value) < 2 else 'voxels that|the value'
+    with pytest.raises(InputError, match=f'a.{end}: has ({named}).*; save the mask with whole num'):
+        masks.read_volume(tmp_path / f'a.{end}')
+
+
+def test_whole_numbers_may_be_stored_with_a_slope(tmp_path):
+    """As 0 and 255 with a slope of 1/255 are 0 and 1."""
+    stored = np.array([0, 255, 255, 0, 0, 255], np.uint8).reshape(1, 2, 3)
+    image = nibabel.Nifti1Image(stored, np.eye(4))
+    image.header.set_slope_inter(1 / 255, 0)
+    nibabel.save(image, tmp_path / 'a.nii')
+    expected = stored.T[:, ::-1, ::-1] // 255  # x of NIfTI runs to the right, y to the front
+    np.testing.assert_array_equal(masks.read_volume(tmp_path / 'a.nii')[0], expected)
+
+
+SCAN = Grid((64, 64, 20), (0.7031, 0.7031, 2.5), (-170.25, -160.5, 80.0), np.eye(3).ravel())
+
+
+def tilted(degrees):
+    """Direction cosines of a grid that is turned about x."""
+    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    return (1, 0, 0, 0, cosine, -sine, 0, sine, cosine)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'spacing': (1.0, 1.0, 1.0)},
+        {'spacing': (0.7031, 0.7031, 2.6)},
+        {'origin': (0.0, 0.0, 0.0)},
+        {'origin': (-170.25, -160.5, 82.5)},
+        {'direction': (-1, 0, 0, 0, -1, 0, 0, 0, 1)},
+        {'direction': tilted(5)},
+    ],
+    ids=str,
+)
+def test_a_mask_on_another_grid_is_refused_by_what_differs(change):
+    ((fact, _),) = change.items()
+    with pytest.raises(InputError, match=f'a.nii: lies on another grid than its scan: {fact} '):
+        masks.check_grid(SCAN._replace(**change), SCAN, 'a.nii')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {},
+        {'spacing': (0.703125, 0.703125, 2.5)},
+        {'origin': (-170.2539, -160.498, 80.0001)},
+        {'direction': tilted(1e-3)},
+    ],
+    ids=str,
+)
+def test_rounding_of_a_grid_is_no_difference(change):
+    masks.check_grid(SCAN._replace(**change), SCAN, 'a.nii')
+
+
+@pytest.mark.parametrize('fact', ['spacing', 'origin', 'direction'])
+def test_shifts_of_voxels_are_those_of_simpleitk(fact):
+    """The farthest corner, along the axes of a grid of cubes."""
+    cubes = Grid((12, 10, 8), (1.5,) * 3, (1.0, 2.0, 3.0), tuple(np.eye(3).ravel()))
+    values = {'spacing': (1.6, 1.5, 1.5), 'origin': (1.0, 2.0, 3.9), 'direction': tilted(2)}
+    other = cubes._replace(**{fact: values[fact]})
+    places = [
+        grid.place(sitk.Image(grid.size, sitk.sitkUInt8)).TransformIndexToPhysicalPoint(corner)
+        for grid in (other, cubes)
+        for corner in itertools.product(*((0, n - 1) for n in cubes.size))
+    ]
+    apart = np.abs(np.subtract(places[:8], places[8:])).max() / 1.5
+    assert other.shifts(cubes)[fact] == pytest.approx(apart, rel=0.05)
 
 
 def test_several_values_may_be_one_region_or_the_background():

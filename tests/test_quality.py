@@ -158,6 +158,16 @@ def test_a_section_in_json_has_null_for_nan():
     assert quality.as_json(section) == {'columns': section.columns, 'rows': rows, 'note': 'note'}
 
 
+def test_a_section_on_screen_has_no_html_and_nothing_that_is_not_known():
+    columns = ['data set', 'seed', 'distance', 'images']
+    section = quality.Section(columns, [["a's & <b>", None, 0.25, 3]], "Otsu's")
+    assert quality._as_text(section).splitlines() == [
+        '',
+        "Otsu's",
+        "  data set a's & <b>, distance 0.250, images 3",
+    ]
+
+
 def test_an_outline_is_the_upper_and_left_edge_of_a_mask():
     mask = np.zeros((4, 4), bool)
     mask[1:3, 1:3] = True

@@ -1,7 +1,9 @@
 """Segmenters on files: masks on the grid of the file, what is measured, and segmenters reused."""
 
 import csv
+import dataclasses
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -10,15 +12,20 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT
+from ml_collections import ConfigDict
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from segmenters import DARK, write_run
 
 from configs import export as export_config
 from configs import segment as config_file
-from covjax import InputError, segmenter
+from covjax import InputError, lung_view, segmenter, trained
 from covjax.ct import masks, windows
+from covjax.data import batches
 from covjax.phantom import chest
 from covjax.runs import export, segment
+from covjax.workdir import AGAIN
 
 SIZE = 32
 CODES = [''.join(code) for code in itertools.product('LR', 'AP', 'SI')]
@@ -38,6 +45,12 @@ def lesions(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('lesions')
     write_run(workdir, ('background', 'lesion'))
     return workdir
+
+
+@pytest.fixture(scope='module')
+def opened(run):
+    """The same, as trained.Trained."""
+    return trained.open_run(run, 'segmentation', 'segmenter')
 
 
 @pytest.fixture(scope='module')
@@ -215,6 +228,15 @@ def test_wrong_words_are_refused_before_anything_is_written(lesions, tmp_path, f
     assert not list((tmp_path / 'run').iterdir())
 
 
+@pytest.mark.parametrize('count, words', [(1, 'mask of 1 file in'), (2, 'masks of 2 files in')])
+def test_the_screen_says_how_many_files_there_were(lesions, tmp_path, capsys, count, words):
+    (tmp_path / 'pictures').mkdir()
+    for i in range(count):
+        Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / f'pictures/{i}.png')
+    segmented(lesions, tmp_path / 'pictures', tmp_path / 'run')
+    assert f'\n{words} ' in capsys.readouterr().out
+
+
 def test_two_pictures_whose_masks_would_have_one_name_are_refused(lesions, tmp_path):
     for name in ('a.png', 'a.bmp'):
         Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / name)
@@ -263,16 +285,85 @@ def test_a_pixel_is_of_the_likeliest_region_where_regions_together_are_likely():
 
 
 def test_another_network_under_the_name_of_a_segmenter_is_refused(exported, tmp_path):
-    from safetensors import safe_open
-    from safetensors.numpy import load_file, save_file
-
-    with safe_open(exported, 'numpy') as file:
-        about = file.metadata()
-    arrays = load_file(exported)
+    _, arrays = content_of(exported)
     arrays['params/head/kernel'] = arrays['params/head/kernel'][..., :1].copy()
-    save_file(arrays, tmp_path / 'wrong.safetensors', metadata=about)
+    copy_of(exported, tmp_path / 'wrong.safetensors', arrays)
     with pytest.raises(InputError, match='wrong.safetensors: .*head/kernel'):
         segmenter.load(tmp_path / 'wrong.safetensors')
+
+
+def content_of(path):
+    """(header, {name: array}) of an exported file."""
+    with safe_open(path, 'numpy') as file:
+        return json.loads(file.metadata()['covjax']), load_file(path)
+
+
+def copy_of(path, target, arrays=None, **fields):
+    """Writes an exported file again with other arrays or other keys of its header."""
+    about, stored = content_of(path)
+    about = json.dumps(about | fields)
+    save_file(stored if arrays is None else arrays, target, metadata={'covjax': about})
+
+
+ODD = [  # what no network has, of a header or of a config.json
+    *({'patch': patch} for patch in ([2, 32, 32], [32, 16], [], [32], [0, 0], [-1, -1], [64, 64])),
+    *({'patch': patch} for patch in ([16.5, 16.5], ['a', 'a'], None, 32)),
+    *({'widths': widths} for widths in ([], [0], [-2], [2.5], ['a'], None, 2, [2] * 9, [9000])),
+    {'widths': [1, 1], 'up': 'bilinear'},
+    *({'image_size': size} for size in (0, -1, 9000, 1.5, 'a', None)),
+    *({key: 'x'} for key in ('model', 'up', 'norm', 'dtype')),
+    {'model': 'resnet50'},
+    *({'widths': [3]}, {'norm': 'instance'}, {'widths': [2, 4]}),  # of another network
+]
+ODD_CLASSES = [
+    *(['lung'], ['background'], [], ['lung', 'background'], ['background', 'lung', 'lung']),
+    *(['background', 'background'], ['background', 'lung', 'lesion']),
+    *(['background', *map(str, range(254))], 'lung', None, [1, 2]),
+]
+
+
+@pytest.mark.parametrize('fields', [*ODD, *({'labels': labels} for labels in ODD_CLASSES)], ids=str)
+def test_an_exported_file_whose_header_makes_no_sense_is_refused(exported, tmp_path, fields):
+    copy_of(exported, tmp_path / 'odd.safetensors', **fields)
+    with pytest.raises(InputError, match='odd.safetensors: ') as caught:
+        segmenter.load(tmp_path / 'odd.safetensors')
+    message = str(caught.value)
+    assert '\n' not in message and message.endswith('write it again with configs/export.py')
+
+
+@pytest.mark.parametrize('fields', ODD, ids=str)
+def test_a_run_whose_config_does_not_fit_its_checkpoint_is_refused(opened, fields):
+    config = ConfigDict(json.loads(opened.config.to_json()) | fields)  # as it is read
+    with pytest.raises(InputError, match=f'{opened.folder}') as caught:
+        segmenter.of_run(dataclasses.replace(opened, config=config))
+    message = str(caught.value)
+    assert '\n' not in message and message.endswith(AGAIN)
+
+
+@pytest.mark.parametrize('classes', ODD_CLASSES, ids=str)
+def test_a_run_whose_classes_do_not_fit_its_checkpoint_is_refused(opened, tmp_path, classes):
+    (tmp_path / 'classes.json').write_text(json.dumps(classes))
+    with pytest.raises(InputError, match=f'{tmp_path}') as caught:
+        segmenter.of_run(dataclasses.replace(opened, folder=tmp_path))
+    message = str(caught.value)
+    assert '\n' not in message and message.endswith(AGAIN)
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 100_000])
+@pytest.mark.parametrize('patch', [(32, 32), (16, 16)])
+def test_masks_do_not_depend_on_the_batch_and_batches_have_no_more_than_there_is(
+    tmp_path, monkeypatch, batch_size, patch
+):
+    write_run(tmp_path, patch=patch)
+    loaded, used = segmenter.load(tmp_path), []
+    predict = batches.predict
+    count = lambda apply, images, size: (used.append(size), predict(apply, images, size))[1]
+    monkeypatch.setattr(batches, 'predict', count)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32)).astype(np.uint8)
+    for image, found in zip(images, segmenter.predict(loaded, images, batch_size)):
+        np.testing.assert_array_equal(segmenter.decided(found), image < DARK)
+    tiles_of_first = min(batch_size, len(images)) * (1 if patch == (32, 32) else 9)
+    assert set(used) == {min(batch_size, tiles_of_first)}
 
 
 def test_the_snippet_of_the_readme_runs(run):
@@ -294,3 +385,13 @@ def test_a_segmenter_needs_no_training_code(run):
     words = [sys.executable, '-c', code, str(run)]
     found = subprocess.run(words, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('named', ['nowhere', 'Otsu'])
+def test_messages_about_lungs_name_the_key_that_was_given(lesions, tmp_path, named):
+    config = ConfigDict({'lungs': 'crop', 'lung_segmenter': named})
+    with pytest.raises(InputError, match=f'config.lung_segmenter={named}: no config.json there'):
+        lung_view.of_config(config)
+    Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / 'a.png')
+    with pytest.raises(InputError, match=f'config.lungs={named}: no config.json there'):
+        segmented(lesions, tmp_path / 'a.png', tmp_path / 'run', lungs=named)

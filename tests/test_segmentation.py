@@ -37,7 +37,8 @@ every_loss = pytest.mark.parametrize('name', segmentation.LOSSES)
 
 def config_of(**fields):
     config = config_file.get_config()
-    config.update(SMALL | fields)
+    with config.ignore_type():
+        config.update(SMALL | fields)
     return config
 
 
@@ -411,9 +412,20 @@ def test_two_devices_equal_one():
 @pytest.mark.parametrize(
     'fields, message',
     [
-        ({'patch': (16,)}, r'config.patch=\(16,\): write \(side, side\)'),
-        ({'patch': (16, 24)}, r'config.patch=\(16, 24\): write \(side, side\)'),
-        ({'patch': (4, 16, 16)}, r'config.patch=\(4, 16, 16\): .* images of 2 dimensions'),
+        *(
+            ({'patch': patch}, r'config.patch=\(.*\): write \(side, side\), one whole number twice')
+            for patch in (
+                *((), (16,), (16, 24), (4, 16, 16), (0, 0), (-3, -3), (16.0, 16.0), (8.5, 8.5)),
+                *(('a', 'a'), (True, True), (None, None), (float('nan'),) * 2),
+            )
+        ),
+        ({'widths': ()}, r'config.widths=\(\): give 1 to 8 levels'),
+        ({'widths': (4,) * 9}, 'config.widths=.*: give 1 to 8 levels'),
+        *(
+            ({'widths': widths}, 'config.widths=.* is no number of features; write whole numbers')
+            for widths in ((0,), (-4, 8), (4.5, 8), ('a',), (4, None), (4, True), (8193,))
+        ),
+        ({'widths': (1, 1), 'up': 'bilinear'}, 'config.widths=.* write whole numbers from 2 to'),
         ({'patch': (32, 32)}, r'config.patch=\(32, 32\): is larger than the images'),
         ({'loss': 'hinge'}, 'config.loss=hinge: no such choice'),
         ({'model': 'resnet50'}, 'config.model=resnet50: no such choice; choose one of unet'),
@@ -427,6 +439,25 @@ def test_two_devices_equal_one():
 def test_wrong_configs_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         segmentation.task_on(config_of(**fields), examples(4, (24, 24)), examples(2, (24, 24)))
+
+
+@fast
+@pytest.mark.parametrize('key', ['train', 'val'])
+@pytest.mark.parametrize(
+    'spec, slices',
+    [
+        ('ct_scans/mosmed:train[:5]', 'ct_scans/mosmed_slices:train[:5]'),
+        ('ct_scans/folder_hu:test@covid', 'ct_scans/folder_slices_hu:test@covid'),
+        ('ct_scans/mosmed:train+test', 'ct_scans/mosmed_slices:train+ct_scans/mosmed_slices:test'),
+    ],
+)
+def test_volumes_are_refused_with_the_name_of_their_slices(key, spec, slices):
+    sets = {name: examples(2, (24, 24)) for name in ('train', 'val')}
+    sets[key] = examples(2, (4, 24, 24))
+    with pytest.raises(InputError) as caught:
+        segmentation.task_on(config_of(**{key: spec}), **sets)
+    assert str(caught.value).startswith(f'config.{key}={spec}: has volumes, and unet sees slices')
+    assert str(caught.value).endswith(f'name {slices}')
 
 
 def read_instead(monkeypatch, **sets):

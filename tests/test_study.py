@@ -474,10 +474,14 @@ def test_a_missing_data_set_is_named_before_anything_is_trained(launch, tmp_path
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_wrong_classifier_is_named_before_anything_is_trained(data_dir):
+@pytest.mark.parametrize(
+    'name',
+    ['resnet:0', 'vgg16', 'vgg16:', 'vgg16:-1', 'vgg16:\u00b2', 'vgg16:99999999999999999999'],
+)
+def test_a_wrong_classifier_is_named_before_anything_is_trained(data_dir, name):
     config = paper_config.get_config('small')
-    config.update({'data_dir': data_dir, 'runs': ('resnet:0',)})
-    with pytest.raises(InputError, match="'resnet:0' is not a backbone and a seed"):
+    config.update({'data_dir': data_dir, 'runs': (name,)})
+    with pytest.raises(InputError, match=f"'{name}' is not a backbone and a seed"):
         study.check(config)
 
 

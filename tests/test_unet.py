@@ -94,6 +94,24 @@ def test_an_unknown_option_is_refused_with_the_valid_ones(option):
         model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
 
 
+@pytest.mark.parametrize('widths', [(1, 2), (3, 5, 7), (1, 2, 2), (2,), (1,)])
+@every_up
+def test_the_least_widths_have_logits(up, widths):
+    model = models.create('unet', widths=widths, up=up)
+    image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+    assert logits.shape == (1, 8, 8, 2)
+
+
+@pytest.mark.parametrize('widths', [(), (0,), (4, -1), (4.5,), ('a',), (4,) * 9, (8193,)], ids=str)
+def test_widths_that_no_network_has_are_refused(widths):
+    model = models.create('unet', widths=widths)
+    with pytest.raises(
+        InputError, match='config.widths=.*(give 1 to 8 levels|write whole numbers)'
+    ):
+        model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+
+
 def test_the_way_up_without_overlap_is_the_transposed_convolution_of_flax():
     x, ours = images(2, 5, 7, 3), layers.Doubled(4)
     variables = ours.init(jax.random.key(0), x)
@@ -130,7 +148,7 @@ def as_ours(state, levels):
     for key, tensor in state.items():
         if key.endswith('num_batches_tracked'):
             continue
-        array = tensor.numpy()
+        array = tensor.numpy().copy()  # PyTorch changes running statistics in place
         if array.ndim == 4:
             transposed = key.startswith('doubled')
             array = array.transpose((2, 3, 0, 1) if transposed else (2, 3, 1, 0))

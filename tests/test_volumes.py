@@ -6,6 +6,7 @@ What is right is said by SimpleITK, nibabel, pydicom and NumPy, never by covjax.
 import gzip
 import io
 import os
+import pathlib
 import struct
 import zlib
 
@@ -59,6 +60,21 @@ def read(path, hu=''):
         contents.one_kind(found)
         return volume.lps(contents.open_series(found, hu))[:2]
     return volume.lps(volume.open_volume(path, hu))[:2]
+
+
+@pytest.mark.parametrize(
+    'path, name',
+    [
+        *(('.', 'series'), ('..', 'patient'), ('../other', 'other'), ('./', 'series')),
+        *(('scan.nii.gz', 'scan'), ('../a/scan.MHD', 'scan'), ('x.zip/sub/1.2.3.mhd', '1.2.3')),
+    ],
+)
+def test_the_name_of_a_volume_is_that_of_its_file_however_that_is_written(
+    tmp_path, monkeypatch, path, name
+):
+    (tmp_path / 'patient' / 'series').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / 'patient' / 'series')
+    assert volume.Volume(pathlib.Path(path), None, None).name == name
 
 
 def assert_is(path, hu, hu_key=''):

@@ -58,6 +58,22 @@ class Grid(NamedTuple):
                 'resample the volume to a straight grid'
             )
 
+    def shifts(self, other):
+        """How far voxels are from those of another Grid of the same size, by what differs.
+
+        Returns:
+            {'direction', 'spacing', 'origin': the largest distance in voxels of the other that the
+            difference in it makes}; the first two move the origin of a volume that is turned too.
+        """
+        spacing, extent = np.array(other.spacing), np.array(other.size) - 1
+        apart = lambda name: np.abs(np.subtract(getattr(self, name), getattr(other, name)))
+        turned = apart('direction').reshape(3, 3) @ (extent * spacing)
+        return {
+            'direction': float((turned / spacing.min()).max()),
+            'spacing': float((apart('spacing') * extent / spacing).max()),
+            'origin': float((apart('origin') / spacing.min()).max()),
+        }
+
     def place(self, image):
         """Gives a SimpleITK image of any size this origin, spacing and direction."""
         image.SetOrigin(self.origin)

@@ -9,6 +9,7 @@ import numpy as np
 from covjax import InputError
 
 INT16 = np.iinfo(np.int16)
+EXACT = 1e-3  # how far a whole number may be from one after slope and intercept
 AS_STORED = (1.0, 0.0)  # slope and intercept of values that are HU
 # HU of air and aerated lung. Less (-2000, -3024) is what scanners write outside their field of
 # view.
@@ -43,7 +44,7 @@ def parse(text):
     return slope, intercept
 
 
-def to_int16(values, slope=1.0, intercept=0.0):
+def to_int16(values, slope=1.0, intercept=0.0, exact=False):
     """Turns stored values into HU: int16, rounded, what is beyond the dtype at its ends.
 
     Volumes are converted slice by slice, so that one slice alone is there in floating point.
@@ -51,24 +52,28 @@ def to_int16(values, slope=1.0, intercept=0.0):
     Args:
         values: array [...] of any number type.
         slope, intercept: HU = slope x value + intercept.
+        exact: whether the values are numbers of regions, which may not be rounded or cut.
 
     Returns:
         int16 [...].
 
     Raises:
-        ValueError: a value is not finite.
+        ValueError: a value is not finite, or with `exact` is no whole number of that dtype.
     """
     if values.dtype == np.int16 and (slope, intercept) == AS_STORED:
         return np.ascontiguousarray(values)
     if values.ndim > 2:
         hu = np.empty(values.shape, np.int16)
         for part, stored in zip(hu, values):
-            part[...] = to_int16(stored, slope, intercept)
+            part[...] = to_int16(stored, slope, intercept, exact)
         return hu
     hu = values.astype(np.float64) * slope + intercept
     if not np.isfinite(hu).all():
         raise ValueError('has voxels that are not finite')
-    return np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16)
+    whole = np.clip(np.rint(hu), INT16.min, INT16.max)
+    if exact and (changed := np.abs(whole - hu) > EXACT).any():
+        raise ValueError(f'has the value {hu[changed][0]:.10g}')
+    return whole.astype(np.int16)
 
 
 def check(hu, path):

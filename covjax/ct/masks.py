@@ -20,6 +20,10 @@ LESION = re.compile(
 )
 SIDES = ('left', 'right')
 NOT_LISTED = 255  # among classes
+MOST_REGIONS = 253  # of a data set, whose classes are uint8
+# What Pillow calls files and compressions that change values, so that edges of regions get others.
+LOSSY = ('JPEG', 'MPO', 'JPEG2000', 'WEBP', 'AVIF', 'jpeg', 'tiff_jpeg', 'webp')
+MOST_SHIFT = 0.25  # voxels, between a mask and its scan: files state positions to a few digits
 # What lung masks must reach as stored, in Dice with the lungs that Otsu's threshold finds, which
 # misses consolidation.
 LEAST_DICE = 0.7
@@ -67,9 +71,14 @@ def read_picture(path):
         uint8 [H, W].
 
     Raises:
-        InputError: it is no picture with 8 bits, or is in colour.
+        InputError: it is no picture with 8 bits, is in colour, or is of a kind that changes values.
     """
-    image, _ = picture.open_file(path, None)
+    image, facts = picture.open_file(path, None)
+    if facts['container'] in LOSSY or image.info.get('compression') in LOSSY:
+        raise InputError(
+            f'{path}: is a {facts["container"]} picture, whose compression changes the values of '
+            'a mask; save it as PNG from its source'
+        )
     if image.mode in ('1', 'L', 'P'):
         return np.asarray(image.convert('L') if image.mode == '1' else image)
     channels = np.asarray(image.convert('RGB'))
@@ -87,13 +96,13 @@ def read_volume(path):
         path: of the file; it may go through an archive.
 
     Returns:
-        int16 [z, y, x].
+        (int16 [z, y, x], grid.Grid that they lie on).
 
     Raises:
-        InputError: it is damaged, or no volume.
+        InputError: it is damaged, is no volume, or has values that are no whole numbers.
     """
-    stored, _, _ = volume.lps(volume.open_volume(path, hu='1,0'))
-    return stored
+    stored, grid, _ = volume.lps(volume.open_volume(path, hu='1,0')._replace(exact=True))
+    return stored, grid
 
 
 def classes(regions):
@@ -173,6 +182,30 @@ def check_size(mask, image, path):
     if mask.shape != image.shape:
         size, expected = (' x '.join(map(str, array.shape[::-1])) for array in (mask, image))
         raise InputError(f'{path}: is {size}, its image {expected}; give the mask of that image')
+
+
+def check_grid(grid, expected, path):
+    """Refuses a mask whose voxels do not lie where those of its scan do.
+
+    Args:
+        grid: grid.Grid of the mask, turned as `volume.lps` turns it.
+        expected: that of its scan, of the same size.
+        path: of the mask.
+
+    Raises:
+        InputError: spacing, origin or axes differ by more than rounding; the message names them.
+    """
+    shifts = grid.shifts(expected)
+    differ = [fact for fact, voxels in shifts.items() if voxels > MOST_SHIFT]
+    if differ:
+        found, wanted = (
+            ' '.join(f'{number:.6g}' for number in getattr(place, differ[0]))
+            for place in (grid, expected)
+        )
+        raise InputError(
+            f'{path}: lies on another grid than its scan: {differ[0]} {found}, of the scan '
+            f'{wanted}; resample the mask to its scan, {UNCHECKED}'
+        )
 
 
 def check_hu(mask, hu, names, path):

@@ -85,9 +85,7 @@ def open_file(path):
     fields, end = _fields(path)
     element = fields['ElementType']
     if element not in ELEMENT_BYTES:
-        raise InputError(
-            f'{path}: ElementType {element} is not a CT number type; expected MET_SHORT'
-        )
+        raise InputError(f'{path}: ElementType {element} cannot be read; save it as MET_SHORT')
     grid = _grid(path, fields)
     grid.check(path)
     data, offset = _data(path, fields, end)
@@ -123,9 +121,9 @@ def _fields(path):
         raise InputError(f'{path}: no {", ".join(missing)} in the header; copy it again')
     dimensions = fields.get('NDims', '3')
     if dimensions != '3':
-        raise InputError(f'{path}: has {dimensions} dimensions; expected a CT volume with 3')
+        raise InputError(f'{path}: has {dimensions} dimensions; give a volume with 3')
     if fields.get('ElementNumberOfChannels', '1') != '1':
-        raise InputError(f'{path}: has several values a voxel; expected a CT volume with one')
+        raise InputError(f'{path}: has several values a voxel; give a volume with one')
     if 'BinaryData' in fields and not _true(fields, 'BinaryData'):
         raise InputError(f'{path}: its voxels are written as text; save it with BinaryData = True')
     return fields, end

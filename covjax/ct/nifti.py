@@ -63,11 +63,13 @@ def open_file(path):
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise InputError(f'{path}: is truncated or damaged ({reason}); copy it again') from None
         if kind.names or kind.kind not in 'iuf':
-            raise InputError(f'{path}: its voxels are {kind}, not numbers; give a CT volume in HU')
+            raise InputError(
+                f'{path}: its voxels are {kind}, not numbers; give a volume of numbers'
+            )
         if len(shape) < 3 or math.prod(shape[3:]) != 1:
             raise InputError(
                 f'{path}: has {len(shape)} dimensions ({" x ".join(map(str, shape))}); '
-                'give a CT volume with 3'
+                'give a volume with 3'
             )
         grid = _grid(shape[:3], affine)
         grid.check(path)

@@ -84,7 +84,7 @@ def open_file(path):
     except RuntimeError:
         raise InputError(f'{path}: SimpleITK cannot read its header; save it again') from None
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise InputError(f'{path}: has several values a voxel; give a CT volume in HU')
+        raise InputError(f'{path}: has several values a voxel; give a volume with one')
     grid = Grid.of(reader)
     grid.check(path)
     return header._replace(grid=grid)
@@ -97,7 +97,7 @@ def _fields(path):
     except FileNotFoundError:
         raise InputError(f'{path}: no such volume') from None
     if not head.startswith(b'NRRD000'):
-        raise InputError(f'{path}: is no NRRD file; give a CT volume')
+        raise InputError(f'{path}: is no NRRD file; copy it again')
     fields, end = {}, 0
     for line in head.splitlines(keepends=True):
         end += len(line)
@@ -128,7 +128,7 @@ def _size(path, fields):
     """(x, y, z) in voxels of a header of a volume that can be read."""
     if fields['dimension'] != '3':
         shown = fields['dimension'][:20]
-        raise InputError(f'{path}: has {shown} dimensions; give a CT volume with 3')
+        raise InputError(f'{path}: has {shown} dimensions; give a volume with 3')
     sizes = fields['sizes'].split()
     if len(sizes) != 3 or not all(re.fullmatch(r'[0-9]{1,9}', text) for text in sizes):
         raise InputError(
@@ -136,7 +136,7 @@ def _size(path, fields):
         )
     if fields['type'] not in BYTES:
         shown = fields['type'][:40]
-        raise InputError(f'{path}: type {shown} is not a CT number type; expected short')
+        raise InputError(f'{path}: type {shown} cannot be read; save it as short')
     if fields['encoding'] not in RAW + GZIP:
         shown = fields['encoding'][:40]
         raise InputError(f'{path}: encoding {shown} is not read; save it as raw or gzip')

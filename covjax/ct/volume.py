@@ -4,6 +4,7 @@ Formats are MetaImage, NIfTI, NRRD and DICOM, each in a file of its own that che
 anything is allocated. What all have in common is checked here. No JAX.
 """
 
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from covjax.ct.grid import Grid
 
 # By ending, in lower case; the longer ones first.
 FORMATS = {end: form for form in (nifti, metaimage, nrrd) for end in form.SUFFIXES}
+GIVE_CT = 'give a CT volume in HU'
+GIVE_MASK = 'save the mask with whole numbers from 0 to 32767, one for each region'
 
 
 class Volume(NamedTuple):
@@ -27,12 +30,14 @@ class Volume(NamedTuple):
     header: Any
     image: sitk.Image  # one voxel with the geometry of the volume, for world <-> voxel algebra
     hu: tuple[float, float] | None = None  # slope and intercept of config.hu, None where not given
+    exact: bool = False  # whether values are numbers of regions, which may not be rounded or cut
     voxels: np.ndarray | None = None  # int16 HU [z, y, x], where `load_volume` has put them
 
     @property
     def name(self):
-        """The name of its file without the ending; of LUNA16 the series id."""
-        return self.path.name[: len(self.path.name) - len(suffix(self.path))]
+        """The name of its file or folder without the ending; of LUNA16 the series id."""
+        name = pathlib.Path(os.path.abspath(self.path)).name  # of '.' and '..' too
+        return name[: len(name) - len(suffix(name))]
 
     @property
     def size(self):
@@ -164,9 +169,11 @@ def _read(volume, **block):
         stored = FORMATS[suffix(volume.path)].read(volume.header, **block)
         # What the file itself says of its values comes first.
         scale, offset = getattr(volume.header, 'scaling', hounsfield.AS_STORED)
-        return hounsfield.to_int16(stored, slope * scale, slope * offset + intercept)
+        values = slope * scale, slope * offset + intercept
+        return hounsfield.to_int16(stored, *values, exact=volume.exact)
     except ValueError as error:
-        raise InputError(f'{volume.path}: {error}; give a CT volume in HU') from None
+        give = GIVE_MASK if volume.exact else GIVE_CT
+        raise InputError(f'{volume.path}: {error}; {give}') from None
 
 
 def _check_hu(volume, hu):

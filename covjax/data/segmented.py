@@ -6,6 +6,7 @@ two, and what is not named is background.
 
 import dataclasses
 import hashlib
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ from covjax import InputError
 from covjax.ct.masks import BACKGROUND
 from covjax.data import datasets, specs
 from covjax.data.rows import Row
+
+# A config of ct_scans, whose volumes can also be prepared as slices.
+VOLUMES = re.compile(r'(?P<name>ct_scans/\w+?)(?:_slices)?(?P<hu>_hu)?')
 
 
 class Segmented(NamedTuple):
@@ -59,6 +63,16 @@ def read(spec, data_dir, size=0, regions=''):
             digest = hashlib.sha256(target.tobytes()).hexdigest()
             rows.append(dataclasses.replace(record.row, mask_sha256=digest))
     return Segmented(images, targets, rows, classes)
+
+
+def of_slices(spec):
+    """The spec of the slices of the volumes that a spec names, as ct_scans has them."""
+    parts = []
+    for dataset, split, label in specs.parse(spec):
+        match = VOLUMES.fullmatch(dataset)
+        name = f'{match["name"]}_slices{match["hu"] or ""}' if match else dataset
+        parts.append(f'{name}:{split}@{label}' if label else f'{name}:{split}')
+    return '+'.join(parts)
 
 
 def classes_of(regions, names):

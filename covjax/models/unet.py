@@ -19,6 +19,7 @@ from covjax.models import layers
 WIDTHS = (64, 128, 256, 512, 1024)  # features of the levels, as published
 UPS = ('transposed', 'bilinear')
 NORMS = ('batch', 'instance')
+MOST_LEVELS, WIDEST = 8, 8192  # of widths
 
 
 class UNet(nn.Module):
@@ -52,8 +53,8 @@ class UNet(nn.Module):
             padding.
 
         Raises:
-            InputError: the images have another rank or number of channels, or `up` or `norm` is no
-                valid choice.
+            InputError: the images have another rank or number of channels, or `up`, `norm` or
+                `widths` is not valid.
         """
         height, width = self._check(x.shape)
         conv, norm = layers.conv(self.dtype), self._norm(train)
@@ -88,6 +89,7 @@ class UNet(nn.Module):
             raise InputError(f'unet needs images [B, H, W, 1 or 3], got {list(shape)}')
         choice({'up': self.up}, 'up', UPS)
         choice({'norm': self.norm}, 'norm', NORMS)
+        check_widths(self.widths, self.up)
         return shape[1:3]
 
     def _norm(self, train):
@@ -101,6 +103,31 @@ class UNet(nn.Module):
         if self.up == 'bilinear':
             return layers.bilinear_twice(x)
         return layers.Doubled(features, dtype=self.dtype, name=f'{name}_doubled')(x)
+
+
+def check_widths(widths, up):
+    """Refuses features of the levels that no network can have.
+
+    Args:
+        widths: of a UNet.
+        up: one of UPS; interpolation leaves half of the features of a level but the first.
+
+    Raises:
+        InputError: there are none or more than MOST_LEVELS, or one is no whole number or too small
+            or too large.
+    """
+    is_sequence = isinstance(widths, (tuple, list))
+    if not is_sequence or not 1 <= len(widths) <= MOST_LEVELS:
+        raise InputError(
+            f'config.widths={widths}: give 1 to {MOST_LEVELS} levels, such as (16, 32, 64)'
+        )
+    for level, width in enumerate(widths):
+        least = 2 if up == 'bilinear' and level else 1
+        if type(width) is not int or not least <= width <= WIDEST:
+            raise InputError(
+                f'config.widths={tuple(widths)}: {width!r} is no number of features; write whole '
+                f'numbers from {least} to {WIDEST}'
+            )
 
 
 def _twice(x, first, second, name, conv, norm):

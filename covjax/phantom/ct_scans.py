@@ -162,7 +162,7 @@ def _write_dicom(folder, drawn, series):
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for z, hu in enumerate(np.maximum(drawn.hu, -1024)):
-        height = z * drawn.spacing[0]
+        height = (z - len(drawn.hu) / 2) * drawn.spacing[0]
         image = sitk.GetImageFromArray(hu[None])
         image.SetSpacing(drawn.spacing[::-1])
         tags = {

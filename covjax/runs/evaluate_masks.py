@@ -123,9 +123,10 @@ def _split(text):
 
 def _open_runs(config):
     """The trained.Trained of config.segmenters, which must have the same regions."""
-    if not config.segmenters:
+    if not _split(config.segmenters):
         raise InputError(
-            'config.segmenters is empty; give workdirs of segmentation runs, separated by commas'
+            'config.segmenters names nothing; give workdirs of segmentation runs, separated by '
+            'commas'
         )
     open_run = functools.partial(
         trained.open_run, task='segmentation', key='segmenters', which=config.checkpoint
@@ -268,10 +269,11 @@ def results_of(model, classes, name, spec, scans):
         [dict].
     """
     shared, by_region = _overlapping(model, scans), {}
+    pictures_only = all(len(scan.grey) == 1 for scan in scans)  # whose surfaces are lines
     for scan in scans:
         soft = model.soft(scan)  # of one scan at a time: volumes are large
         for region, truth, index in _regions(classes, soft, scan):
-            scores = _scores(model, soft, index, truth, scan)
+            scores = _scores(model, soft, index, truth, scan, pictures_only)
             by_region.setdefault(region, []).append(scores)
     about = {
         'model': model.name,
@@ -316,10 +318,9 @@ def _overlapping(model, scans):
     return {rows[row] for row in shared}
 
 
-def _scores(model, soft, index, truth, scan):
+def _scores(model, soft, index, truth, scan, flat):
     """All scores of one region of one scan: at 0.5, at the threshold of validation, and soft."""
     found = segmenter.decided(soft) == index
-    flat = len(found) == 1  # a picture: its surfaces are lines
     shape = (lambda mask: mask[0]) if flat else (lambda mask: mask)
     spacing = scan.spacing[1:] if flat else scan.spacing
     scores = metrics.scan_scores(shape(found), shape(truth), spacing)

@@ -153,7 +153,10 @@ def _builder(dataset, data_dir, options):
     with contextlib.ExitStack() as stack:
         if (folder / dataset).exists():
             stack.enter_context(datasets.readable(folder / dataset, dataset))
-        return tfds.builder(dataset, data_dir=str(folder), **options)
+        try:
+            return tfds.builder(dataset, data_dir=str(folder), **options)
+        except InputError as error:  # before which TFDS has put all that the builder was given
+            raise InputError(error.message, error.details) from None
 
 
 def _check_data_dir(data_dir):

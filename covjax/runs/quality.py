@@ -372,7 +372,11 @@ def _as_text(section):
     """What is printed of a Section."""
     lines = ['', section.note]
     for row in section.rows:
-        values = (f'{column} {html.text(value)}' for column, value in zip(section.columns, row))
+        known = [
+            (name, value) for name, value in zip(section.columns, row) if value not in ('', None)
+        ]
+        shown = lambda value: f'{value:.3f}' if isinstance(value, float) else str(value)
+        values = (f'{name} {shown(value)}' for name, value in known)
         lines.append('  ' + ', '.join(values))
     return '\n'.join(lines)
 

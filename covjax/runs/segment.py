@@ -74,7 +74,8 @@ def run(config, workdir):
     (workdir / 'segment.html').write_text(page, encoding='utf-8')
     for row in rows[:SHOWN]:
         print(', '.join(f'{name} {value}' for name, value in zip(COLUMNS, row) if value != ''))
-    print(f'masks of {count} files in {workdir / "masks"}, page {workdir / "segment.html"}')
+    masks_of = 'mask of 1 file' if count == 1 else f'masks of {count} files'
+    print(f'{masks_of} in {workdir / "masks"}, page {workdir / "segment.html"}')
 
 
 def _lung_judge(config, network):

@@ -7,10 +7,14 @@ Every stage has a folder of its own under the workdir and is what its own comman
 same command goes on where it was stopped (covjax.pipeline).
 """
 
+import re
+
 from covjax import InputError, pipeline, runs
 from covjax.data import specs
 from covjax.models import MODELS
 from covjax.pipeline import Stage, with_keys
+
+SEED = re.compile('[0-9]{1,9}')  # of fewer than 32 bits
 
 
 def run(config, workdir):
@@ -29,7 +33,7 @@ def check(config):
                 specs.locate(dataset, config.data_dir)
     for name in config.runs:
         model, _, seed = name.partition(':')
-        if model not in MODELS or not seed.isdigit():
+        if model not in MODELS or not SEED.fullmatch(seed):
             raise InputError(
                 f"config.runs: '{name}' is not a backbone and a seed; "
                 f'write {next(iter(MODELS))}:0, with one of {", ".join(MODELS)}'

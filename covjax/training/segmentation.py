@@ -87,10 +87,10 @@ def task_on(config, train, val):
         train, val: segmented.Segmented of the same classes.
 
     Raises:
-        InputError: a key of the config has no valid value, or patches and images have other
-            numbers of dimensions.
+        InputError: a key of the config has no valid value, or images are volumes.
     """
-    shape = _patch(config, train)
+    _check_slices(config, train=train, val=val)
+    shape = segmenter.patch_of(config)
     parts = parts_of(config, train.classes)
     patches = Patches(
         images=train.images,
@@ -114,24 +114,14 @@ def task_on(config, train, val):
     )
 
 
-def _patch(config, train):
-    """config.patch as a tuple, where it fits the images."""
-    shape = tuple(config.patch)
-    if len(shape) not in (2, 3) or shape[-1] != shape[-2] or min(shape) < 1:
-        raise InputError(
-            f'config.patch={shape}: write (side, side), or (slices, side, side) for volumes'
-        )
-    if len(shape) == 2 and shape[0] > config.image_size:
-        raise InputError(
-            f'config.patch={shape}: is larger than the images, config.image_size='
-            f'{config.image_size}; choose a smaller patch'
-        )
-    if dimensions := {image.ndim for image in train.images} - {len(shape)}:
-        raise InputError(
-            f'config.patch={shape}: config.train={config.train} has images of '
-            f'{dimensions.pop()} dimensions; give the patch as many'
-        )
-    return shape
+def _check_slices(config, **sets):
+    """Refuses volumes, by {'train', 'val': segmented.Segmented}: networks see slices."""
+    for key, examples in sets.items():
+        if any(image.ndim != 2 for image in examples.images):
+            raise InputError(
+                f'config.{key}={config[key]}: has volumes, and {config.model} sees slices; prepare '
+                f'and name {segmented.of_slices(config[key])}'
+            )
 
 
 def parts_of(config, classes):

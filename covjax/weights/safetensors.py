@@ -84,13 +84,15 @@ def array(path, variables, name, rank):
     return found
 
 
-def check_fits(path, variables, expected):
+def check_fits(path, variables, expected, described='its header', remedy=WRITE_AGAIN):
     """Compares the names and shapes of the arrays of a file with those of a network.
 
     Args:
-        path: of the file, for the message.
+        path: of the file or run, for the message.
         variables: nested dict of arrays, as `read` returns it.
         expected: nested dict of arrays, or of anything else with a shape.
+        described: what describes the network, for the message.
+        remedy: the end of the message.
 
     Raises:
         InputError: an array is missing, has no place, or has another shape.
@@ -100,11 +102,11 @@ def check_fits(path, variables, expected):
     }
     found, wanted = shapes(variables), shapes(expected)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
-        raise InputError(f'{path}: has weights that are not finite; {WRITE_AGAIN}')
+        raise InputError(f'{path}: has weights that are not finite; {remedy}')
     differ = sorted(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
     if differ:
         name = differ[0]
         raise InputError(
-            f'{path}: {len(differ)} arrays do not fit its header, the first is {name} '
-            f'({found.get(name, "missing")}, expected {wanted.get(name, "none")}); {WRITE_AGAIN}'
+            f'{path}: {len(differ)} arrays do not fit {described}, the first is {name} '
+            f'({found.get(name, "missing")}, expected {wanted.get(name, "none")}); {remedy}'
         )

@@ -391,9 +391,9 @@ def picture_example(job):
 
 def volume_examples(job):
     """Yields (key, example) of a volume, or of each of its slices."""
-    hu, spacing = _read_volume(job)
-    image = hu if job.config.hu else windows.to_grey(hu)
-    mask = _read_mask(job, hu) if job.scan.mask else None
+    hu, grid = _read_volume(job)
+    spacing, image = grid.spacing[::-1], hu if job.config.hu else windows.to_grey(hu)
+    mask = _read_mask(job, hu, grid) if job.scan.mask else None
     if not job.config.slices:
         yield job.scan.id, _example(job, job.scan.id, image, mask, spacing)
         return
@@ -404,7 +404,7 @@ def volume_examples(job):
 
 
 def _read_volume(job):
-    """(int16 HU [z, y, x], mm (z, y, x)) of a volume, turned to left, back and head."""
+    """(int16 HU [z, y, x], their grid.Grid) of a volume, turned to left, back and head."""
     path, window = job.scan.image, job.layout.grey_window
     if window and not job.hu:
         hu, grid, _ = volume.lps(_open(path, '1,0'))
@@ -412,9 +412,8 @@ def _read_volume(job):
             low, high = windows.WINDOWS[window]
             hu, grid, _ = volume.lps(_open(path, f'{(high - low) / 255},{low}'))
             hounsfield.check(hu, path)
-            return hu, grid.spacing[::-1]
-    hu, grid, _ = volume.lps(_open(path, job.hu))
-    return hu, grid.spacing[::-1]
+            return hu, grid
+    return volume.lps(_open(path, job.hu))[:2]
 
 
 def _open(path, hu):
@@ -430,12 +429,14 @@ def _open(path, hu):
     return contents.open_series(found, hu)
 
 
-def _read_mask(job, hu):
-    """Classes uint8 [z, y, x] of the mask of a scan, compared with its HU."""
+def _read_mask(job, hu, grid):
+    """Classes uint8 [z, y, x] of the mask of a scan, compared with its HU and their grid."""
     path, names = job.scan.mask, masks.classes(job.layout.regions)
-    mask = masks.as_classes(masks.read_volume(path), job.layout.regions, path)
-    masks.check_size(mask, hu, path)
+    stored, own_grid = masks.read_volume(path)
+    masks.check_size(stored, hu, path)
+    mask = masks.as_classes(stored, job.layout.regions, path)
     if not job.unchecked:
+        masks.check_grid(own_grid, grid, path)
         chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), CHECKED)).round().astype(int))
         mask_part, hu_part = mask[chosen], hu[chosen]
         if remark := masks.check_place([mask_part], [windows.to_grey(hu_part)], names, path):

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from covjax import CLASSES, InputError
-from covjax.ct import archive, contents, luna16, volume
-from covjax.ct.masks import BACKGROUND
+from covjax.ct import archive, contents, dicom, luna16, volume
+from covjax.ct.masks import BACKGROUND, MOST_REGIONS
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -256,6 +256,9 @@ def covnet(folder):
 
 TABLE, REGIONS = 'scans.csv', 'regions.csv'
 COLUMNS = ('file', 'mask', 'label', 'patient', 'split')
+READABLE = f'one of {", ".join((*contents.PICTURES, *volume.FORMATS))} or DICOM'
+MASK_OF_PICTURE = 'is a volume, and the mask of a picture is a picture; save it as PNG'
+MASK_OF_VOLUME = f'is no volume, as masks of volumes are; save it as {" or ".join(volume.FORMATS)}'
 LARGEST = 2**15 - 1  # value of a mask
 
 
@@ -273,16 +276,44 @@ def folder(source):
             )
     if twice := _twice(scan.mask for scan in scans if scan.mask):
         raise InputError(f'{table}: two lines have the mask {twice.name}; name that of each scan')
-    pictures = {scan.image.suffix.lower() in contents.PICTURES for scan in scans}
-    if len(pictures) > 1:
-        raise InputError(f'{table}: names pictures and volumes; make a folder of each')
+    _check_patients(table, scans)
     return Layout(
         lambda _: scans,
         GIVE_FOLDER,
-        pictures=pictures.pop(),
+        pictures=_are_pictures(table, scans),
         labels=_in_order({scan.label for scan in scans} - {''}),
         regions=_regions(table.with_name(REGIONS)) if scans[0].mask else {},
     )
+
+
+def _check_patients(table, scans):
+    """Refuses a table that has a patient in two splits: that would train on whom it tests."""
+    splits = {}
+    for scan in scans:
+        if scan.patient and scan.split:
+            splits.setdefault(scan.patient, {})[scan.split] = scan.id
+    divided = [(patient, found) for patient, found in splits.items() if len(found) > 1]
+    if divided:
+        patient, found = divided[0]
+        listed = ' and '.join(f'{split} ({name})' for split, name in found.items())
+        raise InputError(
+            f'{table}: patient {patient} is in {listed}; put all scans of a patient into one split'
+        )
+
+
+def _are_pictures(table, scans):
+    """Whether all scans are pictures; an InputError where only some are, or a file is neither."""
+    kinds = {scan.image.suffix.lower() in contents.PICTURES for scan in scans}
+    if len(kinds) > 1:
+        raise InputError(f'{table}: names pictures and volumes; make a folder of each')
+    (pictures,) = kinds
+    for scan in scans:
+        image, mask = scan.image, scan.mask
+        if not (pictures or volume.suffix(image) or image.is_dir() or dicom.is_dicom(image)):
+            raise InputError(f'{image}: is neither a picture nor a volume; save it as {READABLE}')
+        if mask and bool(volume.suffix(mask)) == pictures:
+            raise InputError(f'{mask}: {MASK_OF_PICTURE if pictures else MASK_OF_VOLUME}')
+    return pictures
 
 
 def _own_scan(table, number, line):
@@ -323,6 +354,11 @@ def _regions(file):
             raise InputError(f'{file}: line {number} is {value},{line["region"]}; {GIVE_REGIONS}')
         if regions.setdefault(int(value), region) != region:
             raise InputError(f'{file}: line {number} has {value} again; {GIVE_REGIONS}')
+    if len({*regions.values()} - {BACKGROUND}) > MOST_REGIONS:
+        raise InputError(
+            f'{file}: names more than {MOST_REGIONS} regions; join some, by one name for several '
+            'values'
+        )
     if set(regions.values()) <= {BACKGROUND}:
         raise InputError(f'{file}: names no region; {GIVE_REGIONS}')
     return {value: region for value, region in regions.items() if value}
