@@ -221,6 +221,21 @@ def test_each_region_is_scored_by_its_own_probability(data, tmp_path):
         assert lesion['dice'] == 0 and lesion['dice_mean_of_256_thresholds'] < 0.5
 
 
+def test_a_scan_of_one_slice_among_others_is_scored_as_a_scan():
+    def scan_of(name, slices):
+        grey = np.full((slices, 8, 8), 200, np.uint8)
+        grey[:, 2:6, 2:6] = 50
+        return evaluate_masks.Scan(name, name, grey, grey < DARK, (2.0, 1.0, 1.0), True, ())
+
+    soft = lambda scan: np.stack([scan.grey >= DARK, scan.grey < DARK], -1).astype(np.float32)
+    scans = [scan_of('thick', 3), scan_of('thin', 1)]
+    (result,) = evaluate_masks.results_of(
+        evaluate_masks.Model('net', 'network', soft), ('background', 'lung'), 'test', 'a:b', scans
+    )
+    assert [scan['dice'] for scan in result['scans']] == [1.0, 1.0]
+    assert {'volume_error_ml'} <= {*result['summary']['means']}
+
+
 def test_scans_of_one_name_in_two_data_sets_are_two_scans(data, tmp_path):
     spec = f'{VOLUMES}_slices:test'
     one = evaluate_masks.read_scans(spec, data, 'lung', ('background', 'lung'))
