@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from scipy.special import expit
 from segmenters import DARK, write_run
 
 from configs import export as export_config
@@ -175,6 +177,41 @@ def test_the_lungs_of_a_segmenter_can_be_what_lesions_are_a_percentage_of(
 )
 def test_a_lesion_of_the_lung_is_no_lung(name, is_lung):
     assert masks.is_lung(name) == is_lung
+
+
+@pytest.mark.parametrize('threshold', [0.2, 0.5, 0.8])
+def test_a_pixel_is_of_a_region_from_the_threshold_on(threshold, tmp_path):
+    (tmp_path / 'soft').mkdir()
+    write_run(tmp_path / 'soft', sharpness=1.5)
+    ramp = np.linspace(0, 255, SIZE * SIZE).astype(np.uint8).reshape(SIZE, SIZE)
+    Image.fromarray(ramp).save(tmp_path / 'ramp.png')
+    fields = {'lungs': '', 'threshold': threshold, 'pieces': 0}
+    workdir = segmented(tmp_path / 'soft', tmp_path / 'ramp.png', tmp_path / 'run', **fields)
+    found = np.asarray(Image.open(workdir / 'masks' / 'ramp.png'))
+    probability = expit(3 * (DARK - 0.5 - ramp.astype(np.float32)) / 127.5)
+    np.testing.assert_array_equal(found > 0, probability >= threshold)
+    assert 0 < found.mean() < 1
+
+
+def test_tiles_overlap_as_much_as_is_asked():
+    """Of a network that says how far from the left edge of its tile a pixel is."""
+    ramp = np.broadcast_to(np.arange(16, dtype=np.float32) / 15, (16, 16))
+    tile = jnp.stack([1 - ramp, ramp], -1)
+    network = segmenter.Segmenter(
+        model=None,
+        variables={},
+        classes=('background', 'lung'),
+        size=SIZE,
+        patch=(16, 16),
+        probabilities=lambda images: jnp.broadcast_to(tile, (len(images), *tile.shape)),
+    )
+    image = [np.zeros((SIZE, SIZE), np.uint8)]
+    (apart,) = segmenter.predict(network, image, 8, overlap=0)
+    np.testing.assert_allclose(apart[..., 1], np.tile(ramp, (2, 2)), atol=1e-6)
+    (half,) = segmenter.predict(network, image, 8, overlap=0.5)
+    # The seam of two tiles is the middle of a third.
+    assert half[16, 15, 1] == pytest.approx(7 / 15, abs=0.05)
+    assert np.abs(np.diff(half[16, :, 1])).max() < 0.3 < np.abs(np.diff(apart[16, :, 1])).max()
 
 
 def test_only_the_largest_pieces_of_lungs_are_kept(run, tmp_path):
