@@ -18,6 +18,7 @@ from covjax.models import layers
 from covjax.weights import keras as keras_weights
 
 keras = pytest.importorskip('keras')
+import keras_models  # noqa: E402
 
 APPLICATIONS = 'keras.applications.'
 REFERENCES = {name: models.create(name).reference for name in models.MODELS}
@@ -46,9 +47,8 @@ every_family = pytest.mark.parametrize('name', KERAS)
 
 def build(name, size):
     """A keras.applications model with a top of five classes and random weights everywhere."""
-    keras.utils.set_random_seed(0)
-    model = getattr(keras.applications, KERAS[name])(
-        weights=None, classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None
+    model = keras_models.create(
+        KERAS[name], classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None
     )
     rng = np.random.default_rng(0)
     for layer in model.layers:
