@@ -39,6 +39,14 @@ def flags_of_devices(count):
     return f'{FAST} --xla_force_host_platform_device_count={count}'
 
 
+def pytest_configure(config):
+    """Two workers take the files by name, where xdist would keep those of few tests for the end.
+
+    Those are the slowest, and one worker would wait for the other.
+    """
+    config.option.loadscopereorder = False
+
+
 def pytest_sessionfinish(session):
     """The process that started the workers takes the cache away."""
     if not hasattr(session.config, 'workerinput'):
