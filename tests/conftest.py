@@ -8,10 +8,13 @@ import os
 import pathlib
 import shutil
 import tempfile
+from importlib.metadata import version
 
 # Every program of a test runs a few times on small arrays: compiling is what takes long, so it is
 # done without effort, and once for all workers of a run. Set before jax is imported.
 FAST = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+if version('jaxlib').startswith('0.10.'):  # later ones have no other emitters, and refuse the flag
+    FAST += ' --xla_cpu_use_fusion_emitters=false'  # slower programs in half the time
 WORKERS_RUN = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
 CACHE = pathlib.Path(tempfile.gettempdir()) / f'covjax_tests_{WORKERS_RUN}'
 os.environ['XLA_FLAGS'] = FAST
@@ -34,6 +37,14 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 def flags_of_devices(count):
     """XLA_FLAGS for so many virtual devices."""
     return f'{FAST} --xla_force_host_platform_device_count={count}'
+
+
+def pytest_configure(config):
+    """Two workers take the files by name, where xdist would keep those of few tests for the end.
+
+    Those are the slowest, and one worker would wait for the other.
+    """
+    config.option.loadscopereorder = False
 
 
 def pytest_sessionfinish(session):

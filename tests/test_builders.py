@@ -46,13 +46,12 @@ def write_synthetic(data_dir, folder):
     write_manifest(folder, rows)
 
 
-def write_scans(name, folder):
-    """Phantoms for a config of ct_scans -> their folder."""
+def layout_of(name):
+    """The layout of phantoms that a config of ct_scans reads; several read the same."""
     layout = name.removeprefix('ct_scans/').removesuffix('_slices').removesuffix('_severity')
     if layout == 'folder':
         layout += '_volumes' if name.endswith('_slices') else '_pictures'
-    ct_scans.write_ct_scans(folder, layout, seed=2, size=64, slices=6)
-    return folder
+    return layout
 
 
 @pytest.fixture(scope='module')
@@ -63,11 +62,11 @@ def sources(raw, data_dir, tmp_path_factory):
     write_synthetic(data_dir, synthetic)
     raws = {'covid_ct': raw / 'covid_ct', 'luna16_patches': raw / 'luna16'}
     folders = {name: raws.get(name.partition('/')[0]) for name in NAMES}
-    scans = {
-        name: write_scans(name, tmp_path_factory.mktemp('scans'))
-        for name in NAMES
-        if name.startswith('ct_scans/')
-    }
+    layouts = {name: layout_of(name) for name in NAMES if name.startswith('ct_scans/')}
+    written = {layout: tmp_path_factory.mktemp(layout) for layout in {*layouts.values()}}
+    for layout, folder in written.items():
+        ct_scans.write_ct_scans(folder, layout, seed=2, size=64, slices=6)
+    scans = {name: written[layout] for name, layout in layouts.items()}
     return folders | scans | {'luna16_patches/slices': slices, 'synthetic_covid_ct': synthetic}
 
 

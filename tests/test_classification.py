@@ -360,9 +360,9 @@ def test_dropout_keeps_the_mean_and_differs_between_examples():
 @pytest.fixture(scope='module')
 def fine_tuning(tmp_path_factory):
     """(config, state before the first step) of a ResNet-50 that starts from a file of Keras."""
-    keras = pytest.importorskip('keras')
+    keras_models = pytest.importorskip('keras_models')
     file = tmp_path_factory.mktemp('keras') / 'whole.h5'
-    keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=7).save(file)
+    keras_models.create('ResNet50', input_shape=(32, 32, 3), classes=7).save(file)
     config = config_of(model='resnet50', pretrained=str(file))
     task = classification.task_on(config, examples(8, 36), examples(4, 32))
     return config, task.init(jax.random.key(0), task.train_batch(0))

@@ -63,9 +63,9 @@ def exported(run, tmp_path_factory):
 @pytest.fixture(scope='module')
 def keras_file(tmp_path_factory):
     """Weights of ResNet-50 without top, as Keras writes them."""
-    keras = pytest.importorskip('keras')
+    keras_models = pytest.importorskip('keras_models')
     path = tmp_path_factory.mktemp('keras') / 'resnet50_notop.h5'
-    keras.applications.ResNet50(weights=None, include_top=False, input_shape=(32, 32, 3)).save(path)
+    keras_models.create('ResNet50', include_top=False, input_shape=(32, 32, 3)).save(path)
     return path
 
 

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import FAST, ROOT
+from conftest import ROOT, flags_of_devices
 
 from covjax import classifier, generator, trained
 from covjax.ct import picture
@@ -20,11 +20,11 @@ from covjax.runs.report import COLUMNS
 
 KEYS = {
     'runs': "('resnet18:0',)",
-    'phantom.luna16.series': 10,
+    'phantom.luna16.series': 6,
     'phantom.luna16.slices': 3,
     'phantom.luna16.size': 128,
-    'phantom.covid_ct.train': 6,
-    'phantom.covid_ct.validation': 3,
+    'phantom.covid_ct.train': 4,
+    'phantom.covid_ct.validation': 2,
     'phantom.covid_ct.test': 5,
     'cyclegan.image_size': 32,
     'cyclegan.load_size': 36,
@@ -37,42 +37,38 @@ KEYS = {
     'classifier.image_size': 32,
     'classifier.load_size': 32,
     'classifier.batch_size': 4,
-    'classifier.steps': 4,
-    'classifier.eval_every': 2,
+    'classifier.steps': 2,
+    'classifier.eval_every': 1,
     'classifier.log_every': 1,
     'classifier.warmup_steps': 1,
 }
 CLASSIFIER = 'classifier/resnet18_0'
 
 
-def command(workdir):
-    """The arguments of subprocess for the quick start on two devices."""
-    flags = f'{FAST} --xla_force_host_platform_device_count=2'
-    words = ['--config=configs/quickstart.py', f'--workdir={workdir}']
-    words += [f'--config.{key}={value}' for key, value in KEYS.items()]
-    return {
-        'args': [sys.executable, str(ROOT / 'launch.py'), *words],
-        'cwd': ROOT,
-        'env': os.environ | {'XLA_FLAGS': flags, 'PYTHONUNBUFFERED': '1'},
-        'text': True,
-        'stdout': subprocess.PIPE,
-        'stderr': subprocess.PIPE,
-    }
-
-
-@pytest.fixture(scope='module')
-def quickstart(tmp_path_factory):
-    """(workdir, stdout of the first, stopped run, stdout of the second)."""
-    workdir = tmp_path_factory.mktemp('quickstart') / 'run'
-    with subprocess.Popen(**command(workdir)) as process:
-        first = ''
+def first_run(words):
+    """The quick start on two devices, stopped in its training -> what it prints."""
+    command = [sys.executable, str(ROOT / 'launch.py'), *words]
+    environment = os.environ | {'XLA_FLAGS': flags_of_devices(2), 'PYTHONUNBUFFERED': '1'}
+    options = {'cwd': ROOT, 'env': environment, 'text': True, 'stdout': subprocess.PIPE}
+    printed = ''
+    with subprocess.Popen(command, **options) as process:
         for line in process.stdout:
-            first += line
+            printed += line
             if line.startswith('step 20/120'):
                 process.send_signal(signal.SIGTERM)
         process.wait()
-    assert process.returncode == 128 + signal.SIGTERM, first
-    second = subprocess.run(**command(workdir))
+    assert process.returncode == 128 + signal.SIGTERM, printed
+    return printed
+
+
+@pytest.fixture(scope='module')
+def quickstart(tmp_path_factory, launch):
+    """(workdir, stdout of the first, stopped run, stdout of the second)."""
+    workdir = tmp_path_factory.mktemp('quickstart') / 'run'
+    words = ['--config=configs/quickstart.py', f'--workdir={workdir}']
+    words += [f'--config.{key}={value}' for key, value in KEYS.items()]
+    first = first_run(words)
+    second = launch(*words, devices=2)
     assert second.returncode == 0, second.stderr
     return workdir, first, second.stdout
 

@@ -5,6 +5,7 @@ compared with it; what is said of files alone needs one family only.
 """
 
 import functools
+import itertools
 import re
 
 import h5py
@@ -18,6 +19,7 @@ from covjax.models import layers
 from covjax.weights import keras as keras_weights
 
 keras = pytest.importorskip('keras')
+import keras_models  # noqa: E402
 
 APPLICATIONS = 'keras.applications.'
 REFERENCES = {name: models.create(name).reference for name in models.MODELS}
@@ -46,9 +48,8 @@ every_family = pytest.mark.parametrize('name', KERAS)
 
 def build(name, size):
     """A keras.applications model with a top of five classes and random weights everywhere."""
-    keras.utils.set_random_seed(0)
-    model = getattr(keras.applications, KERAS[name])(
-        weights=None, classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None
+    model = keras_models.create(
+        KERAS[name], classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None
     )
     rng = np.random.default_rng(0)
     for layer in model.layers:
@@ -127,12 +128,14 @@ class Pair:
         self.reference = build(name, self.size)
         pooled = self.reference.layers[-4 if name in TOP else -2].output
         bottom = keras.Model(self.reference.inputs, pooled)
-        self.files = {}
-        for layout in LAYOUTS:
-            self.files['whole', layout] = write(self.reference, folder / f'whole{layout}')
-            self.files['bottom', layout] = write(bottom, folder / f'bottom{layout}')
+        self.parts = {'whole': self.reference, 'bottom': bottom}
         self.both = keras.Model(self.reference.inputs, [self.reference.output, pooled])
         self.inputs = inputs(name, self.size)
+
+    def file(self, part, layout):
+        """The file of a part, written when it is first asked for: some are of 200 megabytes."""
+        path = self.folder / f'{part}{layout}'
+        return path if path.exists() else write(self.parts[part], path)
 
     @functools.cached_property
     def variables(self):
@@ -151,7 +154,7 @@ class Pair:
     def load(self, model, part='whole', layout='.h5', **options):
         """(variables, preprocess) of one of the files."""
         options = {'channels': 3, 'image_size': self.size, **options}
-        return keras_weights.load(model, self.files[part, layout], **options)
+        return keras_weights.load(model, self.file(part, layout), **options)
 
 
 @pytest.fixture(scope='module', params=KERAS)
@@ -191,7 +194,7 @@ def test_features(pair):
     top = ('head', 'hidden1', 'hidden2')
     params = pair.variables['params']
     body = {'params': {name: params[name] for name in params if name not in top}}
-    for part, layout in pair.files:
+    for part, layout in itertools.product(pair.parts, LAYOUTS):
         variables, _ = pair.load(ours(pair.name, None), part, layout)
         jax.tree.map(np.testing.assert_array_equal, variables, pair.variables | body)
 
@@ -244,7 +247,7 @@ def test_inception_as_features(pair, monkeypatch):
     """
     monkeypatch.setattr(features, 'INCEPTION', pair.size)
     grey = np.random.default_rng(0).integers(0, 256, (2, pair.size, pair.size, 1), np.uint8)
-    extract = jax.jit(features.extractor(str(pair.files['bottom', '.h5'])))
+    extract = jax.jit(features.extractor(str(pair.file('bottom', '.h5'))))
     images = np.float32(grey / 127.5 - 1).repeat(3, -1)
     close(extract(grey), pair.expected(images)[1])
 

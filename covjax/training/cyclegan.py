@@ -212,20 +212,16 @@ def eval_batches(val, batch_size):
 
 def init(nets, tx, image_size, pool_size, rng, batch):
     """The State before the first step: random networks, pools with room for `pool_size` fakes."""
-    to_covid_rng, to_cancer_rng, cancer_rng, covid_rng = jax.random.split(rng, 4)
+    gen_rngs, disc_rngs = jnp.split(jax.random.split(rng, 4), 2)
     shape = (image_size, image_size, batch['cancer'].shape[-1])
 
-    def random_params(network, rng):
-        return jax.jit(network.init)(rng, jnp.zeros((1, *shape)))['params']
+    def random_params(network, names, rngs):
+        init = jax.jit(network.init)  # traced once for both
+        image = jnp.zeros((1, *shape))
+        return {name: init(rng, image)['params'] for name, rng in zip(names, rngs, strict=True)}
 
-    gen_params = {
-        'to_covid': random_params(nets.generator, to_covid_rng),
-        'to_cancer': random_params(nets.generator, to_cancer_rng),
-    }
-    disc_params = {
-        'cancer': random_params(nets.discriminator, cancer_rng),
-        'covid': random_params(nets.discriminator, covid_rng),
-    }
+    gen_params = random_params(nets.generator, ('to_covid', 'to_cancer'), gen_rngs)
+    disc_params = random_params(nets.discriminator, DOMAINS, disc_rngs)
     pools = {}
     if pool_size:
         pools = {domain: empty_pool((pool_size, *shape)) for domain in DOMAINS}
