@@ -403,8 +403,13 @@ def line(result):
     means = result['summary']['means']
     unit = {'mm': 'mm', 'pixels': 'px'}[result['distances_in']]
     parts = [f'{_named(name, unit)} {_interval(means[name])}' for name in PRINTED if name in means]
-    who = result['model'] if result['seed'] is None else f'{result["model"]} seed {result["seed"]}'
+    who = _who(result['model'], result['seed'])
     return f'{who} on {result["test_name"]}, {result["region"]}: {"; ".join(parts)}'
+
+
+def _who(model, seed):
+    """'unet seed 1', or the name of what has no seed."""
+    return model if seed is None else f'{model} seed {seed}'
 
 
 def _named(score, unit=''):
@@ -482,7 +487,7 @@ def panels(models, scans):
     """
     drawn = [model for model in models if model.kind != 'rule'][:SHOWN]
     chosen = np.unique(np.linspace(0, len(scans) - 1, SHOWN).round().astype(int))
-    captions = ['slice', 'mask', *(model.name for model in drawn)]
+    captions = ['slice', 'mask', *(_who(model.name, model.seed) for model in drawn)]
     tiles = []
     for i in chosen:
         scan = scans[i]
