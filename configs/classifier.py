@@ -26,8 +26,7 @@ def get_config(backbone=''):
         # What is shown of an image, before it is resized: '' all of it, crop: the lungs and what is
         # in the box around them, mask: the lungs alone, the rest black.
         lungs='',
-        # What finds the lungs: the workdir or exported file of a segmenter, or '' for Otsu's
-        # threshold.
+        # What finds the lungs: the workdir of a segmenter, or '' for Otsu's threshold.
         lung_segmenter='',
         class_weights='',  # balanced: each class counts the same, however many images it has
         image_size=224,  # what the network sees
