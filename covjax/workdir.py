@@ -1,8 +1,8 @@
 """The folder that a run writes to, JSON that is written whole or not at all, and tables.
 
 A workdir holds config.json, environment.json and what the run makes; a training also checkpoints/,
-metrics.jsonl, lineage.json, images/, tensorboard/ and, where the
-outputs of its network are classes, classes.json.
+metrics.jsonl, lineage.json, images/, tensorboard/ and, where the outputs of its network are
+classes, classes.json, or where a segmenter shows it the lungs, lungs.safetensors, a copy of that.
 """
 
 import contextlib
