@@ -130,7 +130,7 @@ def as_ours(state, levels):
     for key, tensor in state.items():
         if key.endswith('num_batches_tracked'):
             continue
-        array = tensor.numpy()
+        array = tensor.numpy().copy()  # PyTorch changes running statistics in place
         if array.ndim == 4:
             transposed = key.startswith('doubled')
             array = array.transpose((2, 3, 0, 1) if transposed else (2, 3, 1, 0))
