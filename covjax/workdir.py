@@ -303,7 +303,7 @@ def write_json(path, value):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + '.part')
-    draft.write_text(json.dumps(value, indent=1) + '\n')
+    draft.write_text(json.dumps(value, indent=1) + '\n', encoding='utf-8')
     os.replace(draft, path)
 
 

@@ -110,7 +110,7 @@ def test_files_of_every_format_and_name(tmp_path, ending, packed, name):
     if ending == '.mhd':  # its data file is named after it
         data = next(path for path in tmp_path.iterdir() if path.suffix in ('.raw', '.zraw'))
         data.rename(tmp_path / f'{name}{data.suffix}')
-        text = header.read_text().replace(data.name, f'{name}{data.suffix}')
+        text = header.read_text(encoding='utf-8').replace(data.name, f'{name}{data.suffix}')
         header.write_text(text, encoding='latin-1' if name.isascii() else 'utf-8')
     header.rename(file)
     assert_is(file, phantom())
@@ -182,7 +182,7 @@ def header_of(**changes):
 def write_metaimage(folder, data=None, **changes):
     """Writes a.mhd and a.raw -> the path of the first."""
     (folder / 'a.raw').write_bytes(phantom().tobytes() if data is None else data)
-    (folder / 'a.mhd').write_text(header_of(**changes))
+    (folder / 'a.mhd').write_text(header_of(**changes), encoding='utf-8')
     return folder / 'a.mhd'
 
 
@@ -854,7 +854,7 @@ def test_workdirs_of_earlier_runs_are_no_input(tmp_path):
     folder = write_series(tmp_path / 'in')
     for name in ('config.json', 'environment.json', 'translated.png'):
         (folder / 'run').mkdir(exist_ok=True)
-        (folder / 'run' / name).write_text('{}')
+        (folder / 'run' / name).write_text('{}', encoding='utf-8')
     found = contents.look(folder, tmp_path / 'another')
     contents.one_kind(found)
     assert not found.pictures and len(found.others) == 3

@@ -114,7 +114,7 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         stamp = {'fingerprint': self.fingerprint(folder), 'source': str(folder)}
         files = {'source.json': json.dumps(stamp) + '\n'} | self.companions(folder)
         for name, text in files.items():
-            (pathlib.Path(self.data_path) / name).write_text(text)
+            (pathlib.Path(self.data_path) / name).write_text(text, encoding='utf-8')
 
     def fingerprint(self, folder):
         """Hashes the names and sizes of the source files, and the bytes of `hashed_files`."""

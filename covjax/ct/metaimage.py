@@ -266,7 +266,7 @@ def _plain(header):
             archive.copy(header.data, voxels, header.offset, header.bytes)
         else:
             voxels.symlink_to(header.data.resolve())
-        file.write_text(text)
+        file.write_text(text, encoding='utf-8')
         yield file
 
 

@@ -185,7 +185,7 @@ def _plain(header):
             archive.copy(header.data, voxels, header.offset, archive.size(header.data))
         else:
             voxels.symlink_to(header.data.resolve())
-        file.write_text('\n'.join(['NRRD0004', *lines, 'data file: voxels', '']))
+        file.write_text('\n'.join(['NRRD0004', *lines, 'data file: voxels', '']), encoding='utf-8')
         yield file
 
 

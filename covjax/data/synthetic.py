@@ -136,7 +136,7 @@ def write_manifest(folder, rows):
         rows: [SyntheticRow].
     """
     lines = [json.dumps(row.as_json()) + '\n' for row in rows]
-    (folder / MANIFEST).write_text(''.join(lines))
+    (folder / MANIFEST).write_text(''.join(lines), encoding='utf-8')
 
 
 def read_manifest(folder):

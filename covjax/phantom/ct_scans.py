@@ -86,7 +86,7 @@ def write_ct_scans(folder, layout, seed=0, size=96, slices=8):
     folder.mkdir(parents=True, exist_ok=True)
     draw = partial(_draw, size=size, slices=slices)
     truths = WRITERS[layout](folder, np.random.default_rng([seed, 20]), draw)
-    (folder / 'PHANTOM.txt').write_text(NOTE)
+    (folder / 'PHANTOM.txt').write_text(NOTE, encoding='utf-8')
     return sorted(truths, key=lambda truth: truth.id)
 
 
@@ -120,7 +120,7 @@ def write_lungs(folder, seed=0, people=(60, 15, 20), opacities=(0, 4, 8), size=2
             rows.append([name, mask, f'opacities_{count}', person, split])
     _write_table(folder / 'scans.csv', ['file', 'mask', 'label', 'patient', 'split'], *rows)
     _write_table(folder / 'regions.csv', ['value', 'region'], [1, 'lung'])
-    (folder / 'PHANTOM.txt').write_text(NOTE)
+    (folder / 'PHANTOM.txt').write_text(NOTE, encoding='utf-8')
 
 
 def _draw(rng, size, slices, opacities=OPACITIES):

@@ -85,7 +85,7 @@ def write_luna16(folder, seed=0, series=30, slices=8, size=512):
         candidates += [[name, *place, 0] for place in elsewhere]
     _write_table(folder / 'annotations.csv', 'diameter_mm', annotations)
     _write_table(folder / 'candidates.csv', 'class', candidates)
-    (folder / 'PHANTOM.txt').write_text(NOTE)
+    (folder / 'PHANTOM.txt').write_text(NOTE, encoding='utf-8')
     return folder
 
 
@@ -110,7 +110,7 @@ def _places(rng, scan, n):
 
 
 def _write_table(path, column, rows):
-    with path.open('w', newline='') as file:
+    with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(['seriesuid', *luna16.PLACE, column])
         writer.writerows(rows)
@@ -168,7 +168,7 @@ def write_covid_ct(folder, seed=0, train=40, validation=10, test=16):
     with tqdm(desc='drawing pictures', total=total, disable=None) as bar:
         for label in ('COVID', 'NonCOVID'):
             _write_class(folder, label, counts, rng, bar)
-    (folder / 'PHANTOM.txt').write_text(NOTE)
+    (folder / 'PHANTOM.txt').write_text(NOTE, encoding='utf-8')
     return folder
 
 
@@ -190,7 +190,7 @@ def _write_class(folder, label, counts, rng, bar):
                 _write_picture(pictures / name, chest, rng)
                 names.append(name)
                 bar.update()
-        (lists / f'{split}CT_{label}.txt').write_text('\n'.join(names) + '\n')
+        (lists / f'{split}CT_{label}.txt').write_text('\n'.join(names) + '\n', encoding='utf-8')
 
 
 def _stem(label, patient):

@@ -80,7 +80,7 @@ def run(config, workdir):
     write_csv(workdir / 'benchmark.csv', [COLUMNS, *lines])
     table = markdown(rows)
     machine = json.dumps(rows[0]['machine'])
-    (workdir / 'benchmark.md').write_text(f'{machine}\n\n{table}\n')
+    (workdir / 'benchmark.md').write_text(f'{machine}\n\n{table}\n', encoding='utf-8')
     print(f'\n{table}\n\n{workdir / "benchmark.md"}')
 
 

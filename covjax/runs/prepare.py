@@ -47,7 +47,7 @@ def run(config, workdir):
     skipped = getattr(builder, 'skipped', ())
     if skipped:
         listing = workdir / 'skipped_series.txt'
-        listing.write_text('\n'.join(skipped) + '\n')
+        listing.write_text('\n'.join(skipped) + '\n', encoding='utf-8')
         print(
             f'skipped {len(skipped)} series without a volume (first {skipped[0]}), '
             f'all listed in {listing}'

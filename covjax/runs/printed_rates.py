@@ -47,7 +47,7 @@ def run(config, workdir):
     for test, test_sizes in by_test.items():
         lines += ['', *_findings(test, test_sizes, config)]
     print('\n'.join(lines))
-    (workdir / 'printed_rates.md').write_text('\n'.join(lines) + '\n')
+    (workdir / 'printed_rates.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     document = {
         'tolerance': config.tolerance,
         'bound': config.bound,

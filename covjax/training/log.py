@@ -85,11 +85,11 @@ class Log:
 
 def _drop_after(path, start):
     """Keeps the lines of a metrics.jsonl up to a step; a run that was killed leaves half a line."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    lines = path.read_text(encoding='utf-8').splitlines(keepends=True) if path.is_file() else []
     whole = [line for line in lines if line.endswith('}\n')]
     try:
         steps = [json.loads(line)['step'] for line in whole]
         kept = [line for line, step in zip(whole, steps) if step <= start]
     except (KeyError, TypeError, ValueError):
         raise InputError(f'{path}: is damaged; remove it, or choose another --workdir') from None
-    path.write_text(''.join(kept))
+    path.write_text(''.join(kept), encoding='utf-8')

@@ -88,7 +88,7 @@ def _set_aside_broken_metrics(folder):
     for step in _steps(folder):
         metrics = step / 'metrics' / 'metrics'  # which only runs with `best` have
         try:
-            json.loads(metrics.read_text() if metrics.is_file() else '{}')
+            json.loads(metrics.read_text(encoding='utf-8') if metrics.is_file() else '{}')
         except ValueError as error:
             _set_aside(step, error)
 
