@@ -161,7 +161,7 @@ def records(spec, data_dir, limit=None):
             mask = mask['classes'] if isinstance(mask, dict) else mask
             yield Record(Row.from_features(example, names), image, mask)
         if empty:
-            part = f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}'
+            part = specs.part(dataset, split, label)
             raise InputError(f'{part} is empty; choose another split')
 
 

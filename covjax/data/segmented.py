@@ -71,7 +71,7 @@ def of_slices(spec):
     for dataset, split, label in specs.parse(spec):
         match = VOLUMES.fullmatch(dataset)
         name = f'{match["name"]}_slices{match["hu"] or ""}' if match else dataset
-        parts.append(f'{name}:{split}@{label}' if label else f'{name}:{split}')
+        parts.append(specs.part(name, split, label))
     return '+'.join(parts)
 
 
@@ -108,10 +108,7 @@ def classes_of(regions, names):
 
 def parts(spec):
     """[(data set, 'data set:split@label')] of a spec of one or several, joined by '+'."""
-    return [
-        (dataset, f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}')
-        for dataset, split, label in specs.parse(spec)
-    ]
+    return [(part[0], specs.part(*part)) for part in specs.parse(spec)]
 
 
 def _tables(spec, data_dir, regions):

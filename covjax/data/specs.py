@@ -65,6 +65,11 @@ def parse(spec):
     return parts
 
 
+def part(dataset, split, label):
+    """One part of what `parse` returns, written as a spec: 'a/b:test@covid', or 'a/b:train'."""
+    return f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}'
+
+
 def splits(spec, data_dir):
     """Returns [(data set, split)] of a spec; all splits of a data set that is named without one.
 

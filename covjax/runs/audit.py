@@ -203,8 +203,7 @@ def origins(spec, data_dir, positive):
     """
     names = {0: set(), 1: set()}
     for dataset, split, label in specs.parse(spec):
-        part = f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}'
-        for row in datasets.read_rows(part, data_dir):
+        for row in datasets.read_rows(specs.part(dataset, split, label), data_dir):
             names[int(row.label_name == positive)].add(dataset.partition('/')[0])
     return names
 
