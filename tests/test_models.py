@@ -360,6 +360,10 @@ def test_values_and_gradients_equal_those_of_other_backends(operation, shape, mo
     [
         ('winograd', (2, 6, 10, 3), (3, 3, 3, 5)),
         ('winograd', (1, 4, 4, 32), (3, 3, 32, 32)),
+        ('winograd', (2, 7, 4, 3), (3, 3, 3, 2)),
+        ('winograd', (1, 5, 9, 2), (3, 3, 2, 4)),
+        ('from_one_channel', (2, 7, 6, 1), (3, 3, 1, 5)),
+        ('from_one_channel', (1, 9, 11, 1), (7, 4, 1, 3)),
         ('by_taps', (2, 9, 11, 6), (7, 7, 6, 2)),
         ('by_taps', (1, 5, 5, 6), (4, 3, 6, 1)),
         ('transposed_by_taps', (2, 5, 7, 4), (3, 3, 4, 3)),

@@ -140,15 +140,21 @@ def convolve(x, kernel, strides, padding, **options):
         plain = padding == 'VALID' and tuple(strides) == (1, 1)
         if size == (1, 1) and isinstance(padding, str):
             return pointwise(x, kernel, strides)
+        if plain and channels == 1:
+            return from_one_channel(x, kernel)
         if plain and features <= 4 < channels:
             return by_taps(x, kernel)
-        if plain and size == (3, 3) and min(channels, features) >= 32 and _fits_winograd(x):
+        if plain and _gains_by_winograd(x, kernel):
             return winograd(x, kernel)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-def _fits_winograd(x):
-    return x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0 and x.dtype == jnp.float32
+def _gains_by_winograd(x, kernel):
+    """Whether there is so much to compute that the sums around the products pay."""
+    (height, width), (*size, channels, features) = x.shape[1:3], kernel.shape
+    if size != [3, 3] or x.dtype != jnp.float32 or min(height, width) < 6:
+        return False
+    return channels >= 16 and features >= 32 and height * width * channels * features >= 2**19
 
 
 def pointwise(x, kernel, strides):
@@ -158,6 +164,18 @@ def pointwise(x, kernel, strides):
     """
     x = x[:, :: strides[0], :: strides[1]]
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+
+
+def from_one_channel(x, kernel):
+    """A convolution of one channel, without padding, as one product with its shifted copies.
+
+    [B, H, W, 1], [h, w, 1, F] -> [B, H - h + 1, W - w + 1, F]. On CPU its gradients are two to
+    eight times faster.
+    """
+    rows = _shifted(x[..., 0], kernel.shape[0], 1, 1)
+    planes = jnp.stack([plane for row in rows for plane in _shifted(row, kernel.shape[1], 1, 2)])
+    y = planes.reshape(len(planes), -1).T @ kernel.reshape(len(planes), -1)
+    return y.reshape(*planes.shape[1:], -1)
 
 
 def by_taps(x, kernel):
@@ -178,30 +196,25 @@ def by_taps(x, kernel):
     return sum(planes[:, i : i + down, j : j + right, i, j] for i, j in taps).astype(x.dtype)
 
 
-# B^T, G and A^T of F(2x2, 3x3) in section 4.1 of Lavin & Gray 2016.
-# fmt: off
-INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
-KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
-OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
-# fmt: on
-
-
 @jax.custom_vjp
 def winograd(x, kernel):
     """A 3x3 convolution without padding, two by two outputs at a time from 16 products, not 36.
 
-    F(2x2, 3x3) of Lavin & Gray 2016, arXiv 1509.09308. It is 1.3 to 2 times faster than XLA's
-    convolution on CPU, with the same rounding error.
+    F(2x2, 3x3) of Lavin & Gray 2016, arXiv 1509.09308, section 4.1. On CPU it is up to three times
+    faster than XLA's convolution and its gradients, with the same rounding error. The transforms
+    are written as sums along rows, then columns, which XLA fuses: nothing but their results is put
+    into memory.
 
     Args:
-        x: [B, H, W, C] float32, even H and W.
+        x: [B, H, W, C] float32.
         kernel: [3, 3, C, F].
 
     Returns:
         [B, H - 2, W - 2, F].
     """
-    products = _tiles(x) @ _transform(KERNEL, _taps(kernel))
-    return _untile(products, len(x), x.shape[1] - 2)
+    height, width = x.shape[1] - 2, x.shape[2] - 2
+    products = [tile @ taps for tile, taps in zip(_tiles(_even(x)), _spread_kernel(kernel))]
+    return _untile(products, len(x), -(-height // 2))[:, :height, :width]
 
 
 def _winograd_forward(x, kernel):
@@ -214,49 +227,60 @@ def _winograd_backward(saved, g):
     The first is the same convolution of g with the kernel turned around; the second the products
     and transforms above, transposed.
     """
-    (x, kernel), g = saved, lax.optimization_barrier(g)  # see _tiles
-    turned = _transform(KERNEL[:, ::-1], _taps(kernel))
-    products = jnp.einsum('tnf,tcf->tnc', _tiles(pad(g, 2)), turned)
-    dx = _untile(products, len(x), x.shape[1])
-    corners = [g[:, i::2, j::2].reshape(-1, g.shape[-1]) for i in range(2) for j in range(2)]
-    spread = _transform(OUTPUT.T, jnp.stack(corners))
-    dk = _transform(KERNEL.T, jnp.einsum('tnc,tnf->tcf', _tiles(x), spread))
-    return dx, dk.reshape(kernel.shape)
+    x, kernel = saved
+    dx = winograd(pad(g, 2), kernel[::-1, ::-1].swapaxes(2, 3))
+    products = [tile.T @ spread for tile, spread in zip(_tiles(_even(x)), _spread_output(_even(g)))]
+    return dx, _gathered_kernel(products)
 
 
 winograd.defvjp(_winograd_forward, _winograd_backward)
 
+# G of F(2x2, 3x3), along rows and columns: [16, 9].
+KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+KERNEL = np.kron(KERNEL, KERNEL)
 
-def _taps(kernel):
-    """[3, 3, C, F] -> [9, C, F]."""
-    return kernel.reshape(9, *kernel.shape[2:])
+
+def _spread_kernel(kernel):
+    """[3, 3, C, F] -> [16, C, F], the kernel in the space of the products."""
+    return (KERNEL @ kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])
 
 
-def _transform(matrix, grid):
-    """A matrix [m, n] along the rows and the columns of an n x n grid of arrays.
-
-    [n * n, ...] -> [m * m, ...].
-    """
-    squared = np.kron(matrix, matrix)
-    return (squared @ grid.reshape(len(grid), -1)).reshape(len(squared), *grid.shape[1:])
+def _gathered_kernel(products):
+    """16 arrays [C, F] -> [3, 3, C, F]: _spread_kernel, transposed."""
+    stacked = jnp.stack(products)
+    return (KERNEL.T @ stacked.reshape(16, -1)).reshape(3, 3, *stacked.shape[1:])
 
 
 def _tiles(x):
-    """[B, H, W, C] -> the transform of every 4x4 tile, one every two pixels: [16, tiles, C]."""
-    down, right = x.shape[1] // 2 - 1, x.shape[2] // 2 - 1
-    x = lax.optimization_barrier(x)  # or what x comes from would be computed once for every corner
-    corners = [
-        x[:, i : i + 2 * down - 1 : 2, j : j + 2 * right - 1 : 2].reshape(-1, x.shape[-1])
-        for i in range(4)
-        for j in range(4)
-    ]
-    return _transform(INPUT, jnp.stack(corners))
+    """[B, H, W, C], H and W even -> of every 4x4 tile, one every two pixels, 16 sums [tiles, C]."""
+    transform = lambda d: (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])
+    rows = transform(_shifted(x, 4, 2, 1))
+    tiles = [tile for row in rows for tile in transform(_shifted(row, 4, 2, 2))]
+    return [tile.reshape(-1, x.shape[-1]) for tile in tiles]
 
 
 def _untile(products, batch, height):
-    """[16, tiles, F] -> [B, H, W, F]: the 2x2 outputs of every tile."""
-    y = _transform(OUTPUT, products).reshape(2, 2, batch, height // 2, -1, products.shape[-1])
-    return y.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height, -1, products.shape[-1])
+    """16 arrays [tiles, F] -> the 2x2 outputs of every tile, [B, 2 height, W, F]."""
+    transform = lambda m: (m[0] + m[1] + m[2], m[1] - m[2] - m[3])
+    by_column = zip(*[transform(products[column::4]) for column in range(4)])
+    y = [jnp.stack(transform(row), 1) for row in by_column]
+    features = products[0].shape[-1]
+    y = jnp.stack([row.reshape(batch, height, -1, features) for row in y], 2)
+    return y.reshape(batch, 2 * height, -1, features)
+
+
+def _spread_output(g):
+    """[B, H, W, F], H and W even -> 16 arrays [tiles, F]: _untile, transposed."""
+    transform = lambda g: (g[0], g[0] + g[1], g[0] - g[1], -g[1])
+    rows = transform(_shifted(g, 2, 2, 1))
+    tiles = [tile for row in rows for tile in transform(_shifted(row, 2, 2, 2))]
+    return [tile.reshape(-1, g.shape[-1]) for tile in tiles]
+
+
+def _even(x):
+    """[B, H, W, C] with a row and a column of zeros after the last where there is an odd number."""
+    odd = x.shape[1] % 2, x.shape[2] % 2
+    return jnp.pad(x, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))) if any(odd) else x
 
 
 # ---- pooling
