@@ -289,9 +289,8 @@ def _one_hot(logits, target):
 
 def _pixel_entropy(logits, target):
     """The cross-entropy of each pixel, 0 where it is not known: [B, *patch]."""
-    known = target != IGNORED
-    labels = jnp.where(known, target, 0).astype(jnp.int32)
-    return known * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    _, wanted = _one_hot(logits, target)
+    return -(wanted * jax.nn.log_softmax(logits)).sum(-1)
 
 
 def _mean(target, values):
