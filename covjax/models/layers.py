@@ -222,15 +222,12 @@ def _winograd_forward(x, kernel):
 
 
 def _winograd_backward(saved, g):
-    """The gradients of image and kernel from that of the output.
-
-    The first is the same convolution of g with the kernel turned around; the second the products
-    and transforms above, transposed.
-    """
+    """The gradients of image and kernel from that of the output: the steps above, transposed."""
     x, kernel = saved
-    dx = winograd(pad(g, 2), kernel[::-1, ::-1].swapaxes(2, 3))
-    products = [tile.T @ spread for tile, spread in zip(_tiles(_even(x)), _spread_output(_even(g)))]
-    return dx, _gathered_kernel(products)
+    spread, tiles = _spread_output(_even(g)), _tiles(_even(x))
+    products = [output @ taps.T for output, taps in zip(spread, _spread_kernel(kernel))]
+    dx = _untile_input(products, len(x), -(-g.shape[1] // 2))[:, : x.shape[1], : x.shape[2]]
+    return dx, _gathered_kernel([tile.T @ output for tile, output in zip(tiles, spread)])
 
 
 winograd.defvjp(_winograd_forward, _winograd_backward)
@@ -261,12 +258,44 @@ def _tiles(x):
 
 def _untile(products, batch, height):
     """16 arrays [tiles, F] -> the 2x2 outputs of every tile, [B, 2 height, W, F]."""
-    transform = lambda m: (m[0] + m[1] + m[2], m[1] - m[2] - m[3])
-    by_column = zip(*[transform(products[column::4]) for column in range(4)])
-    y = [jnp.stack(transform(row), 1) for row in by_column]
-    features = products[0].shape[-1]
-    y = jnp.stack([row.reshape(batch, height, -1, features) for row in y], 2)
-    return y.reshape(batch, 2 * height, -1, features)
+    transform = lambda m, axis: (m[0] + m[1] + m[2], m[1] - m[2] - m[3])
+    return _both_sides(transform, products, batch, height)
+
+
+def _untile_input(products, batch, height):
+    """16 arrays [tiles, C] -> [B, 2 height + 2, W, C]: _tiles, transposed.
+
+    Tiles overlap: a pair of rows is the first half of one and the second half of the one before.
+    """
+
+    def transform(t, axis):
+        here = lambda x: jnp.pad(x, [(0, int(at == axis)) for at in range(4)])
+        before = lambda x: jnp.pad(x, [(int(at == axis), 0) for at in range(4)])
+        return (
+            here(t[0]) + before(t[1] + t[2] - t[0]),
+            here(t[1] - t[2] + t[3]) - before(t[3]),
+        )
+
+    return _both_sides(transform, products, batch, height)
+
+
+def _both_sides(transform, products, batch, height):
+    """Brings 4 x 4 arrays to 2 x 2 and lays these out as pixels.
+
+    Args:
+        transform: four arrays [B, h, w, F] and an axis -> a pair, the pixels that alternate there.
+        products: 16 arrays [B * h * w, F], row by row.
+        batch: B.
+        height: h.
+
+    Returns:
+        [B, 2h, 2w, F], for h and w that the transform leaves.
+    """
+    grids = [product.reshape(batch, height, -1, product.shape[-1]) for product in products]
+    columns = [transform(grids[column::4], 1) for column in range(4)]
+    rows = [jnp.stack(transform(row, 2), 3) for row in zip(*columns)]
+    y = jnp.stack(rows, 2)
+    return y.reshape(batch, 2 * y.shape[1], -1, y.shape[-1])
 
 
 def _spread_output(g):

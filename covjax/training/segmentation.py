@@ -249,12 +249,12 @@ def dice_loss(logits, target):
 
     The Dice of an example counts for itself, so that its mean over devices is that of one device.
     """
-    known, wanted = _one_hot(logits, target)
-    found = jax.nn.softmax(logits) * known
-    axes = tuple(range(1, target.ndim))
+    wanted = _one_hot(logits, target)
+    found = jnp.exp(_log_probabilities(logits)) * (target != IGNORED)[None]
+    axes = tuple(range(2, wanted.ndim))
     shared, both = (found * wanted).sum(axes), (found + wanted).sum(axes)
     dice = (2 * shared + SMOOTH) / (both + SMOOTH)
-    return 1 - dice[:, 1:].mean(-1)
+    return 1 - dice[1:].mean(0)
 
 
 def cross_entropy(logits, target):
@@ -281,16 +281,25 @@ LOSSES = {
 }
 
 
+# The classes come first below: in XLA a sum over them is then one of whole images.
+
+
 def _one_hot(logits, target):
-    """(whether pixels are known float [B, *patch, 1], their classes float [B, *patch, classes])."""
-    known = (target != IGNORED).astype(logits.dtype)[..., None]
-    return known, jax.nn.one_hot(target, logits.shape[-1]) * known
+    """Whether a pixel is of a class, 0 for all of them where it is not known.
+
+    Logits [B, *patch, classes], uint8 [B, *patch] -> float [classes, B, *patch].
+    """
+    return jax.nn.one_hot(target, logits.shape[-1], axis=0)
+
+
+def _log_probabilities(logits):
+    """[B, *patch, classes] -> log P [classes, B, *patch]."""
+    return jax.nn.log_softmax(jnp.moveaxis(logits, -1, 0), axis=0)
 
 
 def _pixel_entropy(logits, target):
     """The cross-entropy of each pixel, 0 where it is not known: [B, *patch]."""
-    _, wanted = _one_hot(logits, target)
-    return -(wanted * jax.nn.log_softmax(logits)).sum(-1)
+    return -(_one_hot(logits, target) * _log_probabilities(logits)).sum(0)
 
 
 def _mean(target, values):
