@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from covjax import InputError, models
@@ -389,3 +390,47 @@ def test_convolutions_equal_lax(operation, image, kernel):
     pairs = zip(*map(value_and_gradients, (getattr(layers, operation), expected)))
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('options', [{}, {'use_scale': False, 'epsilon': 1e-3}])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('train', [True, False])
+def test_batch_norm_is_that_of_flax(train, dtype, options):
+    """Values, running statistics and all gradients."""
+    x, g = 3 + 2 * normal(4, 5, 3, 6), normal(4, 5, 3, 6, seed=1)
+    settings = {'use_running_average': not train, 'momentum': 0.9, 'dtype': dtype, **options}
+    ours, theirs = layers.BatchNorm(**settings), nn.BatchNorm(**settings)
+    variables = theirs.init(jax.random.key(0), x)
+    assert jax.tree.all(jax.tree.map(np.array_equal, ours.init(jax.random.key(0), x), variables))
+    variables = jax.tree.map(lambda leaf: leaf + abs(normal(*leaf.shape, seed=2)), variables)
+
+    def everything(norm):
+        def loss(params, x):
+            full = {**variables, 'params': params}
+            y, updated = norm.apply(full, x, mutable=['batch_stats'])
+            return (y * g).sum(), (y, updated)
+
+        gradients, (y, updated) = jax.grad(loss, (0, 1), has_aux=True)(variables['params'], x)
+        assert y.dtype == dtype
+        return gradients, y.astype(jnp.float32), updated
+
+    near = 1e-4 if dtype == jnp.float32 else 0.1
+    pairs = zip(*(jax.tree.leaves(everything(norm)) for norm in (ours, theirs)))
+    for value, expected in pairs:
+        np.testing.assert_allclose(value, expected, rtol=near, atol=near)
+
+
+@pytest.mark.fast
+def test_batch_norm_averages_statistics_over_devices():
+    x = 3 + 2 * normal(4, 5, 3, 6)
+    whole = layers.BatchNorm(use_running_average=False, momentum=0.9)
+    variables = whole.init(jax.random.key(0), x)
+    apply = lambda norm, x: norm.apply(variables, x, mutable=['batch_stats'])
+    y, updated = apply(whole, x)
+    halves, both = jax.vmap(
+        lambda x: apply(whole.clone(axis_name='devices'), x), axis_name='devices'
+    )(x.reshape(2, 2, 5, 3, 6))
+    np.testing.assert_allclose(halves.reshape(x.shape), y, rtol=1e-5, atol=1e-5)
+    for value, expected in zip(jax.tree.leaves(both), jax.tree.leaves(updated)):
+        np.testing.assert_allclose(value, np.stack([expected] * 2), rtol=1e-5)

@@ -74,8 +74,52 @@ class FrozenNorm(nn.Module):
         return y.astype(x.dtype)
 
 
+class BatchNorm(nn.Module):
+    """flax's nn.BatchNorm over the last axis, as y = a x + b with a and b of each channel.
+
+    Variables, statistics and results are the same, but for rounding. The gradient of nn.BatchNorm,
+    which writes x - mean, passes over the maps twice as often: a U-Net's step on CPU takes 3 to 10
+    percent longer with it.
+    """
+
+    use_running_average: bool  # or the statistics of the batch
+    momentum: float  # how much of the old running statistics a step keeps
+    dtype: Any = jnp.float32  # of the result; statistics and parameters are float32
+    axis_name: str | None = None  # of the devices over which statistics of batches are averaged
+    epsilon: float = 1e-5
+    use_scale: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        """[B, H, W, C] -> the same shape."""
+        channels = x.shape[-1:]
+        scale = self.param('scale', nn.initializers.ones_init(), channels) if self.use_scale else 1
+        bias = self.param('bias', nn.initializers.zeros_init(), channels)
+        average = self.variable('batch_stats', 'mean', jnp.zeros, channels)
+        spread = self.variable('batch_stats', 'var', jnp.ones, channels)
+        mean, var = average.value, spread.value
+        if not self.use_running_average:
+            mean, var = self._of_batch(x.astype(jnp.float32))
+            if not self.is_initializing():
+                kept = lambda old, new: self.momentum * old + (1 - self.momentum) * new
+                average.value, spread.value = kept(average.value, mean), kept(spread.value, var)
+
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        offset = bias - mean * factor
+        per_channel = lambda values: values.reshape(1, 1, 1, -1)
+        return (x * per_channel(factor) + per_channel(offset)).astype(self.dtype)
+
+    def _of_batch(self, x):
+        """Mean and biased variance [C] of [B, H, W, C], and of the batches of all devices."""
+        moments = x.mean((0, 1, 2)), (x * x).mean((0, 1, 2))
+        if self.axis_name and not self.is_initializing():
+            moments = lax.pmean(moments, self.axis_name)
+        mean, square = moments
+        return mean, jnp.maximum(square - mean * mean, 0)
+
+
 def batch_norm(train, momentum, dtype, axis_name):
-    """nn.BatchNorm(...) as the backbones use it.
+    """BatchNorm(...) as a function of its name.
 
     Args:
         train: whether the statistics are those of the batch, or the running ones.
@@ -84,7 +128,7 @@ def batch_norm(train, momentum, dtype, axis_name):
         axis_name: device axis over which statistics of batches are averaged, or None.
     """
     return partial(
-        nn.BatchNorm,
+        BatchNorm,
         use_running_average=not train,
         momentum=momentum,
         dtype=dtype,
