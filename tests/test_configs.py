@@ -3,8 +3,12 @@
 import functools
 import importlib
 import json
+import os
 import pathlib
+import platform
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -253,3 +257,30 @@ def test_unknown_variant_is_an_input_error():
     with pytest.raises(InputError, match='a, b'):
         base.variant('c', {'a': 1, 'b': 2})
     assert base.variant('', {'a': 1, 'b': 2}) == 1
+
+
+KEEPS = """
+import resource, sys
+from covjax.launcher import keep_memory
+if sys.argv[1] == 'keep':
+    keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(b'x') * 80_000_000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='the C library is not glibc')
+@pytest.mark.parametrize(
+    'word, environment, kept',
+    [('keep', {}, True), ('leave', {}, False), ('keep', {'MALLOC_ARENA_MAX': '8'}, False)],
+)
+def test_a_training_keeps_the_memory_that_it_frees(word, environment, kept):
+    """80 MB, taken again, are the same pages: the system does not clear them a second time."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')}
+    command = [sys.executable, '-c', KEEPS, word]
+    done = subprocess.run(command, env=others | environment, capture_output=True, check=True)
+    assert (int(done.stdout) < 1000) == kept
