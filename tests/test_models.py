@@ -423,14 +423,23 @@ def test_batch_norm_is_that_of_flax(train, dtype, options):
 
 @pytest.mark.fast
 def test_batch_norm_averages_statistics_over_devices():
-    x = 3 + 2 * normal(4, 5, 3, 6)
+    """Values, statistics and the gradient of the whole batch, in two halves."""
+    x, g = 3 + 2 * normal(4, 5, 3, 6), normal(4, 5, 3, 6, seed=1)
     whole = layers.BatchNorm(use_running_average=False, momentum=0.9)
     variables = whole.init(jax.random.key(0), x)
-    apply = lambda norm, x: norm.apply(variables, x, mutable=['batch_stats'])
-    y, updated = apply(whole, x)
-    halves, both = jax.vmap(
-        lambda x: apply(whole.clone(axis_name='devices'), x), axis_name='devices'
-    )(x.reshape(2, 2, 5, 3, 6))
-    np.testing.assert_allclose(halves.reshape(x.shape), y, rtol=1e-5, atol=1e-5)
+
+    def gradient(norm):
+        def loss(x, g):
+            y, updated = norm.apply(variables, x, mutable=['batch_stats'])
+            return (y * g).sum(), (y, updated)
+
+        return jax.grad(loss, has_aux=True)
+
+    dx, (y, updated) = gradient(whole)(x, g)
+    halves = x.reshape(2, 2, 5, 3, 6), g.reshape(2, 2, 5, 3, 6)
+    part = gradient(whole.clone(axis_name='devices'))
+    dxs, (ys, both) = jax.vmap(part, axis_name='devices')(*halves)
+    for value, expected in ((dxs, dx), (ys, y)):
+        np.testing.assert_allclose(value.reshape(x.shape), expected, rtol=1e-5, atol=1e-5)
     for value, expected in zip(jax.tree.leaves(both), jax.tree.leaves(updated)):
         np.testing.assert_allclose(value, np.stack([expected] * 2), rtol=1e-5)

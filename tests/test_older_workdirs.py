@@ -45,8 +45,14 @@ def test_a_stopped_training_goes_on_to_the_same_end(old, data_dir, capsys):
     assert 'going on after step 2\n' in capsys.readouterr().out
     ended = trained.open_run(old / 'cyclegan', 'cyclegan', 'generator')
     assert ended.step == 4
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    jax.tree.map(close, ended.variables, expected)
+    # The gradient of a bias before a norm is rounding alone, and Adam makes whole steps of it.
+    adam = 2 * 2 * config.learning_rate
+
+    def close(path, a, b):
+        is_bias = path[-1].key == 'bias'
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=adam if is_bias else 1e-4)
+
+    jax.tree_util.tree_map_with_path(close, ended.variables, expected)
 
 
 @pytest.mark.fast
