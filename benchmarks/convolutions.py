@@ -3,7 +3,8 @@
 python benchmarks/convolutions.py
 
 Prints milliseconds, forward and of both gradients, on the device at hand, at the shapes
-of a CycleGAN on 128x128 images. On a GPU covjax uses only the last two.
+of a CycleGAN on 128x128 images and of a U-Net on eight of 176x176. On a GPU covjax uses only the
+last two.
 """
 
 import time
@@ -22,11 +23,15 @@ def plain(x, kernel):
 
 
 WINOGRAD = (layers.winograd, plain)
+ONE_CHANNEL = (layers.from_one_channel, plain)
 BY_TAPS = (layers.by_taps, plain)
 BY_PLANES = (layers.transposed_by_taps, layers.transposed)
 BY_PHASES = (layers.transposed_by_phases, layers.transposed)
 CASES = {  # name: (ours, XLA's), shape of the images, shape of the kernel
     'winograd, 3x3 256 to 256': (WINOGRAD, (1, 34, 34, 256), (3, 3, 256, 256)),
+    'winograd, 3x3 64 to 32': (WINOGRAD, (8, 90, 90, 64), (3, 3, 64, 32)),
+    'from_one_channel, 3x3 1 to 16': (ONE_CHANNEL, (8, 178, 178, 1), (3, 3, 1, 16)),
+    'from_one_channel, 7x7 1 to 64': (ONE_CHANNEL, (4, 134, 134, 1), (7, 7, 1, 64)),
     'by_taps, 7x7 64 to 1': (BY_TAPS, (1, 134, 134, 64), (7, 7, 64, 1)),
     'transposed_by_taps, 256 to 128': (BY_PLANES, (1, 32, 32, 256), (3, 3, 256, 128)),
     'transposed_by_taps, 128 to 64': (BY_PLANES, (1, 64, 64, 128), (3, 3, 128, 64)),
