@@ -1,12 +1,13 @@
 """Speed of U-Net beside the same network in PyTorch: forward, and a training step.
 
-python benchmarks/unet.py [--size=176] [--batch=8] [--width=16] [--rounds=5]
+python benchmarks/unet.py [--size=176] [--batch=8] [--width=16] [--rounds=5] [--return_memory]
 
 Both run in one process in turn and do the same: logits of a batch in evaluation; forward in
 training mode, soft Dice and cross-entropy, gradient, AdamW, BatchNorm statistics; float32, no
-augmentation. PyTorch runs with channels last, its faster layout here, and both in a process that
-keeps the memory that it frees, as every training by launch.py does. Prints a Markdown table of
-medians; the ratio is PyTorch's time over ours, taken round by round.
+augmentation. PyTorch runs with channels last, its faster layout here. The process keeps the memory
+that either frees, as every training by launch.py does, or with --return_memory gives it back to the
+system, as a plain Python process does. Prints a Markdown table of medians; the ratio is PyTorch's
+time over ours, taken round by round.
 """
 
 import argparse
@@ -100,8 +101,10 @@ def main():
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--width', type=int, default=16)
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--return_memory', action='store_true')
     args = parser.parse_args()
-    keep_memory()
+    if not args.return_memory:
+        keep_memory()
     rng = np.random.default_rng(0)
     shape = (args.batch, args.size, args.size)
     images = rng.uniform(-1, 1, (*shape, 1)).astype(np.float32)
