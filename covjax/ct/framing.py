@@ -1,6 +1,13 @@
-"""What of an image is shown: a region with a margin, or a region alone."""
+"""What of an image is shown: a region with a margin, or a region alone.
+
+A slice that is framed shows its lungs, with a margin, in the window of the clinic. So do most
+pictures of papers, which is why framing alone brings slices of other scanners close to them
+(benchmarks/framing.py).
+"""
 
 import numpy as np
+
+from covjax.ct import lungs
 
 MARGIN = 0.05  # of each side of the box of a region, that is shown around it
 
@@ -51,3 +58,55 @@ def alone(grey, mask):
 
 
 VIEWS = {'crop': cropped, 'mask': alone}
+
+
+# ---- slices framed by their lungs
+
+WINDOW = 'clinic'  # of windows.WINDOWS, that framed slices are seen through
+
+
+def frame(grey):
+    """Where the lungs of a slice are, with a margin.
+
+    Args:
+        grey: uint8 [H, W], air dark.
+
+    Returns:
+        (slice of rows, slice of columns), or None where no plausible lungs are found.
+    """
+    mask = lungs.mask(grey)
+    return box_of(mask) if lungs.plausible(mask[None])[0] else None
+
+
+def whole(shape):
+    """The frame (slice of rows, slice of columns) of all of an image [H, W] of a shape."""
+    return tuple(slice(0, length) for length in shape)
+
+
+def as_box(part, shape):
+    """A frame as (ymin, xmin, ymax, xmax) in 0..1 of the image [H, W] that it is cut from."""
+    (rows, columns), (height, width) = part, shape
+    return (
+        rows.start / height,
+        columns.start / width,
+        rows.stop / height,
+        columns.stop / width,
+    )
+
+
+def moved(box, part, shape):
+    """A box of an image as a box of the part of it that a frame shows.
+
+    Args:
+        box: (ymin, xmin, ymax, xmax) in 0..1 of the image.
+        part: (slice of rows, slice of columns).
+        shape: of the image, (H, W) in pixels.
+
+    Returns:
+        (ymin, xmin, ymax, xmax) in 0..1 of that part, clipped to it; None where nothing is left.
+    """
+    edges = [
+        min(max((edge * length - inside.start) / (inside.stop - inside.start), 0.0), 1.0)
+        for edge, length, inside in zip(box, (*shape, *shape), (*part, *part))
+    ]
+    return tuple(edges) if edges[2] > edges[0] and edges[3] > edges[1] else None

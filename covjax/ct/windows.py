@@ -15,6 +15,7 @@ class Window(NamedTuple):
 WINDOWS = {
     'lung': Window(-1000.0, 400.0),
     'wide': Window(-1024.0, 1024.0),
+    'clinic': Window(-1350.0, 150.0),  # width 1500, level -600: that of most readers of lungs
     'covid': Window(-1250.0, 250.0),  # that of COVNet, and of the 8-bit scans of COVID-19-CT-Seg
 }
 AIR = -1024.0  # HU of what is not in the image
@@ -51,3 +52,21 @@ def whole_range(hu):
     """
     low, high = max(float(hu.min()), AIR), float(hu.max())
     return Window(low, max(high, low + 1))
+
+
+def rewindow(grey, stored, shown):
+    """The grey levels that another window gives, of an image that is grey already.
+
+    Each grey level stands for the middle of the HU that it was made of. What is beyond the stored
+    window stays at its end, so air is lighter in a window that goes lower.
+
+    Args:
+        grey: uint8 [...].
+        stored: Window that made it grey.
+        shown: Window that is wanted.
+
+    Returns:
+        uint8 [...].
+    """
+    low, high = stored
+    return to_grey(low + (np.arange(256) + 0.5) * (high - low) / 256, shown)[grey]

@@ -1,10 +1,12 @@
 """COVID-CT (Zhao et al., arXiv 2003.13865): 746 CT pictures from papers and case collections.
 
-Config `official` has the published splits, `clean` mended ones.
+Config `official` has the published splits, `clean` mended ones; `_framed` crops both to the lungs.
 """
 
 import collections
 import csv
+import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -18,7 +20,7 @@ from xml.etree import ElementTree
 import tensorflow_datasets as tfds
 
 from covjax import InputError
-from covjax.ct import archive
+from covjax.ct import archive, framing
 from tfds_builders import _base
 
 # digest() of the published pictures in the published splits.
@@ -50,6 +52,24 @@ DAMAGED = (
 )
 
 
+@dataclasses.dataclass
+class Config(tfds.core.BuilderConfig):
+    """What an example is.
+
+    clean     whether splits are mended; otherwise they are those published
+    framed    whether pictures show their lungs with a margin (ct/framing.py); those in which none
+              are found, often because they are cropped to the lungs already, stay whole
+    """
+
+    clean: bool = False
+    framed: bool = False
+
+
+AS_PUBLISHED = 'Pictures and splits as published.'
+MENDED = 'Copies under another label left out; every source document and scan in one split.'
+CROPPED = 'Pictures are cropped to their lungs, where plausible ones are found.'
+
+
 class Builder(_base.ArrayRecordBuilder):
     """One example a picture.
 
@@ -65,13 +85,10 @@ class Builder(_base.ArrayRecordBuilder):
         ),
     }
     BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name='official', description='Pictures and splits as published.'),
-        tfds.core.BuilderConfig(
-            name='clean',
-            description=(
-                'Copies under another label left out; every source document and scan in one split.'
-            ),
-        ),
+        Config(name='official', description=AS_PUBLISHED),
+        Config(name='clean', clean=True, description=MENDED),
+        Config(name='official_framed', framed=True, description=f'{AS_PUBLISHED} {CROPPED}'),
+        Config(name='clean_framed', clean=True, framed=True, description=f'{MENDED} {CROPPED}'),
     ]
     DOWNLOAD = 'https://github.com/UCSD-AI4H/COVID-CT/archive/refs/heads/master.zip'
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -89,6 +106,8 @@ class Builder(_base.ArrayRecordBuilder):
             'published_split': tfds.features.Text(),
             'file': dict(_base.FILE),
         }
+        if self.builder_config.framed:
+            features['frame'] = tfds.features.BBoxFeature()  # in the picture
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             supervised_keys=('image', 'label'),
@@ -137,13 +156,14 @@ class Builder(_base.ArrayRecordBuilder):
     def _split_generators(self, dl_manager):
         folder = self.source_folder(dl_manager)
         pictures = read_lists(folder)
-        if self.builder_config.name == 'clean':
+        if self.builder_config.clean:
             _check_patients_known(folder, pictures)
             pictures = mended(pictures)
         jobs = {split: [] for split in SPLITS}
         for picture in pictures:
             jobs[picture.split].append(picture)
-        return {split: self._generate_examples(example, jobs[split], split) for split in SPLITS}
+        make = functools.partial(example, self.builder_config)
+        return {split: self._generate_examples(make, jobs[split], split) for split in SPLITS}
 
 
 class Picture(NamedTuple):
@@ -162,7 +182,7 @@ class Picture(NamedTuple):
         return self.label, self.path.name
 
 
-def example(picture):
+def example(config, picture):
     """Yields the one (key, example) of a Picture."""
     grey, facts = _base.read_grey(picture.path)
     key = '/'.join(picture.key)
@@ -175,6 +195,10 @@ def example(picture):
         'published_split': picture.published,
         'file': facts,
     }
+    if config.framed:
+        part = framing.frame(grey) or framing.whole(grey.shape)
+        features['frame'] = tfds.features.BBox(*framing.as_box(part, grey.shape))
+        grey = grey[part]
     yield key, {**_base.stored(grey), **features}
 
 

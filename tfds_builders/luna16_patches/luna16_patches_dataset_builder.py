@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from covjax import InputError
-from covjax.ct import archive, geometry, luna16, windows
+from covjax.ct import archive, framing, geometry, luna16, windows
 from covjax.ct.volume import check_axial, find_volumes, load_volume, open_volume, read_slice
 from tfds_builders import _base
 
@@ -44,6 +44,8 @@ class Config(tfds.core.BuilderConfig):
                 `slices`: pictures come ready-made
     window      the HU range that becomes grey 0..255: one of windows.WINDOWS, or minmax, the range
                 of each slice; with hu images stay int16 HU
+    framed      whether slices show their lungs with a margin (ct/framing.py), at their own pixels;
+                those in which none are found are left out
     millimetres, spacing, dimensions    of a patch: side, mm a pixel, 2 or 3
     """
 
@@ -52,6 +54,7 @@ class Config(tfds.core.BuilderConfig):
     millimetres: float = 0.0
     spacing: float = 0.0
     dimensions: int = 2
+    framed: bool = False
 
     @property
     def pixels(self):
@@ -152,6 +155,15 @@ class Builder(_base.ArrayRecordBuilder):
                 'data.read looks at them through the lung window.'
             ),
         ),
+        Config(
+            name='nodules_framed',
+            window=framing.WINDOW,
+            framed=True,
+            description=(
+                'The same slices cropped to their lungs, -1350..150 HU; '
+                'slices without plausible lungs are left out.'
+            ),
+        ),
         _alias('patches', 'patches_2d_64mm_500um'),
         _alias('patches_3d', 'patches_3d_48mm_1000um_hu'),
         _alias('candidates', 'candidates_2d_64mm_500um'),
@@ -160,11 +172,22 @@ class Builder(_base.ArrayRecordBuilder):
             rows='slices',
             description='Ready-made slice pictures SERIESUID.mhd_K.png, any size, no boxes.',
         ),
+        Config(
+            name='slices_framed',
+            rows='slices',
+            window=framing.WINDOW,
+            framed=True,
+            description=(
+                'The same pictures, taken for -1000..400 HU, cropped to their lungs, '
+                '-1350..150 HU; those without plausible lungs are left out.'
+            ),
+        ),
     ]
 
     def __init__(self, *, annotations=None, candidates=None, hu='', allow_missing=False, **kwargs):
         self.annotations, self.candidates, self.hu = annotations, candidates, hu
         self.allow_missing, self.skipped = allow_missing, []
+        self.asked = 0  # slices or patches that the last build was to make
         super().__init__(**kwargs)
 
     @classmethod
@@ -175,6 +198,8 @@ class Builder(_base.ArrayRecordBuilder):
     def _info(self):
         config = self.builder_config
         features = {**_base.COMMON, 'series': tfds.features.Text()}
+        if config.framed:
+            features['frame'] = tfds.features.BBoxFeature()  # in the slice
         if config.rows == 'slices':
             features['z'] = np.int32
         else:
@@ -224,6 +249,13 @@ class Builder(_base.ArrayRecordBuilder):
                 )
         return '; '.join(remarks)
 
+    @property
+    def remarks(self):
+        """Lines on what the last build has left out."""
+        made = sum(split.num_examples for split in self.info.splits.values())
+        left_out = self.asked - made if self.builder_config.framed else 0
+        return [f'left out {left_out} slices without plausible lungs'] if left_out > 0 else []
+
     def fingerprint(self, folder):
         """Hashes what the images come from: the source files, and config.hu where it is given."""
         whole = super().fingerprint(folder)
@@ -231,8 +263,10 @@ class Builder(_base.ArrayRecordBuilder):
 
     def _split_generators(self, dl_manager):
         folder = dl_manager.manual_dir
-        if self.builder_config.rows == 'slices':
-            function, jobs = slice_picture, _slice_pictures(folder)
+        is_pictures = self.builder_config.rows == 'slices'
+        if is_pictures:
+            function = functools.partial(slice_picture, self.builder_config)
+            jobs = _slice_pictures(folder)
             series_of = lambda path: SLICE_NAME.fullmatch(path.name)['series']
         else:
             function = functools.partial(examples, self.builder_config)
@@ -241,6 +275,7 @@ class Builder(_base.ArrayRecordBuilder):
         splits = {'train': [], 'validation': [], 'test': []}
         for job in jobs:
             splits[luna16.series_split(series_of(job))].append(job)
+        self.asked = len(jobs) if is_pictures else sum(len(rows) for _, rows, _ in jobs)
         return {
             split: self._generate_examples(function, jobs_of_split, split)
             for split, jobs_of_split in splits.items()
@@ -360,7 +395,7 @@ def _image_feature(config):
     """How the images of a config are stored."""
     if config.rows != 'nodules':
         shape = (config.pixels,) * config.dimensions + (1,)
-    elif config.window == 'hu':
+    elif config.window == 'hu' or config.framed:
         shape = (None, None, 1)
     else:
         shape = (SIZE, SIZE, 1)
@@ -393,6 +428,8 @@ def examples(config, job):
     make = nodule_slice if config.rows == 'nodules' else patch
     for row in rows:
         image, facts = make(config, volume, row, nodules)
+        if image is None:
+            continue
         if config.rows == 'candidates':
             key = f'{row.series}_c{row.row:04d}'
             facts['label'] = int(row.nodule)
@@ -423,20 +460,28 @@ def nodule_slice(config, volume, nodule, siblings):
         siblings: all luna16.Annotations of the volume.
 
     Returns:
-        (uint8 [SIZE, SIZE], or int16 HU as stored; {'z', 'nodules': those that the slice cuts}).
+        (uint8 [SIZE, SIZE], or int16 HU as stored, or framed; {'z', 'nodules': those that the
+        slice cuts, 'frame': where it is framed}); (None, {}) where it is to be framed and no lungs
+        are found.
     """
     z = geometry.nodule_slice(volume, nodule)
-    image = _as_stored(read_slice(volume, z), config.window)
-    if config.window != 'hu' and image.shape != (SIZE, SIZE):
+    image, facts = _as_stored(read_slice(volume, z), config.window), {'z': z}
+    part, shape = framing.whole(image.shape), image.shape
+    if config.framed:
+        part = framing.frame(image)
+        if part is None:
+            return None, {}
+        image, facts['frame'] = image[part], _bbox(framing.as_box(part, shape))
+    elif config.window != 'hu' and shape != (SIZE, SIZE):
         # Boxes are shares of the image, so they stay right.
         image = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    cut = []
+    facts['nodules'] = []
     for other in siblings:
         box = geometry.nodule_box(volume, other, z)
-        if box:
+        if box and (box := framing.moved(box, part, shape)):
             chord = geometry.chord(volume, other, z)
-            cut.append({**_facts(other), 'box': tfds.features.BBox(*box), 'chord': chord})
-    return image, {'z': z, 'nodules': cut}
+            facts['nodules'].append({**_facts(other), 'box': _bbox(box), 'chord': chord})
+    return image, facts
 
 
 def patch(config, volume, row, nodules):
@@ -470,7 +515,11 @@ def _place(config, offset, diameter):
         return centre if (np.abs(offset) < (extent + diameter) / 2).all() else None
     chord = geometry.disc(diameter, offset[2])
     box = geometry.square(offset[1::-1] + extent / 2, chord, (extent, extent)) if chord else None
-    return {**centre, 'box': tfds.features.BBox(*box), 'chord': chord} if box else None
+    return {**centre, 'box': _bbox(box), 'chord': chord} if box else None
+
+
+def _bbox(box):
+    return tfds.features.BBox(*box)
 
 
 def _facts(nodule):
@@ -486,12 +535,18 @@ def _as_stored(hu, window):
     return windows.to_grey(hu, windows.WINDOWS[window])
 
 
-def slice_picture(path):
-    """Yields the one (key, example) of a ready-made picture."""
+def slice_picture(config, path):
+    """Yields the one (key, example) of a ready-made picture; none where it cannot be framed."""
     match = SLICE_NAME.fullmatch(path.name)
     series, z = match['series'], int(match['z'])
     key, (grey, _) = f'{series}_z{z:04d}', _base.read_grey(path)
     facts = {'id': key, 'group': series, 'series': series, 'z': z}
+    if config.framed:
+        grey = windows.rewindow(grey, windows.WINDOWS['lung'], windows.WINDOWS[config.window])
+        part = framing.frame(grey)
+        if part is None:
+            return
+        grey, facts['frame'] = grey[part], _bbox(framing.as_box(part, grey.shape))
     yield key, {**_base.stored(grey), **facts}
 
 
