@@ -2,7 +2,8 @@
 
 A config is a layout (layouts.py), which tells where files are. Volumes are kept whole, or as slices
 with the ending `_slices`; with `_hu` images stay int16 HU, otherwise they are grey through the lung
-window. Arrays run to the patient's left, to the back, and from foot to head.
+window; `_framed` crops pictures and slices to the lungs, slices in the window of the clinic. Arrays
+run to the patient's left, to the back, and from foot to head.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from covjax import InputError
-from covjax.ct import archive, contents, hounsfield, masks, volume, windows
+from covjax.ct import archive, contents, framing, hounsfield, masks, volume, windows
 from covjax.data import datasets, grouping, near_duplicates
 from tfds_builders import _base
 from tfds_builders.ct_scans.layouts import LAYOUTS, Layout, Scan
 from tfds_builders.ct_scans.layouts import folder as layout_of_folder
 
-NAME = re.compile(r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?')
+NAME = re.compile(r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?(?P<framed>_framed)?')
 # The names of splits; official ones, or those of grouping.splits_of.
 SPLITS = ('train', 'validation', 'test')
 CHECKED = 24  # slices of a volume that are compared with its mask
@@ -40,11 +41,17 @@ RUNS = f', and so are files whose numbers follow one another, {grouping.RUN} at 
 
 @dataclasses.dataclass
 class Config(tfds.core.BuilderConfig):
-    """What an example is: `layout` names the files, `slices` and `hu` say how they are kept."""
+    """What an example is: `layout` names the files, the others say how they are kept."""
 
     layout: str = ''
     slices: bool = False
     hu: bool = False
+    framed: bool = False
+
+    @property
+    def window(self):
+        """The name of the window through which HU become grey."""
+        return framing.WINDOW if self.framed else 'lung'
 
 
 def described(name):
@@ -53,17 +60,21 @@ def described(name):
     if not match or match['layout'] not in (*LAYOUTS, 'folder'):
         return None
     kept = 'slices' if match['slices'] else 'pictures or whole volumes'
-    grey = 'int16 HU' if match['hu'] else 'grey, HU -1000..400'
-    return Config(
+    config = Config(
         name=name,
         layout=match['layout'],
         slices=bool(match['slices']),
         hu=bool(match['hu']),
-        description=f'{match["layout"]}: {kept}, {grey}.',
+        framed=bool(match['framed']),
     )
+    low, high = windows.WINDOWS[config.window]
+    grey = 'int16 HU' if config.hu else f'grey, HU {low:g}..{high:g}'
+    cropped = ', cropped to the lungs' if config.framed else ''
+    config.description = f'{config.layout}: {kept}, {grey}{cropped}.'
+    return config
 
 
-# The configs that are listed; a name may also end in _hu.
+# The configs that are listed; a name may also end in _hu, or in _framed.
 NAMES = (
     *LAYOUTS,
     'folder',
@@ -126,6 +137,14 @@ class Builder(_base.ArrayRecordBuilder):
             raise InputError(
                 f'ct_scans/{config.name}: pictures have no slices and no HU; '
                 f'choose ct_scans/{config.layout}, without config.hu'
+            )
+        if config.framed and (config.hu or not (layout.pictures or config.slices)):
+            kept = (
+                f'{config.layout}_framed' if layout.pictures else f'{config.layout}_slices_framed'
+            )
+            raise InputError(
+                f'ct_scans/{config.name}: only pictures and grey slices are framed; '
+                f'choose ct_scans/{kept}'
             )
         return layout
 
@@ -267,6 +286,8 @@ def features_of(config, layout):
     }
     if layout.pictures:
         features['file'] = dict(_base.FILE)
+    if config.framed:
+        features['frame'] = tfds.features.BBoxFeature()  # in the picture or slice
     if layout.labels:
         features['label'] = tfds.features.ClassLabel(names=list(layout.labels))
     if layout.regions:
@@ -382,8 +403,13 @@ def _check_pictures(folder, scans, layout):
 def picture_example(job):
     """Yields the one (key, example) of a picture."""
     grey, mask, facts = _read_picture(job.scan, job.layout)
+    others = {'file': facts}
+    if job.config.framed:
+        # Those without plausible lungs are often cropped to the lungs already.
+        part = framing.frame(grey) or framing.whole(grey.shape)
+        grey, mask, others['frame'] = _framed(part, grey, mask)
     unknown = (0.0, 0.0, 0.0)
-    yield job.scan.id, _example(job, job.scan.id, grey, mask, unknown, {'file': facts})
+    yield job.scan.id, _example(job, job.scan.id, grey, mask, unknown, others)
 
 
 # ---- volumes
@@ -392,15 +418,22 @@ def picture_example(job):
 def volume_examples(job):
     """Yields (key, example) of a volume, or of each of its slices."""
     hu, grid = _read_volume(job)
-    spacing, image = grid.spacing[::-1], hu if job.config.hu else windows.to_grey(hu)
+    window = windows.WINDOWS[job.config.window]
+    spacing, image = grid.spacing[::-1], hu if job.config.hu else windows.to_grey(hu, window)
     mask = _read_mask(job, hu, grid) if job.scan.mask else None
     if not job.config.slices:
         yield job.scan.id, _example(job, job.scan.id, image, mask, spacing)
         return
-    for z in range(len(image)):
+    for z, shown in enumerate(image):
         key = f'{job.scan.id}/z{z:03d}'
         others = {'z': z, **_by_slice(job, len(image) - 1 - z)}
-        yield key, _example(job, key, image[z], None if mask is None else mask[z], spacing, others)
+        region = None if mask is None else mask[z]
+        if job.config.framed:
+            part = framing.frame(shown)
+            if part is None:
+                continue
+            shown, region, others['frame'] = _framed(part, shown, region)
+        yield key, _example(job, key, shown, region, spacing, others)
 
 
 def _read_volume(job):
@@ -477,6 +510,12 @@ def _example(job, key, image, mask, spacing, others=None):
     if mask is not None:
         features['mask'] = _stored_mask(mask)
     return features
+
+
+def _framed(part, image, mask):
+    """(image, mask or None, feature `frame`): what a frame shows of an image and its mask."""
+    box = tfds.features.BBox(*framing.as_box(part, image.shape))
+    return image[part], None if mask is None else mask[part], box
 
 
 def _stored_mask(mask):
