@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -232,6 +233,36 @@ def _records_as_tf_data(cls, filename, buffer_size=None):
     return tf.data.Dataset.from_generator(
         records, args=(filename,), output_signature=tf.TensorSpec((), tf.string)
     )
+
+
+def without_empty(splits, folder):
+    """Leaves out splits that have no example, which TFDS cannot write.
+
+    For builders that may leave examples out. What Beam makes cannot be looked at and stays.
+
+    Args:
+        splits: {split: iterable of (key, example), or a Beam collection}.
+        folder: the raw folder, for the message.
+
+    Returns:
+        {split: as before}.
+
+    Raises:
+        InputError: no split has any.
+    """
+    kept = {}
+    for split, examples in splits.items():
+        if isinstance(examples, Iterator):
+            first = list(itertools.islice(examples, 1))
+            if not first:
+                continue
+            examples = itertools.chain(first, examples)
+        kept[split] = examples
+    if not kept:
+        raise InputError(
+            f'{folder}: no slice shows plausible lungs; choose the config without _framed'
+        )
+    return kept
 
 
 def read_grey(path):

@@ -62,6 +62,7 @@ VIEWS = {'crop': cropped, 'mask': alone}
 
 # ---- slices framed by their lungs
 
+SLIVER = 1e-6  # share of a side that is left of a box by rounding
 WINDOW = 'clinic'  # of windows.WINDOWS, that framed slices are seen through
 
 
@@ -109,4 +110,5 @@ def moved(box, part, shape):
         min(max((edge * length - inside.start) / (inside.stop - inside.start), 0.0), 1.0)
         for edge, length, inside in zip(box, (*shape, *shape), (*part, *part))
     ]
-    return tuple(edges) if edges[2] > edges[0] and edges[3] > edges[1] else None
+    left = min(edges[2] - edges[0], edges[3] - edges[1])
+    return tuple(edges) if left > SLIVER else None

@@ -243,7 +243,7 @@ class Builder(_base.ArrayRecordBuilder):
             if jobs := [Job(scan, group, *common) for scan, group in chosen]:
                 examples = self._generate_examples(make, jobs, split)
                 generators[split] = examples if self.beam else self._watched(examples)
-        return generators
+        return _base.without_empty(generators, folder) if self.builder_config.framed else generators
 
     def _watched(self, examples):
         """Yields (key, example) as they are, and notes which regions their masks have."""
@@ -424,6 +424,7 @@ def volume_examples(job):
     if not job.config.slices:
         yield job.scan.id, _example(job, job.scan.id, image, mask, spacing)
         return
+    left_out = 0
     for z, shown in enumerate(image):
         key = f'{job.scan.id}/z{z:03d}'
         others = {'z': z, **_by_slice(job, len(image) - 1 - z)}
@@ -431,9 +432,13 @@ def volume_examples(job):
         if job.config.framed:
             part = framing.frame(shown)
             if part is None:
+                left_out += 1
                 continue
             shown, region, others['frame'] = _framed(part, shown, region)
         yield key, _example(job, key, shown, region, spacing, others)
+    if left_out:
+        remark = f'left out {left_out} of {len(image)} slices without plausible lungs'
+        tqdm.write(f'{job.scan.image}: {remark}', file=sys.stderr)
 
 
 def _read_volume(job):

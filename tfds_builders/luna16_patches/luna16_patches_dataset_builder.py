@@ -276,11 +276,12 @@ class Builder(_base.ArrayRecordBuilder):
         for job in jobs:
             splits[luna16.series_split(series_of(job))].append(job)
         self.asked = len(jobs) if is_pictures else sum(len(rows) for _, rows, _ in jobs)
-        return {
+        made = {
             split: self._generate_examples(function, jobs_of_split, split)
             for split, jobs_of_split in splits.items()
             if jobs_of_split
         }
+        return _base.without_empty(made, folder) if self.builder_config.framed else made
 
     def _tables(self, folder):
         """annotations.csv, candidates.csv, annotations_with_malignancy.csv: where each would be."""
