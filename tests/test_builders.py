@@ -67,7 +67,8 @@ def sources(raw, data_dir, tmp_path_factory):
     for layout, folder in written.items():
         ct_scans.write_ct_scans(folder, layout, seed=2, size=64, slices=6)
     scans = {name: written[layout] for name, layout in layouts.items()}
-    return folders | scans | {'luna16_patches/slices': slices, 'synthetic_covid_ct': synthetic}
+    of_pictures = dict.fromkeys(('luna16_patches/slices', 'luna16_patches/slices_framed'), slices)
+    return folders | scans | of_pictures | {'synthetic_covid_ct': synthetic}
 
 
 @pytest.fixture(scope='module')
@@ -213,6 +214,26 @@ def test_malignancy_and_fold(raw, tmp_path):
             assert row.others['fold'] == int(volumes[row.series].parent.name[-1])
     assert rated.pop(0) == -1
     assert all(malignancy == i % 2 for i, malignancy in rated.items())
+
+
+def test_repeated_annotations_count_once_whatever_their_digits(raw, tmp_path, capsys):
+    """A spreadsheet writes -5.199999999999999 as -5.2, and 6 as 6.0."""
+    source = pathlib.Path(shutil.copytree(raw / 'luna16', tmp_path / 'luna16'))
+    file = source / 'annotations.csv'
+    header, *lines = file.read_text().splitlines()
+    series, *numbers = lines[0].split(',')
+    again = ','.join([series, *(f'{float(number):.6f}' for number in numbers)])
+    apart = ','.join([series, str(float(numbers[0]) + 0.01), *numbers[1:]])
+    assert again != lines[0]
+    file.write_text('\n'.join([header, *lines, again, apart]))
+    prepare.build(NODULES, source, str(tmp_path / 'data'))
+    assert f'left out 1 repeated rows (first {len(lines)})' in capsys.readouterr().out
+    rows = [
+        row
+        for split in SPLITS
+        for row in datasets.read_rows(f'{NODULES}:{split}', str(tmp_path / 'data'))
+    ]
+    assert len(rows) == len(lines) + 1
 
 
 def write_picture(folder, mode):

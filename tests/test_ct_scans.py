@@ -920,6 +920,17 @@ def test_a_folder_of_pictures_in_place_of_a_scan_is_refused(raw, refused):
     refused('folder', folder, 'four: is a folder without DICOM; name a volume file')
 
 
+def test_what_is_left_out_of_a_dicom_folder_is_said(raw, tmp_path, capsys):
+    folder = raw('folder_volumes')
+    series = folder / 'b/four'
+    (series / 'LICENSE').write_text('CC BY')
+    shutil.copy(min(series.glob('*[0-9]*')), series / 'again')
+    prepare.build('ct_scans/folder', folder, str(tmp_path / 'data'))
+    said = capsys.readouterr().err
+    assert f'{series}: left out 1 files that are neither pictures nor CT: LICENSE' in said
+    assert f'{series}: left out 1 copies of slices' in said
+
+
 REGIONS = [
     ([['value', 'name'], ['1', 'lung']], 'has the columns value, name; write the columns'),
     ([['value', 'region'], ['one', 'lung']], 'line 2 is one,lung; write the columns'),

@@ -116,6 +116,19 @@ def test_files_of_every_format_and_name(tmp_path, ending, packed, name):
     assert_is(file, phantom())
 
 
+@pytest.mark.parametrize('name', ['a', '100%_dose', 'covid%20scan', 'patient%d', '%s%n ü'])
+@pytest.mark.parametrize('ending', ENDINGS)
+def test_what_is_written_under_any_name_is_what_is_read(tmp_path, ending, name):
+    """By this project and by SimpleITK; a second volume of a like name stays what it is."""
+    first, second = tmp_path / f'{name}{ending}', tmp_path / f'{name.replace("%", "_")}_{ending}'
+    grid, other = read(write_series(tmp_path / 'in', phantom()))[1], phantom()[:, ::-1]
+    for path, array in ((first, phantom()), (second, other)):
+        volume.write(path, np.ascontiguousarray(array), grid, 'LPS')
+    for path, array in ((first, phantom()), (second, other)):
+        np.testing.assert_array_equal(read(path)[0], array)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), array)
+
+
 @pytest.mark.parametrize('ending', ENDINGS)
 @pytest.mark.parametrize('code', ['RAI', 'LPI', 'PIR', 'SAL', 'RPS'])
 def test_orientations(tmp_path, code, ending):
@@ -757,7 +770,7 @@ def test_identifiers_do_not_tell_slices_apart(tmp_path, uid):
 def test_the_same_position_with_other_pixels_is_refused(tmp_path):
     folder = write_series(tmp_path / 'in')
     save(slice_of(phantom()[2], 1), folder / 'other')
-    with pytest.raises(InputError, match='missing or double'):
+    with pytest.raises(InputError, match='missing, double or moved sideways'):
         read(folder)
 
 

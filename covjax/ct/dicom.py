@@ -343,8 +343,9 @@ def _line(path, positions, normal):
     off = np.abs(positions - first - np.arange(len(positions))[:, None] * step).max()
     if off > min(UNEVEN * abs(typical), UNEVEN_MM):
         raise InputError(
-            f'{path}: slices are {steps.min():.3g} to {steps.max():.3g} mm apart, '
-            'so some are missing or double; complete the series'
+            f'{path}: slices are {steps.min():.3g} to {steps.max():.3g} mm apart and up to '
+            f'{off:.3g} mm off their line, so some are missing, double or moved sideways; '
+            'complete the series'
         )
     return first, step
 

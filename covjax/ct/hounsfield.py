@@ -15,6 +15,7 @@ AS_STORED = (1.0, 0.0)  # slope and intercept of values that are HU
 # view.
 AIR = (-1100, -500)
 TISSUE = (-200, 200)  # HU of fat, muscle, blood
+MOST_SHIFTED = 5200  # what HU + 1024 reaches at most, metal and a little more
 LEAST = 2e-3  # the share of the voxels of a chest CT, or of a slice of one, in each of the two
 
 
@@ -118,8 +119,8 @@ def _guess(least, most):
         return f'it looks like 0..1: {given} as config.hu=SLOPE,INTERCEPT'
     if least >= 0 and most <= 255:
         return f'it looks like grey levels 0..255: {given} as config.hu=SLOPE,INTERCEPT'
-    if most > 1000:
-        return 'it looks like HU + 1024: then give config.hu=1,-1024'
+    if 1000 < most <= MOST_SHIFTED:
+        return 'it looks like HU + 1024 or so: give config.hu=1,-1024, so that air becomes -1000'
     return (
         'give a chest CT in HU; if this is one, say so with config.hu=1,0, or ' + given + ' there'
     )

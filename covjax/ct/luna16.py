@@ -79,7 +79,7 @@ def read_nodules(path):
 
 
 def without_copies(rows):
-    """Parts rows of a table from those that say the same again.
+    """Parts rows of a table from those that say the same again, to a thousandth of a mm.
 
     Args:
         rows: [Annotation] or [Candidate].
@@ -89,9 +89,17 @@ def without_copies(rows):
     """
     kept, copies = {}, []
     for row in rows:
-        if kept.setdefault(row._replace(row=0), row) is not row:
+        said = tuple(map(_rounded, row._replace(row=0)))
+        if kept.setdefault(said, row) is not row:
             copies.append(row.row)
     return list(kept.values()), copies
+
+
+def _rounded(value):
+    """A value of a row, lengths to a thousandth of a mm: spreadsheets write other digits."""
+    if isinstance(value, tuple):
+        return tuple(map(_rounded, value))
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def with_malignancy(annotations, path):

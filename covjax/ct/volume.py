@@ -4,6 +4,7 @@ Formats are MetaImage, NIfTI, NRRD and DICOM, each in a file of its own that che
 anything is allocated. What all have in common is checked here. No JAX.
 """
 
+import hashlib
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from covjax import InputError
 from covjax.ct import archive, dicom, hounsfield, metaimage, nifti, nrrd
 from covjax.ct.grid import Grid
 
+WITH_DATA_FILE = ('.mhd', '.nhdr')  # headers with the voxels beside them
 # By ending, in lower case; the longer ones first.
 FORMATS = {end: form for form in (nifti, metaimage, nrrd) for end in form.SUFFIXES}
 GIVE_CT = 'give a CT volume in HU'
@@ -245,7 +247,22 @@ def write(path, array, grid, code):
     image = grid.place(sitk.GetImageFromArray(array))
     try:
         with archive.on_disk(path) as file:
-            sitk.WriteImage(sitk.DICOMOrient(image, code), str(file), useCompression=True)
+            plain = file.with_name(_plain_name(file))
+            sitk.WriteImage(sitk.DICOMOrient(image, code), str(plain), useCompression=True)
+            plain.rename(file)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f'{path}: cannot be written ({reason})') from None
+
+
+def _plain_name(path):
+    """The name under which a file is written before it is renamed, mostly its own.
+
+    A header with a data file beside it names that after itself, and libraries take '%' there for a
+    pattern: they write one file a slice, crash, or read what they wrote wrongly. The data file
+    keeps the plain name.
+    """
+    if path.suffix.lower() not in WITH_DATA_FILE or '%' not in path.name:
+        return path.name
+    digest = hashlib.sha256(path.name.encode()).hexdigest()[:8]  # 'a%' and 'a_' may both be there
+    return f'{path.stem.replace("%", "_")}_{digest}{path.suffix}'

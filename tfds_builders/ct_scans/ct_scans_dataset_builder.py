@@ -455,16 +455,22 @@ def _read_volume(job):
 
 
 def _open(path, hu):
-    """The Volume of a file, or of a folder of DICOM files."""
-    if not path.is_dir():
-        return volume.open_volume(path, hu)
-    found = contents.look(path)
-    if not found.dicom:
-        raise InputError(
-            f'{path}: is a folder without DICOM; name a volume file, a folder with one DICOM '
-            'series, or pictures one by one'
-        )
-    return contents.open_series(found, hu)
+    """The Volume of a file, or of a folder of DICOM files; prints what was left out or changed."""
+    remarks = []
+    if path.is_dir():
+        found = contents.look(path)
+        if not found.dicom:
+            raise InputError(
+                f'{path}: is a folder without DICOM; name a volume file, a folder with one DICOM '
+                'series, or pictures one by one'
+            )
+        opened, remarks = contents.open_series(found, hu), found.remarks
+    else:
+        opened = volume.open_volume(path, hu)
+    for remark in [*remarks, *opened.remarks]:
+        # Here, which may be a process of its own, nobody else can tell.
+        tqdm.write(f'{path}: {remark}', file=sys.stderr)
+    return opened
 
 
 def _read_mask(job, hu, grid):
@@ -478,7 +484,6 @@ def _read_mask(job, hu, grid):
         chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), CHECKED)).round().astype(int))
         mask_part, hu_part = mask[chosen], hu[chosen]
         if remark := masks.check_place([mask_part], [windows.to_grey(hu_part)], names, path):
-            # Here, which may be a process of its own, nobody else can tell.
             tqdm.write(f'{path}: {remark}', file=sys.stderr)
         masks.check_hu(mask_part, hu_part, names, job.scan.image)
     return mask
