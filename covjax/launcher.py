@@ -15,6 +15,7 @@ import os
 import pathlib
 import runpy
 import sys
+from logging import getLogger
 
 import jax
 from absl import flags, logging
@@ -73,6 +74,7 @@ def launch(config, workdir):
     if config.run in TRAINING:
         keep_memory()
     logging.set_verbosity(logging.ERROR)  # Orbax reports every step of a save
+    getLogger('pydicom').setLevel('ERROR')  # a file that is damaged is refused with one line
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
     if COORDINATOR.value or PROCESSES.value or PROCESS.value is not None:
@@ -148,6 +150,8 @@ def parse(argv, home, below):
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         keys = '\n  '.join(f'config.{key}' for key, _ in leaves(config))
         message = str(error).splitlines()[0].strip('"')
+        if message.startswith("'"):  # ml_collections says no more than the name
+            message = f'config has no key {message}'
         fail(f'{message}\nvalid keys of {name}:\n  {keys}')
     check(CONFIG.value, path, home)
     if others:
@@ -201,13 +205,22 @@ def find(name, home):
 def with_path(argv, path, variant):
     """The words of a command line, with the path of the config in place of its name."""
     value = f'{path}:{variant}' if variant else str(path)
-    words = list(argv)
+    words = last_of_each(argv)
     for i, word in enumerate(words):
         flag, equals, _ = word.partition('=')
         if flag in CONFIG_FLAGS:
             words[i : i + 1 + (not equals)] = [f'{flag}={value}']
             break
     return words
+
+
+def last_of_each(argv):
+    """The words of a command line, of each --config.key=value the last: tuples would be joined."""
+    last = {word.partition('=')[0]: i for i, word in enumerate(argv)}
+    is_key = lambda word: word.lstrip('-').startswith('config.') and '=' in word
+    return [
+        word for i, word in enumerate(argv) if not is_key(word) or last[word.partition('=')[0]] == i
+    ]
 
 
 def check(config, path, home):

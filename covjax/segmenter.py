@@ -26,6 +26,7 @@ from covjax.models.unet import NORMS, UPS, check_widths
 from covjax.weights import safetensors
 from covjax.workdir import AGAIN, checked
 
+LEAST_PATCH = 8  # pixels a side
 # Keys of the run in an exported file; `network` needs the first five.
 EXPORTED = (
     *('model', 'widths', 'up', 'norm', 'dtype'),
@@ -151,10 +152,11 @@ def patch_of(config):
     """
     patch = config.patch
     sides = tuple(patch) if isinstance(patch, (tuple, list)) else (patch,)
-    whole = all(type(side) is int and side >= 1 for side in sides)
+    whole = all(type(side) is int and side >= LEAST_PATCH for side in sides)
     if len(sides) != 2 or not whole or sides[0] != sides[1]:
         raise InputError(
-            f'config.patch={sides}: write (side, side), one whole number twice, such as (176, 176)'
+            f'config.patch={sides}: write (side, side), one whole number of at least {LEAST_PATCH} '
+            'twice, such as (176, 176)'
         )
     if sides[0] > config.image_size:
         raise InputError(

@@ -290,6 +290,11 @@ def test_the_confusion_matrix_is_that_of_the_highest_scores(document):
     assert confusion['counts'] == expected.tolist() and confusion['test_name'] == 'all three'
 
 
+def test_a_missing_set_of_the_baselines_is_named_by_its_key(trained_on, tmp_path):
+    with pytest.raises(InputError, match="config.baseline=nowhere:train: .* '' for no baselines"):
+        run(config_of_evaluation(trained_on, baseline='nowhere:train'), tmp_path / 'evaluate')
+
+
 def test_evaluation_prints_the_class_and_the_matrix(trained_on, tmp_path, capsys):
     run(config_of_evaluation(trained_on, baseline=''), tmp_path / 'evaluate')
     printed = capsys.readouterr().out

@@ -216,7 +216,7 @@ def test_shown_commands_have_valid_keys(command):
         ('--config=configs/base.py', 'configs/quickstart.py'),
         ('--config=configs/cyclegan.py --wokdir=x', 'wokdir'),
         ('--config=look --config=cyclegan', 'given twice'),
-        ('--config=cyclegan --config.augment.nosuch=1', 'nosuch'),
+        ('--config=cyclegan --config.augment.nosuch=1', "no key 'nosuch'"),
         (
             '--config=cyclegan --coordinator=nohost --processes=2 --process=0',
             '--coordinator=nohost',
@@ -250,6 +250,16 @@ def test_the_name_of_a_config_may_be_a_word_of_its_own():
         assert launcher.config_argument(argv) == ('cyclegan', 'small')
         replaced = launcher.with_path(argv, path, 'small')
         assert replaced == ['launch.py', f'--config={path}:small', '--workdir', 'cyclegan']
+
+
+@pytest.mark.fast
+def test_of_a_key_that_is_given_again_the_last_counts():
+    words = ['--config.steps=1', '--config.widths=(8, 16)', '--workdir=a', '--config.steps=2']
+    assert launcher.last_of_each(words) == words[1:]
+    assert launcher.last_of_each([*words, '--config.widths=(4,)']) == [
+        *words[2:],
+        '--config.widths=(4,)',
+    ]
 
 
 @pytest.mark.fast

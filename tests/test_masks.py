@@ -317,13 +317,13 @@ def test_lesions_outside_of_the_lungs_are_refused(phantom):
 
 def test_a_lung_mask_that_is_elsewhere_is_refused(phantom):
     grey, lung, _ = phantom
-    with pytest.raises(InputError, match=r'does not lie on the lungs of its image .Dice 0\.'):
+    with pytest.raises(InputError, match=r'does not lie on the lungs of its images .Dice 0\.'):
         check(np.roll(lung, 24, 2) & np.roll(lung, 24, 1), grey, LUNG_NAMES)
 
 
 def test_an_empty_lung_mask_of_a_chest_is_refused(phantom):
     grey, lung, _ = phantom
-    with pytest.raises(InputError, match='does not lie on the lungs of its image .Dice 0.00'):
+    with pytest.raises(InputError, match='does not lie on the lungs of its images .Dice 0.00'):
         check(np.zeros_like(lung), grey, LUNG_NAMES)
 
 

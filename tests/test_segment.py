@@ -23,7 +23,7 @@ from segmenters import DARK, write_run
 from configs import export as export_config
 from configs import segment as config_file
 from covjax import InputError, lung_view, segmenter, trained
-from covjax.ct import masks, windows
+from covjax.ct import masks, picture, windows
 from covjax.data import batches
 from covjax.phantom import chest
 from covjax.runs import export, segment
@@ -120,6 +120,13 @@ def test_every_format_is_read(lesions, hu, tmp_path, end):
     workdir = segmented(lesions, tmp_path / f'scan{end}', tmp_path / 'run', lungs='')
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(workdir / 'masks' / 'scan.nii.gz')))
     np.testing.assert_array_equal(found, windows.to_grey(hu) < DARK)
+
+
+def test_a_scale_of_hu_is_refused_beside_pictures(lesions, tmp_path):
+    picture.save(tmp_path / 'in' / 'a.png', np.zeros((40, 40), np.uint8))
+    for source in (tmp_path / 'in', tmp_path / 'in' / 'a.png'):
+        with pytest.raises(InputError, match='config.hu=1,-1024: .* have no HU'):
+            segmented(lesions, source, tmp_path / 'run', hu='1,-1024')
 
 
 def test_slices_of_another_size_than_in_training_are_resized_and_back(lesions, tmp_path):

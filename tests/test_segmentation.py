@@ -172,6 +172,46 @@ def test_image_and_target_are_moved_together(dimensions, change):
 
 
 @fast
+def test_left_and_right_are_exchanged_where_an_image_is_mirrored():
+    """The image is as bright as its class, so that it says where each side has gone."""
+    names = ('background', 'left_lung', 'right_lung')
+    mirrored = segmentation.mirrored_targets(names)
+    images, targets, image, plain = moved({**OFF, 'flip': True})
+    change = partial(segmentation.augment, settings={**OFF, 'flip': True}, first=0)
+    again, target = change(jax.random.key(0), images, targets, mirrored=mirrored)
+    np.testing.assert_allclose(again, image, atol=1e-6)
+    flips = [(plain[i] != targets[i]).any() for i in range(len(targets))]
+    assert 0 < sum(flips) < len(flips)
+    for i, flipped in enumerate(flips):
+        np.testing.assert_array_equal(target[i], mirrored[plain[i]] if flipped else targets[i])
+    assert mirrored[IGNORED] == IGNORED
+
+
+@fast
+@pytest.mark.parametrize(
+    'names, becomes',
+    [
+        (('background', 'lung', 'lesion'), [0, 1, 2]),
+        (('background', 'right_lung', 'left_lung', 'trachea'), [0, 2, 1, 3]),
+        (('background', 'lobe_upper_left', 'lobe_upper_right'), [0, 2, 1]),
+    ],
+    ids=str,
+)
+def test_a_mirror_exchanges_sides_by_their_names(names, becomes):
+    table = segmentation.mirrored_targets(names)
+    found = range(256) if table is None else table
+    assert list(found) == [*becomes, *range(len(names), 256)]
+
+
+@fast
+def test_a_side_without_the_other_is_not_mirrored():
+    one_sided = examples(4, (24, 24))._replace(classes=('background', 'left_lung', 'lesion'))
+    with pytest.raises(InputError, match='flip=True: left_lung has no other side'):
+        segmentation.task_on(config_of(augment={**OFF, 'flip': True}), one_sided, one_sided)
+    segmentation.task_on(config_of(augment={**OFF, 'flip': False}), one_sided, one_sided)
+
+
+@fast
 def test_the_slices_of_a_volume_are_moved_by_one_matrix():
     _, patch = DIMENSIONS[3]
     plane = examples(2, patch[1:]).targets
@@ -414,9 +454,19 @@ def test_two_devices_equal_one():
     'fields, message',
     [
         *(
-            ({'patch': patch}, r'config.patch=\(.*\): write \(side, side\), one whole number twice')
+            ({'patch': patch}, r'config.patch=\(.*\): write \(side, side\), one whole number of')
             for patch in (
-                *((), (16,), (16, 24), (4, 16, 16), (0, 0), (-3, -3), (16.0, 16.0), (8.5, 8.5)),
+                *(
+                    (),
+                    (16,),
+                    (16, 24),
+                    (4, 16, 16),
+                    (0, 0),
+                    (-3, -3),
+                    (16.0, 16.0),
+                    (8.5, 8.5),
+                    (1, 1),
+                ),
                 *(('a', 'a'), (True, True), (None, None), (float('nan'),) * 2),
             )
         ),

@@ -497,6 +497,27 @@ def test_dicom_is_known_by_its_content(tmp_path, name):
     assert_is(write_series(tmp_path / 'in', name=name), phantom())
 
 
+@pytest.mark.parametrize('name', ['0.dcm', 'z.IMA', 'sub/z.dcm'])
+def test_a_file_that_is_dicom_by_name_alone_is_refused(tmp_path, name):
+    """At either end of a series nothing else would tell that a slice is missing."""
+    folder = write_series(tmp_path / 'in')
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b'x')
+    assert_refused(folder, 'is no DICOM file', 'copy it again')
+
+
+@pytest.mark.parametrize('kept', [0.3, 0.5, 0.7, 0.9])
+def test_a_truncated_slice_is_refused_in_one_line(tmp_path, kept):
+    folder = write_series(tmp_path / 'in')
+    path = sorted(folder.iterdir())[0]
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(InputError) as caught:
+        read(folder)
+    message = str(caught.value)
+    assert message.count('IM00001') == 1 and message.count(';') == 1, message
+
+
 def test_dicom_without_preamble(tmp_path):
     (tmp_path / 'in').mkdir()
     for z, hu in enumerate(phantom()):

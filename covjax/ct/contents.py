@@ -9,6 +9,7 @@ from covjax.ct import archive, dicom, volume
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 # What DICOM media carry beside the images.
 DIRECTORIES = ('DICOMDIR',)
+NAMED_DICOM = ('.dcm', '.dicom', '.ima')  # endings of files that are DICOM unless damaged
 WRITTEN = ('config.json', 'environment.json')  # by every run into its workdir
 
 
@@ -101,6 +102,12 @@ def one_kind(found):
         )
 
 
+def _check_no_hu(source, hu):
+    """Refuses config.hu beside pictures."""
+    if hu:
+        raise InputError(f'config.hu={hu}: {source} has pictures, which have no HU; leave it out')
+
+
 def open_series(found, hu=''):
     """The Volume of the DICOM files of a folder.
 
@@ -109,8 +116,14 @@ def open_series(found, hu=''):
         hu: config.hu.
 
     Raises:
-        InputError: they are not one complete CT series.
+        InputError: they are not one complete CT series, or a file is DICOM by its name alone.
     """
+    damaged = [path for path in found.others if path.suffix.lower() in NAMED_DICOM]
+    if damaged := [path for path in damaged if not archive.is_companion(path)]:
+        raise InputError(
+            f'{damaged[0]}: is no DICOM file, whatever its name says; copy it again, or remove it '
+            'if it is no slice of the series'
+        )
     return volume.of_header(dicom.open_series(found.folder, found.dicom), hu)
 
 
@@ -133,6 +146,7 @@ def inputs(source, hu, workdir):
         raise InputError(f'config.input={source}: no such file or folder')
     if not source.is_dir():
         if source.suffix.lower() in PICTURES:
+            _check_no_hu(source, hu)
             return [source], None, []
         ct = volume.open_volume(source, hu)
         return [], ct, list(ct.remarks)
@@ -141,6 +155,7 @@ def inputs(source, hu, workdir):
     found = look(source, workdir)
     one_kind(found)
     if found.pictures:
+        _check_no_hu(source, hu)
         return found.pictures, None, found.remarks
     ct = open_series(found, hu)
     return [], ct, [*found.remarks, *ct.remarks]

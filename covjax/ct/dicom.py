@@ -22,6 +22,7 @@ from covjax import InputError
 from covjax.ct import hounsfield
 from covjax.ct.grid import MOST_VOXELS, Grid
 
+CT_CLASSES = {pydicom.uid.CTImageStorage, pydicom.uid.EnhancedCTImageStorage}
 MAGIC = b'DICM'  # at byte 128
 # How files begin that lack the 128 bytes and the magic: with group 2 or 8, in either byte order.
 GROUPS = (b'\x02\x00', b'\x08\x00', b'\x00\x08')
@@ -127,6 +128,8 @@ def open_series(path, files):
             raise InputError(
                 f'{file}: is damaged DICOM ({type(error).__name__}); copy it again'
             ) from None
+        if 'Rows' not in headers[file] and _says_ct(headers[file]):
+            raise InputError(f'{file}: is CT whose header ends early; copy it again')
     chosen = {file: header for file, header in headers.items() if _is_ct(header)}
     if others := [file.name for file in headers if file not in chosen]:
         remarks.append(named(others, 'DICOM files that are no CT slices'))
@@ -148,6 +151,12 @@ def _is_ct(header):
     """Whether a header is that of CT slices: no localizer, no report, no segmentation."""
     kinds = header.get('ImageType') or ()
     return header.get('Modality') == 'CT' and 'Rows' in header and 'LOCALIZER' not in kinds
+
+
+def _says_ct(header):
+    """Whether a header, which may end early, is one of CT images."""
+    kinds = (header.get('SOPClassUID'), header.file_meta.get('MediaStorageSOPClassUID'))
+    return header.get('Modality') == 'CT' or not CT_CLASSES.isdisjoint(kinds)
 
 
 def _check_one_series(path, headers, chosen):
@@ -408,6 +417,8 @@ def _pixels(path):
             return whole.pixel_array
     except Exception as error:  # decoders raise whatever they like
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error)
+        if isinstance(error, AttributeError):  # of pydicom, which says it in terms of Python
+            reason = f'{error.name} is missing'
         raise InputError(f'{path}: its pixels cannot be read ({reason}); copy it again') from None
 
 

@@ -19,6 +19,7 @@ LESION = re.compile(
     'lesion|infect|opaci|ground_?glass|ggo|consolidat|crazy_paving|pneumonia|covid|nodule|tumou?r'
 )
 SIDES = ('left', 'right')
+OTHER_SIDE = {'left': 'right', 'right': 'left'}
 NOT_LISTED = 255  # among classes
 MOST_REGIONS = 253  # of a data set, whose classes are uint8
 # What Pillow calls files and compressions that change values, so that edges of regions get others.
@@ -159,7 +160,7 @@ def as_classes(stored, regions, path):
         shown = ', '.join(map(str, sorted(others)[:8])) + (', ...' if len(others) > 8 else '')
         raise InputError(
             f'{path}: has the values {shown} besides those listed ({listed}); '
-            'correct the mask, or list them'
+            'correct the mask, or list them in regions.csv'
         )
     return result
 
@@ -267,6 +268,27 @@ def _lung_numbers(names):
     return [i for i, name in enumerate(names) if is_lung(name)]
 
 
+def mirrored(names):
+    """The classes of a mask that is mirrored left to right: 'left_lung' becomes 'right_lung'.
+
+    Args:
+        names: of the classes.
+
+    Returns:
+        (int [C], of each class the one that it becomes; the names of classes without the other
+        side, which stay what they are).
+    """
+    becomes, alone = np.arange(len(names)), []
+    for i, name in enumerate(names):
+        words = name.split('_')
+        other = '_'.join(OTHER_SIDE.get(word, word) for word in words)
+        if other in names:
+            becomes[i] = names.index(other)
+        else:
+            alone.append(name)
+    return becomes, alone
+
+
 def _lesion_numbers(names):
     """The numbers of the classes that are lesions."""
     return [i for i, name in enumerate(names) if LESION.search(name)]
@@ -314,10 +336,16 @@ def _check_lungs(masks, found, path):
     dice = _check_position(_overlap, masks, found, BETTER_LUNGS, path)
     if dice < LEAST_DICE:
         raise InputError(
-            f'{path}: does not lie on the lungs of its image (Dice {dice:.2f}, '
-            f'at least {LEAST_DICE} expected); give its own mask, {UNCHECKED}'
+            f'{path}: does not lie on the lungs of its images (Dice {dice:.2f}, at least '
+            f'{LEAST_DICE} expected{_empty_ones(masks)}); give their own masks, {UNCHECKED}'
         )
     return ''
+
+
+def _empty_ones(masks):
+    """'; 3 of 8 masks are empty', or '' where none is."""
+    count = sum(not mask.any() for mask in masks)
+    return f'; {count} of {len(masks)} masks are empty' if count else ''
 
 
 def _overlap(mask, lung):

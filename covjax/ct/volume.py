@@ -173,6 +173,8 @@ def _read(volume, **block):
         scale, offset = getattr(volume.header, 'scaling', hounsfield.AS_STORED)
         values = slope * scale, slope * offset + intercept
         return hounsfield.to_int16(stored, *values, exact=volume.exact)
+    except InputError:  # a ValueError too, and complete
+        raise
     except ValueError as error:
         give = GIVE_MASK if volume.exact else GIVE_CT
         raise InputError(f'{volume.path}: {error}; {give}') from None

@@ -82,6 +82,11 @@ def random_matrix(rng, settings, size):
     return matrix
 
 
+def is_mirror(matrix):
+    """Whether a matrix [3, 3] exchanges left and right: a bool scalar."""
+    return matrix[0, 0] * matrix[1, 1] < matrix[0, 1] * matrix[1, 0]
+
+
 def _positions(matrix, shape, size):
     """Where the pixels of the output lie in an image [H, W, ...].
 

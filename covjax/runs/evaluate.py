@@ -183,7 +183,10 @@ def read_baselines(config, network, data_dir):
     if not config.baseline:
         return []
     named, train_set = f'config.baseline={config.baseline}', network.config.train
-    real = datasets.read_native(config.baseline, data_dir)
+    try:
+        real = datasets.read_native(config.baseline, data_dir)
+    except InputError as error:
+        raise InputError(f"{named}: {error}, or set it to '' for no baselines") from None
     check_same(named, datasets.classes(config.baseline, data_dir), network.classes)
     if {row.label for _, row in real} != set(range(len(network.classes))):
         raise InputError(

@@ -17,7 +17,15 @@ from jax import lax
 from covjax import InputError, choice, segmenter
 from covjax.ct import masks
 from covjax.data import batches, segmented, tiles
-from covjax.data.augment import random_matrix, recoloured, to_float, to_uint8, warp, warp_classes
+from covjax.data.augment import (
+    is_mirror,
+    random_matrix,
+    recoloured,
+    to_float,
+    to_uint8,
+    warp,
+    warp_classes,
+)
 from covjax.training.optimizer import adamw, schedule
 from covjax.training.task import AXIS, Net, State, Task, first_index
 
@@ -35,6 +43,7 @@ class Parts(NamedTuple):
     tx: optax.GradientTransformation
     augment: dict  # settings of data.augment
     classes: tuple[str, ...]
+    mirrored: np.ndarray | None  # of each target what it becomes in a mirror; None: all stay
 
 
 class Patches(NamedTuple):
@@ -137,7 +146,26 @@ def parts_of(config, classes):
         tx=adamw(schedule(config), config.weight_decay),
         augment=config.augment,
         classes=classes,
+        mirrored=mirrored_targets(classes) if config.augment.flip else None,
     )
+
+
+def mirrored_targets(classes):
+    """What each target becomes where left and right are exchanged: uint8 [256], or None for itself.
+
+    Raises:
+        InputError: there is a left region without the right one, or the other way round, so that
+            nobody knows where it is in a mirror.
+    """
+    becomes, alone = masks.mirrored(classes)
+    if one_sided := [name for name in alone if set(masks.SIDES) & set(name.split('_'))]:
+        raise InputError(
+            f'config.augment.flip=True: {one_sided[0]} has no other side among the regions, so it '
+            'cannot be mirrored; set it to False, or name both sides in config.regions'
+        )
+    table = np.arange(256, dtype=np.uint8)
+    table[: len(classes)] = becomes
+    return None if (table == np.arange(256)).all() else table
 
 
 # Data.
@@ -208,7 +236,7 @@ def init(parts, rng, batch):
     )
 
 
-def augment(rng, images, targets, settings, first):
+def augment(rng, images, targets, settings, first, mirrored=None):
     """Changes each image and its target alike at random, on any number of devices.
 
     The slices of a volume are moved by one matrix, in their plane.
@@ -219,6 +247,7 @@ def augment(rng, images, targets, settings, first):
         targets: uint8 [B, *patch].
         settings: of augment.random_matrix and augment.recoloured.
         first: the index of the first image in the global batch.
+        mirrored: uint8 [256], what each target becomes where left and right are exchanged.
 
     Returns:
         (float32 [B, *patch, 1] in [-1, 1], uint8 [B, *patch], IGNORED outside of the images).
@@ -234,7 +263,10 @@ def augment(rng, images, targets, settings, first):
         )
         if target.ndim == 3:
             move, move_target = jax.vmap(move), jax.vmap(move_target)
-        return move(recoloured(colour_rng, image, settings)), move_target(target)
+        target = move_target(target)
+        if mirrored is not None:
+            target = jnp.where(is_mirror(matrix), jnp.asarray(mirrored)[target], target)
+        return move(recoloured(colour_rng, image, settings)), target
 
     rngs = jax.vmap(partial(jax.random.fold_in, rng))(first + jnp.arange(len(images)))
     return jax.vmap(changed)(rngs, to_float(images), targets)
@@ -346,7 +378,9 @@ def train_step(parts, state, batch, rng):
         (State, {'loss', 'accuracy'}), averaged over all devices.
     """
     first = first_index(len(batch['target']))
-    images, target = augment(rng, batch['image'], batch['target'], parts.augment, first)
+    images, target = augment(
+        rng, batch['image'], batch['target'], parts.augment, first, parts.mirrored
+    )
     gradient = jax.grad(partial(loss, parts), has_aux=True)
     grads, (batch_stats, scalars) = gradient(state.net.params, state.batch_stats, images, target)
     net = state.net.update(grads, parts.tx)
