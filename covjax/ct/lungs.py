@@ -42,6 +42,21 @@ def mask(grey):
     return sitk.GetArrayFromImage(sitk.Crop(lungs, radius, radius)).astype(bool)
 
 
+def mask_in_crop(grey):
+    """Finds the lungs of a picture that is cropped to them, whose edge may cut them.
+
+    Args:
+        grey: uint8 [H, W], air dark.
+
+    Returns:
+        bool [H, W]; what is dark at the edge counts as lung where it is large enough, a corner
+        outside of the body too.
+    """
+    margin = max(round(CLOSED * max(grey.shape)), 1)
+    framed = np.pad(grey, margin, constant_values=255)  # as if tissue were around
+    return mask(framed)[margin:-margin, margin:-margin]
+
+
 def largest(mask, count):
     """The largest connected pieces of a mask, in which pieces that touch at a corner are one.
 

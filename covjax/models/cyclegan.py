@@ -57,14 +57,15 @@ class Generator(nn.Module):
     norm: str = 'instance'
     upsample: str = 'transposed'
     dtype: Any = jnp.float32
+    channels: int | None = None  # of the output; None: as many as the input has
 
     @nn.compact
     def __call__(self, x):
-        """[B, H, W, C] -> [B, H, W, C] float32 in (-1, 1)."""
+        """[B, H, W, C] -> [B, H, W, channels] float32 in (-1, 1)."""
         conv = _conv(self.dtype)
         norm = READ_NORMS[self.norm]
         up = partial(UPSAMPLE[self.upsample], dtype=self.dtype, kernel_init=normal_init)
-        f, channels = self.filters, x.shape[-1]
+        f, channels = self.filters, self.channels or x.shape[-1]
         x = conv(f, (7, 7), padding='VALID', name='stem')(reflect_pad(x, 3))
         x = nn.relu(norm(name='stem_norm')(x))
         for i in (1, 2):

@@ -5,7 +5,7 @@ import jax
 from covjax import InputError, choice, lung_view
 from covjax.data import lineage
 from covjax.trained import read_classes, write_classes
-from covjax.training import classification, cyclegan, devices, loop, segmentation
+from covjax.training import classification, cyclegan, devices, loop, pairs, segmentation
 from covjax.weights import checkpoint
 from covjax.workdir import write_json
 
@@ -13,6 +13,7 @@ MAKE = {
     'cyclegan': cyclegan.make,
     'classification': classification.make,
     'segmentation': segmentation.make,
+    'pairs': pairs.make,
 }
 
 
