@@ -3,7 +3,7 @@
 python launch.py --config=configs/benchmark.py
 
 Random images, the networks of configs/cyclegan.py:original; PyTorch comes with pip install -e
-'.[torch]'. Cost: about 5 minutes on two CPU cores. On a GPU, so that both frameworks find memory on
+'.[torch]'. Cost: about 8 minutes on two CPU cores. On a GPU, so that both frameworks find memory on
 the card:
 
 XLA_PYTHON_CLIENT_PREALLOCATE=false python launch.py --config=configs/benchmark.py:gpu
