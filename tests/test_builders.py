@@ -1,5 +1,6 @@
 """Every data set, by iteration: built on phantoms without TensorFlow, read back by plain TFDS."""
 
+import dataclasses
 import functools
 import hashlib
 import io
@@ -16,7 +17,7 @@ from covjax import InputError
 from covjax.ct import luna16, picture, windows
 from covjax.ct.volume import find_volumes, open_volume, read_slice
 from covjax.data import datasets
-from covjax.data.synthetic import SyntheticRow, write_manifest
+from covjax.data.synthetic import SyntheticRow, read_manifest, write_manifest
 from covjax.phantom import ct_scans
 from covjax.runs import prepare
 from tfds_builders._base import read_grey, stored
@@ -46,6 +47,21 @@ def write_synthetic(data_dir, folder):
     write_manifest(folder, rows)
 
 
+def write_pairs(synthetic, folder):
+    """What synthesize_pairs writes: of every picture of a folder a lesion and a sham."""
+    rows, gate = [], np.full((512, 512), 255, np.uint8)
+    picture.save(folder / 'gates/all.png', gate)
+    for row in read_manifest(synthetic):
+        pair = {'lesion': 'ground_glass', 'pair': row.id, 'gate': 'gates/all.png', 'masks': 'drawn'}
+        for kind, label in (('ground_glass', 'covid'), ('sham', 'noncovid')):
+            file = f'images/{row.id}_{kind}.png'
+            picture.save(folder / file, picture.read(synthetic / row.file))
+            facts = {'id': f'{row.id}_{kind}', 'file': file, 'kind': kind, 'label': label}
+            rows.append(dataclasses.replace(row, **facts, **pair))
+    (folder / 'lineage.json').write_text('[]')
+    write_manifest(folder, rows)
+
+
 def layout_of(name):
     """The layout of phantoms that a config of ct_scans reads; several read the same."""
     layout = name.removeprefix('ct_scans/').removesuffix('_slices').removesuffix('_severity')
@@ -60,6 +76,8 @@ def sources(raw, data_dir, tmp_path_factory):
     slices, synthetic = tmp_path_factory.mktemp('slices'), tmp_path_factory.mktemp('synthetic')
     write_slices(find_volumes(raw / 'luna16'), slices)
     write_synthetic(data_dir, synthetic)
+    pairs = tmp_path_factory.mktemp('pairs')
+    write_pairs(synthetic, pairs)
     raws = {'covid_ct': raw / 'covid_ct', 'luna16_patches': raw / 'luna16'}
     folders = {name: raws.get(name.partition('/')[0]) for name in NAMES}
     layouts = {name: layout_of(name) for name in NAMES if name.startswith('ct_scans/')}
@@ -68,7 +86,8 @@ def sources(raw, data_dir, tmp_path_factory):
         ct_scans.write_ct_scans(folder, layout, seed=2, size=64, slices=6)
     scans = {name: written[layout] for name, layout in layouts.items()}
     of_pictures = dict.fromkeys(('luna16_patches/slices', 'luna16_patches/slices_framed'), slices)
-    return folders | scans | of_pictures | {'synthetic_covid_ct': synthetic}
+    made = {'synthetic_covid_ct': synthetic, 'synthetic_pairs': pairs}
+    return folders | scans | of_pictures | made
 
 
 @pytest.fixture(scope='module')

@@ -19,8 +19,11 @@ FLOORS = [
     ['covjax.runs'],
     ['configs'],
     ['covjax.training', 'covjax.audit'],
-    ['covjax.stand_ins', 'covjax.features', 'covjax.lung_view'],
-    ['covjax.classifier', 'covjax.generator', 'covjax.segmenter', 'covjax.pages'],
+    ['covjax.stand_ins', 'covjax.pair_makers', 'covjax.features', 'covjax.lung_view'],
+    [
+        *('covjax.classifier', 'covjax.generator', 'covjax.pair_generator', 'covjax.segmenter'),
+        'covjax.pages',
+    ],
     ['covjax.trained', 'tfds_builders'],
     ['covjax.weights', 'covjax.data', 'covjax.phantom', 'covjax.pipeline'],
     ['covjax.models', 'covjax.ct', 'covjax.workdir'],

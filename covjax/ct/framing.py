@@ -7,7 +7,7 @@ pictures of papers, which is why framing alone brings slices of other scanners c
 
 import numpy as np
 
-from covjax.ct import lungs
+from covjax.ct import lungs, windows
 
 MARGIN = 0.05  # of each side of the box of a region, that is shown around it
 
@@ -62,6 +62,9 @@ VIEWS = {'crop': cropped, 'mask': alone}
 
 # ---- slices framed by their lungs
 
+# HU of healthy lung and of soft tissue, to which pictures in an unknown window are levelled.
+LUNG_HU, TISSUE_HU = -860.0, 40.0
+LEAST_CONTRAST = 40  # grey levels between the two, below which a picture is left as it is
 SLIVER = 1e-6  # share of a side that is left of a box by rounding
 WINDOW = 'clinic'  # of windows.WINDOWS, that framed slices are seen through
 
@@ -77,6 +80,30 @@ def frame(grey):
     """
     mask = lungs.mask(grey)
     return box_of(mask) if lungs.plausible(mask[None])[0] else None
+
+
+def levelled(grey, lung, tissue):
+    """A picture in an unknown window, as if it were seen through WINDOW.
+
+    Its grey levels are scaled and shifted so that the median of healthy lung and that of soft
+    tissue are what they are there. What the picture has cut off stays cut off.
+
+    Args:
+        grey: uint8 [H, W].
+        lung: bool [H, W], healthy lung.
+        tissue: bool [H, W], soft tissue.
+
+    Returns:
+        uint8 [H, W]; the picture itself where either is empty, or where the two hardly differ.
+    """
+    if not (lung.any() and tissue.any()):
+        return grey
+    dark, bright = np.median(grey[lung]), np.median(grey[tissue])
+    if bright - dark < LEAST_CONTRAST:
+        return grey
+    ends = windows.to_grey(np.array([LUNG_HU, TISSUE_HU]), windows.WINDOWS[WINDOW]).astype(float)
+    level = ends[0] + (grey - dark) * (ends[1] - ends[0]) / (bright - dark)
+    return np.clip(np.round(level), 0, 255).astype(np.uint8)
 
 
 def whole(shape):

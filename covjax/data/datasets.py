@@ -126,6 +126,7 @@ class Record(NamedTuple):
     row: Row
     image: Any  # PNG bytes, or an array: uint8 or HU [..., H, W, 1]
     mask: Any = None  # the same of its classes, None where it has no mask
+    gate: bytes | None = None  # PNG of what was made anew in a member of a pair
 
 
 def records(spec, data_dir, limit=None):
@@ -159,7 +160,8 @@ def records(spec, data_dir, limit=None):
             empty = False
             image, mask = example.pop('image'), example.pop('mask', None)
             mask = mask['classes'] if isinstance(mask, dict) else mask
-            yield Record(Row.from_features(example, names), image, mask)
+            gate = example.pop('gate', None)
+            yield Record(Row.from_features(example, names), image, mask, gate)
         if empty:
             part = specs.part(dataset, split, label)
             raise InputError(f'{part} is empty; choose another split')

@@ -15,7 +15,7 @@ from covjax import InputError, choice
 from covjax.data import specs
 from covjax.workdir import read_json
 
-TRAINED = ('cancer', 'covid', 'train')  # val only picks checkpoints
+TRAINED = ('cancer', 'covid', 'slices', 'pictures', 'train')  # val only picks checkpoints
 # [sha256, group, id] of an image, and [..., sha256] of its mask where that was the target.
 IMAGE = Annotated[list[str], msgspec.Meta(min_length=3, max_length=4)]
 PROTOCOLS = ('clean', 'official', 'paper')

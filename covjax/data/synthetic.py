@@ -55,6 +55,14 @@ class SyntheticRow:
     nodules: tuple[Nodule, ...]
     generator: str  # hash of the config of the run, or the name of a stand-in
     generator_step: int
+    label: str = 'covid'
+    # Of a member of a pair, else '': its kind, of data.gaps.KINDS, and that of the lesion of the
+    # pair; the name of the pair; its gate, a PNG below the folder; where the mask came from.
+    kind: str = ''
+    lesion: str = ''
+    pair: str = ''
+    gate: str = ''
+    masks: str = ''
 
     @classmethod
     def of_source(cls, row, dataset, split, generator, generator_step):
@@ -126,6 +134,12 @@ class SyntheticJson(TypedDict):
     nodules: list[NoduleJson]
     generator: str
     generator_step: int
+    label: NotRequired[str]
+    kind: NotRequired[str]
+    lesion: NotRequired[str]
+    pair: NotRequired[str]
+    gate: NotRequired[str]
+    masks: NotRequired[str]
 
 
 def write_manifest(folder, rows):
@@ -166,7 +180,7 @@ def _row(file, i, values):
     checked(f'{file}: row {i}', values, SyntheticJson, AGAIN)
     known = {field.name for field in dataclasses.fields(SyntheticRow)}
     values = {'input': ''} | {key: value for key, value in values.items() if key in known}
-    for name in (values['file'], values['input']):
+    for name in (values['file'], values['input'], values.get('gate', '')):
         path = pathlib.PurePosixPath(name)
         if path.is_absolute() or '..' in path.parts or '\0' in name:
             raise InputError(
@@ -175,19 +189,15 @@ def _row(file, i, values):
     return SyntheticRow(**values | {'nodules': tuple(map(Nodule.from_json, values['nodules']))})
 
 
-def card(gan, rows, stand_in, generator, generator_step):
+def card(gan, rows, change, generator, generator_step):
     """The content of meta.json, which describes the whole folder, a dict.
 
     Args:
-        gan: config of the CycleGAN run.
+        gan: config of the run that trained the generator.
         rows: [SyntheticRow].
-        stand_in: what took the generator's place, or 'translated'.
+        change: what was done to the slices.
         generator, generator_step: of the rows.
     """
-    if stand_in == 'translated':
-        change = 'translated to the style of COVID-19 CT by a CycleGAN'
-    else:
-        change = f'as a control changed by {stand_in}'
     return {
         'what': f'Lung-cancer CT slices, {change}; {BOXES}',
         'use': USE,

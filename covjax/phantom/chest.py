@@ -166,7 +166,7 @@ def _paint(hu, distance, value, pixel, where=None):
     hu += (alpha if where is None else alpha * where) * (value - hu)
 
 
-def _texture(rng, shape, *scales):
+def texture(rng, shape, *scales):
     """Smooth noise of unit standard deviation: white noise blurred at several scales in pixels."""
     total = 0.0
     for scale in scales:
@@ -250,7 +250,7 @@ def _trunk(hu, chest, plane, rng):
     _paint(hu, couch, -350.0, pixel)
     _paint(hu, _ellipse(x, y, 0, 0, a, b, 2.4), 10.0, pixel)  # skin
     _paint(hu, _ellipse(x, y, 0, 0, a - 2, b - 2, 2.4), FAT, pixel)
-    fibres = MUSCLE + 18 * _texture(rng, hu.shape, 3.0, 9.0)
+    fibres = MUSCLE + 18 * texture(rng, hu.shape, 3.0, 9.0)
     _paint(hu, _ellipse(x, y, 0, 0, a - chest.fat, b - chest.fat, 2.4), fibres, pixel)
 
 
@@ -308,7 +308,7 @@ def _lungs(hu, chest, plane, rng):
     distance = lung_distance(chest.lungs, chest.heart, x, y, z)
     lung = np.clip(0.5 - distance / pixel, 0, 1)
     # Denser at the back, where the patient lies.
-    tissue = LUNG + 55 * y / chest.lungs[1] + 22 * _texture(rng, hu.shape, 2.0, 8.0)
+    tissue = LUNG + 55 * y / chest.lungs[1] + 22 * texture(rng, hu.shape, 2.0, 8.0)
     for *centre, radius in chest.bullae:
         _paint(tissue, _distance_from(centre, plane) - radius, -975.0, pixel)
     fissure = np.abs(y - 12 + 0.35 * np.abs(x) - 0.5 * z) - 0.5
@@ -337,8 +337,8 @@ def _opacities(tissue, chest, plane, distance, rng):
     if not len(chest.opacities):
         return 1 - clear
     x, y, z, pixel = plane
-    wobble = _texture(rng, tissue.shape, 6 / pixel, 14 / pixel)
-    cobble = np.abs(_texture(rng, tissue.shape, 2.6 / pixel)) < 0.16
+    wobble = texture(rng, tissue.shape, 6 / pixel, 14 / pixel)
+    cobble = np.abs(texture(rng, tissue.shape, 2.6 / pixel)) < 0.16
     peripheral = np.clip(1.1 + distance / 45, 0.25, 1)  # distance is negative inside the lung
     for cx, cy, cz, a, b, c, added in chest.opacities:
         reach = np.sqrt(((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 + ((z - cz) / c) ** 2)

@@ -19,6 +19,7 @@ from covjax.runs import prepare
 from covjax.workdir import duration, read_json, write_json
 
 SHOWN, TILE = 8, 256  # slices in images/input_and_synthetic.png, and their side in pixels
+CHANGE = 'translated to the style of COVID-19 CT by a CycleGAN'
 DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices translated by a CycleGAN. Not for diagnosis.'
 
 
@@ -39,38 +40,71 @@ def run(config, workdir):
         )
     stand_in = choice(config, 'stand_in', stand_ins.METHODS)
     gan = trained.open_run(config.generator, 'cyclegan', 'generator')
-    maker = {'generator': identity(gan, stand_in), 'generator_step': gan.step}
-    # A folder with the final name is complete.
-    draft, final = workdir / 'synthetic.part', workdir / 'synthetic'
-    shutil.rmtree(draft, ignore_errors=True)
+    maker = {
+        'generator': identity(gan, stand_in if stand_in != 'translated' else ''),
+        'generator_step': gan.step,
+    }
+    change = CHANGE if stand_in == 'translated' else f'as a control changed by {stand_in}'
+    draft = fresh_draft(workdir)
     manifest = translate(config, gan, maker, draft)
+    final = publish(draft, manifest, gan, change, maker, DESCRIPTION, 'synthetic_covid_ct')
+    picture.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, SHOWN))
+
+
+def fresh_draft(workdir):
+    """The empty folder in which synthetic images are put together; one of the final name is whole.
+
+    Args:
+        workdir: pathlib.Path.
+    """
+    draft = workdir / 'synthetic.part'
+    shutil.rmtree(draft, ignore_errors=True)
+    return draft
+
+
+def publish(draft, manifest, run, change, maker, description, dataset):
+    """Adds what goes with images to their folder, gives it its final name, builds the data set.
+
+    Args:
+        draft: of `fresh_draft`, with the images in it.
+        manifest: [data.synthetic.SyntheticRow].
+        run: trained.Trained of the generator.
+        change: what was done to the slices, for the data card.
+        maker: {'generator', 'generator_step'} of every row.
+        description: a sentence for the head of the boxes in COCO's format.
+        dataset: what the data set is called.
+
+    Returns:
+        pathlib.Path of the folder.
+    """
+    workdir, final = draft.parent, draft.with_name('synthetic')
     for folder in (workdir, draft):  # `prepare` puts it beside the data set
-        write_json(folder / 'lineage.json', gan.lineage)
+        write_json(folder / 'lineage.json', run.lineage)
     synthetic.write_manifest(draft, manifest)
-    coco.write(draft, manifest, gan.config.image_size, DESCRIPTION)
-    write_json(draft / 'meta.json', synthetic.card(gan.config, manifest, stand_in, **maker))
+    coco.write(draft, manifest, run.config.image_size, description)
+    write_json(draft / 'meta.json', synthetic.card(run.config, manifest, change, **maker))
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
-    prepare.build('synthetic_covid_ct', final, str(workdir / 'data'), overwrite=True)
-    picture.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, SHOWN))
-    place = f'{final} and as synthetic_covid_ct in {workdir / "data"}'
+    prepare.build(dataset, final, str(workdir / 'data'), overwrite=True)
+    place = f'{final} and as {dataset} in {workdir / "data"}'
     print(f'{len(manifest)} synthetic images in {place}')
+    return final
 
 
-def identity(gan, stand_in):
+def identity(run, stand_in):
     """What a manifest calls the maker of its images.
 
     Args:
-        gan: trained.Trained of the CycleGAN.
-        stand_in: what took its place, or 'translated'.
+        run: trained.Trained of the generator.
+        stand_in: the name of what took its place, or ''.
 
     Returns:
         The name of the stand-in; of the generator itself, a hash of the config of its run, 12 hex
         digits.
     """
-    if stand_in != 'translated':
+    if stand_in:
         return stand_in
-    as_written = ConfigDict(read_json(gan.folder / 'config.json', dict))
+    as_written = ConfigDict(read_json(run.folder / 'config.json', dict))
     return hashlib.sha256(as_written.to_json(sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -10,9 +10,8 @@ healthy lung are from the same annotated pictures, so that scanner, window and c
 balanced. The generator fills gaps in these pictures too, where the truth is known (L1), in lesions
 and in healthy lung alike.
 
-A *gap* is {'image': uint8 [B, S, S, 1], 'gate': uint8 [B, S, S, 1], 'kind': int32 [B]}: an image,
-the gate in 255 parts, and what is to be made there, an index in KINDS. A batch is {'slices/image',
-..., 'pictures/image', ...}: gaps in slices without lesions and in annotated pictures.
+Gaps are those of data.gaps. A batch is {'slices/image', 'slices/gate', 'slices/kind',
+'pictures/image', ...}: gaps in slices without lesions and in annotated pictures.
 """
 
 from functools import partial
@@ -24,22 +23,14 @@ import numpy as np
 import optax
 from flax import struct
 from jax import lax
-from scipy import ndimage
 
-from covjax import InputError
-from covjax.ct import lungs
-from covjax.data import batches, datasets, lesion_masks, segmented
+from covjax import pair_generator
+from covjax.data import batches, gaps, lesion_masks
 from covjax.data.augment import augment, to_float, to_uint8
-from covjax.models import compute_dtype
-from covjax.models import cyclegan as networks
+from covjax.data.gaps import KINDS, SHAM, SOURCES
+from covjax.models.cyclegan import Discriminator
 from covjax.training.cyclegan import schedule
 from covjax.training.task import AXIS, Net, Task, first_index
-
-SHAM = 'sham'
-KINDS = (SHAM, 'ground_glass', 'consolidation')
-SOURCES = ('slices', 'pictures')  # of gaps
-APART = 0.02  # of the side, between a sham in an annotated picture and its lesions
-DARKEST = 128  # grey level below which the median of healthy lung lies
 
 
 @struct.dataclass
@@ -58,163 +49,11 @@ class Nets(NamedTuple):
     discriminator: Any  # models.cyclegan.Discriminator
     reconstruction: float  # weight of the L1 distance from the truth, where it is known
 
-    def fill(self, params, gap, noise):
-        """What the generator makes of a gap, with the image around it.
-
-        Args:
-            params: of the generator.
-            gap: {'image': float [B, S, S, 1] in [-1, 1], 'gate': float [B, S, S, 1] in 0..1,
-                'kind': int [B]}.
-            noise: float [B, S, S, 1], what the gap is filled with before.
-
-        Returns:
-            float [B, S, S, 1] in [-1, 1].
-        """
-        image, gate = gap['image'], gap['gate']
-        hidden = jnp.where(gate > 0, noise, image)
-        wanted = jnp.concatenate([hidden, of_kind(gap)], -1)
-        made = self.generator.apply({'params': params}, wanted)
-        return image + gate * (made - image)
-
     def judge(self, params, gap, image):
         """Logits [B, h, w, 1] of what an image has in a gap; all else is hidden."""
         shown = jnp.where(gap['gate'] > 0, image, -1.0)
-        seen = jnp.concatenate([shown, of_kind(gap)], -1)
+        seen = jnp.concatenate([shown, pair_generator.of_kind(gap)], -1)
         return self.discriminator.apply({'params': params}, seen)
-
-
-def of_kind(gap):
-    """The gate in the channel of its kind: float [B, S, S, kinds]."""
-    kinds = jax.nn.one_hot(gap['kind'], len(KINDS))
-    return gap['gate'] * kinds[:, None, None]
-
-
-# ---- where gaps come from
-
-
-class Annotated(NamedTuple):
-    """Pictures with lesions, and where there is none in their lungs."""
-
-    images: np.ndarray  # uint8 [N, S, S]
-    targets: list[np.ndarray]  # uint8 [S, S], an index in KINDS
-    healthy: list[np.ndarray]  # bool [S, S]
-    rows: list
-
-
-class Slices(NamedTuple):
-    """Slices without lesions, and their lungs."""
-
-    images: np.ndarray  # uint8 [N, S, S]
-    lungs: list[np.ndarray]  # bool [S, S]
-    rows: list
-
-
-def read_annotated(config, key):
-    """The Annotated pictures of config.pictures or config.val_pictures.
-
-    Raises:
-        InputError: there is no such data set, or its masks have other regions.
-    """
-    regions = ','.join(KINDS[1:])
-    found = segmented.read(config[key], config.data_dir, config.image_size, regions)
-    targets, healthy = [], []
-    for image, target in zip(found.images, found.targets):
-        distance = ndimage.distance_transform_edt(target == 0)
-        apart = distance > APART * config.image_size
-        targets.append(target)
-        healthy.append(lungs.mask_in_crop(image) & apart)
-    return Annotated(np.stack(found.images), targets, healthy, found.rows)
-
-
-def read_slices(config, key):
-    """The Slices of config.slices or config.val_slices in which lungs are found.
-
-    Raises:
-        InputError: there is no such data set, or no lungs are found in any slice.
-    """
-    examples = datasets.read(config[key], config.data_dir, config.image_size)
-    images = examples.images[..., 0]
-    found = lungs.masks(examples.images)
-    chosen = np.flatnonzero(lungs.plausible(found))
-    if not len(chosen):
-        raise InputError(
-            f'config.{key}={config[key]}: no slice shows plausible lungs; name framed slices, such '
-            'as luna16_patches/nodules_framed:train'
-        )
-    rows = [examples.rows[i] for i in chosen]
-    return Slices(images[chosen], list(found[chosen]), rows)
-
-
-def gap_in_slice(rng, slices, bank, index):
-    """A gap of any kind in the lungs of a slice: {'image', 'gate', 'kind'}, or None.
-
-    Args:
-        rng: numpy.random.Generator.
-        slices: Slices.
-        bank: lesion_masks.Bank.
-        index: of the slice.
-    """
-    shape = KINDS[rng.integers(1, len(KINDS))]  # of both, lesion and sham
-    mask = lesion_masks.drawn(rng, slices.lungs[index], bank, shape)
-    kind = shape if rng.random() < 0.5 else SHAM
-    return None if mask is None else _gap(slices.images[index], mask, kind)
-
-
-def gap_in_picture(rng, pictures, bank, index):
-    """A lesion of an annotated picture, or healthy lung in the shape of one; or None."""
-    image, target = pictures.images[index], pictures.targets[index]
-    if rng.random() < 0.5:
-        kinds = np.unique(target[target > 0])
-        if not len(kinds):
-            return None
-        kind = rng.choice(kinds)
-        mask = target == kind
-        if rng.random() < 0.5:  # a part of it, so that no mask tells what is real
-            mask = lesion_masks.drawn(rng, mask, bank, KINDS[kind])
-        return None if mask is None else _gap(image, mask, KINDS[kind])
-    shape = KINDS[rng.integers(1, len(KINDS))]
-    mask = lesion_masks.drawn(rng, pictures.healthy[index], bank, shape)
-    if mask is None or np.median(image[mask]) > DARKEST:
-        return None
-    return _gap(image, mask, SHAM)
-
-
-def _gap(image, mask, kind):
-    gate = np.round(255 * lesion_masks.gate(mask)).astype(np.uint8)
-    return {'image': image[..., None], 'gate': gate[..., None], 'kind': np.int32(KINDS.index(kind))}
-
-
-def train_batch(makers, sizes, batch_size, seed, step):
-    """The batch of a step.
-
-    Args:
-        makers: {'slices', 'pictures'}: (rng, index) -> a gap or None.
-        sizes: {'slices', 'pictures'}: how many there are.
-        batch_size: gaps of each source.
-        seed, step: ints, of which the batch is a function.
-
-    Returns:
-        {'slices/image', 'slices/gate', 'slices/kind', 'pictures/image', ...}.
-    """
-    batch = {}
-    for number, source in enumerate(SOURCES):
-        chosen = batches.batch_indices(step, sizes[source], batch_size, seed + number)
-        gaps = []
-        for i, index in enumerate(chosen):
-            rng = np.random.default_rng([seed, step, number, i])
-            gaps.append(_first_gap(rng, makers[source], index, sizes[source]))
-        for name in gaps[0]:
-            batch[f'{source}/{name}'] = np.stack([gap[name] for gap in gaps])
-    return batch
-
-
-def _first_gap(rng, make, index, size):
-    """The gap of an image, or of the first after it in which one can be made."""
-    for offset in range(size):
-        gap = make(rng, (index + offset) % size)
-        if gap is not None:
-            return gap
-    raise InputError('config.pictures, config.slices: no mask of a lesion fits into any lungs')
 
 
 # ---- the Task
@@ -226,9 +65,12 @@ def make(config):
     Raises:
         InputError: a key of the config has no valid value, or a data set cannot be read.
     """
-    train = read_slices(config, 'slices'), read_annotated(config, 'pictures')
-    val = read_slices(config, 'val') if config.val else None
-    return task_on(config, *train, val)
+    read = partial(gaps.read_slices, data_dir=config.data_dir, size=config.image_size)
+    slices, val = read(config.slices, key='slices'), None
+    pictures = gaps.read_annotated(config.pictures, config.data_dir, config.image_size)
+    if config.val:
+        val = read(config.val, key='val')
+    return task_on(config, slices, pictures, val)
 
 
 def task_on(config, slices, pictures, val):
@@ -246,15 +88,15 @@ def task_on(config, slices, pictures, val):
     nets = nets_of(config)
     bank = lesion_masks.Bank.of_targets(pictures.targets, KINDS)
     makers = {
-        'slices': partial(gap_of, gap_in_slice, slices, bank),
-        'pictures': partial(gap_of, gap_in_picture, pictures, bank),
+        'slices': partial(gaps.gap_in_slice, slices, bank),
+        'pictures': partial(gaps.gap_in_picture, pictures, bank),
     }
     sizes = {'slices': len(slices.images), 'pictures': len(pictures.images)}
     constant = round(config.steps * config.constant_share)
     tx = optax.adam(schedule(config.learning_rate, config.steps, constant), b1=0.5, b2=0.999)
     sources = {'slices': slices.rows, 'pictures': pictures.rows}
     return Task(
-        train_batch=partial(train_batch, makers, sizes, config.batch_size, config.seed),
+        train_batch=partial(gaps.train_batch, makers, sizes, config.batch_size, config.seed),
         eval_batches=partial(eval_batches, val, bank, config.batch_size, config.seed),
         init=partial(init, nets, tx, config.image_size),
         train_step=partial(train_step, nets, tx, config.augment),
@@ -265,32 +107,16 @@ def task_on(config, slices, pictures, val):
     )
 
 
-def gap_of(make, images, bank, rng, index):
-    """make(rng, images, bank, index), in the order that train_batch wants."""
-    return make(rng, images, bank, index)
-
-
 def nets_of(config):
     """The Nets of a config.
 
     Raises:
         InputError: image_size or dtype is not valid.
     """
-    if config.image_size % 4 or config.image_size < 32:
-        raise InputError(
-            f'config.image_size={config.image_size}: the generator halves images twice; '
-            'choose a multiple of 4, at least 32'
-        )
-    dtype = compute_dtype(config)
+    network = pair_generator.network(config)
     return Nets(
-        generator=networks.Generator(
-            filters=config.gen_filters,
-            blocks=config.gen_blocks,
-            upsample='resize',
-            dtype=dtype,
-            channels=1,
-        ),
-        discriminator=networks.Discriminator(config.disc_filters, dtype=dtype),
+        generator=network,
+        discriminator=Discriminator(config.disc_filters, dtype=network.dtype),
         reconstruction=config.lambda_pictures,
     )
 
@@ -299,12 +125,12 @@ def eval_batches(val, bank, batch_size, seed):
     """{'': batches of gaps in validation slices, 'mask'}, or {} for none."""
     if val is None:
         return {}
-    gaps = []
+    chosen = []
     for index in range(len(val.images)):
-        gap = gap_in_slice(np.random.default_rng([seed, index]), val, bank, index)
+        gap = gaps.gap_in_slice(val, bank, np.random.default_rng([seed, index]), index)
         if gap is not None:
-            gaps.append(gap)
-    arrays = {name: np.stack([gap[name] for gap in gaps]) for name in ('image', 'gate')}
+            chosen.append(gap)
+    arrays = {name: np.stack([gap[name] for gap in chosen]) for name in ('image', 'gate')}
     return {'': batches.padded_batches(arrays, batch_size)}
 
 
@@ -349,7 +175,10 @@ def generator_loss(nets, gen_params, disc_params, gaps, noise):
     Returns:
         (sum of the terms, ({name: term}, {'slices', 'pictures'}: images made)).
     """
-    made = {source: nets.fill(gen_params, gaps[source], noise[source]) for source in SOURCES}
+    made = {
+        source: pair_generator.fill(nets.generator, gen_params, gaps[source], noise[source])
+        for source in SOURCES
+    }
     terms = {
         f'adversarial_{source}': judged(
             nets.judge(disc_params, gaps[source], made[source]), gaps[source]['gate'], 1.0
@@ -453,7 +282,7 @@ def eval_step(nets, state, batch):
     for number, kind in enumerate(KINDS):
         gap = {'image': image, 'gate': gate, 'kind': jnp.full(len(image), number)}
         noise = noise_like(jax.random.key(0), gap['image'], 0)
-        outputs[kind] = to_uint8(nets.fill(state.gen.params, gap, noise))
+        outputs[kind] = to_uint8(pair_generator.fill(nets.generator, state.gen.params, gap, noise))
         total = (gap['gate'] * outputs[kind]).sum((1, 2, 3))
         outputs[f'grey_{kind}'] = total / gap['gate'].sum((1, 2, 3))
     return outputs

@@ -1,0 +1,144 @@
+"""Pair training + slices without lesions -> pairs of slices that differ in a lesion alone.
+
+<workdir>/synthetic is the folder of covjax.data.synthetic with gates/ beside it; <workdir>/data
+holds the data set synthetic_pairs: of each slice a member with a lesion (covid) and a sham
+(noncovid), made in the same gate by the same network. images/pairs.png shows some.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+
+from covjax import InputError, choice, pair_makers, trained
+from covjax.ct import picture
+from covjax.data import gaps, lesion_masks, specs
+from covjax.data.gaps import KINDS, SHAM
+from covjax.data.synthetic import SyntheticRow
+from covjax.pages import pictures
+from covjax.runs import synthesize
+from covjax.workdir import duration
+
+SHOWN, TILE = 8, 192  # pairs in images/pairs.png, and the side of a picture there
+CHANGE = {
+    'made': 'a lesion or healthy lung made anew in a mask by a generator',
+    'painted': 'as a control with opacity painted into a mask',
+    'pasted': 'as a control with noise in a mask',
+}
+DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices with a lesion, or a sham. Not for diagnosis.'
+
+
+def run(config, workdir):
+    """Makes a pair of every slice of config.slices in which lungs are found.
+
+    Args:
+        config: of configs/synthesize_pairs.py.
+        workdir: pathlib.Path.
+
+    Raises:
+        InputError: a key of the config is wrong, or the data set has no CT series.
+    """
+    maker = choice(config, 'maker', pair_makers.METHODS)
+    generator = trained.open_run(config.generator, 'pairs', 'generator')
+    facts = {
+        'generator': synthesize.identity(generator, maker if maker != 'made' else ''),
+        'generator_step': generator.step,
+    }
+    draft = synthesize.fresh_draft(workdir)
+    manifest = write_pairs(config, generator, facts, draft)
+    final = synthesize.publish(
+        draft, manifest, generator, CHANGE[maker], facts, DESCRIPTION, 'synthetic_pairs'
+    )
+    picture.save(workdir / 'images' / 'pairs.png', sheet(final, manifest, SHOWN))
+
+
+def write_pairs(config, generator, facts, folder):
+    """Writes the pairs of every split of config.slices, and what they were made from, as PNG.
+
+    Args:
+        config: of this run.
+        generator: trained.Trained of the pair training.
+        facts: {'generator', 'generator_step'} of every row.
+        folder: pathlib.Path.
+
+    Returns:
+        [data.synthetic.SyntheticRow], the lesion of each pair before its sham.
+    """
+    if not config.slices:
+        raise InputError(
+            'config.slices is empty; name framed slices, for example luna16_patches/nodules_framed'
+        )
+    data_dir, size = trained.data_dir_of(config), generator.config.image_size
+    fill = pair_makers.METHODS[config.maker](generator)
+    annotated = gaps.read_annotated(generator.config.pictures, data_dir, size)
+    bank = lesion_masks.Bank.of_targets(annotated.targets, KINDS)
+    manifest = []
+    for dataset, split in specs.splits(config.slices, data_dir):
+        began = time.monotonic()
+        slices = gaps.read_slices(f'{dataset}:{split}', data_dir, size, 'slices')
+        manifest += _of_split(config, slices, bank, fill, facts, folder, (dataset, split))
+        seconds = time.monotonic() - began
+        print(f'{dataset}:{split}  {len(slices.rows)} slices, {duration(seconds)}', flush=True)
+    return manifest
+
+
+def _of_split(config, slices, bank, fill, facts, folder, place):
+    """Writes the pairs of Slices of a split; returns their rows."""
+    chosen, masks = [], []
+    for index in range(len(slices.images)):
+        rng = np.random.default_rng([config.seed, index])
+        gap = gaps.gap_in_slice(slices, bank, rng, index, lesion=True)
+        if gap is not None:
+            chosen.append(index)
+            masks.append(gap)
+    images = slices.images[chosen]
+    gates = np.stack([gap['gate'][..., 0] for gap in masks])
+    kinds = np.array([gap['kind'] for gap in masks])
+    members = {}
+    for kind, wanted in (('lesion', kinds), (SHAM, np.zeros_like(kinds))):
+        members[kind] = fill(images, gates, wanted, np.array(chosen) + config.seed)
+    rows = []
+    for i, index in enumerate(chosen):
+        row = SyntheticRow.of_source(slices.rows[index], *place, **facts)
+        picture.save(folder / row.input, images[i])
+        gate = row.input.replace('inputs/', 'gates/')
+        picture.save(folder / gate, gates[i])
+        for name, made in members.items():
+            rows.append(_member(row, name, KINDS[kinds[i]], gate))
+            picture.save(folder / rows[-1].file, made[i])
+    return rows
+
+
+def _member(row, name, lesion, gate):
+    """The row of a member of a pair, from that of its slice: 'lesion' or SHAM."""
+    of_sham = name == SHAM
+    return dataclasses.replace(
+        row,
+        id=f'{row.id}_{name}',
+        file=f'images/{row.id}_{name}.png',
+        label='noncovid' if of_sham else 'covid',
+        kind=SHAM if of_sham else lesion,
+        lesion=lesion,
+        pair=row.id,
+        gate=gate,
+        masks='drawn',
+    )
+
+
+def sheet(folder, rows, count):
+    """Slices, gates, lesions and shams side by side, a pair a row.
+
+    Args:
+        folder: pathlib.Path of the images.
+        rows: [data.synthetic.SyntheticRow] of whole pairs.
+        count: of pairs, the first of the test split, or of all rows where it has none.
+
+    Returns:
+        uint8 RGB [pairs * TILE, 4 * TILE, 3].
+    """
+    rows = ([row for row in rows if row.split == 'test'] or rows)[: 2 * count]
+    tiles = []
+    for lesion, sham in zip(rows[::2], rows[1::2]):
+        files = (lesion.input, lesion.gate, lesion.file, sham.file)
+        tiles += [pictures.draw_boxes(picture.read(folder / file), [], TILE) for file in files]
+    return pictures.contact_sheet(tiles, 4)

@@ -1,0 +1,291 @@
+"""Pairs of slices that differ in a lesion alone: gaps, the generator, stand-ins, the data set."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_lungs import drawn
+
+from configs import pairs as config_file
+from configs import synthesize_pairs as synthesis_file
+from covjax import pair_generator, pair_makers, trained
+from covjax.ct import picture
+from covjax.data import datasets, gaps, lesion_masks, lineage, segmented
+from covjax.data.gaps import KINDS, SHAM
+from covjax.data.synthetic import read_manifest
+from covjax.phantom import ct_scans as phantoms
+from covjax.runs import prepare, synthesize_pairs, train
+from covjax.training import pairs
+
+SIZE = 32
+TINY = {
+    'image_size': SIZE,
+    'gen_filters': 4,
+    'gen_blocks': 1,
+    'disc_filters': 4,
+    'steps': 2,
+    'eval_every': 2,
+    'batch_size': 2,
+}
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    """Framed phantom slices without lesions, and phantom pictures with lesions."""
+    folder = tmp_path_factory.mktemp('pairs')
+    slices = folder / 'slices'
+    slices.mkdir()
+    for i in range(24):
+        grey, _ = drawn(2 * i, 96)  # even seeds have no opacity
+        Image.fromarray(grey).save(slices / f'1.2.{i}.mhd_{i}.png')
+    phantoms.write_ct_scans(folder / 'pictures', 'covid_semiseg', seed=3)
+    prepare.build('luna16_patches/slices_framed', slices, str(folder / 'data'))
+    prepare.build('ct_scans/covid_semiseg_framed', folder / 'pictures', str(folder / 'data'))
+    return str(folder / 'data')
+
+
+def config_of(data_dir, **fields):
+    config = config_file.get_config('small')
+    config.update(TINY | {'data_dir': data_dir} | fields)
+    return config
+
+
+@pytest.fixture(scope='module')
+def workdir(data_dir, tmp_path_factory):
+    """That of a finished training."""
+    folder = tmp_path_factory.mktemp('run')
+    config = config_of(data_dir)
+    (folder / 'config.json').write_text(config.to_json())
+    train.run(config, folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def run(workdir):
+    return trained.open_run(workdir, 'pairs', 'generator')
+
+
+@pytest.fixture(scope='module')
+def annotated(data_dir):
+    return gaps.read_annotated('ct_scans/covid_semiseg_framed:train', data_dir, 64)
+
+
+@pytest.fixture(scope='module')
+def bank(annotated):
+    return lesion_masks.Bank.of_targets(annotated.targets, KINDS)
+
+
+@pytest.fixture(scope='module')
+def made(workdir, data_dir, tmp_path_factory):
+    """{maker: the workdir of its synthesis}."""
+    folders = {}
+    for maker in pair_makers.METHODS:
+        folders[maker] = tmp_path_factory.mktemp(maker)
+        config = synthesis_file.get_config()
+        fields = {'generator': str(workdir), 'maker': maker, 'data_dir': data_dir}
+        config.update({'slices': 'luna16_patches/slices_framed'} | fields)
+        synthesize_pairs.run(config, folders[maker])
+    return folders
+
+
+# ---- gaps
+
+
+def gaps_of(make, images, bank, count=40):
+    found = [
+        make(images, bank, np.random.default_rng(seed), seed % len(images.images))
+        for seed in range(count)
+    ]
+    return [gap for gap in found if gap is not None]
+
+
+def test_gaps_in_pictures_are_lesions_of_their_kind_or_healthy_lung(annotated, bank):
+    of_image = {image.tobytes(): i for i, image in enumerate(annotated.images)}
+    seen = set()
+    for gap in gaps_of(gaps.gap_in_picture, annotated, bank):
+        inside = gap['gate'][..., 0] == 255
+        index = of_image[gap['image'].tobytes()]
+        target, kind = annotated.targets[index], int(gap['kind'])
+        seen.add(kind)
+        if KINDS[kind] == SHAM:
+            assert (target[gap['gate'][..., 0] > lesion_masks.SUPPORT * 255][0:] == 0).mean() > 0.9
+            assert (target[inside] == 0).all()
+        else:
+            assert (target[inside] == kind).mean() > 0.95
+    assert 0 in seen and len(seen) > 1
+
+
+def test_gaps_of_lesions_and_shams_in_slices_have_masks_of_one_distribution(data_dir, bank):
+    slices = gaps.read_slices('luna16_patches/slices_framed:train', data_dir, 64, 'slices')
+    areas = {True: [], False: []}
+    for gap in gaps_of(gaps.gap_in_slice, slices, bank, 200):
+        areas[int(gap['kind']) == 0].append((gap['gate'] == 255).mean())
+    assert min(map(len, areas.values())) > 60
+    assert abs(np.mean(areas[True]) - np.mean(areas[False])) < 0.5 * np.std(areas[True])
+
+
+def test_a_batch_is_a_function_of_the_step(data_dir):
+    task = pairs.make(config_of(data_dir))
+    first, again, other = task.train_batch(3), task.train_batch(3), task.train_batch(4)
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert any((first[name] != other[name]).any() for name in first)
+    assert set(task.sources) == {'slices', 'pictures', 'val'}
+
+
+# ---- the networks
+
+
+def gap_of_noise(seed=0, batch=3):
+    rng = np.random.default_rng(seed)
+    gate = np.zeros((batch, SIZE, SIZE, 1), np.float32)
+    gate[:, 8:20, 10:24] = 1
+    gate[:, 7, 10:24] = 0.5
+    return {
+        'image': jnp.asarray(rng.uniform(-1, 1, gate.shape), jnp.float32),
+        'gate': jnp.asarray(gate),
+        'kind': jnp.arange(batch) % len(KINDS),
+    }
+
+
+@pytest.fixture(scope='module')
+def nets(data_dir):
+    nets = pairs.nets_of(config_of(data_dir))
+    state = pairs.init(nets, pairs.optax.adam(1e-3), SIZE, jax.random.key(0), {})
+    return nets, state
+
+
+def test_the_generator_does_not_see_what_it_makes_anew(nets):
+    (networks, state), gap = nets, gap_of_noise()
+    noise = jax.random.normal(jax.random.key(1), gap['image'].shape)
+    covered = gap | {'image': jnp.where(gap['gate'] > 0, -gap['image'], gap['image'])}
+    first, second = (
+        pair_generator.fill(networks.generator, state.gen.params, g, noise) for g in (gap, covered)
+    )
+    whole = gap['gate'] == 1
+    np.testing.assert_array_equal(first[whole], second[whole])
+    other = gap | {'image': jnp.where(gap['gate'] > 0, gap['image'], -gap['image'])}
+    third = pair_generator.fill(networks.generator, state.gen.params, other, noise)
+    assert (third[whole] != first[whole]).any()
+
+
+def test_the_generator_is_told_the_kind(nets):
+    (networks, state), gap = nets, gap_of_noise()
+    noise = jnp.zeros_like(gap['image'])
+    images = [
+        pair_generator.fill(
+            networks.generator, state.gen.params, gap | {'kind': jnp.full(3, kind)}, noise
+        )
+        for kind in range(len(KINDS))
+    ]
+    inside = gap['gate'] == 1
+    assert all((images[0][inside] != image[inside]).any() for image in images[1:])
+
+
+def test_the_discriminator_sees_only_what_may_change(nets):
+    (networks, state), gap = nets, gap_of_noise()
+    outside = jnp.where(gap['gate'] > 0, gap['image'], -gap['image'])
+    inside = jnp.where(gap['gate'] > 0, -gap['image'], gap['image'])
+    judge = lambda image: networks.judge(state.disc.params, gap, image)
+    np.testing.assert_array_equal(judge(gap['image']), judge(outside))
+    assert (judge(gap['image']) != judge(inside)).any()
+
+
+def test_only_logits_that_see_the_gate_count():
+    gate = jnp.zeros((1, 32, 32, 1)).at[0, :8, :8].set(1.0)
+    plain = pairs.judged(jnp.zeros((1, 4, 4, 1)), gate, 1.0)
+    np.testing.assert_allclose(plain, 1.0, rtol=1e-5)
+    far, near = (jnp.zeros((1, 4, 4, 1)).at[0, i, i].set(5.0) for i in (3, 0))
+    assert pairs.judged(far, gate, 1.0) == plain
+    assert pairs.judged(near, gate, 1.0) > 10 * plain
+
+
+def test_what_is_made_of_an_image_depends_on_its_own_row_alone(run):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, SIZE, SIZE, 1), np.uint8)
+    gates = np.asarray(255 * gap_of_noise(batch=4)['gate'], np.uint8)
+    kinds, seeds = np.arange(4) % len(KINDS), np.arange(4) + 7
+    fill = jax.jit(pair_generator.of_run(run))
+    together = fill(images, gates, kinds, seeds)
+    for i in range(4):
+        alone = fill(*(np.repeat(a[i : i + 1], 4, 0) for a in (images, gates, kinds, seeds)))[0]
+        assert np.abs(np.asarray(alone, int) - np.asarray(together[i], int)).max() <= 1
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize('maker', pair_makers.METHODS)
+def test_outside_of_the_gate_members_are_the_slice_bit_for_bit(made, maker):
+    folder = made[maker] / 'synthetic'
+    rows = read_manifest(folder)
+    assert len(rows) >= 20
+    for row in rows:
+        before, after = picture.read(folder / row.input), picture.read(folder / row.file)
+        gate = picture.read(folder / row.gate)
+        np.testing.assert_array_equal(before[gate == 0], after[gate == 0])
+        assert (gate == 255).any()
+
+
+@pytest.mark.parametrize('maker', pair_makers.METHODS)
+def test_members_of_a_pair_share_slice_and_gate_and_differ_in_the_label(made, maker):
+    rows = read_manifest(made[maker] / 'synthetic')
+    for lesion, sham in zip(rows[::2], rows[1::2], strict=True):
+        shared = ('pair', 'gate', 'input', 'lesion', 'split', 'group', 'source_sha256', 'masks')
+        assert all(getattr(lesion, name) == getattr(sham, name) for name in shared)
+        assert (lesion.label, sham.label) == ('covid', 'noncovid')
+        assert lesion.kind == lesion.lesion and sham.kind == SHAM
+    assert {row.lesion for row in rows} == set(KINDS[1:])
+
+
+def test_painted_lesions_are_brighter_than_the_slice_and_shams_are_the_slice(made):
+    folder = made['painted'] / 'synthetic'
+    rows = read_manifest(folder)
+    for lesion, sham in zip(rows[::2], rows[1::2]):
+        slice_, gate = picture.read(folder / lesion.input), picture.read(folder / lesion.gate)
+        np.testing.assert_array_equal(picture.read(folder / sham.file), slice_)
+        change = picture.read(folder / lesion.file).astype(int) - slice_
+        assert change.min() >= 0 and change[gate == 255].mean() > 20
+
+
+def test_pasted_noise_has_the_moments_of_real_lesions(made, data_dir):
+    annotated = gaps.read_annotated('ct_scans/covid_semiseg_framed:train', data_dir, SIZE)
+    real = [image[target == 1] for image, target in zip(annotated.images, annotated.targets)]
+    folder = made['pasted'] / 'synthetic'
+    rows = [row for row in read_manifest(folder) if row.kind == KINDS[1]]
+    inside = [
+        picture.read(folder / row.file)[picture.read(folder / row.gate) == 255] for row in rows
+    ]
+    expected, found = np.concatenate(real), np.concatenate(inside)
+    assert abs(found.mean() - expected.mean()) < 6
+    assert abs(found.std() - expected.std()) < 8
+
+
+def test_the_data_set_trains_segmentation_and_classification(made):
+    data = str(made['made'] / 'data')
+    found = segmented.read('synthetic_pairs:train', data)
+    assert found.classes == ('background', *KINDS[1:])
+    for target, row in zip(found.targets, found.rows):
+        expected = set() if row.others['kind'] == SHAM else {KINDS.index(row.others['kind'])}
+        assert set(np.unique(target)) - {0} == expected
+    examples = datasets.read('synthetic_pairs:train', data, SIZE)
+    assert set(examples.labels) == {0, 1} and examples.classes == ('noncovid', 'covid')
+    for record in datasets.records('synthetic_pairs:train', data):
+        assert (datasets.volume(record.gate) == 255).any()
+
+
+def test_lineage_has_slices_and_the_pictures_that_masks_came_from(made, annotated):
+    rows = datasets.read_rows('synthetic_pairs:train', str(made['made'] / 'data'))
+    records = lineage.read(made['made'])
+    assert {record['role'] for record in records} == {'slices', 'pictures', 'val'}
+    counts, shared = lineage.overlap(records, [dataclasses.replace(rows[0])])
+    assert counts['groups'] == 1
+    counts, _ = lineage.overlap(records, annotated.rows)
+    assert counts['images'] == len(annotated.rows)
+
+
+def test_pairs_are_shown_side_by_side(made):
+    assert (made['made'] / 'images' / 'pairs.png').is_file()

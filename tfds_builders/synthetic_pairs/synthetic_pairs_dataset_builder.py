@@ -1,0 +1,56 @@
+"""Pairs of CT slices that differ in a lesion alone: what `synthesize_pairs` wrote.
+
+Of a LUNA16 slice one member has a lesion where a mask says so (covid), the other healthy lung that
+was made in the same mask by the same network, the sham (noncovid).
+"""
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from covjax.ct import picture
+from covjax.data.gaps import KINDS, SHAM
+from tfds_builders import _base, _synthetic
+
+HALF = 128  # the gate from which on a pixel is lesion
+PAIR = ('kind', 'lesion', 'pair', 'masks')
+
+
+def example(job):
+    """Yields the one (key, example) of a job: a folder and one of its SyntheticRows."""
+    folder, row = job
+    gate = picture.read(folder / row.gate)
+    kind = 0 if row.kind == SHAM else KINDS.index(row.kind)
+    mask = np.where(gate >= HALF, kind, 0).astype(np.uint8)
+    for key, features in _synthetic.example(job):
+        facts = {name: getattr(row, name) for name in PAIR}
+        yield key, features | facts | {'mask': _base.png(mask), 'gate': _base.png(gate)}
+
+
+class Builder(_synthetic.SyntheticBuilder):
+    """One example a member of a pair; split, series and boxes are those of the source slice."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    RELEASE_NOTES = {'1.0.0': 'Lesions and shams with masks, gates and the checkpoint.'}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        'Run launch.py with configs/synthesize_pairs.py; '
+        'the source folder is the `synthetic` folder of its workdir.'
+    )
+    RUN = 'configs/synthesize_pairs.py'
+    make = staticmethod(example)
+
+    def features(self):
+        """{name: feature} of an example."""
+        shape = (None, None, 1)
+        names = ['background', *KINDS[1:]]
+        return super().features() | {
+            'mask': tfds.features.LabeledImage(labels=names, shape=shape),  # of a sham all 0
+            'gate': tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format='png'),
+            'kind': tfds.features.Text(),  # of the member: a lesion, or sham
+            'lesion': tfds.features.Text(),  # the kind of the lesion of the pair
+            'pair': tfds.features.Text(),  # what both members are called together
+            'masks': tfds.features.Text(),  # where the mask is from: drawn or procedural
+        }
+
+    def files_of(self, row):
+        """Names of the files of a SyntheticRow below the folder."""
+        return [row.file, row.gate]
