@@ -104,6 +104,28 @@ def test_same_window_again_changes_nothing():
         np.testing.assert_array_equal(windows.rewindow(grey, window, window), grey)
 
 
+@fast
+@pytest.mark.parametrize('window', [(-1000, 400), (-1250, 250), (-1100, 100), (-1600, 500)])
+def test_a_picture_in_any_window_is_levelled_to_that_of_the_clinic(window):
+    rng = np.random.default_rng(0)
+    lung = np.zeros((64, 64), bool)
+    lung[8:56, 4:28] = lung[8:56, 36:60] = True
+    hu = np.where(lung, framing.LUNG_HU, framing.TISSUE_HU) + rng.normal(0, 25, lung.shape)
+    shown = windows.to_grey(hu, windows.Window(*window))
+    expected = windows.to_grey(hu, windows.WINDOWS[framing.WINDOW]).astype(int)
+    levelled = framing.levelled(shown, lung, ~lung)
+    assert np.abs(levelled - expected).mean() < 2
+
+
+@fast
+def test_what_has_no_lung_or_no_contrast_is_not_levelled():
+    grey = np.random.default_rng(0).integers(0, 30, (16, 16), np.uint8)
+    half = np.zeros(grey.shape, bool)
+    half[:8] = True
+    for lung, tissue in ((half, ~half), (half & False, ~half), (half, half & False)):
+        np.testing.assert_array_equal(framing.levelled(grey, lung, tissue), grey)
+
+
 # ---- the data sets
 
 
