@@ -920,6 +920,35 @@ def test_a_folder_of_pictures_in_place_of_a_scan_is_refused(raw, refused):
     refused('folder', folder, 'four: is a folder without DICOM; name a volume file')
 
 
+@pytest.mark.parametrize('written', ['covid_semiseg'])
+def test_patches_are_lesions_and_healthy_lung_of_the_same_pictures(written, phantoms, built):
+    """Each lesion beside as much healthy lung, in the same group and split."""
+    name, data_dir = built(written, '_lesions64')
+    framed = f'ct_scans/{config_of(written)}_framed'
+    prepare.build(framed, str(phantoms(written)[0]), data_dir)
+    of_picture = {
+        record.row.id: datasets.volume(record.mask) > 0
+        for split in splits_of(framed, data_dir)
+        for record in datasets.records(f'{framed}:{split}', data_dir)
+    }
+    patches = all_of(name, data_dir)
+    assert patches
+    for key, (split, example) in patches.items():
+        picture, _, label = key.rpartition('_')
+        twin = patches[f'{picture}_{ {"covid": "noncovid", "noncovid": "covid"}[label] }']
+        assert twin[0] == split and twin[1]['group'] == example['group']
+        assert twin[1]['image'].shape == example['image'].shape
+        assert example['label'] == ('noncovid', 'covid').index(label)
+        assert of_picture[picture.rpartition('/')[0]].any()
+
+
+@pytest.mark.parametrize('written', ['covid_ct_md', 'folder_pictures'])
+def test_patches_of_lesions_need_pictures_with_masks_and_no_labels(written, phantoms, tmp_path):
+    name = f'ct_scans/{config_of(written)}_lesions64'
+    with pytest.raises(InputError, match='patches of lesions come from pictures with masks'):
+        prepare.build(name, str(phantoms(written)[0]), str(tmp_path))
+
+
 def test_what_is_left_out_of_a_dicom_folder_is_said(raw, tmp_path, capsys):
     folder = raw('folder_volumes')
     series = folder / 'b/four'

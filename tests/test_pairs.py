@@ -266,19 +266,36 @@ def test_pasted_noise_has_the_moments_of_real_lesions(made, data_dir):
 
 def test_the_data_set_trains_segmentation_and_classification(made):
     data = str(made['made'] / 'data')
-    found = segmented.read('synthetic_pairs:train', data)
+    found = segmented.read('synthetic_pairs/slices:train', data)
     assert found.classes == ('background', *KINDS[1:])
     for target, row in zip(found.targets, found.rows):
         expected = set() if row.others['kind'] == SHAM else {KINDS.index(row.others['kind'])}
         assert set(np.unique(target)) - {0} == expected
-    examples = datasets.read('synthetic_pairs:train', data, SIZE)
+    examples = datasets.read('synthetic_pairs/slices:train', data, SIZE)
     assert set(examples.labels) == {0, 1} and examples.classes == ('noncovid', 'covid')
-    for record in datasets.records('synthetic_pairs:train', data):
+    for record in datasets.records('synthetic_pairs/slices:train', data):
         assert (datasets.volume(record.gate) == 255).any()
 
 
+def test_patches_are_squares_around_the_gate_of_every_member(made):
+    data = str(made['made'] / 'data')
+    whole = {
+        record.row.id: record for record in datasets.records('synthetic_pairs/slices:train', data)
+    }
+    patches = list(datasets.records('synthetic_pairs/patches:train', data))
+    assert len(patches) == len(whole)
+    for record in patches:
+        image, gate = datasets.volume(record.image), datasets.volume(record.gate)
+        assert image.shape == gate.shape and image.shape[0] == image.shape[1] < SIZE
+        places = np.lib.stride_tricks.sliding_window_view(
+            datasets.volume(whole[record.row.id].image), image.shape
+        )
+        assert (places == image).all((2, 3)).any()
+        assert (gate == 255).any()
+
+
 def test_lineage_has_slices_and_the_pictures_that_masks_came_from(made, annotated):
-    rows = datasets.read_rows('synthetic_pairs:train', str(made['made'] / 'data'))
+    rows = datasets.read_rows('synthetic_pairs/slices:train', str(made['made'] / 'data'))
     records = lineage.read(made['made'])
     assert {record['role'] for record in records} == {'slices', 'pictures', 'val'}
     counts, shared = lineage.overlap(records, [dataclasses.replace(rows[0])])

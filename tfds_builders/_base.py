@@ -260,7 +260,8 @@ def without_empty(splits, folder):
         kept[split] = examples
     if not kept:
         raise InputError(
-            f'{folder}: no slice shows plausible lungs; choose the config without _framed'
+            f'{folder}: no slice shows plausible lungs, or no lesion has healthy lung opposite; '
+            'choose the config without ending'
         )
     return kept
 

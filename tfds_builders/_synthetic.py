@@ -60,8 +60,9 @@ class SyntheticBuilder(_base.ArrayRecordBuilder, skip_registration=True):
         folder, jobs = pathlib.Path(dl_manager.manual_dir), {}
         for row in read_manifest(folder):
             jobs.setdefault(row.split, []).append((folder, row))
-        make = type(self).make
-        return {split: self._generate_examples(make, jobs[split], split) for split in sorted(jobs)}
+        return {
+            split: self._generate_examples(self.make, jobs[split], split) for split in sorted(jobs)
+        }
 
 
 NODULE = {

@@ -47,7 +47,7 @@ def run(config, workdir):
     change = CHANGE if stand_in == 'translated' else f'as a control changed by {stand_in}'
     draft = fresh_draft(workdir)
     manifest = translate(config, gan, maker, draft)
-    final = publish(draft, manifest, gan, change, maker, DESCRIPTION, 'synthetic_covid_ct')
+    final = publish(draft, manifest, gan, change, maker, DESCRIPTION, ['synthetic_covid_ct'])
     picture.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, SHOWN))
 
 
@@ -62,7 +62,7 @@ def fresh_draft(workdir):
     return draft
 
 
-def publish(draft, manifest, run, change, maker, description, dataset):
+def publish(draft, manifest, run, change, maker, description, datasets):
     """Adds what goes with images to their folder, gives it its final name, builds the data set.
 
     Args:
@@ -72,7 +72,7 @@ def publish(draft, manifest, run, change, maker, description, dataset):
         change: what was done to the slices, for the data card.
         maker: {'generator', 'generator_step'} of every row.
         description: a sentence for the head of the boxes in COCO's format.
-        dataset: what the data set is called.
+        datasets: names of the data sets to build of it.
 
     Returns:
         pathlib.Path of the folder.
@@ -85,8 +85,9 @@ def publish(draft, manifest, run, change, maker, description, dataset):
     write_json(draft / 'meta.json', synthetic.card(run.config, manifest, change, **maker))
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
-    prepare.build(dataset, final, str(workdir / 'data'), overwrite=True)
-    place = f'{final} and as {dataset} in {workdir / "data"}'
+    for dataset in datasets:
+        prepare.build(dataset, final, str(workdir / 'data'), overwrite=True)
+    place = f'{final} and as {" and ".join(datasets)} in {workdir / "data"}'
     print(f'{len(manifest)} synthetic images in {place}')
     return final
 

@@ -1,8 +1,9 @@
 """Pair training + slices without lesions -> pairs of slices that differ in a lesion alone.
 
 <workdir>/synthetic is the folder of covjax.data.synthetic with gates/ beside it; <workdir>/data
-holds the data set synthetic_pairs: of each slice a member with a lesion (covid) and a sham
-(noncovid), made in the same gate by the same network. images/pairs.png shows some.
+holds the data sets synthetic_pairs/slices and synthetic_pairs/patches: of each slice a member with
+a lesion (covid) and a sham (noncovid), made in the same gate by the same network. images/pairs.png
+shows some.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from covjax.pages import pictures
 from covjax.runs import synthesize
 from covjax.workdir import duration
 
+DATA_SETS = ('synthetic_pairs/slices', 'synthetic_pairs/patches')
 SHOWN, TILE = 8, 192  # pairs in images/pairs.png, and the side of a picture there
 CHANGE = {
     'made': 'a lesion or healthy lung made anew in a mask by a generator',
@@ -47,7 +49,7 @@ def run(config, workdir):
     draft = synthesize.fresh_draft(workdir)
     manifest = write_pairs(config, generator, facts, draft)
     final = synthesize.publish(
-        draft, manifest, generator, CHANGE[maker], facts, DESCRIPTION, 'synthetic_pairs'
+        draft, manifest, generator, CHANGE[maker], facts, DESCRIPTION, DATA_SETS
     )
     picture.save(workdir / 'images' / 'pairs.png', sheet(final, manifest, SHOWN))
 

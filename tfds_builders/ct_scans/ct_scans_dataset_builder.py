@@ -2,8 +2,9 @@
 
 A config is a layout (layouts.py), which tells where files are. Volumes are kept whole, or as slices
 with the ending `_slices`; with `_hu` images stay int16 HU, otherwise they are grey through the lung
-window; `_framed` crops pictures and slices to the lungs, slices in the window of the clinic. Arrays
-run to the patient's left, to the back, and from foot to head.
+window. `_framed` crops pictures and slices to the lungs, slices in the window of the clinic;
+`_lesions96` cuts lesions and healthy lung out of such pictures, brought to 96x96. Arrays run to the
+patient's left, to the back, and from foot to head.
 """
 
 import dataclasses
@@ -15,16 +16,19 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 from tqdm import tqdm
 
 from covjax import InputError
 from covjax.ct import archive, contents, framing, hounsfield, masks, volume, windows
-from covjax.data import datasets, grouping, near_duplicates
+from covjax.data import datasets, grouping, lesion_patches, near_duplicates
 from tfds_builders import _base
 from tfds_builders.ct_scans.layouts import LAYOUTS, Layout, Scan
 from tfds_builders.ct_scans.layouts import folder as layout_of_folder
 
-NAME = re.compile(r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?(?P<framed>_framed)?')
+NAME = re.compile(
+    r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?(?P<framed>_framed|_lesions(?P<side>\d{2,3}))?'
+)
 # The names of splits; official ones, or those of grouping.splits_of.
 SPLITS = ('train', 'validation', 'test')
 CHECKED = 24  # slices of a volume that are compared with its mask
@@ -47,6 +51,7 @@ class Config(tfds.core.BuilderConfig):
     slices: bool = False
     hu: bool = False
     framed: bool = False
+    side: int = 0  # of pictures, before patches of their lesions are cut out; 0: no patches
 
     @property
     def window(self):
@@ -65,16 +70,22 @@ def described(name):
         layout=match['layout'],
         slices=bool(match['slices']),
         hu=bool(match['hu']),
-        framed=bool(match['framed']),
+        framed=bool(match['framed']) and not match['side'],
+        side=int(match['side'] or 0),
     )
     low, high = windows.WINDOWS[config.window]
     grey = 'int16 HU' if config.hu else f'grey, HU {low:g}..{high:g}'
     cropped = ', cropped to the lungs' if config.framed else ''
     config.description = f'{config.layout}: {kept}, {grey}{cropped}.'
+    if config.side:
+        config.description = (
+            f'{config.layout}: patches of lesions and of healthy lung at the mirrored place, of '
+            f'pictures of {config.side}x{config.side} cropped to the lungs.'
+        )
     return config
 
 
-# The configs that are listed; a name may also end in _hu, or in _framed.
+# The configs that are listed; a name may also end in _hu, _framed or _lesionsN.
 NAMES = (
     *LAYOUTS,
     'folder',
@@ -137,6 +148,11 @@ class Builder(_base.ArrayRecordBuilder):
             raise InputError(
                 f'ct_scans/{config.name}: pictures have no slices and no HU; '
                 f'choose ct_scans/{config.layout}, without config.hu'
+            )
+        if config.side and (layout.labels or not layout.pictures or not layout.regions):
+            raise InputError(
+                f'ct_scans/{config.name}: patches of lesions come from pictures with masks of '
+                f'lesions and without labels; choose another layout than {config.layout}'
             )
         if config.framed and (config.hu or not (layout.pictures or config.slices)):
             kept = (
@@ -233,17 +249,21 @@ class Builder(_base.ArrayRecordBuilder):
         if layout.pictures and layout.regions and not self.unchecked:
             self.found.append(_check_pictures(folder, scans, layout))
         self.names = masks.classes(layout.regions)
-        self.unseen = set() if self.beam else {*self.names[1:]}
+        without_masks = self.beam or self.builder_config.side
+        self.unseen = set() if without_masks else {*self.names[1:]}
         # Other processes are given jobs, and cannot be given functions made here.
         common = (layout._replace(scans=None), self.builder_config, self.hu, self.unchecked)
         make = picture_example if layout.pictures else volume_examples
+        make = lesion_examples if self.builder_config.side else make
         generators = {}
         for split in SPLITS:
             chosen = [pair for pair, its in zip(zip(scans, groups), splits) if its == split]
             if jobs := [Job(scan, group, *common) for scan, group in chosen]:
                 examples = self._generate_examples(make, jobs, split)
                 generators[split] = examples if self.beam else self._watched(examples)
-        return _base.without_empty(generators, folder) if self.builder_config.framed else generators
+        config = self.builder_config
+        leaves_out = config.framed or config.side
+        return _base.without_empty(generators, folder) if leaves_out else generators
 
     def _watched(self, examples):
         """Yields (key, example) as they are, and notes which regions their masks have."""
@@ -286,11 +306,13 @@ def features_of(config, layout):
     }
     if layout.pictures:
         features['file'] = dict(_base.FILE)
-    if config.framed:
+    if config.framed or config.side:
         features['frame'] = tfds.features.BBoxFeature()  # in the picture or slice
+    if config.side:
+        features['label'] = tfds.features.ClassLabel(names=_base.LABELS)
     if layout.labels:
         features['label'] = tfds.features.ClassLabel(names=list(layout.labels))
-    if layout.regions:
+    if layout.regions and not config.side:
         features['mask'] = _mask_feature(is_volume, masks.classes(layout.regions))
     if config.slices:
         features['z'] = np.int32  # from foot to head, from 0
@@ -410,6 +432,22 @@ def picture_example(job):
         grey, mask, others['frame'] = _framed(part, grey, mask)
     unknown = (0.0, 0.0, 0.0)
     yield job.scan.id, _example(job, job.scan.id, grey, mask, unknown, others)
+
+
+def lesion_examples(job):
+    """Yields (key, example) of patches: each lesion, and healthy lung at its mirrored place."""
+    grey, mask, facts = _read_picture(job.scan, job.layout)
+    part = framing.frame(grey) or framing.whole(grey.shape)
+    grey, mask, box = _framed(part, grey, mask)
+    size = (job.config.side, job.config.side)
+    grey = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
+    mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    unknown = (0.0, 0.0, 0.0)
+    for i, pair in enumerate(lesion_patches.pairs(grey, mask > 0)):
+        for label, square in zip(('covid', 'noncovid'), pair):
+            key = f'{job.scan.id}/{i}_{label}'
+            others = {'file': facts, 'frame': box, 'label': label}
+            yield key, _example(job, key, grey[square], None, unknown, others)
 
 
 # ---- volumes

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from covjax.ct import picture
+from covjax.data import datasets, lesion_patches
 from covjax.data.gaps import KINDS, SHAM
 from tfds_builders import _base, _synthetic
 
@@ -26,6 +27,17 @@ def example(job):
         yield key, features | facts | {'mask': _base.png(mask), 'gate': _base.png(gate)}
 
 
+def patch_example(job):
+    """Yields the one (key, example) of a job: the square around the largest part of the gate."""
+    for key, features in example(job):
+        folder, row = job
+        grey, gate = picture.read(folder / row.file), picture.read(folder / row.gate)
+        for square in lesion_patches.squares(gate >= HALF)[:1]:
+            mask = datasets.volume(features['mask'])
+            patch = {'mask': _base.png(mask[square]), 'gate': _base.png(gate[square])}
+            yield key, features | _base.stored(grey[square]) | patch | {'nodules': []}
+
+
 class Builder(_synthetic.SyntheticBuilder):
     """One example a member of a pair; split, series and boxes are those of the source slice."""
 
@@ -36,7 +48,18 @@ class Builder(_synthetic.SyntheticBuilder):
         'the source folder is the `synthetic` folder of its workdir.'
     )
     RUN = 'configs/synthesize_pairs.py'
-    make = staticmethod(example)
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name='slices', description='Whole slices.'),
+        tfds.core.BuilderConfig(
+            name='patches',
+            description='The square around the largest part of the gate, without nodules.',
+        ),
+    ]
+
+    @property
+    def make(self):
+        """The function from (folder, SyntheticRow) that yields (key, example)."""
+        return patch_example if self.builder_config.name == 'patches' else example
 
     def features(self):
         """{name: feature} of an example."""
