@@ -48,6 +48,7 @@ setup(
         'torch': ['torch'],  # .pth generators, and the peer of the tests and of the benchmark
         'test': [
             *('pytest', 'pytest-xdist', 'hypothesis', 'keras>=3.10', 'ruff==0.17.6'),
+            'pycocotools',  # the peer of what is written as COCO
             'setuptools>=77',
         ],
     },

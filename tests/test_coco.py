@@ -1,10 +1,14 @@
 """Boxes for other programs."""
 
 import csv
+import dataclasses
 import json
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
+from covjax.ct import picture
 from covjax.data import coco
 from covjax.data.rows import Nodule
 from covjax.data.synthetic import SyntheticRow
@@ -63,3 +67,27 @@ def test_csv_boxes_are_corners_in_pixels(folder):
         first, _ = csv.DictReader(file)
     assert [float(first[key]) for key in ('xmin', 'ymin', 'xmax', 'ymax')] == [32, 16, 40, 32]
     assert first['malignancy'] == '1'
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_lesions_are_the_pixels_that_pycocotools_reads(tmp_path, seed):
+    """With a pixel in the corner, and without; of shams there is nothing to read."""
+    gate = np.random.default_rng(seed).integers(0, 256, (20, 20), np.uint8)
+    gate[0, 0], gate[-1, -1] = 255 * (seed % 2), 255 * (seed // 2)
+    picture.save(tmp_path / 'gates' / 'a.png', gate)
+    rows = [
+        dataclasses.replace(row(kind, []), kind=kind, gate='gates/a.png')
+        for kind in ('sham', 'ground_glass', 'consolidation')
+    ]
+    coco.write(tmp_path, rows, 20, 'phantoms')
+    written = json.loads((tmp_path / 'annotations.json').read_text())
+    names = {category['id']: category['name'] for category in written['categories']}
+    assert [names[a['category_id']] for a in written['annotations']] == [
+        'ground_glass',
+        'consolidation',
+    ]
+    for annotation in written['annotations']:
+        packed = coco_mask.frPyObjects(annotation['segmentation'], 20, 20)
+        np.testing.assert_array_equal(coco_mask.decode(packed), gate >= 128)
+        assert coco_mask.toBbox(packed).tolist() == annotation['bbox']
+        assert coco_mask.area(packed) == annotation['area']

@@ -21,7 +21,8 @@ def write(folder, rows, size, description):
     """Writes annotations.json and annotations.csv.
 
     The first is in the format of COCO detection: categories are nodule and the kinds of lesions;
-    bbox is x, y, width, height. Lesions have a segmentation too, run lengths of their pixels. x runs to the right and y down, in pixels from the upper left corner of the image. Diameters are
+    bbox is x, y, width, height. Lesions have a segmentation too, the run lengths of their pixels.
+    x runs to the right and y down, in pixels from the upper left corner of the image. Diameters are
     in mm, of the nodule in 3-D (diameter) and of the disc in which the slice cuts it (chord).
 
     Args:
