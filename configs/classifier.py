@@ -32,6 +32,11 @@ def get_config(backbone=''):
         image_size=224,  # what the network sees
         load_size=224,  # what is kept in memory and augmented from
         batch_size=32,
+        # Random changes of what is seen in training, beside config.augment: what is added to an
+        # image in -1..1 at most, and the logarithm of what it is multiplied by. Windows of figures
+        # differ by 0.2 and 0.3.
+        brightness=0.0,
+        contrast=0.0,
         # Network.
         model=base.variant(backbone, {name: name for name in ('resnet50', *MODELS)}),
         # A .h5 or .weights.h5 of the same network, written by Keras; '' trains from scratch.

@@ -52,6 +52,8 @@ ADDED_KEYS = {
         'dtype': 'float32',
         'lungs': '',
         'lung_segmenter': '',
+        'brightness': 0.0,
+        'contrast': 0.0,
     },
     'synthesize': {'stand_in': 'translated'},
     'evaluate': {'names': ''},

@@ -100,3 +100,16 @@ def test_an_image_becomes_the_same_on_any_number_of_devices():
     halves = [apply(rng, images()[i : i + 2], first=i) for i in (0, 2)]
     np.testing.assert_allclose(whole, np.concatenate(halves), atol=1e-6)
     assert whole.shape == (4, 16, 16, 1)
+
+
+def test_each_image_gets_a_brightness_and_contrast_of_its_own_wherever_it_is():
+    images = jnp.asarray(np.random.default_rng(0).uniform(-0.4, 0.4, (4, 8, 8, 1)), jnp.float32)
+    settings = {'brightness': 0.2, 'contrast': 0.3}
+    whole = augment.recoloured_each(jax.random.key(0), images, settings)
+    half = augment.recoloured_each(jax.random.key(0), images[2:], settings, first=2)
+    np.testing.assert_allclose(whole[2:], half, atol=1e-6)
+    fits = [np.polyfit(a.ravel(), b.ravel(), 1) for a, b in zip(images, whole)]
+    for image, changed, (gain, shift) in zip(images, whole, fits):
+        np.testing.assert_allclose(changed, gain * image + shift, atol=1e-5)
+        assert np.exp(-0.3) <= gain <= np.exp(0.3) and abs(shift) <= 0.2
+    assert len({round(float(gain), 4) for gain, _ in fits}) == 4

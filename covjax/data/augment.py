@@ -5,6 +5,8 @@ the image spans [-1, 1]. The matrices are multiplied, and the image is sampled o
 four changes blur no more than one.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
@@ -154,6 +156,15 @@ def recoloured(rng, image, settings):
     draw = lambda rng, limit: jax.random.uniform(rng, (), minval=-limit, maxval=limit)
     gain = jnp.exp(draw(rngs[0], settings['contrast']))
     return jnp.clip(gain * image + draw(rngs[1], settings['brightness']), -1.0, 1.0)
+
+
+def recoloured_each(rng, images, settings, first=0):
+    """Images [B, ...], each `recoloured` at random, alike on any number of devices.
+
+    Image i draws from fold_in(rng, first + i).
+    """
+    rngs = jax.vmap(partial(jax.random.fold_in, rng))(first + jnp.arange(len(images)))
+    return jax.vmap(partial(recoloured, settings=settings))(rngs, images)
 
 
 def augment(rng, images, settings, size, first=0):

@@ -37,6 +37,10 @@ FILES = {
 }
 
 
+# Fields that only members of pairs have.
+OF_PAIRS = ('label', 'kind', 'lesion', 'pair', 'gate', 'masks')
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SyntheticRow:
     """One line of the manifest: an image, and the slice that it was made from."""
@@ -98,8 +102,9 @@ class SyntheticRow:
         return [nodule.box for nodule in self.nodules if nodule.box is not None]
 
     def as_json(self):
-        """The line as a dict of plain values, nodules as dicts."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """The line as a dict of plain values, nodules as dicts; OF_PAIRS only of a member of one."""
+        names = [field.name for field in dataclasses.fields(self)]
+        values = {name: getattr(self, name) for name in names if self.pair or name not in OF_PAIRS}
         return values | {'nodules': [nodule.as_json() for nodule in self.nodules]}
 
 

@@ -19,7 +19,7 @@ from jax import lax
 from covjax import InputError, choice, classifier, lung_view
 from covjax.classes import against_rest, listed, positive_classes
 from covjax.data import batches
-from covjax.data.augment import augment, to_float
+from covjax.data.augment import augment, recoloured_each, to_float
 from covjax.metrics.rates import macro_rates, rates
 from covjax.models.layers import ExampleDropout
 from covjax.training.optimizer import adamw, schedule
@@ -31,6 +31,7 @@ from covjax.weights import keras as keras_weights
 # the frozen phase has no backward pass through the body. Only `mark_frozen` and `is_frozen` may use
 # it.
 FROZEN = 'frozen'
+COLOUR = 2  # the number of the rng of colours
 SUMMARY = ('accuracy', 'recall', 'specificity', 'auc')  # rates in the log, after the loss
 
 
@@ -41,7 +42,8 @@ class Parts(NamedTuple):
     preprocess: Callable  # float images [B, H, W, 1] in [-1, 1] -> input of the model
     class_weights: jax.Array  # float32 [C]
     tx: optax.GradientTransformation
-    augment: dict  # settings of data.augment
+    augment: dict  # settings of data.augment.augment
+    colour: dict  # settings of data.augment.recoloured
     image_size: int
     dropout: float
     label_smoothing: float
@@ -110,6 +112,7 @@ def parts_of(config, labels, num_classes):
         class_weights=class_weights(config, labels, num_classes),
         tx=optimizer(config),
         augment=config.augment,
+        colour={key: config[key] for key in ('brightness', 'contrast')},
         image_size=config.image_size,
         dropout=config.dropout,
         label_smoothing=config.label_smoothing,
@@ -249,6 +252,9 @@ def train_step(parts, state, batch, rng):
     augment_rng, dropout_rng = jax.random.split(rng)
     first = first_index(len(batch['label']))
     images = augment(augment_rng, batch['image'], parts.augment, parts.image_size, first)
+    if any(parts.colour.values()):
+        # Folded in, so that a training without it draws what it always did.
+        images = recoloured_each(jax.random.fold_in(rng, COLOUR), images, parts.colour, first)
     images = parts.preprocess(images)
 
     forward = forward_head if is_frozen(batch) else forward_whole
