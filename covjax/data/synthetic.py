@@ -102,7 +102,7 @@ class SyntheticRow:
         return [nodule.box for nodule in self.nodules if nodule.box is not None]
 
     def as_json(self):
-        """The line as a dict of plain values, nodules as dicts; OF_PAIRS only of a member of one."""
+        """The line as a dict of plain values; OF_PAIRS only of a member of a pair."""
         names = [field.name for field in dataclasses.fields(self)]
         values = {name: getattr(self, name) for name in names if self.pair or name not in OF_PAIRS}
         return values | {'nodules': [nodule.as_json() for nodule in self.nodules]}
