@@ -43,7 +43,7 @@ PEOPLE = {'train': 40, 'validation': 16, 'test': 40}
 NEED_MORE = (attribution, mixing, origin, stand_ins_check)
 ASKED = tuple(check for check in CHECKS if check not in NEED_MORE)
 BACKBONES = [
-    pytest.param(name, marks=[] if name in ('vgg16', 'resnet18') else pytest.mark.slow)
+    pytest.param(name, marks=[] if name in ('vgg16', 'resnet18', 'plain8') else pytest.mark.slow)
     for name in MODELS
 ]
 

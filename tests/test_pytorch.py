@@ -99,7 +99,25 @@ class ResNet18(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-TORCHVISION = {'torchvision resnet18': ResNet18}
+class Plain8(nn.Module):
+    """Eight 3x3 convolutions with GroupNorm, for RGB images and 1000 classes."""
+
+    def __init__(self):
+        super().__init__()
+        widths = [3, 16, 16, 32, 32, 64, 64, 128, 128]
+        convs = [nn.Conv2d(a, b, 3, 1, 1, bias=False) for a, b in zip(widths, widths[1:])]
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList([nn.GroupNorm(8, width) for width in widths[1:]])
+        self.fc = nn.Linear(128, 1000)
+
+    def forward(self, x):
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):
+            if i in (2, 4, 6):
+                x = nn.functional.max_pool2d(x, 2)
+            x = torch.relu(norm(conv(x)))
+        return self.fc(x.mean((2, 3)))
+
+
 LEAVES = {  # of ours -> of PyTorch
     'kernel': 'weight',
     'scale': 'weight',
@@ -109,7 +127,15 @@ LEAVES = {  # of ours -> of PyTorch
 }
 
 
-def theirs(module):
+def of_plain8(module):
+    """'stage2_conv1' -> 'convs.2', a module of Plain8."""
+    if module == 'head':
+        return 'fc'
+    stage, layer = module.split('_')
+    return f'{layer[:4]}s.{2 * (int(stage[5:]) - 1) + int(layer[4:]) - 1}'
+
+
+def of_resnet(module):
     """'stage3_block1/norm0' -> 'layer2.0.downsample.1', a module of torchvision's ResNets."""
     if module == 'head':
         return 'fc'
@@ -122,8 +148,14 @@ def theirs(module):
     return f'layer{stage - 1}.{index - 1}.{layer}'
 
 
-def with_weights_of(module, shapes):
-    """Variables like `shapes` from a module of torchvision; each of its tensors is used once."""
+PEERS = {  # reference: (module, name of its module by ours)
+    'torchvision resnet18': (ResNet18, of_resnet),
+    'PyTorch plain8': (Plain8, of_plain8),
+}
+
+
+def with_weights_of(module, shapes, theirs):
+    """Variables like `shapes` from a module of a peer; each of its tensors is used once."""
     state = state_of(module)
     flat = {}
     for (collection, *path, leaf), expected in flatten_dict(shapes).items():
@@ -136,9 +168,8 @@ def with_weights_of(module, shapes):
     return unflatten_dict(flat)
 
 
-def torchvision_models():
-    references = {name: models.create(name).reference for name in models.MODELS}
-    return [name for name in references if references[name].startswith('torchvision ')]
+def models_with_peers():
+    return [name for name in models.MODELS if models.create(name).reference in PEERS]
 
 
 def with_statistics(module):
@@ -148,19 +179,21 @@ def with_statistics(module):
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.running_mean, -0.2, 0.2)
             nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        if isinstance(norm, nn.BatchNorm2d | nn.GroupNorm):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.uniform_(norm.bias, -0.2, 0.2)
     return module.eval()
 
 
-@pytest.mark.parametrize('name', torchvision_models())
-def test_logits_of_torchvision(name):
+@pytest.mark.parametrize('name', models_with_peers())
+def test_logits_of_pytorch_networks(name):
     """At a size whose maps have even and odd sides."""
     model = models.create(name, num_classes=1000)
-    module = with_statistics(TORCHVISION[model.reference]())
+    peer, theirs = PEERS[model.reference]
+    module = with_statistics(peer())
     images = uniform(2, 3, 76, 58)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 76, 58, 3)))
-    logits = jax.jit(model.apply)(with_weights_of(module, shapes), nhwc(images))
+    logits = jax.jit(model.apply)(with_weights_of(module, shapes, theirs), nhwc(images))
     expected = module(images).detach().numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-4)
 

@@ -11,6 +11,7 @@ from covjax import InputError, choice
 from covjax.models.densenet import DenseNet169
 from covjax.models.inception import InceptionV3
 from covjax.models.inception_resnet import InceptionResNetV2
+from covjax.models.plain import Plain8
 from covjax.models.resnet import ResNet18, ResNet50
 from covjax.models.unet import UNet
 from covjax.models.vgg import VGG16
@@ -22,6 +23,7 @@ MODELS = {
     'inception_resnet_v2': InceptionResNetV2,
     'densenet169': DenseNet169,
     'resnet18': ResNet18,
+    'plain8': Plain8,
 }
 # Networks with a class for every pixel.
 SEGMENTERS = {'unet': UNet}

@@ -21,6 +21,7 @@ PRINTED = ('accuracy', 'recall', 'precision', 'f1', 'specificity', 'auc')
 NAMES = {
     'vgg16': 'VGG16',
     'resnet18': 'ResNet-18',
+    'plain8': 'Plain-8',
     'resnet50': 'ResNet-50',
     'inception_v3': 'Inception-v3',
     'inception_resnet_v2': 'Inception-ResNet-v2',
