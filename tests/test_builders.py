@@ -86,7 +86,8 @@ def sources(raw, data_dir, tmp_path_factory):
         ct_scans.write_ct_scans(folder, layout, seed=2, size=64, slices=6)
     scans = {name: written[layout] for name, layout in layouts.items()}
     of_pictures = dict.fromkeys(('luna16_patches/slices', 'luna16_patches/slices_framed'), slices)
-    made = {'synthetic_covid_ct': synthetic, 'synthetic_pairs': pairs}
+    made = {'synthetic_covid_ct': synthetic}
+    made |= dict.fromkeys(('synthetic_pairs/slices', 'synthetic_pairs/patches'), pairs)
     return folders | scans | of_pictures | made
 
 

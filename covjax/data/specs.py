@@ -125,7 +125,7 @@ def _remedy(dataset, folders):
     if configs:
         return f'name one of {", ".join(sorted(configs))}'
     if dataset in ('synthetic_covid_ct', 'synthetic_pairs'):
-        return 'add the data folder of the run that made it to config.data_dir'
+        return 'add the data folder of the synthesize run to config.data_dir'
     return (
         'run launch.py --config=configs/prepare.py '
         f'--config.dataset={dataset} --config.source=RAW_FOLDER'
