@@ -33,8 +33,7 @@ def get_config(backbone=''):
         load_size=224,  # what is kept in memory and augmented from
         batch_size=32,
         # Random changes of what is seen in training, beside config.augment: what is added to an
-        # image in -1..1 at most, and the logarithm of what it is multiplied by. Windows of figures
-        # differ by 0.2 and 0.3.
+        # image in -1..1 at most, and the logarithm of what it is multiplied by.
         brightness=0.0,
         contrast=0.0,
         # Network.

@@ -8,7 +8,7 @@ which a doctor has drawn the lesions (COVID-SemiSeg, its training pictures). Sli
 framed: cropped to the lungs (docs/synthesis.md).
 
 full     256x256, the generator of Zhu et al. 2017, for one GPU.
-small    96x96, narrow, for two CPU cores.
+small    96x96, narrow, for two CPU cores, which do 1.8 steps a second with nothing beside them.
 
 Expect val/contrast, the grey levels by which ground glass is brighter than the sham, to rise to
 that of real lesions. No scalar says that an image is good: look at images/, which has slice, gate,

@@ -10,11 +10,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from covjax import InputError
 from covjax.data.augment import to_float, to_uint8
 from covjax.data.gaps import KINDS
 from covjax.models import compute_dtype
-from covjax.models.cyclegan import Generator
+from covjax.models.cyclegan import Generator, check_size
 
 
 def network(config):
@@ -23,11 +22,7 @@ def network(config):
     Raises:
         InputError: image_size or dtype is not valid.
     """
-    if config.image_size % 4 or config.image_size < 32:
-        raise InputError(
-            f'config.image_size={config.image_size}: the generator halves images twice; '
-            'choose a multiple of 4, at least 32'
-        )
+    check_size(config.image_size)
     return Generator(
         filters=config.gen_filters,
         blocks=config.gen_blocks,

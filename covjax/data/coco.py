@@ -7,10 +7,10 @@ import numpy as np
 
 from covjax.ct import picture
 from covjax.data.gaps import KINDS, SHAM
+from covjax.data.lesion_masks import HALF
 from covjax.workdir import write_csv, write_json
 
 CATEGORIES = ('nodule', *KINDS[1:])
-HALF = 128  # the gate from which on a pixel is lesion
 COLUMNS = (
     *('file', 'split', 'series', 'z', 'xmin', 'ymin', 'xmax', 'ymax'),
     *('diameter_mm', 'chord_mm', 'malignancy', 'annotation_row'),

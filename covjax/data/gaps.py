@@ -17,7 +17,6 @@ from covjax.data import batches, datasets, lesion_masks, segmented
 SHAM = 'sham'
 KINDS = (SHAM, 'ground_glass', 'consolidation')
 SOURCES = ('slices', 'pictures')  # of gaps
-APART = 0.02  # of the side, between a sham in an annotated picture and its lesions
 DARKEST = 128  # grey level below which the median of healthy lung lies
 
 
@@ -55,7 +54,7 @@ def read_annotated(spec, data_dir, size):
     found = segmented.read(spec, data_dir, size, ','.join(KINDS[1:]))
     images, healthy = [], []
     for image, target in zip(found.images, found.targets):
-        apart = ndimage.distance_transform_edt(target == 0) > APART * size
+        apart = ndimage.distance_transform_edt(target == 0) > lesion_masks.APART * size
         lung = lungs.mask_in_crop(image)
         tissue = ~lung & apart & (image > DARKEST)
         images.append(framing.levelled(image, lung & apart, tissue))

@@ -22,6 +22,8 @@ WOBBLE, SMOOTH = 0.28, (0.02, 0.05)  # of the outline of a blob, and the scales 
 TURN, ZOOM, MOVE, BEND, BEND_SCALE = 25.0, 0.25, 0.12, 0.03, 0.08
 FEATHER = 0.012  # width of the soft edge of a gate
 SUPPORT = 1 / 255  # gates below change no grey level
+HALF = 128  # a stored gate, of 255 parts, from which on a pixel is lesion
+APART = 0.02  # of the side of an image, between what counts as healthy lung and any lesion
 
 
 class Bank(NamedTuple):

@@ -8,11 +8,11 @@ import numpy as np
 from scipy import ndimage
 
 from covjax.ct import lungs
+from covjax.data.lesion_masks import APART
 
 AROUND = 1.5  # a side of the square, in longer sides of the box of the lesion
 LEAST_SIDE = 0.25  # a side of the square at least, in sides of the image
 LEAST_AREA = 1e-3  # of a lesion, a share of the image
-APART = 0.02  # of the side of the image, between the mirrored square and any lesion
 # By which the mirrored square may be moved up or down, in sides of the image; the first that fits.
 MOVED = (0.0, -0.05, 0.05, -0.1, 0.1, -0.15, 0.15)
 LEAST_LUNG = 0.5  # share of lung in the mirrored square, relative to the square of the lesion

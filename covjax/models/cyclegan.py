@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from covjax import InputError
 from covjax.models.layers import FrozenNorm, InstanceNorm, UpConv, convolve, reflect_pad
 
 normal_init = nn.initializers.normal(0.02)
@@ -29,6 +30,19 @@ UPSAMPLE = {'transposed': UpConv, 'resize': partial(UpConv, resize=True)}
 def _conv(dtype):
     """nn.Conv(features, kernel_size, strides, ...) as both networks use it."""
     return partial(nn.Conv, dtype=dtype, kernel_init=normal_init, conv_general_dilated=convolve)
+
+
+def check_size(side):
+    """Refuses a side of training images, config.image_size, that the generator cannot halve twice.
+
+    Raises:
+        InputError: it is no multiple of 4, or too small for the discriminator.
+    """
+    if side % 4 or side < 32:
+        raise InputError(
+            f'config.image_size={side}: the generator halves images twice; '
+            'choose a multiple of 4, at least 32'
+        )
 
 
 class ResidualBlock(nn.Module):

@@ -23,7 +23,7 @@ from covjax.data.domains import DOMAINS
 from covjax.metrics.distances import kid_value
 from covjax.metrics.spectrum import checkerboard
 from covjax.models import layers
-from covjax.models.cyclegan import Discriminator
+from covjax.models.cyclegan import Discriminator, check_size
 from covjax.training.task import AXIS, Net, Task, first_index
 
 # domain: (generator that leaves it, generator that brings back)
@@ -135,11 +135,7 @@ def nets_of(config):
     Raises:
         InputError: image_size, loss, norm, upsample or dtype is not valid.
     """
-    if config.image_size % 4 or config.image_size < 32:
-        raise InputError(
-            f'config.image_size={config.image_size}: the generator halves images twice; '
-            'choose a multiple of 4, at least 32'
-        )
+    check_size(config.image_size)
     network = generator.network(config)
     return Nets(
         generator=network,

@@ -27,7 +27,8 @@ from tfds_builders.ct_scans.layouts import LAYOUTS, Layout, Scan
 from tfds_builders.ct_scans.layouts import folder as layout_of_folder
 
 NAME = re.compile(
-    r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?(?P<framed>_framed|_lesions(?P<side>\d{2,3}))?'
+    r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?'
+    r'(?P<framed>_framed)?(?P<lesions>_lesions(?P<side>\d{2,3}))?'
 )
 # The names of splits; official ones, or those of grouping.splits_of.
 SPLITS = ('train', 'validation', 'test')
@@ -70,7 +71,7 @@ def described(name):
         layout=match['layout'],
         slices=bool(match['slices']),
         hu=bool(match['hu']),
-        framed=bool(match['framed']) and not match['side'],
+        framed=bool(match['framed']),
         side=int(match['side'] or 0),
     )
     low, high = windows.WINDOWS[config.window]

@@ -10,9 +10,9 @@ import tensorflow_datasets as tfds
 from covjax.ct import picture
 from covjax.data import datasets, lesion_patches
 from covjax.data.gaps import KINDS, SHAM
+from covjax.data.lesion_masks import HALF
 from tfds_builders import _base, _synthetic
 
-HALF = 128  # the gate from which on a pixel is lesion
 PAIR = ('kind', 'lesion', 'pair', 'masks')
 
 
