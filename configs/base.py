@@ -18,7 +18,7 @@ LEAST = {
     **dict.fromkeys(['learning_rate', 'body_rate', 'weight_decay', 'label_smoothing'], 0.0),
     **dict.fromkeys(['dropout', 'bn_momentum', 'real_label', 'scale', 'rotate', 'crop'], 0.0),
     **dict.fromkeys(['brightness', 'contrast', 'foreground', 'threshold', 'overlap'], 0.0),
-    **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity'], 0.0),
+    **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity', 'lambda_known'], 0.0),
 }
 # What a key must stay below.
 BELOW = {

@@ -4,29 +4,34 @@ python launch.py --config=configs/pairs.py --workdir=runs/pairs
 
 Slices without lesions get one where a mask says so, and their twin gets healthy lung in the same
 mask, made by the same network. What lesions and healthy lung look like is learned from pictures in
-which a doctor has drawn the lesions (COVID-SemiSeg, its training pictures). Slices and pictures are
-framed: cropped to the lungs (docs/synthesis.md).
+which a doctor has drawn the lesions (COVID-SemiSeg, its training pictures), or of which only the
+label is known (COVID-CT). Slices and pictures are framed: cropped to the lungs (docs/synthesis.md).
 
-full     256x256, the generator of Zhu et al. 2017, for one GPU.
-small    96x96, narrow, for two CPU cores, which do 1.8 steps a second with nothing beside them.
+full              256x256, for one GPU.
+procedural        the same, without any mask by hand: from blobs in the lungs of COVID-CT.
+small             96x96, narrow, for two CPU cores, which do 2.8 steps a second with nothing beside.
+small_procedural  procedural, as small.
 
-Expect val/contrast, the grey levels by which ground glass is brighter than the sham, to rise to
-that of real lesions. No scalar says that an image is good: look at images/, which has slice, gate,
-sham, ground glass and consolidation side by side.
+Expect val/contrast, the grey levels by which a lesion is brighter than the sham, to rise to that of
+real lesions. No scalar says that an image is good: look at images/, which has slice, gate, sham and
+every kind of lesion side by side.
 """
 
 from configs import base
 
+SMALL = {
+    'image_size': 96,
+    'gen_widths': (16, 32, 64, 64),
+    'disc_filters': 24,
+    'steps': 4000,
+    'eval_every': 500,
+}
+PROCEDURAL = {'masks': 'procedural', 'pictures': 'covid_ct/clean_framed:train'}
 VARIANTS = {
     'full': {},
-    'small': {
-        'image_size': 96,
-        'gen_filters': 24,
-        'gen_blocks': 4,
-        'disc_filters': 24,
-        'steps': 4000,
-        'eval_every': 500,
-    },
+    'procedural': PROCEDURAL,
+    'small': SMALL,
+    'small_procedural': SMALL | PROCEDURAL,
 }
 
 
@@ -35,7 +40,9 @@ def get_config(variant=''):
         'pairs',
         # Data.
         slices='luna16_patches/slices_framed:train',  # or nodules_framed
-        pictures='ct_scans/covid_semiseg_framed:train',  # with lesions and their kinds
+        masks='drawn',  # by doctors, or procedural: blobs
+        # With lesions and their kinds; for procedural masks with COVID-19 and without.
+        pictures='ct_scans/covid_semiseg_framed:train',
         val='luna16_patches/slices_framed:validation',
         image_size=256,
         augment={'scale': 0.1, 'flip': True, 'rotate': 10.0, 'crop': 0.0},  # of slices and pictures
@@ -43,14 +50,14 @@ def get_config(variant=''):
         steps=40_000,
         eval_every=2000,
         # Networks.
-        gen_filters=64,
-        gen_blocks=9,
+        gen_widths=(64, 128, 256, 256),  # of the levels of a U-Net
         disc_filters=64,
         dtype='float32',  # or bfloat16
         # Losses.
         learning_rate=2e-4,
         constant_share=0.5,  # of the steps at the full rate, which then falls linearly to 0
-        lambda_pictures=10.0,  # weight of the L1 distance where pictures are filled again
+        # Weight of the L1 distance where the truth is known: pictures, and shams in slices.
+        lambda_known=10.0,
     )
     config.update(base.variant(variant, VARIANTS))
     return config

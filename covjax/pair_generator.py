@@ -9,26 +9,32 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from covjax.data.augment import to_float, to_uint8
 from covjax.data.gaps import KINDS
 from covjax.models import compute_dtype
-from covjax.models.cyclegan import Generator, check_size
+from covjax.models.unet import UNet
+
+# What the network sees inside the gate: deviations from the mean around, which are vessels, at most
+# HINT, under noise. The mean, which tells a lesion, and the finest texture are lost.
+REACH = 0.03  # standard deviation of what is around, as a share of the side
+HINT, NOISE = 0.4, 0.15  # of the range -1..1
 
 
 def network(config):
-    """The generator of a config (configs/pairs.py): one channel from 1 + len(KINDS).
+    """The generator of a config (configs/pairs.py): logits of grey levels, [B, S, S, 1].
 
     Raises:
-        InputError: image_size or dtype is not valid.
+        InputError: gen_widths or dtype is not valid.
     """
-    check_size(config.image_size)
-    return Generator(
-        filters=config.gen_filters,
-        blocks=config.gen_blocks,
-        upsample='resize',
+    return UNet(
+        num_classes=1,
+        widths=tuple(config.gen_widths),
+        norm='instance',
         dtype=compute_dtype(config),
-        channels=1,
+        channels=(1 + len(KINDS),),
     )
 
 
@@ -38,25 +44,42 @@ def of_kind(gap):
     return gap['gate'] * kinds[:, None, None]
 
 
+def vessels(image, gate):
+    """By how much an image differs inside a gate from the mean of what is around there.
+
+    The mean is one over the gate, so that nothing outside of it counts.
+
+    Args:
+        image: float [B, S, S, 1] in [-1, 1].
+        gate: float [B, S, S, 1] in 0..1.
+
+    Returns:
+        float [B, S, S, 1], at most HINT.
+    """
+    mean = _blurred(gate * image) / jnp.maximum(_blurred(gate), 1e-3)
+    return jnp.clip(image - mean, -HINT, HINT)
+
+
 def fill(network, params, gap, noise):
     """What the generator makes of a gap, with the image around it.
 
-    The network does not see what the gate covers, so that a sham is made anew as a lesion is.
+    All that the network sees of what the gate covers are `vessels` under noise, so that a sham is
+    made anew as a lesion is.
 
     Args:
         network: of `network`.
         params: its parameters.
         gap: {'image': float [B, S, S, 1] in [-1, 1], 'gate': float [B, S, S, 1] in 0..1,
             'kind': int [B], an index in KINDS}.
-        noise: float [B, S, S, 1], what the gap is filled with before.
+        noise: float [B, S, S, 1], standard normal.
 
     Returns:
         float [B, S, S, 1] in [-1, 1], the image itself where the gate is 0.
     """
     image, gate = gap['image'], gap['gate']
-    hidden = jnp.where(gate > 0, noise, image)
-    made = network.apply({'params': params}, jnp.concatenate([hidden, of_kind(gap)], -1))
-    return (1 - gate) * image + gate * made
+    seen = jnp.where(gate > 0, vessels(image, gate) + NOISE * noise, image)
+    logits = network.apply({'params': params}, jnp.concatenate([seen, of_kind(gap)], -1))
+    return (1 - gate) * image + gate * jnp.tanh(logits)
 
 
 def of_run(run):
@@ -76,3 +99,19 @@ def _filled(generator, params, images, gates, kinds, seeds):
     noise = jax.vmap(lambda rng: jax.random.normal(rng, images.shape[1:]))(rngs)
     made = to_uint8(fill(generator, params, gap, noise))
     return jnp.where(gates > 0, made, images)
+
+
+def _blurred(x):
+    """[B, S, S, 1] under a Gaussian of REACH, with nothing beyond the border."""
+    sigma = REACH * x.shape[1]
+    places = np.arange(-round(3 * sigma), round(3 * sigma) + 1)
+    weights = np.exp(-0.5 * (places / sigma) ** 2)
+    weights = jnp.asarray(weights / weights.sum(), x.dtype)
+    convolve = partial(
+        lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding='SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    down = convolve(x, weights[:, None, None, None])
+    return convolve(down, weights[None, :, None, None])

@@ -55,14 +55,14 @@ def painted(run):
 
 def pasted(run):
     """Noise with the mean and deviation of real lesions, or of healthy lung in the sham."""
-    pictures = gaps.read_annotated(run.config.pictures, run.data_dir, run.config.image_size)
+    pictures = gaps.read_pictures(run.config, run.data_dir, run.config.image_size)
     grey = {kind: [] for kind in range(len(KINDS))}
     for image, target, healthy in zip(pictures.images, pictures.targets, pictures.healthy):
         grey[0].append(image[healthy])
         for kind in range(1, len(KINDS)):
             grey[kind].append(image[target == kind])
     pixels = {kind: np.concatenate(found) for kind, found in grey.items()}
-    moments = {kind: (found.mean(), found.std()) for kind, found in pixels.items()}
+    moments = {kind: (found.mean(), found.std()) for kind, found in pixels.items() if found.size}
     return partial(_each, partial(_pasted, moments))
 
 

@@ -17,9 +17,10 @@ from covjax import InputError
 from covjax.ct import luna16, picture, windows
 from covjax.ct.volume import find_volumes, open_volume, read_slice
 from covjax.data import datasets
+from covjax.data.gaps import LESIONS, SHAM
 from covjax.data.synthetic import SyntheticRow, read_manifest, write_manifest
 from covjax.phantom import ct_scans
-from covjax.runs import prepare
+from covjax.runs import prepare, synthesize_pairs
 from tfds_builders._base import read_grey, stored
 
 NAMES = tfds_builders.names() + ['luna16_patches/patches_3d_12mm_750um']
@@ -47,13 +48,13 @@ def write_synthetic(data_dir, folder):
     write_manifest(folder, rows)
 
 
-def write_pairs(synthetic, folder):
+def write_pairs(synthetic, folder, masks='drawn'):
     """What synthesize_pairs writes: of every picture of a folder a lesion and a sham."""
-    rows, gate = [], np.full((512, 512), 255, np.uint8)
+    rows, gate, lesion = [], np.full((512, 512), 255, np.uint8), LESIONS[masks][0]
     picture.save(folder / 'gates/all.png', gate)
     for row in read_manifest(synthetic):
-        pair = {'lesion': 'ground_glass', 'pair': row.id, 'gate': 'gates/all.png', 'masks': 'drawn'}
-        for kind, label in (('ground_glass', 'covid'), ('sham', 'noncovid')):
+        pair = {'lesion': lesion, 'pair': row.id, 'gate': 'gates/all.png', 'masks': masks}
+        for kind, label in ((lesion, 'covid'), (SHAM, 'noncovid')):
             file = f'images/{row.id}_{kind}.png'
             picture.save(folder / file, picture.read(synthetic / row.file))
             facts = {'id': f'{row.id}_{kind}', 'file': file, 'kind': kind, 'label': label}
@@ -76,8 +77,9 @@ def sources(raw, data_dir, tmp_path_factory):
     slices, synthetic = tmp_path_factory.mktemp('slices'), tmp_path_factory.mktemp('synthetic')
     write_slices(find_volumes(raw / 'luna16'), slices)
     write_synthetic(data_dir, synthetic)
-    pairs = tmp_path_factory.mktemp('pairs')
-    write_pairs(synthetic, pairs)
+    pairs = {masks: tmp_path_factory.mktemp(masks) for masks in LESIONS}
+    for masks, folder in pairs.items():
+        write_pairs(synthetic, folder, masks)
     raws = {'covid_ct': raw / 'covid_ct', 'luna16_patches': raw / 'luna16'}
     folders = {name: raws.get(name.partition('/')[0]) for name in NAMES}
     layouts = {name: layout_of(name) for name in NAMES if name.startswith('ct_scans/')}
@@ -87,7 +89,8 @@ def sources(raw, data_dir, tmp_path_factory):
     scans = {name: written[layout] for name, layout in layouts.items()}
     of_pictures = dict.fromkeys(('luna16_patches/slices', 'luna16_patches/slices_framed'), slices)
     made = {'synthetic_covid_ct': synthetic}
-    made |= dict.fromkeys(('synthetic_pairs/slices', 'synthetic_pairs/patches'), pairs)
+    for masks, names in synthesize_pairs.DATA_SETS.items():
+        made |= dict.fromkeys(names, pairs[masks])
     return folders | scans | of_pictures | made
 
 

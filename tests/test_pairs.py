@@ -1,6 +1,7 @@
 """Pairs of slices that differ in a lesion alone: gaps, the generator, stand-ins, the data set."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +12,20 @@ from test_lungs import drawn
 
 from configs import pairs as config_file
 from configs import synthesize_pairs as synthesis_file
-from covjax import pair_generator, pair_makers, trained
+from covjax import InputError, pair_generator, pair_makers, trained
 from covjax.ct import picture
-from covjax.data import datasets, gaps, lesion_masks, lineage, segmented
-from covjax.data.gaps import KINDS, SHAM
+from covjax.data import datasets, gaps, lineage, segmented
+from covjax.data.gaps import KINDS, LESIONS, SHAM
 from covjax.data.synthetic import read_manifest
 from covjax.phantom import ct_scans as phantoms
+from covjax.phantom import raw_files
 from covjax.runs import prepare, synthesize_pairs, train
 from covjax.training import pairs
 
 SIZE = 32
 TINY = {
     'image_size': SIZE,
-    'gen_filters': 4,
-    'gen_blocks': 1,
+    'gen_widths': (4, 8),
     'disc_filters': 4,
     'steps': 2,
     'eval_every': 2,
@@ -34,7 +35,7 @@ TINY = {
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-    """Framed phantom slices without lesions, and phantom pictures with lesions."""
+    """Framed phantom slices without lesions, and phantom pictures with lesions, or labels alone."""
     folder = tmp_path_factory.mktemp('pairs')
     slices = folder / 'slices'
     slices.mkdir()
@@ -44,84 +45,109 @@ def data_dir(tmp_path_factory):
     phantoms.write_ct_scans(folder / 'pictures', 'covid_semiseg', seed=3)
     prepare.build('luna16_patches/slices_framed', slices, str(folder / 'data'))
     prepare.build('ct_scans/covid_semiseg_framed', folder / 'pictures', str(folder / 'data'))
+    raw_files.write_covid_ct(folder / 'covid_ct', seed=4, train=16, validation=4, test=4)
+    prepare.build('covid_ct/clean_framed', folder / 'covid_ct', str(folder / 'data'))
     return str(folder / 'data')
 
 
-def config_of(data_dir, **fields):
-    config = config_file.get_config('small')
+def config_of(data_dir, masks='drawn', **fields):
+    config = config_file.get_config({'drawn': 'small', 'procedural': 'small_procedural'}[masks])
     config.update(TINY | {'data_dir': data_dir} | fields)
     return config
 
 
 @pytest.fixture(scope='module')
-def workdir(data_dir, tmp_path_factory):
-    """That of a finished training."""
-    folder = tmp_path_factory.mktemp('run')
-    config = config_of(data_dir)
-    (folder / 'config.json').write_text(config.to_json())
-    train.run(config, folder)
-    return folder
-
-
-@pytest.fixture(scope='module')
-def run(workdir):
-    return trained.open_run(workdir, 'pairs', 'generator')
-
-
-@pytest.fixture(scope='module')
-def annotated(data_dir):
-    return gaps.read_annotated('ct_scans/covid_semiseg_framed:train', data_dir, 64)
-
-
-@pytest.fixture(scope='module')
-def bank(annotated):
-    return lesion_masks.Bank.of_targets(annotated.targets, KINDS)
-
-
-@pytest.fixture(scope='module')
-def made(workdir, data_dir, tmp_path_factory):
-    """{maker: the workdir of its synthesis}."""
-    folders = {}
-    for maker in pair_makers.METHODS:
-        folders[maker] = tmp_path_factory.mktemp(maker)
-        config = synthesis_file.get_config()
-        fields = {'generator': str(workdir), 'maker': maker, 'data_dir': data_dir}
-        config.update({'slices': 'luna16_patches/slices_framed'} | fields)
-        synthesize_pairs.run(config, folders[maker])
+def workdirs(data_dir, tmp_path_factory):
+    """{masks: the workdir of a finished training}."""
+    folders = {masks: tmp_path_factory.mktemp(masks) for masks in LESIONS}
+    for masks, folder in folders.items():
+        config = config_of(data_dir, masks)
+        (folder / 'config.json').write_text(config.to_json())
+        train.run(config, folder)
     return folders
+
+
+@pytest.fixture(scope='module')
+def run(workdirs):
+    return trained.open_run(workdirs['drawn'], 'pairs', 'generator')
+
+
+@pytest.fixture(scope='module')
+def pictures(data_dir):
+    """{masks: gaps.Pictures}."""
+    return {
+        masks: gaps.read_pictures(config_of(data_dir, masks), data_dir, 64) for masks in LESIONS
+    }
+
+
+@pytest.fixture(scope='module')
+def made(workdirs, data_dir, tmp_path_factory):
+    """made(maker, masks) -> the workdir of a synthesis."""
+
+    @functools.cache
+    def synthesize(maker, masks='drawn'):
+        folder, config = tmp_path_factory.mktemp(maker), synthesis_file.get_config()
+        fields = {'generator': str(workdirs[masks]), 'maker': maker, 'data_dir': data_dir}
+        config.update({'slices': 'luna16_patches/slices_framed'} | fields)
+        synthesize_pairs.run(config, folder)
+        return folder
+
+    return synthesize
 
 
 # ---- gaps
 
 
-def gaps_of(make, images, bank, count=40):
-    found = [
-        make(images, bank, np.random.default_rng(seed), seed % len(images.images))
-        for seed in range(count)
-    ]
+def gaps_of(make, count, images):
+    """Gaps of make(rng, index) of images."""
+    found = [make(np.random.default_rng(seed), seed % len(images)) for seed in range(count)]
     return [gap for gap in found if gap is not None]
 
 
-def test_gaps_in_pictures_are_lesions_of_their_kind_or_healthy_lung(annotated, bank):
-    of_image = {image.tobytes(): i for i, image in enumerate(annotated.images)}
+@pytest.mark.parametrize('masks', LESIONS)
+def test_gaps_in_pictures_are_lesions_of_their_kind_or_healthy_lung(pictures, masks):
+    found = pictures[masks]
+    of_image = {image.tobytes(): i for i, image in enumerate(found.images)}
     seen = set()
-    for gap in gaps_of(gaps.gap_in_picture, annotated, bank):
+    for gap in gaps_of(functools.partial(gaps.gap_in_picture, found), 60, found.images):
         inside = gap['gate'][..., 0] == 255
         index = of_image[gap['image'].tobytes()]
-        target, kind = annotated.targets[index], int(gap['kind'])
-        seen.add(kind)
+        target, kind = found.targets[index], int(gap['kind'])
+        seen.add(KINDS[kind])
         if KINDS[kind] == SHAM:
-            assert (target[gap['gate'][..., 0] > lesion_masks.SUPPORT * 255][0:] == 0).mean() > 0.9
             assert (target[inside] == 0).all()
+            assert np.average(target > 0, weights=gap['gate'][..., 0]) < 0.1
         else:
             assert (target[inside] == kind).mean() > 0.95
-    assert 0 in seen and len(seen) > 1
+    assert SHAM in seen and {*seen} <= {SHAM, *LESIONS[masks]} and len(seen) > 1
 
 
-def test_gaps_of_lesions_and_shams_in_slices_have_masks_of_one_distribution(data_dir, bank):
+def test_pictures_with_labels_alone_are_opacities_in_covid_and_shams_elsewhere(pictures, data_dir):
+    found = pictures['procedural']
+    examples = datasets.read('covid_ct/clean_framed:train', data_dir, 64)
+    labels = {row.id: label for row, label in zip(examples.rows, examples.labels)}
+    for target, healthy, row in zip(found.targets, found.healthy, found.rows):
+        of_covid = examples.classes[labels[row.id]] == 'covid'
+        assert target.any() == of_covid and healthy.any() != of_covid
+    assert found.bank is None
+
+
+def test_pictures_of_one_class_are_refused_where_labels_are_all_that_is_known(data_dir):
+    for spec in ('luna16_patches/slices_framed:train', 'covid_ct/clean_framed:train@covid'):
+        with pytest.raises(InputError, match='config.pictures.*covid_ct/clean_framed:train'):
+            gaps.read_pictures({'masks': 'procedural', 'pictures': spec}, data_dir, 64)
+    with pytest.raises(InputError, match='config.masks=found'):
+        gaps.read_pictures({'masks': 'found', 'pictures': spec}, data_dir, 64)
+
+
+@pytest.mark.parametrize('masks', LESIONS)
+def test_gaps_of_lesions_and_shams_in_slices_have_masks_of_one_distribution(
+    data_dir, pictures, masks
+):
     slices = gaps.read_slices('luna16_patches/slices_framed:train', data_dir, 64, 'slices')
     areas = {True: [], False: []}
-    for gap in gaps_of(gaps.gap_in_slice, slices, bank, 200):
+    make = functools.partial(gaps.gap_in_slice, slices, pictures[masks])
+    for gap in gaps_of(make, 200, slices.images):
         areas[int(gap['kind']) == 0].append((gap['gate'] == 255).mean())
     assert min(map(len, areas.values())) > 60
     assert abs(np.mean(areas[True]) - np.mean(areas[False])) < 0.5 * np.std(areas[True])
@@ -158,15 +184,15 @@ def nets(data_dir):
     return nets, state
 
 
-def test_the_generator_does_not_see_what_it_makes_anew(nets):
+def test_the_generator_does_not_see_how_bright_what_it_makes_anew_is(nets):
     (networks, state), gap = nets, gap_of_noise()
     noise = jax.random.normal(jax.random.key(1), gap['image'].shape)
-    covered = gap | {'image': jnp.where(gap['gate'] > 0, -gap['image'], gap['image'])}
+    brighter = gap | {'image': gap['image'] + 0.5 * (gap['gate'] > 0)}
     first, second = (
-        pair_generator.fill(networks.generator, state.gen.params, g, noise) for g in (gap, covered)
+        pair_generator.fill(networks.generator, state.gen.params, g, noise) for g in (gap, brighter)
     )
     whole = gap['gate'] == 1
-    np.testing.assert_array_equal(first[whole], second[whole])
+    np.testing.assert_allclose(first[whole], second[whole], atol=1e-5)
     other = gap | {'image': jnp.where(gap['gate'] > 0, gap['image'], -gap['image'])}
     third = pair_generator.fill(networks.generator, state.gen.params, other, noise)
     assert (third[whole] != first[whole]).any()
@@ -220,7 +246,7 @@ def test_what_is_made_of_an_image_depends_on_its_own_row_alone(run):
 
 @pytest.mark.parametrize('maker', pair_makers.METHODS)
 def test_outside_of_the_gate_members_are_the_slice_bit_for_bit(made, maker):
-    folder = made[maker] / 'synthetic'
+    folder = made(maker) / 'synthetic'
     rows = read_manifest(folder)
     assert len(rows) >= 20
     for row in rows:
@@ -232,17 +258,17 @@ def test_outside_of_the_gate_members_are_the_slice_bit_for_bit(made, maker):
 
 @pytest.mark.parametrize('maker', pair_makers.METHODS)
 def test_members_of_a_pair_share_slice_and_gate_and_differ_in_the_label(made, maker):
-    rows = read_manifest(made[maker] / 'synthetic')
+    rows = read_manifest(made(maker) / 'synthetic')
     for lesion, sham in zip(rows[::2], rows[1::2], strict=True):
         shared = ('pair', 'gate', 'input', 'lesion', 'split', 'group', 'source_sha256', 'masks')
         assert all(getattr(lesion, name) == getattr(sham, name) for name in shared)
         assert (lesion.label, sham.label) == ('covid', 'noncovid')
         assert lesion.kind == lesion.lesion and sham.kind == SHAM
-    assert {row.lesion for row in rows} == set(KINDS[1:])
+    assert {row.lesion for row in rows} == set(LESIONS['drawn'])
 
 
 def test_painted_lesions_are_brighter_than_the_slice_and_shams_are_the_slice(made):
-    folder = made['painted'] / 'synthetic'
+    folder = made('painted') / 'synthetic'
     rows = read_manifest(folder)
     for lesion, sham in zip(rows[::2], rows[1::2]):
         slice_, gate = picture.read(folder / lesion.input), picture.read(folder / lesion.gate)
@@ -252,9 +278,9 @@ def test_painted_lesions_are_brighter_than_the_slice_and_shams_are_the_slice(mad
 
 
 def test_pasted_noise_has_the_moments_of_real_lesions(made, data_dir):
-    annotated = gaps.read_annotated('ct_scans/covid_semiseg_framed:train', data_dir, SIZE)
-    real = [image[target == 1] for image, target in zip(annotated.images, annotated.targets)]
-    folder = made['pasted'] / 'synthetic'
+    found = gaps.read_pictures(config_of(data_dir), data_dir, SIZE)
+    real = [image[target == 1] for image, target in zip(found.images, found.targets)]
+    folder = made('pasted') / 'synthetic'
     rows = [row for row in read_manifest(folder) if row.kind == KINDS[1]]
     inside = [
         picture.read(folder / row.file)[picture.read(folder / row.gate) == 255] for row in rows
@@ -264,21 +290,23 @@ def test_pasted_noise_has_the_moments_of_real_lesions(made, data_dir):
     assert abs(found.std() - expected.std()) < 8
 
 
-def test_the_data_set_trains_segmentation_and_classification(made):
-    data = str(made['made'] / 'data')
-    found = segmented.read('synthetic_pairs/slices:train', data)
-    assert found.classes == ('background', *KINDS[1:])
+@pytest.mark.parametrize('masks', LESIONS)
+def test_the_data_set_trains_segmentation_and_classification(made, masks):
+    spec = f'{synthesize_pairs.DATA_SETS[masks][0]}:train'
+    data, kinds = str(made('made', masks) / 'data'), (SHAM, *LESIONS[masks])
+    found = segmented.read(spec, data)
+    assert found.classes == ('background', *LESIONS[masks])
     for target, row in zip(found.targets, found.rows):
-        expected = set() if row.others['kind'] == SHAM else {KINDS.index(row.others['kind'])}
-        assert set(np.unique(target)) - {0} == expected
-    examples = datasets.read('synthetic_pairs/slices:train', data, SIZE)
+        assert set(np.unique(target)) - {0} == {kinds.index(row.others['kind'])} - {0}
+        assert row.others['masks'] == masks
+    examples = datasets.read(spec, data, SIZE)
     assert set(examples.labels) == {0, 1} and examples.classes == ('noncovid', 'covid')
-    for record in datasets.records('synthetic_pairs/slices:train', data):
+    for record in datasets.records(spec, data):
         assert (datasets.volume(record.gate) == 255).any()
 
 
 def test_patches_are_squares_around_the_gate_of_every_member(made):
-    data = str(made['made'] / 'data')
+    data = str(made('made') / 'data')
     whole = {
         record.row.id: record for record in datasets.records('synthetic_pairs/slices:train', data)
     }
@@ -294,15 +322,15 @@ def test_patches_are_squares_around_the_gate_of_every_member(made):
         assert (gate == 255).any()
 
 
-def test_lineage_has_slices_and_the_pictures_that_masks_came_from(made, annotated):
-    rows = datasets.read_rows('synthetic_pairs/slices:train', str(made['made'] / 'data'))
-    records = lineage.read(made['made'])
+def test_lineage_has_slices_and_the_pictures_that_masks_came_from(made, pictures):
+    rows = datasets.read_rows('synthetic_pairs/slices:train', str(made('made') / 'data'))
+    records = lineage.read(made('made'))
     assert {record['role'] for record in records} == {'slices', 'pictures', 'val'}
     counts, shared = lineage.overlap(records, [dataclasses.replace(rows[0])])
     assert counts['groups'] == 1
-    counts, _ = lineage.overlap(records, annotated.rows)
-    assert counts['images'] == len(annotated.rows)
+    counts, _ = lineage.overlap(records, pictures['drawn'].rows)
+    assert counts['images'] == len(pictures['drawn'].rows)
 
 
 def test_pairs_are_shown_side_by_side(made):
-    assert (made['made'] / 'images' / 'pairs.png').is_file()
+    assert (made('made') / 'images' / 'pairs.png').is_file()

@@ -3,6 +3,10 @@
 A *gap* is {'image': uint8 [S, S, 1], 'gate': uint8 [S, S, 1], 'kind': int32}: a framed image, the
 gate of a mask in 255 parts (lesion_masks.gate), and what is to be made there, an index in KINDS.
 Lesions and shams get their masks from one distribution.
+
+Masks are *drawn*, which are those of doctors, bent and moved, and real lesions are what doctors
+have drawn; or *procedural*, which are blobs, and real lesions are blobs anywhere in the lungs of
+COVID pictures, whose shams are blobs in the lungs of other pictures. No human mask is read then.
 """
 
 from typing import NamedTuple
@@ -10,23 +14,43 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from covjax import InputError
+from covjax import InputError, choice
+from covjax.classes import POSITIVE
 from covjax.ct import framing, lungs
 from covjax.data import batches, datasets, lesion_masks, segmented
 
 SHAM = 'sham'
-KINDS = (SHAM, 'ground_glass', 'consolidation')
+# The kinds of lesions by where their masks are from; an opacity may be any.
+LESIONS = {'drawn': ('ground_glass', 'consolidation'), 'procedural': ('opacity',)}
+KINDS = (SHAM, *LESIONS['drawn'], *LESIONS['procedural'])
 SOURCES = ('slices', 'pictures')  # of gaps
 DARKEST = 128  # grey level below which the median of healthy lung lies
 
 
-class Annotated(NamedTuple):
+class Pictures(NamedTuple):
     """Pictures with lesions, and where there is none in their lungs."""
 
     images: np.ndarray  # uint8 [N, S, S]
     targets: list[np.ndarray]  # uint8 [S, S], an index in KINDS
     healthy: list[np.ndarray]  # bool [S, S]
     rows: list
+    masks: str  # where masks are from, a key of LESIONS
+    bank: lesion_masks.Bank | None  # of masks that doctors drew
+
+    def draw(self, rng, inside, kind):
+        """A random mask, in the shape of a kind of lesion.
+
+        Args:
+            rng: numpy.random.Generator.
+            inside: bool [S, S], in which it is to lie.
+            kind: one of LESIONS[self.masks].
+
+        Returns:
+            bool [S, S], or None where none fits.
+        """
+        if self.bank is None:
+            return lesion_masks.procedural(rng, inside)
+        return lesion_masks.drawn(rng, inside, self.bank, kind)
 
 
 class Slices(NamedTuple):
@@ -37,29 +61,82 @@ class Slices(NamedTuple):
     rows: list
 
 
-def read_annotated(spec, data_dir, size):
-    """Reads pictures with lesions, levelled to the window of framed slices.
+def read_drawn(spec, data_dir, size):
+    """Reads pictures in which lesions are drawn, levelled to the window of framed slices.
 
     Args:
-        spec: 'name/config:split' of framed pictures whose masks have the regions KINDS[1:].
+        spec: 'name/config:split' of framed pictures whose masks have the regions LESIONS['drawn'].
         data_dir: where prepared data sets lie.
         size: S.
 
     Returns:
-        Annotated.
+        Pictures.
 
     Raises:
         InputError: there is no such data set, or its masks have other regions.
     """
-    found = segmented.read(spec, data_dir, size, ','.join(KINDS[1:]))
+    found = segmented.read(spec, data_dir, size, ','.join(LESIONS['drawn']))
     images, healthy = [], []
     for image, target in zip(found.images, found.targets):
         apart = ndimage.distance_transform_edt(target == 0) > lesion_masks.APART * size
         lung = lungs.mask_in_crop(image)
-        tissue = ~lung & apart & (image > DARKEST)
-        images.append(framing.levelled(image, lung & apart, tissue))
+        images.append(_levelled(image, lung, apart))
         healthy.append(lung & apart)
-    return Annotated(np.stack(images), found.targets, healthy, found.rows)
+    bank = lesion_masks.Bank.of_targets(found.targets, KINDS)
+    return Pictures(np.stack(images), found.targets, healthy, found.rows, 'drawn', bank)
+
+
+def read_labelled(spec, data_dir, size):
+    """Reads pictures of which only the label is known, levelled to the window of framed slices.
+
+    All of the lungs of a COVID picture count as an opacity, those of the others as healthy.
+
+    Args:
+        spec: 'name/config:split' of framed pictures with the classes noncovid and covid.
+        data_dir: where prepared data sets lie.
+        size: S.
+
+    Returns:
+        Pictures, those in which no lungs are found left out.
+
+    Raises:
+        InputError: there is no such data set, or no picture of one of the two classes.
+    """
+    examples = datasets.read(spec, data_dir, size)
+    covid = examples.classes.index(POSITIVE) if POSITIVE in examples.classes else -1
+    images, targets, healthy, rows = [], [], [], []
+    for image, label, row in zip(examples.images[..., 0], examples.labels, examples.rows):
+        lung = lungs.mask_in_crop(image)
+        if lung.any():
+            of_covid = label == covid
+            images.append(_levelled(image, lung, np.ones_like(lung)))
+            targets.append(np.where(lung & of_covid, KINDS.index('opacity'), 0).astype(np.uint8))
+            healthy.append(lung & (not of_covid))
+            rows.append(row)
+    if not np.any(targets) or not np.any(healthy):
+        raise InputError(
+            f'config.pictures={spec}: pictures with COVID-19 and others are needed; name '
+            'covid_ct/clean_framed:train'
+        )
+    return Pictures(np.stack(images), targets, healthy, rows, 'procedural', None)
+
+
+READERS = {'drawn': read_drawn, 'procedural': read_labelled}
+
+
+def read_pictures(config, data_dir, size):
+    """The Pictures of a config of pairs.
+
+    Args:
+        config: with `masks`, a key of READERS, and `pictures`.
+        data_dir: where prepared data sets lie.
+        size: S.
+
+    Raises:
+        InputError: as the readers do, or `masks` is another word.
+    """
+    read = READERS[choice(config, 'masks', READERS)]
+    return read(config['pictures'], data_dir, size)
 
 
 def read_slices(spec, data_dir, size, key):
@@ -93,12 +170,12 @@ def read_slices(spec, data_dir, size, key):
     return Slices(examples.images[chosen, ..., 0], list(found[chosen]), rows)
 
 
-def gap_in_slice(slices, bank, rng, index, lesion=False):
+def gap_in_slice(slices, pictures, rng, index, lesion=False):
     """A gap in the lungs of a slice, half of them shams in the shape of a lesion.
 
     Args:
         slices: Slices.
-        bank: lesion_masks.Bank.
+        pictures: Pictures, whose masks are taken.
         rng: numpy.random.Generator.
         index: of the slice.
         lesion: whether it is to be no sham.
@@ -106,14 +183,14 @@ def gap_in_slice(slices, bank, rng, index, lesion=False):
     Returns:
         A gap, or None where no mask fits into the lungs.
     """
-    shape = rng.choice(KINDS[1:])
-    mask = lesion_masks.drawn(rng, slices.lungs[index], bank, shape)
+    shape = rng.choice(LESIONS[pictures.masks])
+    mask = pictures.draw(rng, slices.lungs[index], shape)
     sham = rng.random() < 0.5 and not lesion
     return None if mask is None else _gap(slices.images[index], mask, SHAM if sham else shape)
 
 
-def gap_in_picture(pictures, bank, rng, index):
-    """A lesion of an annotated picture, or healthy lung in the shape of one; or None."""
+def gap_in_picture(pictures, rng, index):
+    """A lesion of a picture, or healthy lung in the shape of one; or None."""
     image, target = pictures.images[index], pictures.targets[index]
     if rng.random() < 0.5:
         kinds = np.unique(target[target > 0])
@@ -121,14 +198,21 @@ def gap_in_picture(pictures, bank, rng, index):
             return None
         kind = rng.choice(kinds)
         mask = target == kind
-        if rng.random() < 0.5:  # a part of it, so that no mask tells what is real
-            mask = lesion_masks.drawn(rng, mask, bank, KINDS[kind])
+        # A part of it, so that no mask tells what is real, or all of a lesion that was drawn.
+        if pictures.bank is None or rng.random() < 0.5:
+            mask = pictures.draw(rng, mask, KINDS[kind])
         return None if mask is None else _gap(image, mask, KINDS[kind])
-    shape = rng.choice(KINDS[1:])
-    mask = lesion_masks.drawn(rng, pictures.healthy[index], bank, shape)
-    if mask is None or np.median(image[mask]) > DARKEST:
+    shape = rng.choice(LESIONS[pictures.masks])
+    mask = pictures.draw(rng, pictures.healthy[index], shape)
+    # Where lesions were drawn the doctor may have left out some.
+    if mask is None or pictures.bank and np.median(image[mask]) > DARKEST:
         return None
     return _gap(image, mask, SHAM)
+
+
+def _levelled(image, lung, counted):
+    """A picture in the window of framed slices, by the grey levels of lungs and of soft tissue."""
+    return framing.levelled(image, lung & counted, ~lung & counted & (image > DARKEST))
 
 
 def _gap(image, mask, kind):

@@ -98,22 +98,26 @@ class Discriminator(nn.Module):
     """Judges patches of images: C64-C128-C256-C512-1 of the paper, with 4x4 kernels.
 
     Each logit sees a patch of 70x70, or of 94x94 with last_stride=2, which is the stride of C512.
+    With depth=3 there is no C512, and a patch is 34x34 (Isola et al. 2017, arXiv 1611.07004).
     """
 
     filters: int = 64
     norm: str = 'instance'
     last_stride: int = 1
     dtype: Any = jnp.float32
+    depth: int = 4  # of convolutions before the last
 
     @nn.compact
     def __call__(self, x):
         """[B, H, W, C] -> logits [B, H/8 - 2, W/8 - 2, 1] float32.
 
-        With last_stride=2 they are [B, H/16 - 1, W/16 - 1, 1].
+        With last_stride=2 they are [B, H/16 - 1, W/16 - 1, 1], with depth=3 [B, H/4 - 2, W/4 - 2,
+        1].
         """
         conv = partial(_conv(self.dtype), kernel_size=(4, 4), padding=1)
-        for i, (width, stride) in enumerate(((1, 2), (2, 2), (4, 2), (8, self.last_stride))):
-            x = conv(self.filters * width, strides=stride, name=f'conv{i + 1}')(x)
+        for i in range(self.depth):
+            stride = self.last_stride if i == self.depth - 1 else 2
+            x = conv(self.filters * 2**i, strides=stride, name=f'conv{i + 1}')(x)
             if i:
                 x = NORMS[self.norm](name=f'norm{i + 1}')(x)
             x = nn.leaky_relu(x, 0.2)

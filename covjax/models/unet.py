@@ -25,7 +25,7 @@ MOST_LEVELS, WIDEST = 8, 8192  # of widths
 class UNet(nn.Module):
     """A segmentation network: images [B, H, W, C] -> logits [B, H, W, num_classes] float32.
 
-    Images are float in [-1, 1], C is 1 or 3, and H and W may be any: sides that the network cannot
+    Images are float in [-1, 1], and H and W may be any: sides that the network cannot
     halve often enough are continued by their edge, and the logits are cropped back, so no logit of
     padding ever leaves the network. The variables are 'params' and, with norm='batch',
     'batch_stats'; the last layer is params['head'].
@@ -38,6 +38,7 @@ class UNet(nn.Module):
     dtype: Any = jnp.float32  # of the computation; parameters, statistics and logits are float32
     axis_name: str | None = None  # devices over which BatchNorm averages statistics in training
     bn_momentum: float = 0.9  # how much of the old running statistics a step keeps
+    channels: tuple[int, ...] = (1, 3)  # C may be one of these
 
     @nn.compact
     def __call__(self, x, train=False, endpoints=False):
@@ -85,8 +86,9 @@ class UNet(nn.Module):
 
     def _check(self, shape):
         """(H, W) of images of a shape; an InputError where they do not fit."""
-        if len(shape) != 4 or shape[-1] not in (1, 3):
-            raise InputError(f'unet needs images [B, H, W, 1 or 3], got {list(shape)}')
+        if len(shape) != 4 or shape[-1] not in self.channels:
+            channels = ' or '.join(map(str, self.channels))
+            raise InputError(f'unet needs images [B, H, W, {channels}], got {list(shape)}')
         choice({'up': self.up}, 'up', UPS)
         choice({'norm': self.norm}, 'norm', NORMS)
         check_widths(self.widths, self.up)

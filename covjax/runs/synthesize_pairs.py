@@ -13,14 +13,18 @@ import numpy as np
 
 from covjax import InputError, choice, pair_makers, trained
 from covjax.ct import picture
-from covjax.data import gaps, lesion_masks, specs
+from covjax.data import gaps, specs
 from covjax.data.gaps import KINDS, SHAM
 from covjax.data.synthetic import SyntheticRow
 from covjax.pages import pictures
 from covjax.runs import synthesize
 from covjax.workdir import duration
 
-DATA_SETS = ('synthetic_pairs/slices', 'synthetic_pairs/patches')
+# By where masks are from.
+DATA_SETS = {
+    'drawn': ('synthetic_pairs/slices', 'synthetic_pairs/patches'),
+    'procedural': ('synthetic_pairs/slices_procedural', 'synthetic_pairs/patches_procedural'),
+}
 SHOWN, TILE = 8, 192  # pairs in images/pairs.png, and the side of a picture there
 CHANGE = {
     'made': 'a lesion or healthy lung made anew in a mask by a generator',
@@ -49,7 +53,13 @@ def run(config, workdir):
     draft = synthesize.fresh_draft(workdir)
     manifest = write_pairs(config, generator, facts, draft)
     final = synthesize.publish(
-        draft, manifest, generator, CHANGE[maker], facts, DESCRIPTION, DATA_SETS
+        draft,
+        manifest,
+        generator,
+        CHANGE[maker],
+        facts,
+        DESCRIPTION,
+        DATA_SETS[generator.config.masks],
     )
     picture.save(workdir / 'images' / 'pairs.png', sheet(final, manifest, SHOWN))
 
@@ -72,24 +82,23 @@ def write_pairs(config, generator, facts, folder):
         )
     data_dir, size = trained.data_dir_of(config), generator.config.image_size
     fill = pair_makers.METHODS[config.maker](generator)
-    annotated = gaps.read_annotated(generator.config.pictures, data_dir, size)
-    bank = lesion_masks.Bank.of_targets(annotated.targets, KINDS)
+    drawn = gaps.read_pictures(generator.config, data_dir, size)
     manifest = []
     for dataset, split in specs.splits(config.slices, data_dir):
         began = time.monotonic()
         slices = gaps.read_slices(f'{dataset}:{split}', data_dir, size, 'slices')
-        manifest += _of_split(config, slices, bank, fill, facts, folder, (dataset, split))
+        manifest += _of_split(config, slices, drawn, fill, facts, folder, (dataset, split))
         seconds = time.monotonic() - began
         print(f'{dataset}:{split}  {len(slices.rows)} slices, {duration(seconds)}', flush=True)
     return manifest
 
 
-def _of_split(config, slices, bank, fill, facts, folder, place):
+def _of_split(config, slices, drawn, fill, facts, folder, place):
     """Writes the pairs of Slices of a split; returns their rows."""
     chosen, masks = [], []
     for index in range(len(slices.images)):
         rng = np.random.default_rng([config.seed, index])
-        gap = gaps.gap_in_slice(slices, bank, rng, index, lesion=True)
+        gap = gaps.gap_in_slice(slices, drawn, rng, index, lesion=True)
         if gap is not None:
             chosen.append(index)
             masks.append(gap)
@@ -106,12 +115,12 @@ def _of_split(config, slices, bank, fill, facts, folder, place):
         gate = row.input.replace('inputs/', 'gates/')
         picture.save(folder / gate, gates[i])
         for name, made in members.items():
-            rows.append(_member(row, name, KINDS[kinds[i]], gate))
+            rows.append(_member(row, name, KINDS[kinds[i]], gate, drawn.masks))
             picture.save(folder / rows[-1].file, made[i])
     return rows
 
 
-def _member(row, name, lesion, gate):
+def _member(row, name, lesion, gate, masks):
     """The row of a member of a pair, from that of its slice: 'lesion' or SHAM."""
     of_sham = name == SHAM
     return dataclasses.replace(
@@ -123,7 +132,7 @@ def _member(row, name, lesion, gate):
         lesion=lesion,
         pair=row.id,
         gate=gate,
-        masks='drawn',
+        masks=masks,
     )
 
 

@@ -1,14 +1,14 @@
 """Pairs of slices that differ in a lesion alone, as a Task: lesions and shams made by one network.
 
-The generator sees a slice in which what a mask covers is hidden, and makes it anew: as a lesion of
-some kind, or as healthy lung, the *sham*. The untouched slice is no negative: "was made anew" would
-be the label. What may change is the gate of the mask (data.lesion_masks.gate), the same for every
-kind; outside of it the slice is kept bit for bit.
+The generator sees a slice in which what a mask covers is hidden but for its vessels, and makes it
+anew: as a lesion of some kind, or as healthy lung, the *sham*. The untouched slice is no negative:
+"was made anew" would be the label. What may change is the gate of the mask
+(data.lesion_masks.gate), the same for every kind; outside of it the slice is kept bit for bit.
 
 The discriminator sees only what the generator may change. Its real examples of lesions and of
-healthy lung are from the same annotated pictures, so that scanner, window and compression are
-balanced. The generator fills gaps in these pictures too, where the truth is known (L1), in lesions
-and in healthy lung alike.
+healthy lung are from the same pictures where lesions were drawn, so that scanner, window and
+compression are balanced. Where the truth is known, the generator is held to it (L1): in these
+pictures, in lesions and in healthy lung alike, and in slices without lesions where it makes shams.
 
 Gaps are those of data.gaps. A batch is {'slices/image', 'slices/gate', 'slices/kind',
 'pictures/image', ...}: gaps in slices without lesions and in annotated pictures.
@@ -27,8 +27,8 @@ from jax import lax
 from covjax import pair_generator
 from covjax.data import batches, gaps, lesion_masks
 from covjax.data.augment import augment, to_float, to_uint8
-from covjax.data.gaps import KINDS, SHAM, SOURCES
-from covjax.models.cyclegan import Discriminator
+from covjax.data.gaps import KINDS, LESIONS, SHAM, SOURCES
+from covjax.models.cyclegan import Discriminator, check_size
 from covjax.training.cyclegan import schedule
 from covjax.training.task import AXIS, Net, Task, first_index
 
@@ -47,7 +47,7 @@ class Nets(NamedTuple):
 
     generator: Any  # models.cyclegan.Generator
     discriminator: Any  # models.cyclegan.Discriminator
-    reconstruction: float  # weight of the L1 distance from the truth, where it is known
+    known: float  # weight of the L1 distance from the truth, where it is known
 
     def judge(self, params, gap, image):
         """Logits [B, h, w, 1] of what an image has in a gap; all else is hidden."""
@@ -67,7 +67,7 @@ def make(config):
     """
     read = partial(gaps.read_slices, data_dir=config.data_dir, size=config.image_size)
     slices, val = read(config.slices, key='slices'), None
-    pictures = gaps.read_annotated(config.pictures, config.data_dir, config.image_size)
+    pictures = gaps.read_pictures(config, config.data_dir, config.image_size)
     if config.val:
         val = read(config.val, key='val')
     return task_on(config, slices, pictures, val)
@@ -79,17 +79,16 @@ def task_on(config, slices, pictures, val):
     Args:
         config: ConfigDict of configs/pairs.py; the data sets it names are not read.
         slices: Slices.
-        pictures: Annotated.
+        pictures: gaps.Pictures.
         val: Slices, or None.
 
     Raises:
-        InputError: image_size, norm, upsample or dtype is not valid.
+        InputError: image_size, gen_widths or dtype is not valid.
     """
     nets = nets_of(config)
-    bank = lesion_masks.Bank.of_targets(pictures.targets, KINDS)
     makers = {
-        'slices': partial(gaps.gap_in_slice, slices, bank),
-        'pictures': partial(gaps.gap_in_picture, pictures, bank),
+        'slices': partial(gaps.gap_in_slice, slices, pictures),
+        'pictures': partial(gaps.gap_in_picture, pictures),
     }
     sizes = {'slices': len(slices.images), 'pictures': len(pictures.images)}
     constant = round(config.steps * config.constant_share)
@@ -97,11 +96,11 @@ def task_on(config, slices, pictures, val):
     sources = {'slices': slices.rows, 'pictures': pictures.rows}
     return Task(
         train_batch=partial(gaps.train_batch, makers, sizes, config.batch_size, config.seed),
-        eval_batches=partial(eval_batches, val, bank, config.batch_size, config.seed),
+        eval_batches=partial(eval_batches, val, pictures, config.batch_size, config.seed),
         init=partial(init, nets, tx, config.image_size),
         train_step=partial(train_step, nets, tx, config.augment),
-        eval_step=partial(eval_step, nets),
-        summarize=summarize,
+        eval_step=partial(eval_step, nets, LESIONS[pictures.masks]),
+        summarize=partial(summarize, LESIONS[pictures.masks]),
         steps=config.steps,
         sources=sources | ({'val': val.rows} if val else {}),
     )
@@ -111,23 +110,24 @@ def nets_of(config):
     """The Nets of a config.
 
     Raises:
-        InputError: image_size or dtype is not valid.
+        InputError: image_size, gen_widths or dtype is not valid.
     """
+    check_size(config.image_size)
     network = pair_generator.network(config)
     return Nets(
         generator=network,
-        discriminator=Discriminator(config.disc_filters, dtype=network.dtype),
-        reconstruction=config.lambda_pictures,
+        discriminator=Discriminator(config.disc_filters, dtype=network.dtype, depth=3),
+        known=config.lambda_known,
     )
 
 
-def eval_batches(val, bank, batch_size, seed):
+def eval_batches(val, pictures, batch_size, seed):
     """{'': batches of gaps in validation slices, 'mask'}, or {} for none."""
     if val is None:
         return {}
     chosen = []
     for index in range(len(val.images)):
-        gap = gaps.gap_in_slice(val, bank, np.random.default_rng([seed, index]), index)
+        gap = gaps.gap_in_slice(val, pictures, np.random.default_rng([seed, index]), index)
         if gap is not None:
             chosen.append(gap)
     arrays = {name: np.stack([gap[name] for gap in chosen]) for name in ('image', 'gate')}
@@ -163,7 +163,7 @@ def judged(logits, gate, target):
 
 
 def generator_loss(nets, gen_params, disc_params, gaps, noise):
-    """The loss of the generator: adversarial, and L1 in pictures, whose truth is known.
+    """The loss of the generator: adversarial, and L1 where the truth is known.
 
     Args:
         nets: Nets.
@@ -185,10 +185,23 @@ def generator_loss(nets, gen_params, disc_params, gaps, noise):
         )
         for source in SOURCES
     }
-    picture, gate = gaps['pictures']['image'], gaps['pictures']['gate']
-    off = (gate * jnp.abs(made['pictures'] - picture)).sum() / jnp.maximum(gate.sum(), 1)
-    terms['reconstruction'] = nets.reconstruction * off
+    for source in SOURCES:
+        off = distance(gaps[source], made[source], shams=source == 'slices')
+        terms[f'known_{source}'] = nets.known * off
     return sum(terms.values()), (terms, made)
+
+
+def distance(gap, made, shams):
+    """Mean L1 distance of what is made from the image itself, a scalar.
+
+    Args:
+        gap: images float [B, S, S, 1] in [-1, 1].
+        made: what is made of them.
+        shams: whether shams alone count, which is where a slice without lesions is the truth.
+    """
+    of_sham = (gap['kind'] == KINDS.index(SHAM))[:, None, None, None]
+    counted = gap['gate'] * of_sham if shams else gap['gate']
+    return (counted * jnp.abs(made - gap['image'])).sum() / jnp.maximum(gap['gate'].sum(), 1)
 
 
 def discriminator_loss(nets, params, gaps, made):
@@ -265,22 +278,24 @@ def train_step(nets, tx, settings, state, batch, rng):
     return State(state.step + 1, gen, disc), lax.pmean(terms | scalars, AXIS)
 
 
-def eval_step(nets, state, batch):
+def eval_step(nets, lesions, state, batch):
     """Makes every kind in gaps of validation slices.
 
     Args:
         nets: Nets.
+        lesions: kinds that are made, beside shams.
         state: State.
         batch: {'image', 'gate'} of gaps.
 
     Returns:
-        {'input', 'gate', KINDS...: uint8 images [B, S, S, 1]; 'grey_KIND': mean grey level that is
+        {'input', 'gate', KIND...: uint8 images [B, S, S, 1]; 'grey_KIND': mean grey level that is
         made inside the gate, float [B]}.
     """
     outputs = {'input': batch['image'], 'gate': batch['gate']}
     image, gate = to_float(batch['image']), batch['gate'] / jnp.float32(255)
-    for number, kind in enumerate(KINDS):
-        gap = {'image': image, 'gate': gate, 'kind': jnp.full(len(image), number)}
+    for kind in (SHAM, *lesions):
+        numbers = jnp.full(len(image), KINDS.index(kind))
+        gap = {'image': image, 'gate': gate, 'kind': numbers}
         noise = noise_like(jax.random.key(0), gap['image'], 0)
         outputs[kind] = to_uint8(pair_generator.fill(nets.generator, state.gen.params, gap, noise))
         total = (gap['gate'] * outputs[kind]).sum((1, 2, 3))
@@ -288,9 +303,9 @@ def eval_step(nets, state, batch):
     return outputs
 
 
-def summarize(outputs):
+def summarize(lesions, outputs):
     """What the log says of eval_step's outputs: grey levels made, and pictures of every kind."""
     values = {name: outputs[name].mean() for name in outputs if name.startswith('grey_')}
-    values['contrast'] = values[f'grey_{KINDS[1]}'] - values[f'grey_{SHAM}']
-    shown = [outputs[name] for name in ('input', 'gate', *KINDS)]
+    values['contrast'] = values[f'grey_{lesions[0]}'] - values[f'grey_{SHAM}']
+    shown = [outputs[name] for name in ('input', 'gate', SHAM, *lesions)]
     return values, {'made': np.concatenate(shown, 2)}

@@ -4,12 +4,14 @@ Of a LUNA16 slice one member has a lesion where a mask says so (covid), the othe
 was made in the same mask by the same network, the sham (noncovid).
 """
 
+import dataclasses
+
 import numpy as np
 import tensorflow_datasets as tfds
 
 from covjax.ct import picture
 from covjax.data import datasets, lesion_patches
-from covjax.data.gaps import KINDS, SHAM
+from covjax.data.gaps import LESIONS, SHAM
 from covjax.data.lesion_masks import HALF
 from tfds_builders import _base, _synthetic
 
@@ -20,7 +22,7 @@ def example(job):
     """Yields the one (key, example) of a job: a folder and one of its SyntheticRows."""
     folder, row = job
     gate = picture.read(folder / row.gate)
-    kind = 0 if row.kind == SHAM else KINDS.index(row.kind)
+    kind = 0 if row.kind == SHAM else 1 + LESIONS[row.masks].index(row.kind)
     mask = np.where(gate >= HALF, kind, 0).astype(np.uint8)
     for key, features in _synthetic.example(job):
         facts = {name: getattr(row, name) for name in PAIR}
@@ -38,6 +40,20 @@ def patch_example(job):
             yield key, features | _base.stored(grey[square]) | patch | {'nodules': []}
 
 
+@dataclasses.dataclass
+class PairsConfig(tfds.core.BuilderConfig):
+    """Which part of the slices, with masks from where."""
+
+    part: str = 'slices'  # a key of PARTS
+    masks: str = 'drawn'  # a key of data.gaps.LESIONS
+
+
+PARTS = {
+    'slices': 'Whole slices.',
+    'patches': 'The square around the largest part of the gate, without nodules.',
+}
+
+
 class Builder(_synthetic.SyntheticBuilder):
     """One example a member of a pair; split, series and boxes are those of the source slice."""
 
@@ -49,22 +65,25 @@ class Builder(_synthetic.SyntheticBuilder):
     )
     RUN = 'configs/synthesize_pairs.py'
     BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name='slices', description='Whole slices.'),
-        tfds.core.BuilderConfig(
-            name='patches',
-            description='The square around the largest part of the gate, without nodules.',
-        ),
+        PairsConfig(
+            name=part if masks == 'drawn' else f'{part}_{masks}',
+            description=description,
+            part=part,
+            masks=masks,
+        )
+        for masks in LESIONS
+        for part, description in PARTS.items()
     ]
 
     @property
     def make(self):
         """The function from (folder, SyntheticRow) that yields (key, example)."""
-        return patch_example if self.builder_config.name == 'patches' else example
+        return patch_example if self.builder_config.part == 'patches' else example
 
     def features(self):
         """{name: feature} of an example."""
         shape = (None, None, 1)
-        names = ['background', *KINDS[1:]]
+        names = ['background', *LESIONS[self.builder_config.masks]]
         return super().features() | {
             'mask': tfds.features.LabeledImage(labels=names, shape=shape),  # of a sham all 0
             'gate': tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format='png'),
