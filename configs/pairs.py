@@ -57,7 +57,7 @@ def get_config(variant=''):
         learning_rate=2e-4,
         constant_share=0.5,  # of the steps at the full rate, which then falls linearly to 0
         # Weight of the L1 distance where the truth is known: pictures, and shams in slices.
-        lambda_known=10.0,
+        lambda_known=3.0,
     )
     config.update(base.variant(variant, VARIANTS))
     return config

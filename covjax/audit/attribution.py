@@ -1,4 +1,8 @@
-"""Where the network looks: Grad-CAM, and the share of it inside lungs and nodule boxes.
+"""Where the network looks: Grad-CAM, and the share of it inside lungs, nodule boxes and lesions.
+
+The location labels of synthetic images, boxes and masks, are what a map is held against: how much
+of it lies inside, and how often its maximum does (the pointing game of Zhang et al. 2016, arXiv
+1608.00507), beside the share of the picture that they take, which a map at random would reach.
 
 Grad-CAM is that of Selvaraju et al. 2017 (arXiv 1610.02391).
 """
@@ -11,6 +15,8 @@ from PIL import Image
 from covjax.audit.verdict import Verdict, lungs_alone
 from covjax.ct import lungs, picture
 from covjax.data.augment import to_float
+from covjax.data.gaps import SHAM
+from covjax.data.lesion_masks import HALF
 from covjax.metrics.intervals import mean_interval
 from covjax.pages import heat_maps, pictures
 from covjax.pages.tables import interval
@@ -22,7 +28,7 @@ RULE = (
 )
 COLUMNS = (
     *('test', 'inside', 'images', 'share of attribution', 'share of the picture'),
-    'difference',
+    *('difference', 'maximum inside'),
 )
 CAPTION = 'Grad-CAM over test images; brighter is more for {positive}'
 SHOWN, TILE = 6, 144  # images of a test set in the picture of the page, and their side in pixels
@@ -88,6 +94,20 @@ def boxes_mask(rows, size):
     return masks
 
 
+def lesions_mask(members, size):
+    """bool [N, size, size]: True in the lesions of members of pairs, nowhere in shams.
+
+    Args:
+        members: [verdict.Member, or None of an image that is in no pair].
+        size: pixels a side.
+    """
+    masks = np.zeros((len(members), size, size), bool)
+    for mask, member in zip(masks, members):
+        if member is not None and member.kind != SHAM:
+            mask[:] = _resized(member.gate.astype(np.float32), size) >= HALF
+    return masks
+
+
 def check(subject):
     """The Verdict of the share of attribution inside lungs and boxes.
 
@@ -103,14 +123,16 @@ def check(subject):
     for test, images in subject.tests.items():
         maps = subject.attribute(images.images)
         cells, heat = maps.shape[1:], enlarged(maps, images.images.shape[1])
-        for place, inside in _places(images).items():
-            share, part, groups = _shares(heat, inside, images.groups)
+        for place, inside in _places(images, subject.lungs).items():
+            share, part, hit, groups = _shares(heat, inside, images.groups)
             if not groups:
                 continue
             low, high = mean_interval(share - part, groups)
             count = f'{len(groups)} of {len(images.rows)}'
             means = f'{share.mean():.3f}', f'{part.mean():.3f}'
-            rows.append((test, place, count, *means, interval((share - part).mean(), low, high)))
+            gained = interval((share - part).mean(), low, high)
+            hits = interval(hit.mean(), *mean_interval(hit, groups))
+            rows.append((test, place, count, *means, gained, hits))
             if place == 'lungs' and high < 0:
                 below.append(f'{share.mean():.0%} on {test}, where lungs take {part.mean():.0%}')
         tiles += _tiles(images.images, heat)
@@ -129,19 +151,33 @@ def check(subject):
     )
 
 
-def _places(images):
-    """{place: bool [N, size, size]}; lungs that are not plausible are nowhere."""
+def _places(images, view):
+    """{place: bool [N, size, size]}; lungs that are not plausible are nowhere, nor are shams.
+
+    Lesions are known where images are seen whole, with no `view` of the lungs.
+    """
     masks = lungs.masks(images.images)
     plausible = lungs.plausible(masks)[:, None, None]
-    boxes = boxes_mask(images.rows, images.images.shape[1])
-    return {'lungs': np.where(plausible, masks, False), 'nodule boxes': boxes}
+    count, size = images.images.shape[:2]
+    members = [None] * count if view or not images.members else images.members
+    return {
+        'lungs': np.where(plausible, masks, False),
+        'nodule boxes': boxes_mask(images.rows, size),
+        'lesions': lesions_mask(members, size),
+    }
 
 
 def _shares(heat, inside, groups):
-    """(shares of attribution, shares of the picture, groups) of images with both."""
+    """(shares of attribution, shares of the picture, hits, groups) of images with both.
+
+    A hit is 1.0 where the maximum of the map lies inside, else 0.0.
+    """
     chosen = np.flatnonzero(inside.any((1, 2)) & heat.any((1, 2)))
-    share, part = (heat * inside).sum((1, 2))[chosen], inside.mean((1, 2))[chosen]
-    return share, part, [groups[i] for i in chosen]
+    heat, inside = heat[chosen], inside[chosen]
+    flat = inside.reshape(len(chosen), -1)
+    hit = flat[np.arange(len(chosen)), heat.reshape(flat.shape).argmax(1)].astype(float)
+    share, part = (heat * inside).sum((1, 2)), inside.mean((1, 2))
+    return share, part, hit, [groups[i] for i in chosen]
 
 
 def _tiles(images, heat):

@@ -40,11 +40,16 @@ def regression(describe):
     """
 
     def scores(train, test):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
-        model.fit(describe(train), [row.label for _, row in train])
+        model = fitted(describe(train), [row.label for _, row in train])
         return model.predict_proba(describe(test))[:, 1]
 
     return scores
+
+
+def fitted(numbers, labels):
+    """The logistic regression of labels [N] on numbers float [N, D], each scaled."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+    return model.fit(numbers, labels)
 
 
 def rule_for(what):

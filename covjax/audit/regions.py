@@ -119,12 +119,7 @@ def with_lungs(images):
     """The verdict.Images in which plausible lungs are found, and their masks bool [N, H, W]."""
     masks = lungs.masks(images.images)
     found = lungs.plausible(masks)
-    part = images._replace(
-        images=images.images[found],
-        labels=images.labels[found],
-        rows=[row for row, plausible in zip(images.rows, found) if plausible],
-    )
-    return part, masks[found]
+    return images.chosen(np.flatnonzero(found)), masks[found]
 
 
 def _keeps(changed, whole):

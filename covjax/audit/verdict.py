@@ -54,6 +54,15 @@ class AuditJson(TypedDict):
     positive_class: NotRequired[str]  # where it is not covid against noncovid
 
 
+class Member(NamedTuple):
+    """What an image that is a member of a pair was made from."""
+
+    pair: str  # the same of both members
+    kind: str  # one of data.gaps.KINDS
+    gate: np.ndarray  # uint8 [H, W], where it was made anew
+    before: np.ndarray  # uint8 [H, W], the untouched slice
+
+
 class Images(NamedTuple):
     """A data set as a check sees it."""
 
@@ -62,11 +71,23 @@ class Images(NamedTuple):
     labels: np.ndarray  # int [N], 1 = positive, 0 = any other class
     rows: list[Row]
     native: list = []  # [(uint8 [H, W] at stored size, Row)]
+    members: list = []  # [Member, or None of an image that is in no pair], at stored size
 
     @property
     def groups(self):
         """The group (document and patient, or series) of each image, [str]."""
         return [row.group for row in self.rows]
+
+    def chosen(self, indices):
+        """The Images at indices, in their order."""
+        pick = lambda each: [each[i] for i in indices] if each else each
+        return self._replace(
+            images=self.images[indices],
+            labels=self.labels[indices],
+            rows=pick(self.rows),
+            native=pick(self.native),
+            members=pick(self.members),
+        )
 
     def against_rest(self, classes, positive):
         """These Images with label 1 of the positive class and 0 of any other, in rows too.

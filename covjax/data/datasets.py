@@ -126,7 +126,9 @@ class Record(NamedTuple):
     row: Row
     image: Any  # PNG bytes, or an array: uint8 or HU [..., H, W, 1]
     mask: Any = None  # the same of its classes, None where it has no mask
-    gate: bytes | None = None  # PNG of what was made anew in a member of a pair
+    # Of a member of a pair, PNG: what was made anew, and the slice as it was before.
+    gate: bytes | None = None
+    before: bytes | None = None
 
 
 def records(spec, data_dir, limit=None):
@@ -160,8 +162,8 @@ def records(spec, data_dir, limit=None):
             empty = False
             image, mask = example.pop('image'), example.pop('mask', None)
             mask = mask['classes'] if isinstance(mask, dict) else mask
-            gate = example.pop('gate', None)
-            yield Record(Row.from_features(example, names), image, mask, gate)
+            of_pair = example.pop('gate', None), example.pop('before', None)
+            yield Record(Row.from_features(example, names), image, mask, *of_pair)
         if empty:
             part = specs.part(dataset, split, label)
             raise InputError(f'{part} is empty; choose another split')

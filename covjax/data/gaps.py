@@ -25,6 +25,9 @@ LESIONS = {'drawn': ('ground_glass', 'consolidation'), 'procedural': ('opacity',
 KINDS = (SHAM, *LESIONS['drawn'], *LESIONS['procedural'])
 SOURCES = ('slices', 'pictures')  # of gaps
 DARKEST = 128  # grey level below which the median of healthy lung lies
+# How often a mask in a slice lies at a place that is easily taken for a lesion: the brightest of so
+# many, with vessels, the dome of the diaphragm, or dependent density at the back.
+HARD, BRIGHTEST_OF = 0.5, 3
 
 
 class Pictures(NamedTuple):
@@ -183,10 +186,15 @@ def gap_in_slice(slices, pictures, rng, index, lesion=False):
     Returns:
         A gap, or None where no mask fits into the lungs.
     """
-    shape = rng.choice(LESIONS[pictures.masks])
-    mask = pictures.draw(rng, slices.lungs[index], shape)
+    image, shape = slices.images[index], rng.choice(LESIONS[pictures.masks])
+    draws = BRIGHTEST_OF if rng.random() < HARD else 1
+    masks = [pictures.draw(rng, slices.lungs[index], shape) for _ in range(draws)]
+    masks = [mask for mask in masks if mask is not None]
     sham = rng.random() < 0.5 and not lesion
-    return None if mask is None else _gap(slices.images[index], mask, SHAM if sham else shape)
+    if not masks:
+        return None
+    brightest = max(masks, key=lambda mask: image[mask].mean())
+    return _gap(image, brightest, SHAM if sham else shape)
 
 
 def gap_in_picture(pictures, rng, index):

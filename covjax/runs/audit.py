@@ -24,6 +24,7 @@ from covjax.audit import (
     calibration,
     experiments,
     grey_statistics,
+    lesion_pairs,
     metadata_baseline,
     mixing,
     origin,
@@ -32,7 +33,7 @@ from covjax.audit import (
     regions,
 )
 from covjax.audit import stand_ins as stand_ins_check
-from covjax.audit.verdict import FLAGS, Images, Subject
+from covjax.audit.verdict import FLAGS, Images, Member, Subject
 from covjax.classes import POSITIVE, check_same, listed, positive_class, titles
 from covjax.data import batches, datasets, lineage, specs
 from covjax.pages import html
@@ -48,6 +49,7 @@ CHECKS = (
     origin,
     overlap,
     stand_ins_check,
+    lesion_pairs,
     regions,
     attribution,
     mixing,
@@ -171,7 +173,17 @@ def read_images(spec, data_dir, size, view):
     """
     examples = lung_view.read(spec, data_dir, size, view)
     native = datasets.read_native(spec, data_dir)
-    return Images(spec, examples.images, examples.labels, examples.rows, native)
+    members = [_member(record) for record in datasets.records(spec, data_dir)]
+    return Images(spec, examples.images, examples.labels, examples.rows, native, members)
+
+
+def _member(record):
+    """The Member of a datasets.Record; None where it is in no pair."""
+    if record.gate is None:
+        return None
+    facts = record.row.others
+    gate, before = (datasets.decoded(png) for png in (record.gate, record.before))
+    return Member(facts['pair'], facts['kind'], gate, before)
 
 
 def _against_rest(read, data_dir, classes, positive, key, spec):

@@ -26,7 +26,8 @@ def example(job):
     mask = np.where(gate >= HALF, kind, 0).astype(np.uint8)
     for key, features in _synthetic.example(job):
         facts = {name: getattr(row, name) for name in PAIR}
-        yield key, features | facts | {'mask': _base.png(mask), 'gate': _base.png(gate)}
+        pictures = {'mask': mask, 'gate': gate, 'before': picture.read(folder / row.input)}
+        yield key, features | facts | {name: _base.png(grey) for name, grey in pictures.items()}
 
 
 def patch_example(job):
@@ -35,8 +36,10 @@ def patch_example(job):
         folder, row = job
         grey, gate = picture.read(folder / row.file), picture.read(folder / row.gate)
         for square in lesion_patches.squares(gate >= HALF)[:1]:
-            mask = datasets.volume(features['mask'])
-            patch = {'mask': _base.png(mask[square]), 'gate': _base.png(gate[square])}
+            patch = {
+                name: _base.png(datasets.volume(features[name])[square])
+                for name in ('mask', 'gate', 'before')
+            }
             yield key, features | _base.stored(grey[square]) | patch | {'nodules': []}
 
 
@@ -87,6 +90,8 @@ class Builder(_synthetic.SyntheticBuilder):
         return super().features() | {
             'mask': tfds.features.LabeledImage(labels=names, shape=shape),  # of a sham all 0
             'gate': tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format='png'),
+            # The slice, without the lesion or the sham.
+            'before': tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format='png'),
             'kind': tfds.features.Text(),  # of the member: a lesion, or sham
             'lesion': tfds.features.Text(),  # the kind of the lesion of the pair
             'pair': tfds.features.Text(),  # what both members are called together
@@ -95,4 +100,4 @@ class Builder(_synthetic.SyntheticBuilder):
 
     def files_of(self, row):
         """Names of the files of a SyntheticRow below the folder."""
-        return [row.file, row.gate]
+        return [row.file, row.gate, row.input]
