@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from covjax.data.augment import to_float, to_uint8
-from covjax.data.gaps import KINDS
+from covjax.data.lesion_masks import KINDS
 from covjax.models import compute_dtype
 from covjax.models.unet import UNet
 

@@ -5,7 +5,7 @@ explained by less: by opacity painted with a rule, or by noise of the right brig
 
 Every maker takes the trained.Trained of a pair training and returns a function (images uint8
 [N, S, S], gates uint8 [N, S, S], kinds int [N], seeds int [N]) -> uint8 [N, S, S] that keeps images
-bit for bit where the gate is 0. Kinds are indices in data.gaps.KINDS.
+bit for bit where the gate is 0. Kinds are indices in data.lesion_masks.KINDS.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from covjax import pair_generator
 from covjax.ct import windows
 from covjax.ct.framing import WINDOW
 from covjax.data import batches, gaps
-from covjax.data.gaps import KINDS
+from covjax.data.lesion_masks import KINDS, SHAM
 from covjax.phantom.chest import MUSCLE, texture
 
 # HU that ground glass adds to lung, and the HU of consolidation, as phantoms have them.
@@ -79,7 +79,7 @@ def _each(change, images, gates, kinds, seeds):
 def _painted(rng, image, kind):
     low, high = windows.WINDOWS[WINDOW]
     grey_of = lambda hu: 255 * hu / (high - low)
-    if KINDS[kind] == gaps.SHAM:
+    if KINDS[kind] == SHAM:
         return image
     side = image.shape[0]
     grain = texture(rng, image.shape, *(mm * side / FIELD for mm in GRAIN))

@@ -236,7 +236,8 @@ def read_config(workdir, run, key):
 
     Args:
         workdir: its folder.
-        run: what it must be a run of: a command, or the task of a training.
+        run: what it must be a run of: a command, or the task of a training; or several, any of
+            which will do.
         key: the config key that named the folder, for messages.
 
     Returns:
@@ -245,14 +246,15 @@ def read_config(workdir, run, key):
     Raises:
         InputError: no folder is given, or it holds no such run.
     """
-    expected = f'give the workdir of a run of {run}'
+    valid = (run,) if isinstance(run, str) else run
+    expected = f'give the workdir of a run of {" or ".join(valid)}'
     if not workdir:
         raise InputError(f'config.{key} is empty; {expected}')
     file = pathlib.Path(workdir) / 'config.json'
     if not file.is_file():
         raise InputError(f'config.{key}={workdir}: no config.json there; {expected}')
     config = read_stored_config(file)
-    if run not in (config.run, config.get('task')):
+    if not {config.run, config.get('task')} & {*valid}:
         actual = config.get('task') or config.run
         raise InputError(f'config.{key}={workdir}: is a run of {actual}; {expected}')
     return config

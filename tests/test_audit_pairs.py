@@ -18,8 +18,7 @@ from covjax import CLASSES
 from covjax.audit import attribution, lesion_pairs
 from covjax.audit.verdict import Images, Member, Subject
 from covjax.data import datasets, lesion_masks
-from covjax.data.gaps import SHAM
-from covjax.data.lesion_masks import HALF
+from covjax.data.lesion_masks import HALF, SHAM
 from covjax.data.rows import Row
 from covjax.training import classification, loop
 

@@ -17,7 +17,7 @@ from covjax import InputError
 from covjax.ct import luna16, picture, windows
 from covjax.ct.volume import find_volumes, open_volume, read_slice
 from covjax.data import datasets
-from covjax.data.gaps import LESIONS, SHAM
+from covjax.data.lesion_masks import LESIONS, SHAM
 from covjax.data.synthetic import SyntheticRow, read_manifest, write_manifest
 from covjax.phantom import ct_scans
 from covjax.runs import prepare, synthesize_pairs

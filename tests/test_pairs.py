@@ -15,7 +15,7 @@ from configs import synthesize_pairs as synthesis_file
 from covjax import InputError, pair_generator, pair_makers, trained
 from covjax.ct import picture
 from covjax.data import datasets, gaps, lineage, segmented
-from covjax.data.gaps import KINDS, LESIONS, SHAM
+from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
 from covjax.data.synthetic import read_manifest
 from covjax.phantom import ct_scans as phantoms
 from covjax.phantom import raw_files

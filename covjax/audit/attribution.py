@@ -15,8 +15,7 @@ from PIL import Image
 from covjax.audit.verdict import Verdict, lungs_alone
 from covjax.ct import lungs, picture
 from covjax.data.augment import to_float
-from covjax.data.gaps import SHAM
-from covjax.data.lesion_masks import HALF
+from covjax.data.lesion_masks import HALF, SHAM
 from covjax.metrics.intervals import mean_interval
 from covjax.pages import heat_maps, pictures
 from covjax.pages.tables import interval
@@ -174,8 +173,13 @@ def _shares(heat, inside, groups):
     """
     chosen = np.flatnonzero(inside.any((1, 2)) & heat.any((1, 2)))
     heat, inside = heat[chosen], inside[chosen]
-    flat = inside.reshape(len(chosen), -1)
-    hit = flat[np.arange(len(chosen)), heat.reshape(flat.shape).argmax(1)].astype(float)
+    hit = np.array(
+        [
+            mask[np.unravel_index(values.argmax(), values.shape)]
+            for mask, values in zip(inside, heat)
+        ],
+        float,
+    )
     share, part = (heat * inside).sum((1, 2)), inside.mean((1, 2))
     return share, part, hit, [groups[i] for i in chosen]
 

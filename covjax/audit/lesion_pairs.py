@@ -13,7 +13,7 @@ from scipy import ndimage
 from covjax.audit import probe
 from covjax.audit.verdict import Verdict, area
 from covjax.ct import picture
-from covjax.data.gaps import SHAM
+from covjax.data.lesion_masks import SHAM
 from covjax.pages import pictures
 
 NAME = 'lesions and shams'
@@ -72,7 +72,7 @@ def check(subject):
         finding = 'The classifier was trained on no pairs.'
         return Verdict(name=NAME, flag=None, finding=finding)
     by_texture, by_trace = fit(train)
-    rows, wrong, tiles = [], [], []
+    rows, wrong, shown = [], [], []
     for test, images in subject.tests_and_validation.items():
         members = members_of(images)
         if not members:
@@ -83,13 +83,12 @@ def check(subject):
         gates, outside = unlike(members), changed_outside(members)
         rows.append((test, str(len(members) // 2), str(gates), str(outside), *map(str, areas)))
         wrong += _wrong(test, gates, outside, areas)
-        tiles += _tiles(members)
+        shown += _shown(members)
     if not rows:
         finding = 'No test set and no validation set has pairs.'
         return Verdict(name=NAME, flag=None, finding=finding)
     path = subject.folder / 'pairs.png'
-    captions = pictures.header(['slice', 'gate', 'lesion', SHAM], TILE)
-    picture.save(path, np.vstack([captions, pictures.contact_sheet(tiles, 4)]))
+    picture.save(path, pictures.pair_sheet(shown, TILE))
     return Verdict(
         name=NAME,
         flag=bool(wrong),
@@ -162,12 +161,11 @@ def _wrong(test, gates, outside, areas):
     return found
 
 
-def _tiles(members):
-    """Slice, gate, lesion and sham of SHOWN pairs, [uint8 RGB]."""
+def _shown(members):
+    """The first SHOWN pairs, as pictures.pair_sheet takes them."""
     pairs = {}
     for _, grey, member in members:
         pair = pairs.setdefault(member.pair, {'slice': member.before, 'gate': member.gate})
         pair['sham' if member.kind == SHAM else 'lesion'] = grey
-    chosen = [pair for pair in pairs.values() if len(pair) == 4][:SHOWN]
-    order = ('slice', 'gate', 'lesion', 'sham')
-    return [pictures.draw_boxes(pair[name], [], TILE) for pair in chosen for name in order]
+    whole = [pair for pair in pairs.values() if len(pair) == len(pictures.OF_PAIR)]
+    return [[pair[name] for name in pictures.OF_PAIR] for pair in whole[:SHOWN]]

@@ -58,7 +58,7 @@ class Member(NamedTuple):
     """What an image that is a member of a pair was made from."""
 
     pair: str  # the same of both members
-    kind: str  # one of data.gaps.KINDS
+    kind: str  # one of data.lesion_masks.KINDS
     gate: np.ndarray  # uint8 [H, W], where it was made anew
     before: np.ndarray  # uint8 [H, W], the untouched slice
 

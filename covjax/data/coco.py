@@ -6,8 +6,7 @@ They are written as COCO JSON, boxes also as CSV, in pixels.
 import numpy as np
 
 from covjax.ct import picture
-from covjax.data.gaps import KINDS, SHAM
-from covjax.data.lesion_masks import HALF
+from covjax.data.lesion_masks import HALF, KINDS, SHAM
 from covjax.workdir import write_csv, write_json
 
 CATEGORIES = ('nodule', *KINDS[1:])

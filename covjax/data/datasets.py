@@ -16,6 +16,7 @@ from PIL import Image
 from covjax import InputError
 from covjax.ct import windows
 from covjax.data import specs
+from covjax.data.lesion_masks import SHAM
 from covjax.data.rows import Row
 
 
@@ -167,6 +168,40 @@ def records(spec, data_dir, limit=None):
         if empty:
             part = specs.part(dataset, split, label)
             raise InputError(f'{part} is empty; choose another split')
+
+
+class Pair(NamedTuple):
+    """A slice with a lesion, and the same slice with healthy lung made anew, uint8 [H, W] each."""
+
+    before: np.ndarray  # the slice
+    gate: np.ndarray  # where it was made anew, in 255 parts
+    lesion: np.ndarray
+    sham: np.ndarray
+    row: Row  # of the lesion
+
+
+def pairs(spec, data_dir):
+    """Yields the Pairs of a spec, as soon as both members were read; none where it has no pairs.
+
+    Args:
+        spec: 'name/config:split', several joined by '+'.
+        data_dir: where prepared data sets lie.
+
+    Raises:
+        InputError: there is no such data set, it is damaged, or it has no such examples.
+    """
+    waiting = {}
+    for record in records(spec, data_dir):
+        if record.gate is None:
+            return
+        name, is_sham = record.row.others['pair'], record.row.others['kind'] == SHAM
+        if name not in waiting:
+            waiting[name] = record
+            continue
+        other = waiting.pop(name)
+        lesion, sham = (other, record) if is_sham else (record, other)
+        pictures = (record.before, record.gate, lesion.image, sham.image)
+        yield Pair(*map(decoded, pictures), lesion.row)
 
 
 def _open(folder, dataset):

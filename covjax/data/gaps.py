@@ -18,11 +18,8 @@ from covjax import InputError, choice
 from covjax.classes import POSITIVE
 from covjax.ct import framing, lungs
 from covjax.data import batches, datasets, lesion_masks, segmented
+from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
 
-SHAM = 'sham'
-# The kinds of lesions by where their masks are from; an opacity may be any.
-LESIONS = {'drawn': ('ground_glass', 'consolidation'), 'procedural': ('opacity',)}
-KINDS = (SHAM, *LESIONS['drawn'], *LESIONS['procedural'])
 SOURCES = ('slices', 'pictures')  # of gaps
 DARKEST = 128  # grey level below which the median of healthy lung lies
 # How often a mask in a slice lies at a place that is easily taken for a lesion: the brightest of so

@@ -1,4 +1,4 @@
-"""Masks of lesions, drawn at random into the lungs of a slice: blobs by a rule, or doctors' masks.
+"""Kinds of lesions, and masks of them at random: blobs by a rule, or masks that doctors drew.
 
 Lesions and shams (healthy lung made anew) get their masks from here alike, so that no mask tells
 which of the two it is. Masks are of framed slices (ct/framing.py), in which lungs take the same
@@ -10,6 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+SHAM = 'sham'
+# The kinds of lesions by where their masks are from; an opacity may be any.
+LESIONS = {'drawn': ('ground_glass', 'consolidation'), 'procedural': ('opacity',)}
+KINDS = (SHAM, *LESIONS['drawn'], *LESIONS['procedural'])
 # The share of the slice that a mask takes: what is smaller nobody sees, what is larger leaves
 # little of the lungs.
 LEAST, MOST = 0.005, 0.2

@@ -60,8 +60,8 @@ class SyntheticRow:
     generator: str  # hash of the config of the run, or the name of a stand-in
     generator_step: int
     label: str = 'covid'
-    # Of a member of a pair, else '': its kind, of data.gaps.KINDS, and that of the lesion of the
-    # pair; the name of the pair; its gate, a PNG below the folder; where the mask came from.
+    # Of a member of a pair, else '': its kind, of data.lesion_masks.KINDS, and that of the lesion
+    # of the pair; the name of the pair; its gate, a PNG below the folder; where the mask came from.
     kind: str = ''
     lesion: str = ''
     pair: str = ''

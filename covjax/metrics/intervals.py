@@ -66,7 +66,8 @@ def auc_difference(labels, first, second, groups, seed=0):
 
     Args:
         labels: int [N], 1 = positive.
-        first: P(positive) of one classifier, float [N].
+        first: P(positive) of one classifier, float [N], or [S, N] of S runs, whose mean area is
+            then meant.
         second: of the other, whose area is subtracted.
         groups: patient, document or series of each image, str [N].
         seed: of the draws.
@@ -77,12 +78,17 @@ def auc_difference(labels, first, second, groups, seed=0):
     Raises:
         ValueError: labels or scores are not fit for a metric.
     """
-    labels, first = checked(labels, first)
-    _, second = checked(labels, second)
     times = _times(groups, seed)
     if times is None:
         return NO_INTERVAL
-    area = lambda scores: _draws(labels == 1, scores, scores >= 0.5, times)['auc']
+
+    def area(scores):
+        runs = [checked(labels, run_scores) for run_scores in np.atleast_2d(scores)]
+        areas = [
+            _draws(labels == 1, scores, scores >= 0.5, times)['auc'] for labels, scores in runs
+        ]
+        return np.mean(areas, axis=0)
+
     return _ends(np.subtract(area(first), area(second)))
 
 

@@ -13,6 +13,7 @@ from covjax.data.synthetic import read_manifest
 YELLOW = (255, 210, 60)
 TINT = 0.4  # the share of the colour in a pixel
 PANELS = 5  # rows of draw_panels
+OF_PAIR = ('slice', 'gate', 'lesion', 'sham')  # what is shown of a pair, from left to right
 
 
 def draw_boxes(grey, boxes, size):
@@ -129,12 +130,27 @@ def header(texts, size):
     return np.asarray(image)
 
 
+def pair_sheet(pairs, size):
+    """Pairs of a lesion and a sham, a row each: the slice, the gate, the lesion, the sham.
+
+    Args:
+        pairs: [(slice, gate, lesion, sham)], uint8 [H, W] each.
+        size: pixels a side of a tile.
+
+    Returns:
+        uint8 [24 + pairs * size, 4 * size, 3].
+    """
+    tiles = [draw_boxes(grey, (), size) for pair in pairs for grey in pair]
+    return np.vstack([header(OF_PAIR, size), contact_sheet(tiles, len(OF_PAIR))])
+
+
 def draw_panels(folder, real=(), count=PANELS, size=256):
     """Synthetic images beside what they were made from (the paper's Figure 2), one row for each.
 
     The columns are the input, its translation, a real COVID-19 image of someone else, and close-ups
     of the first nodule in the first two. Columns without anything to show are left out. Only the
-    test split is shown, if it has images; those with most nodules come first.
+    test split is shown, if it has images; those with most nodules come first. Of pairs there is
+    the `pair_sheet` instead.
 
     Args:
         folder: pathlib.Path of what `synthesize` wrote, with a manifest.
@@ -147,6 +163,8 @@ def draw_panels(folder, real=(), count=PANELS, size=256):
     """
     rows = read_manifest(folder)
     rows = [row for row in rows if row.split == 'test'] or rows
+    if rows[0].pair:
+        return pair_sheet(_read_pairs(folder, rows[: 2 * count]), size)
     rows = sorted(rows, key=lambda row: -len(row.nodules))[: min(count, len(real) or count)]
     captions = ['input', 'synthetic']
     if real:
@@ -161,3 +179,12 @@ def draw_panels(folder, real=(), count=PANELS, size=256):
         tiles += [draw_boxes(grey, (), size) for grey in real[i : i + 1]]
         tiles += [close_up(grey, row.boxes[0], size) for grey in pair if row.boxes]
     return np.vstack([header(captions, size), contact_sheet(tiles, len(captions))])
+
+
+def _read_pairs(folder, rows):
+    """What `pair_sheet` takes, of rows of a manifest in which the lesion is before its sham."""
+    files = [
+        (lesion.input, lesion.gate, lesion.file, sham.file)
+        for lesion, sham in zip(rows[::2], rows[1::2])
+    ]
+    return [[picture.read(folder / file) for file in of_pair] for of_pair in files]

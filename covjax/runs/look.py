@@ -3,6 +3,7 @@
 It shows pictures of every split, counts, sizes, grey levels, and what lies in two splits.
 """
 
+import itertools
 import pathlib
 from collections import Counter, defaultdict
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from covjax.pages import figures, html, pictures
 from covjax.workdir import write_csv
 
 TILE, COLUMNS = 160, 8  # of a contact sheet: pixels a side, tiles a row
+PAIRS_SHOWN = 6  # pairs of a lesion and a sham, a split
 PAIRS = 24  # near-duplicates that the page shows
 BARS = 40  # documents that a figure shows
 FIGSIZE = (6, 4.5)  # inches
@@ -66,6 +68,7 @@ def run(config, workdir):
     _check(config.dataset)
     images, examples, sheets, cut = workdir / 'images', [], [], []
     for dataset, split in specs.splits(config.dataset, config.data_dir):
+        sheets += _pair_sheet(images, f'{dataset}:{split}', split, config)
         of_split, tiles = _read_split(config, dataset, split)
         if len(of_split) > config.limit:
             of_split.pop()
@@ -140,6 +143,18 @@ def _contact_sheets(images, split, tiles):
         first = f'the first {len(of_label)}, boxes in yellow where there are any'
         sheets.append(Drawing(path, f'{_group_name(split, label)}: {first}'))
     return sheets
+
+
+def _pair_sheet(images, spec, split, config):
+    """Draws the first pairs of a lesion and a sham of a spec -> [Drawing], [] where it has none."""
+    pairs = list(itertools.islice(datasets.pairs(spec, config.data_dir), PAIRS_SHOWN))
+    if not pairs:
+        return []
+    path = images / f'pairs_{split.split("[")[0]}.png'
+    shown = [(pair.before, pair.gate, pair.lesion, pair.sham) for pair in pairs]
+    picture.save(path, pictures.pair_sheet(shown, TILE))
+    what = ', '.join(pictures.OF_PAIR)
+    return [Drawing(path, f'{split}: the first {len(pairs)} pairs ({what})')]
 
 
 def _group_name(split, label):

@@ -211,7 +211,7 @@ def _write_panels(path, synthetic, evaluations):
     if not synthetic:
         path.unlink(missing_ok=True)
         return
-    read_config(synthetic, 'synthesize', 'synthetic')
+    read_config(synthetic, ('synthesize', 'synthesize_pairs'), 'synthetic')
     real = _real_covid(evaluations, pictures.PANELS)
     panels = pictures.draw_panels(pathlib.Path(synthetic) / 'synthetic', real)
     picture.save(path, panels)

@@ -14,7 +14,7 @@ import numpy as np
 from covjax import InputError, choice, pair_makers, trained
 from covjax.ct import picture
 from covjax.data import gaps, specs
-from covjax.data.gaps import KINDS, SHAM
+from covjax.data.lesion_masks import KINDS, SHAM
 from covjax.data.synthetic import SyntheticRow
 from covjax.pages import pictures
 from covjax.runs import synthesize
@@ -61,7 +61,8 @@ def run(config, workdir):
         DESCRIPTION,
         DATA_SETS[generator.config.masks],
     )
-    picture.save(workdir / 'images' / 'pairs.png', sheet(final, manifest, SHOWN))
+    sheet = pictures.draw_panels(final, count=SHOWN, size=TILE)
+    picture.save(workdir / 'images' / 'pairs.png', sheet)
 
 
 def write_pairs(config, generator, facts, folder):
@@ -134,22 +135,3 @@ def _member(row, name, lesion, gate, masks):
         gate=gate,
         masks=masks,
     )
-
-
-def sheet(folder, rows, count):
-    """Slices, gates, lesions and shams side by side, a pair a row.
-
-    Args:
-        folder: pathlib.Path of the images.
-        rows: [data.synthetic.SyntheticRow] of whole pairs.
-        count: of pairs, the first of the test split, or of all rows where it has none.
-
-    Returns:
-        uint8 RGB [pairs * TILE, 4 * TILE, 3].
-    """
-    rows = ([row for row in rows if row.split == 'test'] or rows)[: 2 * count]
-    tiles = []
-    for lesion, sham in zip(rows[::2], rows[1::2]):
-        files = (lesion.input, lesion.gate, lesion.file, sham.file)
-        tiles += [pictures.draw_boxes(picture.read(folder / file), [], TILE) for file in files]
-    return pictures.contact_sheet(tiles, 4)

@@ -27,7 +27,8 @@ from jax import lax
 from covjax import pair_generator
 from covjax.data import batches, gaps, lesion_masks
 from covjax.data.augment import augment, to_float, to_uint8
-from covjax.data.gaps import KINDS, LESIONS, SHAM, SOURCES
+from covjax.data.gaps import SOURCES
+from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
 from covjax.models.cyclegan import Discriminator, check_size
 from covjax.training.cyclegan import schedule
 from covjax.training.task import AXIS, Net, Task, first_index

@@ -11,8 +11,7 @@ import tensorflow_datasets as tfds
 
 from covjax.ct import picture
 from covjax.data import datasets, lesion_patches
-from covjax.data.gaps import LESIONS, SHAM
-from covjax.data.lesion_masks import HALF
+from covjax.data.lesion_masks import HALF, LESIONS, SHAM
 from tfds_builders import _base, _synthetic
 
 PAIR = ('kind', 'lesion', 'pair', 'masks')
@@ -48,7 +47,7 @@ class PairsConfig(tfds.core.BuilderConfig):
     """Which part of the slices, with masks from where."""
 
     part: str = 'slices'  # a key of PARTS
-    masks: str = 'drawn'  # a key of data.gaps.LESIONS
+    masks: str = 'drawn'  # a key of data.lesion_masks.LESIONS
 
 
 PARTS = {

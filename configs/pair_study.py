@@ -1,0 +1,49 @@
+"""What classifiers learn from pairs, and from their stand-ins: one page.
+
+python launch.py --config=configs/pair_study.py --workdir=runs/pair_study \\
+    --config.generator=runs/pairs
+
+Pairs of every maker are synthesised, small classifiers learn from each in several seeds, and are
+read on real lesions: inside one slice, scan against scan, inside one scan, and figure against
+figure. config.read says on which split; choose on validation, and read the test once.
+
+Cost: two to three minutes a classifier on two CPU cores, 30 classifiers. What is finished is kept,
+so the same command goes on where it was stopped.
+"""
+
+from configs import base, classifier, synthesize_pairs
+from covjax.pair_makers import METHODS
+
+
+def get_config():
+    config = base.stage(
+        'pair_study',
+        # Workdir of a pair training.
+        generator='',
+        # What fills the masks: the generator and what takes its place.
+        makers=tuple(METHODS),
+        # What classifiers see: the square around a lesion, or the whole slice.
+        parts=('patches', 'slices'),
+        seeds=(0, 1, 2, 3, 4),
+        # The real images: their split, and the data sets.
+        read='validation',  # or test
+        lesions='ct_scans/covid_semiseg_lesions96',  # lesions, and healthy lung of the same slices
+        scans='ct_scans/covid_ct_md_slices_framed',  # slices of whole scans; read with the test
+        figures='covid_ct/clean_framed',  # pictures of papers
+        synthesize=synthesize_pairs.get_config(),
+        train=classifier.get_config('plain8'),
+    )
+    config.synthesize.slices = 'luna16_patches/slices_framed'
+    config.train.update(
+        {
+            'image_size': 64,
+            'load_size': 64,
+            'batch_size': 16,
+            'steps': 1500,
+            'eval_every': 250,
+            'log_every': 50,
+            'brightness': 0.2,  # windows of published figures vary
+            'contrast': 0.3,
+        }
+    )
+    return config
