@@ -23,7 +23,7 @@ SMALL = {
     'image_size': 96,
     'gen_widths': (16, 32, 64, 64),
     'disc_filters': 24,
-    'steps': 4000,
+    'steps': 3000,
     'eval_every': 500,
 }
 PROCEDURAL = {'masks': 'procedural', 'pictures': 'covid_ct/clean_framed:train'}

@@ -162,7 +162,7 @@ def test_a_map_is_held_against_masks_of_lesions(tmp_path):
         assert of_lesions[2] == '12 of 24'  # shams have none
         area = np.mean([(member.gate >= HALF).mean() for member in test.members])
         assert of_lesions[4] == f'{area:.3f}'
-        assert float(of_lesions[3]) == pytest.approx(inside, abs=0.05)
+        assert float(of_lesions[3]) == pytest.approx(float(inside), abs=0.05)
         assert of_lesions[6].startswith('1.000' if inside else '0.000')
 
 

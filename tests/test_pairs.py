@@ -5,8 +5,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import launching
 import numpy as np
 import pytest
+from conftest import flags_of_devices
 from PIL import Image
 from test_lungs import drawn
 
@@ -20,6 +22,7 @@ from covjax.data.synthetic import read_manifest
 from covjax.phantom import ct_scans as phantoms
 from covjax.phantom import raw_files
 from covjax.runs import prepare, synthesize_pairs, train
+from covjax.training import devices as parallel
 from covjax.training import pairs
 
 SIZE = 32
@@ -239,6 +242,30 @@ def test_what_is_made_of_an_image_depends_on_its_own_row_alone(run):
     for i in range(4):
         alone = fill(*(np.repeat(a[i : i + 1], 4, 0) for a in (images, gates, kinds, seeds)))[0]
         assert np.abs(np.asarray(alone, int) - np.asarray(together[i], int)).max() <= 1
+
+
+def losses_on(devices, data_dir):
+    """The scalars of two steps on so many devices."""
+    assert jax.device_count() == devices
+    task = pairs.make(config_of(data_dir, batch_size=4))
+    init_rng, run_rng = jax.random.split(jax.random.key(0))
+    state = task.init(init_rng, {name: each[:1] for name, each in task.train_batch(0).items()})
+    train_step, _ = parallel.parallel(task)
+    state, found = parallel.replicated(state), []
+    for step in range(2):
+        batch = parallel.my_share(task.train_batch(step))
+        state, scalars = train_step(state, batch, run_rng)
+        found += [float(value[0]) for value in scalars.values()]
+    return found
+
+
+def test_two_devices_equal_one(data_dir):
+    alone, together = (
+        launching.call(losses_on, (count, data_dir), {'XLA_FLAGS': flags_of_devices(count)})
+        for count in (1, 2)
+    )
+    assert len(set(alone)) == len(alone)
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 
 # ---- what is written

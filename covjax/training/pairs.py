@@ -193,7 +193,9 @@ def generator_loss(nets, gen_params, disc_params, gaps, noise):
 
 
 def distance(gap, made, shams):
-    """Mean L1 distance of what is made from the image itself, a scalar.
+    """Mean L1 distance of what is made from the image itself inside gates, a scalar.
+
+    Each image counts the same, however large its gate is.
 
     Args:
         gap: images float [B, S, S, 1] in [-1, 1].
@@ -202,7 +204,8 @@ def distance(gap, made, shams):
     """
     of_sham = (gap['kind'] == KINDS.index(SHAM))[:, None, None, None]
     counted = gap['gate'] * of_sham if shams else gap['gate']
-    return (counted * jnp.abs(made - gap['image'])).sum() / jnp.maximum(gap['gate'].sum(), 1)
+    off = (counted * jnp.abs(made - gap['image'])).sum((1, 2, 3))
+    return (off / jnp.maximum(gap['gate'].sum((1, 2, 3)), 1)).mean()
 
 
 def discriminator_loss(nets, params, gaps, made):
