@@ -11,7 +11,7 @@ Cost: two to three minutes a classifier on two CPU cores, 30 classifiers. What i
 so the same command goes on where it was stopped.
 """
 
-from configs import base, classifier, synthesize_pairs
+from configs import base, classifier, synthesize, synthesize_pairs
 from covjax.pair_makers import METHODS
 
 
@@ -20,6 +20,9 @@ def get_config():
         'pair_study',
         # Workdir of a pair training.
         generator='',
+        # Workdir of a CycleGAN on framed slices, for rows of its own, or '': its translations, and
+        # the slices themselves (framed), against the non-COVID pictures of `figures`.
+        cyclegan='',
         # What fills the masks: the generator and what takes its place.
         makers=tuple(METHODS),
         # What classifiers see: the square around a lesion, or the whole slice.
@@ -31,9 +34,11 @@ def get_config():
         scans='ct_scans/covid_ct_md_slices_framed',  # slices of whole scans; read with the test
         figures='covid_ct/clean_framed',  # pictures of papers
         synthesize=synthesize_pairs.get_config(),
+        translate=synthesize.get_config(),
         train=classifier.get_config('plain8'),
     )
     config.synthesize.slices = 'luna16_patches/slices_framed'
+    config.translate.cancer = 'luna16_patches/slices_framed'
     config.train.update(
         {
             'image_size': 64,

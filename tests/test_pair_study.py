@@ -9,7 +9,7 @@ from PIL import Image
 from test_lungs import drawn
 
 from configs import pair_study as study_file
-from covjax import InputError
+from covjax import InputError, trained
 from covjax.audit import pair_tests
 from covjax.data import datasets, lineage
 from covjax.data.rows import Row
@@ -171,6 +171,8 @@ def test_study_reads_every_test_of_its_split(config, read, workdir, capsys):
         assert row['figures'] and row['counts'] is False
     assert {*found['left_out']} == {'lesions', 'figures', *(['scans'] if read == 'test' else [])}
     assert {*found['effects']} == {'real', 'made', 'painted'}
+    key = json.loads((workdir / 'blinded_key.json').read_text())
+    assert {*key} == {'real', 'made'} and (workdir / 'images' / 'blinded.png').is_file()
     page = (workdir / 'pair_study.html').read_text()
     assert 'Not for diagnosis' in page and '<img' in page
     assert 'real lesions' in capsys.readouterr().out
@@ -182,7 +184,7 @@ def test_pictures_whose_masks_became_those_of_pairs_are_refused_as_a_test(
     if not (workdir / 'painted').is_dir():
         pair_study.run(config, workdir)
     for maker in config.makers:
-        (run,) = pair_study.open_row(config, workdir, maker, 'patches').classifiers[:1]
+        run = trained.open_run(workdir / maker / 'patches_0', 'classification', 'train')
         for spec in ('ct_scans/covid_semiseg_framed:train', f'{config.lesions}:train'):
             rows = datasets.read_rows(spec, data_dir)
             with pytest.raises(InputError, match='share a picture'):
@@ -206,3 +208,23 @@ def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, w
     with pytest.raises(InputError, match=words):
         pair_study.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cyclegan_has_rows_for_its_translations_and_for_the_slices_themselves(config):
+    config = config.copy_and_resolve_references()
+    config.update({'cyclegan': 'runs/cyclegan', 'parts': ('slices',), 'read': 'test'})
+    found = {source.maker: source for source in pair_study.sources(config, 'drawn', 'data')}
+    assert list(found) == ['made', 'painted', 'cyclegan', 'framed']
+    for maker, stand_in in (('cyclegan', 'translated'), ('framed', 'nothing')):
+        made = found[maker].images.config
+        assert (made.run, made.stand_in, made.generator) == (
+            'synthesize',
+            stand_in,
+            'runs/cyclegan',
+        )
+        assert found[maker].unseen == (
+            'synthetic_covid_ct:test+covid_ct/clean_framed:test@noncovid'
+        )
+    config.read = 'validation'
+    unseen = {source.unseen for source in pair_study.sources(config, 'drawn', 'data')}
+    assert not any('clean_framed:test' in spec for spec in unseen)

@@ -12,32 +12,45 @@ import numpy as np
 from covjax import InputError, __version__, choice, classifier, pair_makers, pipeline, runs, trained
 from covjax.audit import pair_tests
 from covjax.classes import POSITIVE
-from covjax.ct import lungs
+from covjax.ct import lungs, picture
 from covjax.data import batches, datasets, gaps, lineage, specs
 from covjax.data.lesion_masks import KINDS
 from covjax.metrics.intervals import auc_difference, mean_interval
-from covjax.pages import figures, html
+from covjax.pages import figures, html, pictures
 from covjax.pages.tables import interval
 from covjax.pipeline import Stage, with_keys
 from covjax.runs.synthesize_pairs import DATA_SETS
-from covjax.workdir import write_json
+from covjax.workdir import read_config, write_json
 
 LEARNED = 0.95  # area on unseen pairs from which on a row counts
 BATCH = 32
-SPLITS = ('train', 'validation', 'test')  # of the scans, none of which anything is trained on
+SPLITS = ('train', 'validation', 'test')
 READ = ('validation', 'test')
 PARTS = ('slices', 'patches')  # in the order of synthesize_pairs.DATA_SETS
 STAND_IN = 'painted'  # what the generator is compared with
+# Of a CycleGAN, which has no pairs: its translations, and the slices themselves.
+CYCLEGAN = {'cyclegan': 'translated', 'framed': 'nothing'}
+BLINDED, COLUMNS, TILE = 12, 6, 144  # lesions of each kind in blinded.png, a row, their side
 FAINT = 10  # grey levels below which nobody sees a lesion
+
+
+class Source(NamedTuple):
+    """Images that classifiers learn from: specs as covjax.data.specs takes them."""
+
+    maker: str
+    part: str
+    images: Stage  # that makes them
+    train: str
+    val: str
+    unseen: str  # images of the same kind of other people, on which it shows what was learned
 
 
 class Row(NamedTuple):
     """Classifiers of several seeds that learned from the same images."""
 
-    maker: str
-    part: str
+    source: Source
     classifiers: list  # trained.Trained, one a seed
-    data_dir: str  # where their pairs lie
+    data_dir: str  # where its own images and the real ones lie
 
 
 def run(config, workdir):
@@ -52,20 +65,20 @@ def run(config, workdir):
     """
     check(config)
     generator = trained.open_run(config.generator, 'pairs', 'generator')
-    data_dir = trained.data_dir_of(config)
-    pipeline.follow(stages(config, generator.config.masks, workdir, data_dir), workdir, runs.find)
-    rows = [
-        open_row(config, workdir, maker, part) for maker in config.makers for part in config.parts
-    ]
+    data_dir = trained.data_dir_of(config) or specs.DEFAULT_DIR
+    found = sources(config, generator.config.masks, data_dir)
+    pipeline.follow(stages(config, found, workdir, data_dir), workdir, runs.find)
+    rows = [open_row(config, source, workdir, data_dir) for source in found]
     images, left_out = read_tests(config, rows, data_dir)
     results = {
         'covjax': __version__,
         'read': config.read,
         'left_out': left_out,
         'rows': [measured(row, images, rows) for row in rows],
-        'effects': effects(config, rows, generator, data_dir),
+        'effects': effects(rows, generator, data_dir),
     }
     write_json(workdir / 'pair_study.json', results)
+    write_panel(rows, images['lesions'], workdir)
     write_page(results, workdir)
 
 
@@ -85,39 +98,70 @@ def check(config):
         raise InputError('config.seeds is empty; name at least one seed')
     for key in ('lesions', 'scans', 'figures'):
         specs.locate(config[key], config.data_dir)
+    if config.cyclegan:
+        read_config(config.cyclegan, 'cyclegan', 'cyclegan')
 
 
-def stages(config, masks, workdir, data_dir):
-    """Yields the Stages: of every maker its pairs, then the classifiers that learn from them.
+def sources(config, masks, data_dir):
+    """The [Source] of every maker and part, and those of a CycleGAN where one is named.
 
     Args:
         config: of the study.
         masks: where those of the generator are from, a key of DATA_SETS.
+        data_dir: where the real data sets lie.
+    """
+    found = []
+    for maker in config.makers:
+        fields = {'maker': maker, 'generator': config.generator, 'data_dir': data_dir}
+        stage = Stage(f'{maker}/images', with_keys(config.synthesize, **fields))
+        for part, name in zip(PARTS, DATA_SETS[masks]):
+            if part in config.parts:
+                splits = (f'{name}:{split}' for split in SPLITS)
+                found.append(Source(maker, part, stage, *splits))
+    if config.cyclegan and 'slices' in config.parts:
+        of_split = lambda split: f'synthetic_covid_ct:{split}+{config.figures}:{split}@noncovid'
+        unseen = of_split(config.read)
+        for maker, stand_in in CYCLEGAN.items():
+            fields = {'stand_in': stand_in, 'generator': config.cyclegan, 'data_dir': data_dir}
+            stage = Stage(f'{maker}/images', with_keys(config.translate, **fields))
+            splits = (of_split('train'), of_split('validation'), unseen)
+            found.append(Source(maker, 'slices', stage, *splits))
+    return found
+
+
+def stages(config, found, workdir, data_dir):
+    """Yields the Stages: the images of every Source, then the classifiers that learn from them.
+
+    Args:
+        config: of the study.
+        found: [Source].
         workdir: pathlib.Path of the study.
         data_dir: where the real data sets lie.
     """
-    pairs = dict(zip(PARTS, DATA_SETS[masks]))
-    for maker in config.makers:
-        fields = {'maker': maker, 'generator': config.generator, 'data_dir': data_dir}
-        yield Stage(f'{maker}/pairs', with_keys(config.synthesize, **fields))
-    for seed in config.seeds:  # all makers of a seed before the next seed
-        for maker in config.makers:
-            for part in config.parts:
-                train = with_keys(
-                    config.train,
-                    train=f'{pairs[part]}:train',
-                    val=f'{pairs[part]}:validation',
-                    seed=seed,
-                    data_dir=f'{workdir / maker / "pairs" / "data"},{data_dir}',
-                )
-                yield Stage(f'{maker}/{part}_{seed}', train, (f'{maker}/pairs',))
+    yield from {source.images.folder: source.images for source in found}.values()
+    for seed in config.seeds:  # all sources of a seed before the next seed
+        for source in found:
+            train = with_keys(
+                config.train,
+                train=source.train,
+                val=source.val,
+                seed=seed,
+                data_dir=_data_dir(source, workdir, data_dir),
+            )
+            name = f'{source.maker}/{source.part}_{seed}'
+            yield Stage(name, train, (source.images.folder,))
 
 
-def open_row(config, workdir, maker, part):
-    """The Row of a maker and a part."""
-    folders = [workdir / maker / f'{part}_{seed}' for seed in config.seeds]
+def _data_dir(source, workdir, data_dir):
+    """Where the images of a Source and the real ones lie."""
+    return f'{workdir / source.images.folder / "data"},{data_dir}'
+
+
+def open_row(config, source, workdir, data_dir):
+    """The Row of a Source."""
+    folders = [workdir / source.maker / f'{source.part}_{seed}' for seed in config.seeds]
     opened = [trained.open_run(folder, 'classification', 'train') for folder in folders]
-    return Row(maker, part, opened, str(workdir / maker / 'pairs' / 'data'))
+    return Row(source, opened, _data_dir(source, workdir, data_dir))
 
 
 def read_tests(config, rows, data_dir):
@@ -175,20 +219,17 @@ def measured(row, images, rows):
         images: of `read_tests`.
         rows: all of them, one of which may be that of the stand-in to compare with.
     """
-    unseen = datasets.read(
-        row.classifiers[0].config.train.replace(':train', ':test'),
-        row.data_dir,
-        row.classifiers[0].config.image_size,
-    )
+    size = row.classifiers[0].config.image_size
+    unseen = datasets.read(row.source.unseen, row.data_dir, size)
     of = lambda examples: (examples.labels, [row.group for row in examples.rows])
-    found = {'maker': row.maker, 'part': row.part}
+    found = {'maker': row.source.maker, 'part': row.source.part}
     found['unseen'] = pair_tests.areas(scored(row, unseen.images), *of(unseen))
     found['counts'] = found['unseen']['mean'] >= LEARNED
     lesions, papers = images['lesions'], images['figures']
     scores = scored(row, lesions.images)
     found['lesions'] = pair_tests.areas(scores, *of(lesions))
     for other in rows:
-        if (other.maker, other.part) == (STAND_IN, row.part) and row.maker != STAND_IN:
+        if other.source[:2] == (STAND_IN, row.source.part) and other is not row:
             against = scored(other, lesions.images)
             labels, groups = of(lesions)
             found['better'] = auc_difference(labels, scores, against, groups)
@@ -200,11 +241,10 @@ def measured(row, images, rows):
     return found
 
 
-def effects(config, rows, generator, data_dir):
+def effects(rows, generator, data_dir):
     """By how many grey levels lesions are brighter than healthy lung, made and real.
 
     Args:
-        config: of the study.
         rows: [Row].
         generator: trained.Trained of the pair training.
         data_dir: where its pictures lie.
@@ -214,9 +254,11 @@ def effects(config, rows, generator, data_dir):
     """
     real = gaps.read_pictures(generator.config, data_dir, generator.config.image_size)
     found = {'real': pair_tests.real_effect(real, KINDS)}
+    spec = DATA_SETS[generator.config.masks][0] + ':test'
     for row in rows:
-        spec = DATA_SETS[generator.config.masks][0] + ':test'
-        found[row.maker] = pair_tests.effect(datasets.pairs(spec, row.data_dir))
+        if row.source.maker in pair_makers.METHODS:
+            pairs = datasets.pairs(spec, row.data_dir)
+            found[row.source.maker] = pair_tests.effect(pairs)
     return {
         maker: {kind: _effect(values) for kind, values in sorted(kinds.items())}
         for maker, kinds in found.items()
@@ -233,6 +275,34 @@ def _effect(values):
         'faint': float((levels < FAINT).mean()),
         'lesions': len(levels),
     }
+
+
+def write_panel(rows, lesions, workdir):
+    """Writes images/blinded.png, lesions that are real or made in random order, and their key.
+
+    blinded_key.json says which is which, row by row, for who has written down a guess. Nothing is
+    written where no row has lesions made by the generator as patches.
+
+    Args:
+        rows: [Row].
+        lesions: datasets.Examples of real lesions and healthy lung.
+        workdir: pathlib.Path.
+    """
+    ours = [row for row in rows if row.source[:2] == ('made', 'patches')]
+    if not ours:
+        return
+    size = lesions.images.shape[1]
+    made = datasets.read(ours[0].source.unseen, ours[0].data_dir, size)
+    rng, tiles, key = np.random.default_rng(0), [], []
+    for name, examples in (('real', lesions), ('made', made)):
+        sick = np.flatnonzero(examples.labels == examples.classes.index(POSITIVE))
+        for i in rng.permutation(sick)[:BLINDED]:
+            tiles.append(pictures.draw_boxes(examples.images[i, ..., 0], (), TILE))
+            key.append(name)
+    order = rng.permutation(len(tiles))
+    sheet = pictures.contact_sheet([tiles[i] for i in order], COLUMNS)
+    picture.save(workdir / 'images' / 'blinded.png', sheet)
+    write_json(workdir / 'blinded_key.json', [key[i] for i in order])
 
 
 # ---- the page
