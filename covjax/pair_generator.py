@@ -18,9 +18,12 @@ from covjax.models import compute_dtype
 from covjax.models.unet import UNet
 
 # What the network sees inside the gate: deviations from the mean around, which are vessels, at most
-# HINT, under noise. The mean, which tells a lesion, and the finest texture are lost.
+# HINT, under noise. The mean, which tells a lesion, is lost.
 REACH = 0.03  # standard deviation of what is around, as a share of the side
 HINT, NOISE = 0.4, 0.15  # of the range -1..1
+# What the network does not make: the finest texture, which is grain of the slice, at most GRAIN.
+FINEST = 0.0075  # a share of the side
+GRAIN = 0.06
 
 
 def network(config):
@@ -44,10 +47,22 @@ def of_kind(gap):
     return gap['gate'] * kinds[:, None, None]
 
 
+def smooth(image, gate, reach=FINEST):
+    """The mean of an image around every pixel of a gate, nothing outside of which counts.
+
+    Args:
+        image: float [B, S, S, 1].
+        gate: float [B, S, S, 1] in 0..1.
+        reach: standard deviation of what is around, as a share of S.
+
+    Returns:
+        float [B, S, S, 1]; it means nothing where the gate is 0.
+    """
+    return _blurred(gate * image, reach) / jnp.maximum(_blurred(gate, reach), 1e-3)
+
+
 def vessels(image, gate):
     """By how much an image differs inside a gate from the mean of what is around there.
-
-    The mean is one over the gate, so that nothing outside of it counts.
 
     Args:
         image: float [B, S, S, 1] in [-1, 1].
@@ -56,15 +71,15 @@ def vessels(image, gate):
     Returns:
         float [B, S, S, 1], at most HINT.
     """
-    mean = _blurred(gate * image) / jnp.maximum(_blurred(gate), 1e-3)
-    return jnp.clip(image - mean, -HINT, HINT)
+    return jnp.clip(image - smooth(image, gate, REACH), -HINT, HINT)
 
 
 def fill(network, params, gap, noise):
     """What the generator makes of a gap, with the image around it.
 
     All that the network sees of what the gate covers are `vessels` under noise, so that a sham is
-    made anew as a lesion is.
+    made anew as a lesion is. The grain of the slice lies over both, so that the finest texture,
+    where networks leave traces, is the same.
 
     Args:
         network: of `network`.
@@ -79,7 +94,9 @@ def fill(network, params, gap, noise):
     image, gate = gap['image'], gap['gate']
     seen = jnp.where(gate > 0, vessels(image, gate) + NOISE * noise, image)
     logits = network.apply({'params': params}, jnp.concatenate([seen, of_kind(gap)], -1))
-    return (1 - gate) * image + gate * jnp.tanh(logits)
+    grain = jnp.clip(image - smooth(image, gate), -GRAIN, GRAIN)
+    made = jnp.clip(smooth(jnp.tanh(logits), gate) + grain, -1, 1)
+    return (1 - gate) * image + gate * made
 
 
 def of_run(run):
@@ -101,10 +118,11 @@ def _filled(generator, params, images, gates, kinds, seeds):
     return jnp.where(gates > 0, made, images)
 
 
-def _blurred(x):
-    """[B, S, S, 1] under a Gaussian of REACH, with nothing beyond the border."""
-    sigma = REACH * x.shape[1]
-    places = np.arange(-round(3 * sigma), round(3 * sigma) + 1)
+def _blurred(x, reach):
+    """[B, S, S, 1] under a Gaussian of so large a share of S, with nothing beyond the border."""
+    sigma = reach * x.shape[1]
+    width = max(round(3 * sigma), 1)
+    places = np.arange(-width, width + 1)
     weights = np.exp(-0.5 * (places / sigma) ** 2)
     weights = jnp.asarray(weights / weights.sum(), x.dtype)
     convolve = partial(

@@ -46,8 +46,9 @@ def describe(grey, gate):
         gate: bool [H, W], of at least LEAST pixels.
 
     Returns:
-        float [6]: the logarithm of fine over coarser texture, the correlation of fine texture with
-        that of each of NEIGHBOURS, and how heavy its tails are.
+        float [5]: the logarithm of fine over coarser texture, and the correlation of fine texture
+        with that of each of NEIGHBOURS. How heavy its tails are does not count: vessels have heavy
+        ones, and lesions hide vessels.
     """
     smooth, smoother = (_smooth(grey, gate, scale) for scale in (FINE, COARSE))
     fine, coarse = (np.where(gate, each, 0) for each in (grey - smooth, smooth - smoother))
@@ -55,8 +56,7 @@ def describe(grey, gate):
     beside = [
         (fine * np.roll(fine, step, (0, 1)))[gate].mean() / strength**2 for step in NEIGHBOURS
     ]
-    tails = np.abs(fine[gate] - fine[gate].mean()).mean() / strength
-    return [np.log(strength / (coarse[gate].std() + 1e-6)), *beside, tails]
+    return [np.log(strength / (coarse[gate].std() + 1e-6)), *beside]
 
 
 def _smooth(grey, gate, scale):

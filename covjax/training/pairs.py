@@ -5,10 +5,11 @@ anew: as a lesion of some kind, or as healthy lung, the *sham*. The untouched sl
 "was made anew" would be the label. What may change is the gate of the mask
 (data.lesion_masks.gate), the same for every kind; outside of it the slice is kept bit for bit.
 
-The discriminator sees only what the generator may change. Its real examples of lesions and of
-healthy lung are from the same pictures where lesions were drawn, so that scanner, window and
-compression are balanced. Where the truth is known, the generator is held to it (L1): in these
-pictures, in lesions and in healthy lung alike, and in slices without lesions where it makes shams.
+The discriminator sees only what the generator may change, without the finest texture, which is that
+of the slice. Its real examples of lesions and of healthy lung are from the same pictures where
+lesions were drawn, so that scanner, window and compression are balanced. Where the truth is known,
+the generator is held to it (L1): in these pictures, in lesions and in healthy lung alike, and in
+slices without lesions where it makes shams.
 
 Gaps are those of data.gaps. A batch is {'slices/image', 'slices/gate', 'slices/kind',
 'pictures/image', ...}: gaps in slices without lesions and in annotated pictures.
@@ -51,8 +52,8 @@ class Nets(NamedTuple):
     known: float  # weight of the L1 distance from the truth, where it is known
 
     def judge(self, params, gap, image):
-        """Logits [B, h, w, 1] of what an image has in a gap; all else is hidden."""
-        shown = jnp.where(gap['gate'] > 0, image, -1.0)
+        """Logits [B, h, w, 1] of what an image has in a gap, without grain; all else is hidden."""
+        shown = jnp.where(gap['gate'] > 0, pair_generator.smooth(image, gap['gate']), -1.0)
         seen = jnp.concatenate([shown, pair_generator.of_kind(gap)], -1)
         return self.discriminator.apply({'params': params}, seen)
 
