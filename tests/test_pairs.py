@@ -214,6 +214,30 @@ def test_the_generator_is_told_the_kind(nets):
     assert all((images[0][inside] != image[inside]).any() for image in images[1:])
 
 
+class Checkered:
+    """A generator whose lesions have a checkerboard, as upsampling leaves one, and no sham has."""
+
+    @staticmethod
+    def apply(variables, seen):
+        board = 1.0 - 2.0 * (np.indices(seen.shape[1:3]).sum(0) % 2)
+        of_lesion = seen[..., 2:].sum(-1, keepdims=True)
+        return 3.0 * of_lesion * board[None, ..., None]
+
+
+def test_the_finest_texture_is_that_of_the_slice_whatever_the_network_makes():
+    rng, gate = np.random.default_rng(0), np.zeros((2, 96, 96, 1), np.float32)
+    gate[:, 20:70, 20:70] = 1
+    image = jnp.asarray(rng.normal(-0.5, 0.02, gate.shape), jnp.float32)
+    gap = {'image': image, 'gate': jnp.asarray(gate), 'kind': jnp.array([0, 1])}
+    sham, lesion = pair_generator.fill(Checkered, {}, gap, jnp.zeros_like(image))[..., 0]
+    inside = (slice(25, 65), slice(25, 65))
+    made = np.asarray(lesion - sham)[inside] + np.asarray(image[0] - image[1])[inside][..., 0]
+    assert np.abs(made).max() < 0.1  # of a checkerboard of 2
+    for each, before in zip((sham, lesion), image):
+        grain = np.asarray(before[..., 0] - before.mean())[inside]
+        assert np.corrcoef(np.asarray(each)[inside].ravel(), grain.ravel())[0, 1] > 0.8
+
+
 def test_the_discriminator_sees_only_what_may_change(nets):
     (networks, state), gap = nets, gap_of_noise()
     outside = jnp.where(gap['gate'] > 0, gap['image'], -gap['image'])
