@@ -3,10 +3,10 @@
 python benchmarks/pair_discriminator.py DATA_DIR RUN
 
 DATA_DIR holds the slices and pictures that RUN, a workdir of a pair training, was trained on;
-slices are those of its validation. Prints a Markdown table with the mean score of what it sees (1: real,
-0: made) and the area under the ROC curve by which real examples score higher than each kind. Real
-lesions pasted into slices, and lung of slices as it is, are no work of the generator: an area far
-from 0.5 there says that it sees origin.
+slices are those of its validation. Prints a Markdown table with the mean score of what it sees (1:
+real, 0: made) and the area under the ROC curve by which real examples score higher than each kind.
+Real lesions pasted into slices, and lung of slices as it is, are no work of the generator: an area
+far from 0.5 there says that it sees origin.
 """
 
 import argparse
@@ -72,6 +72,7 @@ def examples(real, empty, fill, slices):
 
 
 def is_sham(gap):
+    """Whether healthy lung is to be in a gap."""
     return gap['kind'] == KINDS.index(SHAM)
 
 
