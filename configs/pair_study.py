@@ -7,8 +7,8 @@ Pairs of every maker are synthesised, small classifiers learn from each in sever
 read on real lesions: inside one slice, scan against scan, inside one scan, and figure against
 figure. config.read says on which split; choose on validation, and read the test once.
 
-Cost: two to three minutes a classifier on two CPU cores, 30 classifiers. What is finished is kept,
-so the same command goes on where it was stopped.
+Cost: three minutes a classifier of patches and six of slices on two CPU cores, 30 classifiers. What
+is finished is kept, so the same command goes on where it was stopped.
 """
 
 from configs import base, classifier, synthesize, synthesize_pairs
@@ -28,6 +28,8 @@ def get_config():
         # What classifiers see: the square around a lesion, or the whole slice.
         parts=('patches', 'slices'),
         seeds=(0, 1, 2, 3, 4),
+        # Steps of a classifier: as many as it takes to learn pairs that it has not seen.
+        steps={'patches': 1500, 'slices': 3000},
         # The real images: their split, and the data sets.
         read='validation',  # or test
         lesions='ct_scans/covid_semiseg_lesions96',  # lesions, and healthy lung of the same slices
@@ -44,7 +46,6 @@ def get_config():
             'image_size': 64,
             'load_size': 64,
             'batch_size': 16,
-            'steps': 1500,
             'eval_every': 250,
             'log_every': 50,
             'brightness': 0.2,  # windows of published figures vary

@@ -144,7 +144,8 @@ def config(data_dir, tmp_path_factory):
     config.update({'generator': str(folder), 'data_dir': data_dir, 'seeds': (0, 1)})
     config.update({'makers': ('made', 'painted'), 'parts': ('patches',)})
     config.lesions = 'ct_scans/covid_semiseg_lesions64'
-    config.train.update({'image_size': 32, 'load_size': 32, 'batch_size': 4, 'steps': 2})
+    config.train.update({'image_size': 32, 'load_size': 32, 'batch_size': 4})
+    config.steps.update({'patches': 2, 'slices': 2})
     config.train.update({'eval_every': 2, 'warmup_steps': 0})
     return config
 

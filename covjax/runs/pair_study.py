@@ -145,6 +145,7 @@ def stages(config, found, workdir, data_dir):
                 config.train,
                 train=source.train,
                 val=source.val,
+                steps=config.steps[source.part],
                 seed=seed,
                 data_dir=_data_dir(source, workdir, data_dir),
             )
