@@ -10,7 +10,7 @@ LEAST = {
         ['steps', 'batch_size', 'image_size', 'load_size', 'log_every', 'eval_every'], 1
     ),
     **dict.fromkeys(['gen_filters', 'disc_filters', 'disc_last_stride', 'slices'], 1),
-    **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit'], 1),
+    **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit', 'per_slice'], 1),
     **dict.fromkeys(['seed', 'gen_blocks', 'pool_size', 'freeze_steps', 'warmup_steps'], 0),
     **dict.fromkeys(
         ['constant_epochs', 'decay_epochs', 'epoch_images', 'workers', 'shares', 'pieces'], 0
@@ -32,6 +32,7 @@ MOST = {
     'foreground': 1.0,
     'seed': 2**32 - 1,  # JAX takes 32 bits of it
     'shares': 100,
+    'per_slice': 100,
 }
 
 

@@ -39,7 +39,7 @@ def get_config():
         translate=synthesize.get_config(),
         train=classifier.get_config('plain8'),
     )
-    config.synthesize.slices = 'luna16_patches/slices_framed'
+    config.synthesize.update({'slices': 'luna16_patches/slices_framed', 'per_slice': 3})
     config.translate.cancer = 'luna16_patches/slices_framed'
     config.train.update(
         {

@@ -20,5 +20,6 @@ def get_config():
         # made is the generator itself; its stand-ins are painted and pasted
         # (covjax/pair_makers.py).
         maker='made',
+        per_slice=1,  # pairs of each slice, each with a mask of its own
         seed=0,  # of masks and noise
     )

@@ -7,6 +7,7 @@ shows some.
 """
 
 import dataclasses
+import itertools
 import time
 
 import numpy as np
@@ -96,42 +97,40 @@ def write_pairs(config, generator, facts, folder):
 
 def _of_split(config, slices, drawn, fill, facts, folder, place):
     """Writes the pairs of Slices of a split; returns their rows."""
-    chosen, masks = [], []
-    for index in range(len(slices.images)):
-        rng = np.random.default_rng([config.seed, index])
+    places, masks = [], []
+    for draw, index in itertools.product(range(config.per_slice), range(len(slices.images))):
+        rng = np.random.default_rng([config.seed, index, draw])
         gap = gaps.gap_in_slice(slices, drawn, rng, index, lesion=True)
         if gap is not None:
-            chosen.append(index)
+            places.append((draw, index))
             masks.append(gap)
-    images = slices.images[chosen]
     gates = np.stack([gap['gate'][..., 0] for gap in masks])
     kinds = np.array([gap['kind'] for gap in masks])
-    members = {}
-    for kind, wanted in (('lesion', kinds), (SHAM, np.zeros_like(kinds))):
-        members[kind] = fill(images, gates, wanted, np.array(chosen) + config.seed)
+    images = slices.images[[index for _, index in places]]
+    seeds = config.seed + np.arange(len(places))  # of the noise, the same for both members
+    lesions, shams = (fill(images, gates, wanted, seeds) for wanted in (kinds, 0 * kinds))
     rows = []
-    for i, index in enumerate(chosen):
+    for i, (draw, index) in enumerate(places):
         row = SyntheticRow.of_source(slices.rows[index], *place, **facts)
+        name = f'{row.id}_{draw}'
+        gate = f'gates/{name}.png'
+        row = dataclasses.replace(row, pair=name, gate=gate, masks=drawn.masks)
         picture.save(folder / row.input, images[i])
-        gate = row.input.replace('inputs/', 'gates/')
         picture.save(folder / gate, gates[i])
-        for name, made in members.items():
-            rows.append(_member(row, name, KINDS[kinds[i]], gate, drawn.masks))
+        for is_sham, made in enumerate((lesions, shams)):
+            rows.append(_member(row, bool(is_sham), KINDS[kinds[i]]))
             picture.save(folder / rows[-1].file, made[i])
     return rows
 
 
-def _member(row, name, lesion, gate, masks):
-    """The row of a member of a pair, from that of its slice: 'lesion' or SHAM."""
-    of_sham = name == SHAM
+def _member(row, is_sham, lesion):
+    """The row of a member of a pair, from what both share."""
+    name = f'{row.pair}_{SHAM if is_sham else "lesion"}'
     return dataclasses.replace(
         row,
-        id=f'{row.id}_{name}',
-        file=f'images/{row.id}_{name}.png',
-        label='noncovid' if of_sham else 'covid',
-        kind=SHAM if of_sham else lesion,
+        id=name,
+        file=f'images/{name}.png',
+        label='noncovid' if is_sham else 'covid',
+        kind=SHAM if is_sham else lesion,
         lesion=lesion,
-        pair=row.id,
-        gate=gate,
-        masks=masks,
     )
