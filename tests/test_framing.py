@@ -113,7 +113,7 @@ def test_a_picture_in_any_window_is_levelled_to_that_of_the_clinic(window):
     hu = np.where(lung, framing.LUNG_HU, framing.TISSUE_HU) + rng.normal(0, 25, lung.shape)
     shown = windows.to_grey(hu, windows.Window(*window))
     expected = windows.to_grey(hu, windows.WINDOWS[framing.WINDOW]).astype(int)
-    levelled = framing.levelled(shown, lung, ~lung)
+    levelled = framing.levelled(shown, lung)
     assert np.abs(levelled - expected).mean() < 2
 
 
@@ -122,8 +122,14 @@ def test_what_has_no_lung_or_no_contrast_is_not_levelled():
     grey = np.random.default_rng(0).integers(0, 30, (16, 16), np.uint8)
     half = np.zeros(grey.shape, bool)
     half[:8] = True
-    for lung, tissue in ((half, ~half), (half & False, ~half), (half, half & False)):
-        np.testing.assert_array_equal(framing.levelled(grey, lung, tissue), grey)
+    bright = np.where(half, grey, 200).astype(np.uint8)
+    assert (framing.levelled(bright, half) != bright).any()
+    for image, lung, counted in (
+        (grey, half, True),
+        (bright, ~half & half, True),
+        (bright, half, half),
+    ):
+        np.testing.assert_array_equal(framing.levelled(image, lung, counted), image)
 
 
 # ---- the data sets

@@ -64,6 +64,7 @@ VIEWS = {'crop': cropped, 'mask': alone}
 
 # HU of healthy lung and of soft tissue, to which pictures in an unknown window are levelled.
 LUNG_HU, TISSUE_HU = -860.0, 40.0
+TISSUE = 128  # grey level above which pictures show soft tissue outside of lungs, and none inside
 LEAST_CONTRAST = 40  # grey levels between the two, below which a picture is left as it is
 SLIVER = 1e-6  # share of a side that is left of a box by rounding
 WINDOW = 'clinic'  # of windows.WINDOWS, that framed slices are seen through
@@ -82,7 +83,7 @@ def frame(grey):
     return box_of(mask) if lungs.plausible(mask[None])[0] else None
 
 
-def levelled(grey, lung, tissue):
+def levelled(grey, lung, counted=True):
     """A picture in an unknown window, as if it were seen through WINDOW.
 
     Its grey levels are scaled and shifted so that the median of healthy lung and that of soft
@@ -90,12 +91,14 @@ def levelled(grey, lung, tissue):
 
     Args:
         grey: uint8 [H, W].
-        lung: bool [H, W], healthy lung.
-        tissue: bool [H, W], soft tissue.
+        lung: bool [H, W], where lung is. What is brighter than TISSUE elsewhere is soft tissue.
+        counted: bool [H, W], what is known to be no lesion; all of it by default.
 
     Returns:
-        uint8 [H, W]; the picture itself where either is empty, or where the two hardly differ.
+        uint8 [H, W]; the picture itself where one of the two is missing, or where they hardly
+        differ.
     """
+    lung, tissue = lung & counted, ~lung & counted & (grey > TISSUE)
     if not (lung.any() and tissue.any()):
         return grey
     dark, bright = np.median(grey[lung]), np.median(grey[tissue])

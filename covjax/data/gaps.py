@@ -21,7 +21,6 @@ from covjax.data import batches, datasets, lesion_masks, segmented
 from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
 
 SOURCES = ('slices', 'pictures')  # of gaps
-DARKEST = 128  # grey level below which the median of healthy lung lies
 # How often a mask in a slice lies at a place that is easily taken for a lesion: the brightest of so
 # many, with vessels, the dome of the diaphragm, or dependent density at the back.
 HARD, BRIGHTEST_OF = 0.5, 3
@@ -80,7 +79,7 @@ def read_drawn(spec, data_dir, size):
     for image, target in zip(found.images, found.targets):
         apart = ndimage.distance_transform_edt(target == 0) > lesion_masks.APART * size
         lung = lungs.mask_in_crop(image)
-        images.append(_levelled(image, lung, apart))
+        images.append(framing.levelled(image, lung, apart))
         healthy.append(lung & apart)
     bank = lesion_masks.Bank.of_targets(found.targets, KINDS)
     return Pictures(np.stack(images), found.targets, healthy, found.rows, 'drawn', bank)
@@ -109,7 +108,7 @@ def read_labelled(spec, data_dir, size):
         lung = lungs.mask_in_crop(image)
         if lung.any():
             of_covid = label == covid
-            images.append(_levelled(image, lung, np.ones_like(lung)))
+            images.append(framing.levelled(image, lung))
             targets.append(np.where(lung & of_covid, KINDS.index('opacity'), 0).astype(np.uint8))
             healthy.append(lung & (not of_covid))
             rows.append(row)
@@ -210,14 +209,9 @@ def gap_in_picture(pictures, rng, index):
     shape = rng.choice(LESIONS[pictures.masks])
     mask = pictures.draw(rng, pictures.healthy[index], shape)
     # Where lesions were drawn the doctor may have left out some.
-    if mask is None or pictures.bank and np.median(image[mask]) > DARKEST:
+    if mask is None or pictures.bank and np.median(image[mask]) > framing.TISSUE:
         return None
     return _gap(image, mask, SHAM)
-
-
-def _levelled(image, lung, counted):
-    """A picture in the window of framed slices, by the grey levels of lungs and of soft tissue."""
-    return framing.levelled(image, lung & counted, ~lung & counted & (image > DARKEST))
 
 
 def _gap(image, mask, kind):

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from covjax import InputError
-from covjax.ct import archive, contents, framing, hounsfield, masks, volume, windows
+from covjax.ct import archive, contents, framing, hounsfield, lungs, masks, volume, windows
 from covjax.data import datasets, grouping, lesion_patches, near_duplicates
 from tfds_builders import _base
 from tfds_builders.ct_scans.layouts import LAYOUTS, Layout, Scan
@@ -436,7 +436,10 @@ def picture_example(job):
 
 
 def lesion_examples(job):
-    """Yields (key, example) of patches: each lesion, and healthy lung at its mirrored place."""
+    """Yields (key, example) of patches: each lesion, and healthy lung at its mirrored place.
+
+    They are levelled to the window of framed slices, by the lungs of the picture.
+    """
     grey, mask, facts = _read_picture(job.scan, job.layout)
     part = framing.frame(grey) or framing.whole(grey.shape)
     grey, mask, box = _framed(part, grey, mask)
@@ -444,11 +447,12 @@ def lesion_examples(job):
     grey = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
     mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     unknown = (0.0, 0.0, 0.0)
+    shown = framing.levelled(grey, lungs.mask_in_crop(grey))
     for i, pair in enumerate(lesion_patches.pairs(grey, mask > 0)):
         for label, square in zip(('covid', 'noncovid'), pair):
             key = f'{job.scan.id}/{i}_{label}'
             others = {'file': facts, 'frame': box, 'label': label}
-            yield key, _example(job, key, grey[square], None, unknown, others)
+            yield key, _example(job, key, shown[square], None, unknown, others)
 
 
 # ---- volumes
