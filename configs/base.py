@@ -17,7 +17,7 @@ LEAST = {
     ),
     **dict.fromkeys(['learning_rate', 'body_rate', 'weight_decay', 'label_smoothing'], 0.0),
     **dict.fromkeys(['dropout', 'bn_momentum', 'real_label', 'scale', 'rotate', 'crop'], 0.0),
-    **dict.fromkeys(['brightness', 'contrast', 'foreground', 'threshold', 'overlap'], 0.0),
+    **dict.fromkeys(['brightness', 'contrast', 'foreground', 'threshold', 'overlap', 'least'], 0.0),
     **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity', 'lambda_known'], 0.0),
 }
 # What a key must stay below.
@@ -30,6 +30,7 @@ BELOW = {
 MOST = {
     **dict.fromkeys(['image_size', 'load_size'], 8192),
     'foreground': 1.0,
+    'least': 0.1,  # masks take a fifth of a slice at most
     'seed': 2**32 - 1,  # JAX takes 32 bits of it
     'shares': 100,
     'per_slice': 100,

@@ -20,6 +20,7 @@ def get_config():
         # made is the generator itself; its stand-ins are painted and pasted
         # (covjax/pair_makers.py).
         maker='made',
+        least=0.01,  # share of the slice that a mask takes at least; 64 pixels a side show no less
         per_slice=1,  # pairs of each slice, each with a mask of its own
         seed=0,  # of masks and noise
     )

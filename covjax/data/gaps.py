@@ -169,7 +169,7 @@ def read_slices(spec, data_dir, size, key):
     return Slices(examples.images[chosen, ..., 0], list(found[chosen]), rows)
 
 
-def gap_in_slice(slices, pictures, rng, index, lesion=False):
+def gap_in_slice(slices, pictures, rng, index, lesion=False, least=0.0):
     """A gap in the lungs of a slice, half of them shams in the shape of a lesion.
 
     Args:
@@ -178,6 +178,7 @@ def gap_in_slice(slices, pictures, rng, index, lesion=False):
         rng: numpy.random.Generator.
         index: of the slice.
         lesion: whether it is to be no sham.
+        least: share of the slice that the mask takes at least, beside lesion_masks.LEAST.
 
     Returns:
         A gap, or None where no mask fits into the lungs.
@@ -185,7 +186,7 @@ def gap_in_slice(slices, pictures, rng, index, lesion=False):
     image, shape = slices.images[index], rng.choice(LESIONS[pictures.masks])
     draws = BRIGHTEST_OF if rng.random() < HARD else 1
     masks = [pictures.draw(rng, slices.lungs[index], shape) for _ in range(draws)]
-    masks = [mask for mask in masks if mask is not None]
+    masks = [mask for mask in masks if mask is not None and mask.mean() >= least]
     sham = rng.random() < 0.5 and not lesion
     if not masks:
         return None

@@ -9,6 +9,7 @@ shows some.
 import dataclasses
 import itertools
 import time
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +27,7 @@ DATA_SETS = {
     'drawn': ('synthetic_pairs/slices', 'synthetic_pairs/patches'),
     'procedural': ('synthetic_pairs/slices_procedural', 'synthetic_pairs/patches_procedural'),
 }
+TRIES = 20  # draws until a mask is large enough
 SHOWN, TILE = 8, 192  # pairs in images/pairs.png, and the side of a picture there
 CHANGE = {
     'made': 'a lesion or healthy lung made anew in a mask by a generator',
@@ -100,7 +102,8 @@ def _of_split(config, slices, drawn, fill, facts, folder, place):
     places, masks = [], []
     for draw, index in itertools.product(range(config.per_slice), range(len(slices.images))):
         rng = np.random.default_rng([config.seed, index, draw])
-        gap = gaps.gap_in_slice(slices, drawn, rng, index, lesion=True)
+        make = partial(gaps.gap_in_slice, slices, drawn, rng, index, True, config.least)
+        gap = next((gap for gap in (make() for _ in range(TRIES)) if gap is not None), None)
         if gap is not None:
             places.append((draw, index))
             masks.append(gap)
