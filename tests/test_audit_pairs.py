@@ -8,8 +8,10 @@ import functools
 import hashlib
 import json
 
+import launching
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 from test_lungs import drawn
 
@@ -80,6 +82,7 @@ def subject_of(folder, contrast, trace, **changes):
     )
 
 
+PARTS = {'train': slice(0, 40), 'test': slice(40, PEOPLE)}
 CASES = {  # contrast in grey levels, by how much more lesions are smoothed
     'nothing differs': (0.0, 0.0),
     'a lesion': (50.0, 0.0),
@@ -166,18 +169,30 @@ def test_a_map_is_held_against_masks_of_lesions(tmp_path):
         assert of_lesions[6].startswith('1.000' if inside else '0.000')
 
 
+def area_after_training(case, folder):
+    """The area under the ROC curve that ResNet-18 reaches on unseen pairs of a case."""
+    parts = {name: pairs_of(part, *CASES[case]) for name, part in PARTS.items()}
+    halved = lambda images: np.stack(
+        [np.asarray(Image.fromarray(grey[..., 0]).resize((32, 32))) for grey in images]
+    )
+    train, test = (
+        datasets.Examples(
+            halved(part.images)[..., None], part.labels.astype(np.int32), part.rows, CLASSES
+        )
+        for part in parts.values()
+    )
+    config = classifier_file.get_config('resnet18')
+    config.update({'image_size': 32, 'load_size': 32, 'batch_size': 16, 'steps': 80})
+    config.update({'eval_every': 80, 'warmup_steps': 0, 'log_every': 80, 'best': ''})
+    loop.fit(classification.task_on(config, train, test), config, folder)
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    (reached,) = [line['val/auc'] for line in lines if 'val/auc' in line]
+    return reached
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES)
 def test_resnet18_tells_lesions_from_shams_only_where_something_differs(case, tmp_path):
-    train, test = (pairs_of(part, *CASES[case]) for part in (slice(0, 40), slice(40, PEOPLE)))
-    config = classifier_file.get_config('resnet18')
-    config.update({'image_size': SIZE, 'load_size': SIZE, 'batch_size': 16, 'steps': 100})
-    config.update({'eval_every': 100, 'warmup_steps': 0, 'log_every': 100, 'best': ''})
-    examples = lambda images: datasets.Examples(
-        images.images, images.labels.astype(np.int32), images.rows, CLASSES
-    )
-    task = classification.task_on(config, examples(train), examples(test))
-    loop.fit(task, config, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
-    (reached,) = [line['val/auc'] for line in lines if 'val/auc' in line]
+    """In a process of its own, whose programs are compiled with care: they run often."""
+    reached = launching.call(area_after_training, (case, tmp_path), {'XLA_FLAGS': ''})
     assert 0.25 < reached < 0.75 if case == 'nothing differs' else reached > 0.85
