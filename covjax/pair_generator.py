@@ -15,7 +15,7 @@ from jax import lax
 from covjax.data.augment import to_float, to_uint8
 from covjax.data.lesion_masks import KINDS
 from covjax.models import compute_dtype
-from covjax.models.unet import UNet
+from covjax.models.unet import UNet, check_widths
 
 # What the network sees inside the gate: deviations from the mean around, which are vessels, at most
 # HINT, under noise. The mean, which tells a lesion, is lost.
@@ -32,6 +32,7 @@ def network(config):
     Raises:
         InputError: gen_widths or dtype is not valid.
     """
+    check_widths(config.gen_widths, 'transposed', 'gen_widths')
     return UNet(
         num_classes=1,
         widths=tuple(config.gen_widths),

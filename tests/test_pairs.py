@@ -397,3 +397,19 @@ def test_lineage_has_slices_and_the_pictures_that_masks_came_from(made, pictures
 
 def test_pairs_are_shown_side_by_side(made):
     assert (made('made') / 'images' / 'pairs.png').is_file()
+
+
+@pytest.mark.parametrize(
+    'key, value, words',
+    [
+        ('image_size', 24, 'config.image_size=24: too small'),
+        ('gen_widths', (), 'config.gen_widths='),
+        ('gen_widths', (8, 0), 'config.gen_widths='),
+        ('dtype', 'float8', 'float8'),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(data_dir, key, value, words):
+    config = config_of(data_dir)
+    config.update({key: value})
+    with pytest.raises(InputError, match=words):
+        pairs.make(config)

@@ -25,10 +25,10 @@ MOST_LEVELS, WIDEST = 8, 8192  # of widths
 class UNet(nn.Module):
     """A segmentation network: images [B, H, W, C] -> logits [B, H, W, num_classes] float32.
 
-    Images are float in [-1, 1], and H and W may be any: sides that the network cannot
-    halve often enough are continued by their edge, and the logits are cropped back, so no logit of
-    padding ever leaves the network. The variables are 'params' and, with norm='batch',
-    'batch_stats'; the last layer is params['head'].
+    Images are float in [-1, 1], and H and W may be any: sides that the network cannot halve often
+    enough are continued by their edge, and the logits are cropped back, so no logit of padding ever
+    leaves the network. The variables are 'params' and, with norm='batch', 'batch_stats'; the last
+    layer is params['head'].
     """
 
     num_classes: int = 2  # the background is one of them
@@ -107,12 +107,13 @@ class UNet(nn.Module):
         return layers.Doubled(features, dtype=self.dtype, name=f'{name}_doubled')(x)
 
 
-def check_widths(widths, up):
+def check_widths(widths, up, key='widths'):
     """Refuses features of the levels that no network can have.
 
     Args:
         widths: of a UNet.
         up: one of UPS; interpolation leaves half of the features of a level but the first.
+        key: of the config, for the message.
 
     Raises:
         InputError: there are none or more than MOST_LEVELS, or one is no whole number or too small
@@ -121,13 +122,13 @@ def check_widths(widths, up):
     is_sequence = isinstance(widths, (tuple, list))
     if not is_sequence or not 1 <= len(widths) <= MOST_LEVELS:
         raise InputError(
-            f'config.widths={widths}: give 1 to {MOST_LEVELS} levels, such as (16, 32, 64)'
+            f'config.{key}={widths}: give 1 to {MOST_LEVELS} levels, such as (16, 32, 64)'
         )
     for level, width in enumerate(widths):
         least = 2 if up == 'bilinear' and level else 1
         if type(width) is not int or not least <= width <= WIDEST:
             raise InputError(
-                f'config.widths={tuple(widths)}: {width!r} is no number of features; write whole '
+                f'config.{key}={tuple(widths)}: {width!r} is no number of features; write whole '
                 f'numbers from {least} to {WIDEST}'
             )
 

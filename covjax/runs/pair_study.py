@@ -63,9 +63,9 @@ def run(config, workdir):
     Raises:
         InputError: a key of the config is wrong, or a test overlaps with the training.
     """
-    check(config)
     generator = trained.open_run(config.generator, 'pairs', 'generator')
     data_dir = trained.data_dir_of(config) or specs.DEFAULT_DIR
+    check(config, data_dir)
     found = sources(config, generator.config.masks, data_dir)
     pipeline.follow(stages(config, found, workdir, data_dir), workdir, runs.find)
     rows = [open_row(config, source, workdir, data_dir) for source in found]
@@ -82,8 +82,12 @@ def run(config, workdir):
     write_page(results, workdir)
 
 
-def check(config):
+def check(config, data_dir):
     """Refuses a wrong key before hours of training.
+
+    Args:
+        config: of the study.
+        data_dir: where the real data sets lie.
 
     Raises:
         InputError: a key of the config has no valid value, or a data set is missing.
@@ -97,7 +101,7 @@ def check(config):
     if not config.seeds:
         raise InputError('config.seeds is empty; name at least one seed')
     for key in ('lesions', 'scans', 'figures'):
-        specs.locate(config[key], config.data_dir)
+        specs.locate(config[key], data_dir)
     if config.cyclegan:
         read_config(config.cyclegan, 'cyclegan', 'cyclegan')
 
@@ -328,7 +332,7 @@ were left out: {left_out}.</p>
 
 
 def write_page(results, workdir):
-    """Writes pair_study.html and the figure in it; prints the first table."""
+    """Writes pair_study.html and the figure in it; prints the tables."""
     rows, path = results['rows'], workdir / 'images' / 'lesions.png'
     draw(rows, path)
     tables = {

@@ -25,14 +25,16 @@ import optax
 from flax import struct
 from jax import lax
 
-from covjax import pair_generator
+from covjax import InputError, pair_generator
 from covjax.data import batches, gaps, lesion_masks
 from covjax.data.augment import augment, to_float, to_uint8
 from covjax.data.gaps import SOURCES
 from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
-from covjax.models.cyclegan import Discriminator, check_size
+from covjax.models.cyclegan import Discriminator
 from covjax.training.cyclegan import schedule
 from covjax.training.task import AXIS, Net, Task, first_index
+
+SMALLEST = 32  # pixels a side, which leave the discriminator a patch or more
 
 
 @struct.dataclass
@@ -114,7 +116,11 @@ def nets_of(config):
     Raises:
         InputError: image_size, gen_widths or dtype is not valid.
     """
-    check_size(config.image_size)
+    if config.image_size < SMALLEST:
+        raise InputError(
+            f'config.image_size={config.image_size}: too small for the discriminator; '
+            f'choose at least {SMALLEST}'
+        )
     network = pair_generator.network(config)
     return Nets(
         generator=network,
