@@ -17,6 +17,7 @@ from covjax.audit import (
     calibration,
     experiments,
     grey_statistics,
+    lesion_pairs,
     metadata_baseline,
     mixing,
     origin,
@@ -40,7 +41,7 @@ SIZE, RADIUS, GREY = 64, 3, 90
 DISC = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2  # a little smaller than that of the disease
 PEOPLE = {'train': 40, 'validation': 16, 'test': 40}
 # All checks but those that need a network, experiments or pairs.
-NEED_MORE = (attribution, mixing, origin, stand_ins_check)
+NEED_MORE = (attribution, lesion_pairs, mixing, origin, stand_ins_check)
 ASKED = tuple(check for check in CHECKS if check not in NEED_MORE)
 BACKBONES = [
     pytest.param(name, marks=[] if name in ('vgg16', 'resnet18', 'plain8') else pytest.mark.slow)

@@ -56,8 +56,9 @@ def write_pairs(synthetic, folder, masks='drawn'):
         pair = {'lesion': lesion, 'pair': row.id, 'gate': 'gates/all.png', 'masks': masks}
         for kind, label in ((lesion, 'covid'), (SHAM, 'noncovid')):
             file = f'images/{row.id}_{kind}.png'
-            picture.save(folder / file, picture.read(synthetic / row.file))
             facts = {'id': f'{row.id}_{kind}', 'file': file, 'kind': kind, 'label': label}
+            for name in (file, row.input):
+                picture.save(folder / name, picture.read(synthetic / row.file))
             rows.append(dataclasses.replace(row, **facts, **pair))
     (folder / 'lineage.json').write_text('[]')
     write_manifest(folder, rows)

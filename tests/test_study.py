@@ -226,6 +226,7 @@ def test_an_audit_answers_every_question_that_few_images_can(audited):
     assert set(verdicts) == {check.NAME for check in CHECKS}
     assert unanswered <= {
         'source of the images',
+        'lesions and shams',
         'attribution (Grad-CAM)',
         'synthetic in place of real images',
         'controls in place of the generator',
