@@ -3,16 +3,17 @@
 python benchmarks/nodule_contrast.py DATA_DIR MASKS RUN [RUN ...]
 
 DATA_DIR holds the slices that each RUN, a workdir of a CycleGAN, was trained on, MASKS has a PNG
-for each slice whose pixels count the readers that drew a nodule there. A nodule stands out by the
-mean grey level inside its outline less that of the ring around it. Prints a Markdown table with a
-row for each run and split: nodules, by how much they stand out before and after translation, and
-the share that is left, with intervals over series.
+SERIES.mhd_Z.png for each slice whose pixels count the readers that drew a nodule there. A nodule
+stands out by the mean grey level inside its outline less that of the ring around it. Prints a
+Markdown table with a row for each run and split: nodules, by how much they stand out before and
+after translation, and the share that is left, with intervals over series.
 """
 
 import argparse
 import pathlib
 
 import numpy as np
+from absl import logging
 from PIL import Image
 from scipy import ndimage
 
@@ -43,7 +44,7 @@ def read(spec, data_dir, folder, size):
     """(images uint8 [N, S, S, 1], nodules of each, series of each) of slices with an outline."""
     images, found, series = [], [], []
     for record in datasets.records(spec, data_dir):
-        path = folder / pathlib.Path(record.row.id).name
+        path = folder / f'{record.row.series}.mhd_{record.row.z}.png'
         if not path.is_file():
             continue
         mask = picture.read(path) > 0
@@ -57,6 +58,8 @@ def read(spec, data_dir, folder, size):
         images.append(np.asarray(resized(datasets.decoded(record.image)))[..., None])
         found.append(nodules(soft > 0.5))
         series.append(record.row.group)
+    if not images:
+        raise SystemExit(f'{folder}: no SERIES.mhd_Z.png of a slice of {spec}')
     return np.stack(images), found, series
 
 
@@ -78,6 +81,7 @@ def main():
     parser.add_argument('masks', type=pathlib.Path)
     parser.add_argument('runs', nargs='+')
     args = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # Orbax reports what it reads
     print('| run | split | nodules | before | after | left |\n|---|---|---|---|---|---|')
     for run in args.runs:
         size = trained.open_run(run, 'cyclegan', 'runs').config.image_size

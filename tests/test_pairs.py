@@ -19,6 +19,7 @@ from covjax.ct import picture
 from covjax.data import datasets, gaps, lineage, segmented
 from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
 from covjax.data.synthetic import read_manifest
+from covjax.models import cyclegan
 from covjax.phantom import ct_scans as phantoms
 from covjax.phantom import raw_files
 from covjax.runs import prepare, synthesize_pairs, train
@@ -248,11 +249,24 @@ def test_the_discriminator_sees_only_what_may_change(nets):
 
 def test_only_logits_that_see_the_gate_count():
     gate = jnp.zeros((1, 32, 32, 1)).at[0, :8, :8].set(1.0)
-    plain = pairs.judged(jnp.zeros((1, 4, 4, 1)), gate, 1.0)
+    plain = pairs.judged(jnp.zeros((1, 6, 6, 1)), gate, 1.0)
     np.testing.assert_allclose(plain, 1.0, rtol=1e-5)
-    far, near = (jnp.zeros((1, 4, 4, 1)).at[0, i, i].set(5.0) for i in (3, 0))
+    far, near = (jnp.zeros((1, 6, 6, 1)).at[0, i, i].set(5.0) for i in (3, 0))
     assert pairs.judged(far, gate, 1.0) == plain
     assert pairs.judged(near, gate, 1.0) > 10 * plain
+
+
+def test_the_weight_of_a_logit_is_the_gate_in_the_middle_of_its_patch(monkeypatch):
+    monkeypatch.setitem(cyclegan.NORMS, 'none', lambda name: lambda x: x)  # sees the whole image
+    network = cyclegan.Discriminator(filters=2, depth=3, norm='none')
+    image = jax.random.normal(jax.random.key(0), (1, 96, 96, 1))
+    params = network.init(jax.random.key(1), image)['params']
+    shape = network.apply({'params': params}, image).shape
+    at = lambda function: jax.grad(lambda x: function(x)[0, 9, 11, 0])(image)[0, ..., 0]
+    patch = np.argwhere(at(lambda x: network.apply({'params': params}, x)))
+    cell = np.argwhere(at(lambda gate: pairs.at_patches(gate, shape)))
+    assert (np.ptp(patch, axis=0) == 33).all() and (np.ptp(cell, axis=0) == 3).all()
+    np.testing.assert_array_equal(np.median(patch, axis=0), np.median(cell, axis=0))
 
 
 def test_what_is_made_of_an_image_depends_on_its_own_row_alone(run):
@@ -377,7 +391,7 @@ def test_patches_are_squares_around_the_gate_of_every_member(made):
     assert len(patches) == len(whole)
     for record in patches:
         image, gate = datasets.volume(record.image), datasets.volume(record.gate)
-        assert image.shape == gate.shape and image.shape[0] == image.shape[1] < SIZE
+        assert image.shape == gate.shape and image.shape[0] == image.shape[1] <= SIZE
         places = np.lib.stride_tricks.sliding_window_view(
             datasets.volume(whole[record.row.id].image), image.shape
         )

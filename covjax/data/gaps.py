@@ -72,7 +72,8 @@ def read_drawn(spec, data_dir, size):
         Pictures.
 
     Raises:
-        InputError: there is no such data set, or its masks have other regions.
+        InputError: there is no such data set, its masks have other regions, or no picture has
+            lesions of a kind.
     """
     found = segmented.read(spec, data_dir, size, ','.join(LESIONS['drawn']))
     images, healthy = [], []
@@ -82,6 +83,9 @@ def read_drawn(spec, data_dir, size):
         images.append(framing.levelled(image, lung, apart))
         healthy.append(lung & apart)
     bank = lesion_masks.Bank.of_targets(found.targets, KINDS)
+    for kind in LESIONS['drawn']:
+        if kind not in bank.kinds:
+            raise InputError(f'config.pictures={spec}: no {kind} in any picture; name more of them')
     return Pictures(np.stack(images), found.targets, healthy, found.rows, 'drawn', bank)
 
 

@@ -64,7 +64,7 @@ def procedural(rng, lungs):
         bool [S, S], or None where the lungs are too small for any.
     """
     depth = ndimage.distance_transform_edt(lungs)
-    wall = lungs & (depth <= WALL * depth.max())
+    wall = lungs & (depth <= max(WALL * depth.max(), 1))  # of thin lungs the outline
 
     def draw():
         mask = np.zeros(lungs.shape, bool)

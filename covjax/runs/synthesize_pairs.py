@@ -7,6 +7,7 @@ shows some.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import time
 from functools import partial
@@ -99,19 +100,21 @@ def write_pairs(config, generator, facts, folder):
 
 def _of_split(config, slices, drawn, fill, facts, folder, place):
     """Writes the pairs of Slices of a split; returns their rows."""
-    places, masks = [], []
+    places, masks, seeds = [], [], []
     for draw, index in itertools.product(range(config.per_slice), range(len(slices.images))):
-        rng = np.random.default_rng([config.seed, index, draw])
+        rng = random_of(config.seed, slices.rows[index].id, draw)
+        seed = rng.integers(2**31)  # of the noise, the same for both members
         make = partial(gaps.gap_in_slice, slices, drawn, rng, index, True, config.least)
         gap = next((gap for gap in (make() for _ in range(TRIES)) if gap is not None), None)
         if gap is not None:
             places.append((draw, index))
             masks.append(gap)
+            seeds.append(seed)
     gates = np.stack([gap['gate'][..., 0] for gap in masks])
     kinds = np.array([gap['kind'] for gap in masks])
     images = slices.images[[index for _, index in places]]
-    seeds = config.seed + np.arange(len(places))  # of the noise, the same for both members
-    lesions, shams = (fill(images, gates, wanted, seeds) for wanted in (kinds, 0 * kinds))
+    of_shams = np.full_like(kinds, KINDS.index(SHAM))
+    lesions, shams = (fill(images, gates, wanted, seeds) for wanted in (kinds, of_shams))
     rows = []
     for i, (draw, index) in enumerate(places):
         row = SyntheticRow.of_source(slices.rows[index], *place, **facts)
@@ -124,6 +127,18 @@ def _of_split(config, slices, drawn, fill, facts, folder, place):
             rows.append(_member(row, bool(is_sham), KINDS[kinds[i]]))
             picture.save(folder / rows[-1].file, made[i])
     return rows
+
+
+def random_of(seed, name, draw):
+    """What is random in a pair: a numpy.random.Generator of its own, in whatever split it is.
+
+    Args:
+        seed: of the run.
+        name: id of the slice.
+        draw: number of the pair among those of the slice.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng([seed, draw, int.from_bytes(digest[:8], 'big')])
 
 
 def _member(row, is_sham, lesion):

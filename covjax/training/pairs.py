@@ -49,7 +49,7 @@ class State:
 class Nets(NamedTuple):
     """What the losses need of a config."""
 
-    generator: Any  # models.cyclegan.Generator
+    generator: Any  # models.unet.UNet
     discriminator: Any  # models.cyclegan.Discriminator
     known: float  # weight of the L1 distance from the truth, where it is known
 
@@ -157,6 +157,21 @@ def init(nets, tx, image_size, rng, batch):
 # ---- losses
 
 
+def at_patches(gate, shape):
+    """The gate at the centres of the patches that logits see: means of the 4x4 pixels there.
+
+    Args:
+        gate: float [B, S, S, 1] in 0..1.
+        shape: of the logits, [B, h, w, 1]; the patch of logit i has its centre at pixel 4 i + 5.5.
+
+    Returns:
+        float [B, h, w, 1] in 0..1.
+    """
+    count, height, width, _ = shape
+    cells = gate[:, 4 : 4 + 4 * height, 4 : 4 + 4 * width]
+    return cells.reshape(count, height, 4, width, 4, 1).mean((2, 4))
+
+
 def judged(logits, gate, target):
     """Mean squared distance of logits to a target, where they see what may change.
 
@@ -165,7 +180,7 @@ def judged(logits, gate, target):
         gate: float [B, S, S, 1] in 0..1.
         target: 0 or 1.
     """
-    weight = jax.image.resize(gate, logits.shape, 'linear')
+    weight = at_patches(gate, logits.shape)
     each = (weight * (logits - target) ** 2).sum((1, 2, 3))
     return (each / jnp.maximum(weight.sum((1, 2, 3)), 1e-6)).mean()
 
