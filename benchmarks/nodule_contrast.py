@@ -20,7 +20,7 @@ from scipy import ndimage
 from covjax import generator, trained
 from covjax.ct import picture
 from covjax.data import batches, datasets, specs
-from covjax.metrics.intervals import mean_interval
+from covjax.metrics.intervals import ratio_interval
 
 SPLITS = ('train', 'validation', 'test')
 LEAST = 6  # pixels of a nodule at the size of the network
@@ -92,7 +92,7 @@ def main():
             after = batches.predict(translate, images, 16)
             before, after = standing_out(images, found), standing_out(after, found)
             groups = [name for name, of_image in zip(series, found) for _ in of_image]
-            low, high = mean_interval(after / before.mean(), groups)
+            low, high = ratio_interval(after, before, groups)
             left = f'{after.mean() / before.mean():.0%} ({low:.0%} to {high:.0%})'
             print(
                 f'| {run} | {split} | {len(before)} | {before.mean():.1f} | {after.mean():.1f} '

@@ -48,8 +48,8 @@ def scorer(run):
     def score(image, gate, kind):
         gap = {'image': to_float(image), 'gate': gate / jnp.float32(255), 'kind': kind}
         logits = nets.judge(params, gap, gap['image'])
-        weight = jax.image.resize(gap['gate'], logits.shape, 'linear')
-        return (weight * logits).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+        weight = pairs.at_patches(gap['gate'], logits.shape)
+        return (weight * logits).sum((1, 2, 3)) / jnp.maximum(weight.sum((1, 2, 3)), 1e-6)
 
     return lambda found: np.asarray(score(*stacked(found)))
 

@@ -11,7 +11,9 @@ LEAST = {
     ),
     **dict.fromkeys(['gen_filters', 'disc_filters', 'disc_last_stride', 'slices'], 1),
     **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit', 'per_slice'], 1),
-    **dict.fromkeys(['seed', 'gen_blocks', 'pool_size', 'freeze_steps', 'warmup_steps'], 0),
+    **dict.fromkeys(
+        ['seed', 'seeds', 'gen_blocks', 'pool_size', 'freeze_steps', 'warmup_steps'], 0
+    ),
     **dict.fromkeys(
         ['constant_epochs', 'decay_epochs', 'epoch_images', 'workers', 'shares', 'pieces'], 0
     ),
@@ -31,7 +33,7 @@ MOST = {
     **dict.fromkeys(['image_size', 'load_size'], 8192),
     'foreground': 1.0,
     'least': 0.1,  # masks take a fifth of a slice at most
-    'seed': 2**32 - 1,  # JAX takes 32 bits of it
+    **dict.fromkeys(['seed', 'seeds'], 2**32 - 1),  # JAX takes 32 bits of it
     'shares': 100,
     'per_slice': 100,
 }

@@ -3,9 +3,10 @@
 Classifiers trained on the pairs of stand-ins show how much of what the generator teaches is
 explained by less: by opacity painted with a rule, or by noise of the right brightness.
 
-Every maker takes the trained.Trained of a pair training and returns a function (images uint8
-[N, S, S], gates uint8 [N, S, S], kinds int [N], seeds int [N]) -> uint8 [N, S, S] that keeps images
-bit for bit where the gate is 0. Kinds are indices in data.lesion_masks.KINDS.
+Every maker takes the trained.Trained of a pair training and where its pictures lie now. It returns
+a function (images uint8 [N, S, S], gates uint8 [N, S, S], kinds int [N], seeds int [N]) -> uint8
+[N, S, S] that keeps images bit for bit where the gate is 0. Kinds are indices in
+data.lesion_masks.KINDS.
 """
 
 from functools import partial
@@ -28,9 +29,10 @@ PATCHY = 0.28  # by how much it varies
 BATCH = 32
 
 
-def made(run):
+def made(run, data_dir):
     """The generator itself, whose place the others take."""
-    fill = pair_generator.of_run(run)
+    del data_dir
+    fill = jax.jit(pair_generator.of_run(run))
 
     def apply(images, gates, kinds, seeds):
         arrays = {
@@ -39,23 +41,24 @@ def made(run):
             'kinds': np.asarray(kinds, np.int32),
             'seeds': np.asarray(seeds, np.int32),
         }
-        fill_jitted, filled = jax.jit(fill), []
+        filled = []
         for batch in batches.padded_batches(arrays, BATCH):
             mask = batch.pop('mask')
-            filled.append(np.asarray(fill_jitted(**batch))[mask, ..., 0])
+            filled.append(np.asarray(fill(**batch))[mask, ..., 0])
         return np.concatenate(filled)
 
     return apply
 
 
-def painted(run):
+def painted(run, data_dir):
     """Opacity painted by the rule of phantoms, no learning; the sham is the slice itself."""
+    del run, data_dir
     return partial(_each, _painted)
 
 
-def pasted(run):
+def pasted(run, data_dir):
     """Noise with the mean and deviation of real lesions, or of healthy lung in the sham."""
-    pictures = gaps.read_pictures(run.config, run.data_dir, run.config.image_size)
+    pictures = gaps.read_pictures(run.config, data_dir, run.config.image_size)
     grey = {kind: [] for kind in range(len(KINDS))}
     for image, target, healthy in zip(pictures.images, pictures.targets, pictures.healthy):
         grey[0].append(image[healthy])
@@ -77,6 +80,7 @@ def _each(change, images, gates, kinds, seeds):
 
 
 def _painted(rng, image, kind):
+    """Opacity all over an image, float [S, S] in grey levels; a sham is the image itself."""
     low, high = windows.WINDOWS[WINDOW]
     grey_of = lambda hu: 255 * hu / (high - low)
     if KINDS[kind] == SHAM:
@@ -90,6 +94,10 @@ def _painted(rng, image, kind):
 
 
 def _pasted(moments, rng, image, kind):
+    """Noise of the size of an image, float [S, S] in grey levels.
+
+    moments has the mean and deviation of each kind.
+    """
     mean, deviation = moments[kind]
     return mean + deviation * rng.standard_normal(image.shape)
 

@@ -33,22 +33,31 @@ def follow(stages, workdir, find):
     Raises:
         InputError: whatever a stage refuses. What was finished before it is kept.
     """
-    began, stages, remade = time.monotonic(), list(stages), set()
-    for i, (name, config, needs) in enumerate(stages, 1):
+    began, stages = time.monotonic(), list(stages)
+    for i, (name, config, _) in enumerate(stages, 1):
         folder, as_written = workdir / name, json.loads(config.to_json())
         note = folder / 'finished.json'
         known = upgraded(read_json(note, dict)) if note.is_file() else None
-        if known == as_written and remade.isdisjoint(needs):
+        if known == as_written:
             print(f'== {name} is finished ({i} of {len(stages)})', flush=True)
             continue
         passed = duration(time.monotonic() - began)
         print(f'\n== {name} ({i} of {len(stages)}), {passed} after the start', flush=True)
         with claimed(config, folder):
-            note.unlink(missing_ok=True)
+            for stale in {name} | _made_from(name, stages):
+                (workdir / stale / 'finished.json').unlink(missing_ok=True)
             find(config.run)(config, folder)
         write_json(note, as_written)
-        remade.add(name)
         jax.clear_caches()  # programs of this stage are of no use to the next
+
+
+def _made_from(name, stages):
+    """Folders of the stages that are made from one, or from what is made from it."""
+    found = {name}
+    for stage in stages:  # each comes after those it needs
+        if not found.isdisjoint(stage.needs):
+            found.add(stage.folder)
+    return found - {name}
 
 
 def with_keys(config, **keys):

@@ -8,6 +8,7 @@ classes, classes.json, or where a segmenter shows it the lungs, lungs.safetensor
 import contextlib
 import csv
 import json
+import math
 import os
 import pathlib
 import platform
@@ -300,6 +301,15 @@ def checked(path, content, kind, remedy=AGAIN):
     except msgspec.ValidationError as error:
         raise InputError(f'{path}: is damaged ({error}); {remedy}') from None
     return content
+
+
+def without_nan(value):
+    """A value of dicts, lists and plain values with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: without_nan(of_name) for name, of_name in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_json(path, value):

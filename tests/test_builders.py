@@ -108,6 +108,14 @@ def built(sources, tmp_path_factory):
     return build
 
 
+@pytest.mark.parametrize('masks, other', [('drawn', 'procedural'), ('procedural', 'drawn')])
+def test_masks_from_elsewhere_are_refused(sources, masks, other, tmp_path):
+    for name in synthesize_pairs.DATA_SETS[masks]:
+        folder = sources[synthesize_pairs.DATA_SETS[other][0]]
+        with pytest.raises(InputError, match=f'{other} masks'):
+            prepare.build(name, folder, str(tmp_path))
+
+
 def read_plainly(name, split, data_dir):
     """The examples of a split by TFDS alone."""
     return list(tfds.data_source(name, split=split, data_dir=data_dir, download=False))

@@ -14,7 +14,7 @@ from covjax.audit import pair_tests
 from covjax.data import datasets, lineage
 from covjax.data.rows import Row
 from covjax.metrics import matched
-from covjax.metrics.intervals import auc_difference, bootstrap
+from covjax.metrics.intervals import auc_difference, bootstrap, ratio_interval
 from covjax.phantom import ct_scans as phantoms
 from covjax.phantom import raw_files
 from covjax.runs import pair_study, prepare, train
@@ -79,6 +79,20 @@ def test_scans_are_set_against_healthy_ones_and_compared_inside():
     assert found['well'] == {'mean': [pytest.approx(0.2)] * 2}
 
 
+def test_slices_of_which_infection_is_not_known_are_no_negatives():
+    known = {0: 0, 13: -1, 14: 0, 15: 1, 29: 0}
+    rows = [row_of('sick', z, 'covid', infected) for z, infected in known.items()]
+    found = pair_tests.over_scans(np.array([[0.1, 0.95, 0.1, 0.9, 0.1]]), rows, np.ones(5))
+    assert (found['sick']['inside'], found['sick']['pairs']) == ([1.0], 1)
+
+
+def test_areas_of_lung_in_slices_of_different_frames_are_in_one_unit():
+    framed = row_of('sick', 0, 'covid', 1)
+    framed.others['frame'] = [0.25, 0.5, 0.75, 1.0]
+    areas = pair_study.framed_areas([framed, row_of('sick', 1, 'covid', 1)])
+    np.testing.assert_allclose(areas, [0.25, 1.0])
+
+
 # ---- areas over seeds
 
 
@@ -111,6 +125,15 @@ def test_figures_are_read_against_each_source_alone():
     assert {source: each['mean'] for source, each in found.items()} == {'crawled': 1, 'medpix': 0}
 
 
+def test_the_interval_of_a_ratio_is_of_both_means_together():
+    rng = np.random.default_rng(3)
+    before, groups = rng.random(40) + 1, [str(i // 4) for i in range(40)]
+    np.testing.assert_allclose(ratio_interval(before / 2, before, groups), (0.5, 0.5))
+    low, high = ratio_interval(before / 2 + rng.normal(0, 0.2, 40), before, groups)
+    assert low < 0.5 < high
+    assert np.isnan(ratio_interval(before, before, ['one'] * 40)).all()
+
+
 # ---- end to end
 
 
@@ -127,7 +150,8 @@ def data_dir(tmp_path_factory):
     for layout in ('covid_semiseg', 'covid_ct_md'):
         phantoms.write_ct_scans(folder / layout, layout, seed=5)
     prepare.build('ct_scans/covid_semiseg_framed', folder / 'covid_semiseg', data)
-    prepare.build('ct_scans/covid_semiseg_lesions64', folder / 'covid_semiseg', data)
+    for size in (32, 96):
+        prepare.build(f'ct_scans/covid_semiseg_lesions{size}', folder / 'covid_semiseg', data)
     prepare.build('ct_scans/covid_ct_md_slices_framed', folder / 'covid_ct_md', data)
     raw_files.write_covid_ct(folder / 'covid_ct', seed=6, train=10, validation=6, test=8)
     prepare.build('covid_ct/clean_framed', folder / 'covid_ct', data)
@@ -143,7 +167,7 @@ def config(data_dir, tmp_path_factory):
     config = study_file.get_config()
     config.update({'generator': str(folder), 'data_dir': data_dir, 'seeds': (0, 1)})
     config.update({'makers': ('made', 'painted'), 'parts': ('patches',)})
-    config.lesions = 'ct_scans/covid_semiseg_lesions64'
+    config.lesions = 'ct_scans/covid_semiseg_lesions32'
     config.train.update({'image_size': 32, 'load_size': 32, 'batch_size': 4})
     config.steps.update({'patches': 2, 'slices': 2})
     config.train.update({'eval_every': 2, 'warmup_steps': 0})
@@ -200,12 +224,16 @@ def test_pictures_whose_masks_became_those_of_pairs_are_refused_as_a_test(
         ('makers', (), 'config.makers is empty'),
         ('seeds', (), 'config.seeds is empty'),
         ('figures', 'covid_ct/none', 'covid_ct/none'),
+        ('figures', 'ct_scans/covid_ct_md_slices_framed', 'the classes noncovid, covid are needed'),
+        ('lesions', 'ct_scans/covid_semiseg_lesions96', 'slices of 32 pixels'),
+        ('scans', 'covid_ct/clean_framed', 'which slices show infection'),
+        ('train.lungs', 'crop', 'config.train.lungs=crop'),
     ],
 )
 def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, words, tmp_path):
     config = config.copy_and_resolve_references()
     with config.ignore_type():
-        config[key] = value
+        config.update_from_flattened_dict({key: value})
     with pytest.raises(InputError, match=words):
         pair_study.run(config, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ from configs import clean as clean_config
 from configs import paper as paper_config
 from configs import quality as quality_config
 from configs import report as report_config
-from covjax import InputError, generator, models, pipeline, runs, stand_ins, trained
+from covjax import InputError, Stopped, generator, models, pipeline, runs, stand_ins, trained
 from covjax.audit import experiments
 from covjax.audit.verdict import Images
 from covjax.ct import picture
@@ -147,6 +147,28 @@ def test_what_is_made_again_reaches_everything_downstream(tmp_path, capsys):
         pipeline.follow(planned, tmp_path, find)
     assert ran == ['a', 'b', 'c', 'd', 'e', 'b', 'c', 'd']
     assert made(capsys.readouterr().out) == ran
+
+
+@pytest.mark.fast
+def test_a_kill_after_a_stage_leaves_nothing_stale_that_counts_as_finished(tmp_path):
+    ran, killed_in = [], []
+
+    def make(config, folder):
+        if folder.name in killed_in:
+            raise Stopped(15)
+        ran.append(folder.name)
+
+    plan = lambda value: [
+        Stage('a', ConfigDict({'run': 'x', 'value': value})),
+        Stage('b', ConfigDict({'run': 'x', 'value': 1})),
+        Stage('c', ConfigDict({'run': 'x', 'value': 1}), ('a',)),
+        Stage('d', ConfigDict({'run': 'x', 'value': 1}), ('c',)),
+    ]
+    for value, killed in ((1, []), (2, ['c']), (2, [])):
+        killed_in[:] = killed
+        with contextlib.suppress(Stopped):
+            pipeline.follow(plan(value), tmp_path, lambda name: make)
+    assert ran == ['a', 'b', 'c', 'd', 'a', 'c', 'd']
 
 
 def test_the_generator_learns_from_every_covid_picture_and_the_test_is_these(small):

@@ -2,7 +2,7 @@
 
 Every function takes the scores of all seeds, P(covid) float [S, N], and returns a dict of plain
 values for JSON. Areas are those under the ROC curve; intervals are of the mean over seeds, over a
-bootstrap that draws whole patients.
+bootstrap that draws whole groups: patients, or what takes their place where they are not known.
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ def over_scans(scores, rows, lung_areas):
         scores: float [S, N].
         rows: [data.rows.Row] of the slices, with z, label_name and `infected` (1, 0, or -1) in
             `others`; a group is a scan.
-        lung_areas: of each slice, float [N].
+        lung_areas: of each slice, float [N], in one unit.
 
     Returns:
         {scan: {'mean': [float], of each seed; 'above': [float], by how much it is above the scans
@@ -69,8 +69,9 @@ def over_scans(scores, rows, lung_areas):
                 for s in scores
             ]
         if {0, 1} <= {*infected[of_scan]}:
-            facts = [each[of_scan] for each in (infected == 1, heights, lung_areas)]
-            shares, counts = zip(*(matched.concordance(s[of_scan], *facts) for s in scores))
+            known = of_scan & (infected >= 0)
+            facts = [each[known] for each in (infected == 1, heights, lung_areas)]
+            shares, counts = zip(*(matched.concordance(s[known], *facts) for s in scores))
             found[scan] |= {'inside': list(shares), 'pairs': counts[0]}
     return found
 

@@ -2,7 +2,8 @@
 
 A *gap* is {'image': uint8 [S, S, 1], 'gate': uint8 [S, S, 1], 'kind': int32}: a framed image, the
 gate of a mask in 255 parts (lesion_masks.gate), and what is to be made there, an index in KINDS.
-Lesions and shams get their masks from one distribution.
+In slices lesions and shams get their masks from one distribution; in pictures half of the lesions
+that were drawn keep all of theirs.
 
 Masks are *drawn*, which are those of doctors, bent and moved, and real lesions are what doctors
 have drawn; or *procedural*, which are blobs, and real lesions are blobs anywhere in the lungs of
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from covjax import InputError, choice
+from covjax import CLASSES, InputError, choice
 from covjax.classes import POSITIVE
 from covjax.ct import framing, lungs
 from covjax.data import batches, datasets, lesion_masks, segmented
@@ -103,15 +104,20 @@ def read_labelled(spec, data_dir, size):
         Pictures, those in which no lungs are found left out.
 
     Raises:
-        InputError: there is no such data set, or no picture of one of the two classes.
+        InputError: there is no such data set, it has other classes, or no picture of one of
+            them.
     """
     examples = datasets.read(spec, data_dir, size)
-    covid = examples.classes.index(POSITIVE) if POSITIVE in examples.classes else -1
+    if examples.classes != CLASSES:
+        raise InputError(
+            f'config.pictures={spec}: the classes {", ".join(CLASSES)} are needed; name '
+            'covid_ct/clean_framed:train'
+        )
     images, targets, healthy, rows = [], [], [], []
     for image, label, row in zip(examples.images[..., 0], examples.labels, examples.rows):
         lung = lungs.mask_in_crop(image)
         if lung.any():
-            of_covid = label == covid
+            of_covid = examples.classes[label] == POSITIVE
             images.append(framing.levelled(image, lung))
             targets.append(np.where(lung & of_covid, KINDS.index('opacity'), 0).astype(np.uint8))
             healthy.append(lung & (not of_covid))
@@ -155,13 +161,18 @@ def read_slices(spec, data_dir, size, key):
         Slices.
 
     Raises:
-        InputError: there is no such data set, or no lungs are found in any slice.
+        InputError: there is no such data set, it is not framed, or no lungs are found in any slice.
     """
     if not spec:
         raise InputError(
             f'config.{key} is empty; name framed slices, such as luna16_patches/nodules_framed'
         )
     examples = datasets.read(spec, data_dir, size)
+    if 'frame' not in examples.rows[0].others:
+        raise InputError(
+            f'config.{key}={spec}: slices are not framed by their lungs; name framed ones, such as '
+            'luna16_patches/nodules_framed'
+        )
     found = lungs.masks(examples.images)
     chosen = np.flatnonzero(lungs.plausible(found))
     if not len(chosen):
@@ -199,7 +210,16 @@ def gap_in_slice(slices, pictures, rng, index, lesion=False, least=0.0):
 
 
 def gap_in_picture(pictures, rng, index):
-    """A lesion of a picture, or healthy lung in the shape of one; or None."""
+    """A gap in a picture where the truth is known: a lesion, or healthy lung in the shape of one.
+
+    Args:
+        pictures: Pictures.
+        rng: numpy.random.Generator.
+        index: of the picture.
+
+    Returns:
+        A gap, or None where no mask fits.
+    """
     image, target = pictures.images[index], pictures.targets[index]
     if rng.random() < 0.5:
         kinds = np.unique(target[target > 0])
@@ -213,8 +233,10 @@ def gap_in_picture(pictures, rng, index):
         return None if mask is None else _gap(image, mask, KINDS[kind])
     shape = rng.choice(LESIONS[pictures.masks])
     mask = pictures.draw(rng, pictures.healthy[index], shape)
+    if mask is None:
+        return None
     # Where lesions were drawn the doctor may have left out some.
-    if mask is None or pictures.bank and np.median(image[mask]) > framing.TISSUE:
+    if pictures.bank is not None and np.median(image[mask]) > framing.TISSUE:
         return None
     return _gap(image, mask, SHAM)
 

@@ -19,11 +19,11 @@ from covjax.data.rows import Nodule
 from covjax.workdir import checked
 
 MANIFEST = 'manifest.jsonl'
-AGAIN = 'run configs/synthesize.py again'
+AGAIN = 'run the command again that made the folder'
 LICENCE = (
     'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and '
-    'Setio et al. 2017. The generator was trained on COVID-CT, whose pictures have no clear '
-    'licence, and may have memorised some of it.'
+    'Setio et al. 2017. The generator was trained on {}, whose pictures have no clear licence, and '
+    'may have memorised some of it.'
 )
 BOXES = 'boxes are those of the lung nodules of the sources.'
 USE = 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.'
@@ -34,6 +34,10 @@ FILES = {
     'annotations.json': 'COCO boxes',
     'annotations.csv': 'the same boxes',
     'lineage.json': 'what trained the generator',
+}
+FILES_OF_PAIRS = {
+    'gates/': 'PNG, where both members of a pair were made anew, in 255 parts',
+    'annotations.json': 'COCO boxes of nodules, and lesions as run lengths',
 }
 
 
@@ -169,7 +173,8 @@ def read_manifest(folder):
     if not file.is_file():
         raise InputError(
             f'{file}: no such file; '
-            'give the `synthetic` folder of a finished run of configs/synthesize.py'
+            'give the `synthetic` folder of a finished run of configs/synthesize.py or '
+            'configs/synthesize_pairs.py'
         )
     try:
         lines = [json.loads(line) for line in archive.read_text(file).splitlines()]
@@ -217,6 +222,6 @@ def card(gan, rows, change, generator, generator_step):
         'generator_step': generator_step,
         'generator_config': json.loads(gan.to_json()),
         'covjax': __version__,
-        'licence': LICENCE,
-        'files': FILES,
+        'licence': LICENCE.format(gan.pictures if gan.task == 'pairs' else gan.covid),
+        'files': FILES | (FILES_OF_PAIRS if gan.task == 'pairs' else {}),
     }

@@ -111,6 +111,24 @@ def mean_interval(values, groups, seed=0):
         return _ends(times[:, known] @ values[known] / times[:, known].sum(1))
 
 
+def ratio_interval(numerators, denominators, groups, seed=0):
+    """The interval of the ratio of two means, both of the same draws.
+
+    Args:
+        numerators, denominators: float [N].
+        groups: patient, document or series of each, str [N].
+        seed: of the draws.
+
+    Returns:
+        (low, high); NaN for a single group.
+    """
+    times = _times(groups, seed)
+    if times is None:
+        return NO_INTERVAL
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return _ends((times @ numerators) / (times @ denominators))
+
+
 def wilson(successes, n):
     """The interval of a share of independent images; it has an answer for shares of 0 and 1 too.
 

@@ -21,7 +21,7 @@ from covjax.metrics import calibration
 from covjax.metrics.intervals import bootstrap, wilson
 from covjax.metrics.rates import confusion, rates
 from covjax.metrics.roc import operating_point
-from covjax.workdir import write_json
+from covjax.workdir import without_nan, write_json
 
 PRINTED = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
 
@@ -298,11 +298,11 @@ def _result(about, rows, scored, chosen=None):
     return Result(
         **about,
         groups=len(set(groups)),
-        metrics=_without_nan(metrics),
+        metrics=without_nan(metrics),
         intervals=_intervals(bootstrap(labels, scores, groups)),
         wilson=_intervals(_wilson(metrics, len(labels))),
-        calibration=_without_nan(calibrated),
-        at_validation_threshold=_without_nan(at_threshold),
+        calibration=without_nan(calibrated),
+        at_validation_threshold=without_nan(at_threshold),
         images=[
             ScoredImage(row.id, int(label), float(np.float32(score)), row.group)
             for row, label, score in zip(rows, labels, scores)
@@ -330,13 +330,4 @@ def _wilson(metrics, n):
 
 def _intervals(ends):
     """{name: (low, high)} -> {name: Interval}."""
-    return {name: Interval(*map(_or_none, low_high)) for name, low_high in ends.items()}
-
-
-def _without_nan(values):
-    return {name: _or_none(value) for name, value in values.items()}
-
-
-def _or_none(value):
-    """None for NaN, which JSON does not have; every other value as it is."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return {name: Interval(*without_nan(low_high)) for name, low_high in ends.items()}

@@ -9,18 +9,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covjax import InputError, __version__, choice, classifier, pair_makers, pipeline, runs, trained
+from covjax import (
+    CLASSES,
+    InputError,
+    __version__,
+    choice,
+    classifier,
+    pair_makers,
+    pipeline,
+    runs,
+    trained,
+)
 from covjax.audit import pair_tests
 from covjax.classes import POSITIVE
 from covjax.ct import lungs, picture
 from covjax.data import batches, datasets, gaps, lineage, specs
 from covjax.data.lesion_masks import KINDS
 from covjax.metrics.intervals import auc_difference, mean_interval
-from covjax.pages import figures, html, pictures
-from covjax.pages.tables import interval
+from covjax.pages import pair_study as page
+from covjax.pages import pictures
 from covjax.pipeline import Stage, with_keys
 from covjax.runs.synthesize_pairs import DATA_SETS
-from covjax.workdir import read_config, write_json
+from covjax.workdir import read_config, without_nan, write_json
 
 LEARNED = 0.95  # area on unseen pairs from which on a row counts
 BATCH = 32
@@ -65,7 +75,7 @@ def run(config, workdir):
     """
     generator = trained.open_run(config.generator, 'pairs', 'generator')
     data_dir = trained.data_dir_of(config) or specs.DEFAULT_DIR
-    check(config, data_dir)
+    check(config, data_dir, generator.config.image_size)
     found = sources(config, generator.config.masks, data_dir)
     pipeline.follow(stages(config, found, workdir, data_dir), workdir, runs.find)
     rows = [open_row(config, source, workdir, data_dir) for source in found]
@@ -73,24 +83,27 @@ def run(config, workdir):
     results = {
         'covjax': __version__,
         'read': config.read,
+        'rules': {'learned': LEARNED, 'faint': FAINT, 'stand_in': STAND_IN},
         'left_out': left_out,
         'rows': [measured(row, images, rows) for row in rows],
         'effects': effects(rows, generator, data_dir),
     }
-    write_json(workdir / 'pair_study.json', results)
+    write_json(workdir / 'pair_study.json', without_nan(results))
     write_panel(rows, images['lesions'], workdir)
-    write_page(results, workdir)
+    page.write(results, workdir)
 
 
-def check(config, data_dir):
+def check(config, data_dir, size):
     """Refuses a wrong key before hours of training.
 
     Args:
         config: of the study.
         data_dir: where the real data sets lie.
+        size: side of the slices that pairs are made of.
 
     Raises:
-        InputError: a key of the config has no valid value, or a data set is missing.
+        InputError: a key of the config has no valid value, or a data set is missing or another one
+            than is needed.
     """
     choice(config, 'read', READ)
     for key, valid in (('makers', pair_makers.METHODS), ('parts', PARTS)):
@@ -100,10 +113,35 @@ def check(config, data_dir):
             choice({key: name}, key, valid)
     if not config.seeds:
         raise InputError('config.seeds is empty; name at least one seed')
-    for key in ('lesions', 'scans', 'figures'):
-        specs.locate(config[key], data_dir)
+    if config.train.lungs:
+        raise InputError(
+            f'config.train.lungs={config.train.lungs}: images of this study show lungs already; '
+            "leave it ''"
+        )
     if config.cyclegan:
         read_config(config.cyclegan, 'cyclegan', 'cyclegan')
+    _check_data(config, data_dir, size)
+
+
+def _check_data(config, data_dir, size):
+    for key in ('lesions', 'figures'):
+        found = datasets.classes(f'{config[key]}:{config.read}', data_dir)
+        if found != CLASSES:
+            raise InputError(
+                f'config.{key}={config[key]}: the classes {", ".join(CLASSES)} are needed'
+            )
+    _, _, of_pictures = config.lesions.partition('_lesions')
+    if of_pictures.isdigit() and int(of_pictures) != size:
+        name = config.lesions.replace(of_pictures, str(size))
+        raise InputError(
+            f'config.lesions={config.lesions}: pairs are made of slices of {size} pixels, and '
+            f'patches are to be cut from pictures of the same size; prepare and name {name}'
+        )
+    if 'infected' not in next(datasets.records(f'{config.scans}:train', data_dir)).row.others:
+        raise InputError(
+            f'config.scans={config.scans}: which slices show infection is not known; name '
+            'ct_scans/covid_ct_md_slices_framed'
+        )
 
 
 def sources(config, masks, data_dir):
@@ -226,24 +264,42 @@ def measured(row, images, rows):
     """
     size = row.classifiers[0].config.image_size
     unseen = datasets.read(row.source.unseen, row.data_dir, size)
-    of = lambda examples: (examples.labels, [row.group for row in examples.rows])
     found = {'maker': row.source.maker, 'part': row.source.part}
-    found['unseen'] = pair_tests.areas(scored(row, unseen.images), *of(unseen))
+    found['unseen'] = pair_tests.areas(scored(row, unseen.images), *_labels_and_groups(unseen))
     found['counts'] = found['unseen']['mean'] >= LEARNED
     lesions, papers = images['lesions'], images['figures']
     scores = scored(row, lesions.images)
-    found['lesions'] = pair_tests.areas(scores, *of(lesions))
+    found['lesions'] = pair_tests.areas(scores, *_labels_and_groups(lesions))
     for other in rows:
-        if other.source[:2] == (STAND_IN, row.source.part) and other is not row:
+        if other is not row and of_source(other, STAND_IN, row.source.part):
             against = scored(other, lesions.images)
-            labels, groups = of(lesions)
+            labels, groups = _labels_and_groups(lesions)
             found['better'] = auc_difference(labels, scores, against, groups)
     found['figures'] = pair_tests.by_source(scored(row, papers.images), papers.labels, papers.rows)
     if 'scans' in images:
         scans = images['scans']
-        areas = lungs.masks(scans.images).mean((1, 2))
+        areas = lungs.masks(scans.images).mean((1, 2)) * framed_areas(scans.rows)
         found['scans'] = pair_tests.over_scans(scored(row, scans.images), scans.rows, areas)
     return found
+
+
+def of_source(row, maker, part):
+    """Whether a Row learned from that part of the images of a maker."""
+    return (row.source.maker, row.source.part) == (maker, part)
+
+
+def framed_areas(rows):
+    """The share of its CT slice that each framed slice shows, float [N]; 1 where it is not framed.
+
+    Args:
+        rows: [data.rows.Row].
+    """
+    frames = np.array([row.others.get('frame', (0, 0, 1, 1)) for row in rows], float)
+    return (frames[:, 2] - frames[:, 0]) * (frames[:, 3] - frames[:, 1])
+
+
+def _labels_and_groups(examples):
+    return examples.labels, [row.group for row in examples.rows]
 
 
 def effects(rows, generator, data_dir):
@@ -293,7 +349,7 @@ def write_panel(rows, lesions, workdir):
         lesions: datasets.Examples of real lesions and healthy lung.
         workdir: pathlib.Path.
     """
-    ours = [row for row in rows if row.source[:2] == ('made', 'patches')]
+    ours = [row for row in rows if of_source(row, 'made', 'patches')]
     if not ours:
         return
     size = lesions.images.shape[1]
@@ -308,125 +364,3 @@ def write_panel(rows, lesions, workdir):
     sheet = pictures.contact_sheet([tiles[i] for i in order], COLUMNS)
     picture.save(workdir / 'images' / 'blinded.png', sheet)
     write_json(workdir / 'blinded_key.json', [key[i] for i in order])
-
-
-# ---- the page
-
-BODY = """\
-<p class="quiet">covjax {version}</p>
-<p class="warning"><strong>Not for diagnosis.</strong> Synthetic images show no patient with \
-COVID-19; the scans are those of three people.</p>
-<p>Classifiers learned to tell lesions from shams of one maker, in {seeds} seeds, and were read on \
-real images of the {read} split. A row counts where the mean area on unseen pairs of its own maker \
-is at least {learned}. Images that share a picture, patient or source with what was trained on \
-were left out: {left_out}.</p>
-{figure}
-<h2>Lesion against healthy lung of the same slice</h2>
-{lesions}
-<h2>Scan against scan, and inside a scan</h2>
-{scans}
-<h2>Figure against figure</h2>
-{papers}
-<h2>How bright lesions are</h2>
-{effects}"""
-
-
-def write_page(results, workdir):
-    """Writes pair_study.html and the figure in it; prints the tables."""
-    rows, path = results['rows'], workdir / 'images' / 'lesions.png'
-    draw(rows, path)
-    tables = {
-        'lesions': (LESION_COLUMNS, [_lesion_line(row) for row in rows]),
-        'scans': (SCAN_COLUMNS, [line for row in rows for line in _scan_lines(row)]),
-        'papers': (PAPER_COLUMNS, [line for row in rows for line in _paper_lines(row)]),
-        'effects': (EFFECT_COLUMNS, _effect_lines(results['effects'])),
-    }
-    body = BODY.format(
-        version=__version__,
-        read=results['read'],
-        seeds=len(rows[0]['unseen']['seeds']),
-        learned=LEARNED,
-        left_out=', '.join(f'{n} of {key}' for key, n in results['left_out'].items()),
-        figure=html.figure(path, 'Areas under the ROC curve on real lesions, with intervals'),
-        **{name: html.table(*table) for name, table in tables.items()},
-    )
-    page = html.document('What classifiers learn from pairs', body)
-    (workdir / 'pair_study.html').write_text(page, encoding='utf-8')
-    for columns, lines in tables.values():
-        print('', ' | '.join(columns), *(' | '.join(line) for line in lines), sep='\n')
-    print(f'\n{workdir / "pair_study.html"}')
-
-
-LESION_COLUMNS = (
-    *('pairs of', 'seen', 'unseen pairs', 'counts', 'real lesions'),
-    *('over seeds', f'better than {STAND_IN}'),
-)
-SCAN_COLUMNS = (
-    *('pairs of', 'seen', 'scan', 'mean score, a seed each', 'above the healthy scan'),
-    *('infected above not, comparable slices', 'comparable pairs'),
-)
-PAPER_COLUMNS = ('pairs of', 'seen', 'non-COVID from', 'area', 'over seeds')
-EFFECT_COLUMNS = ('lesions', 'kind', 'count', 'brighter by, grey levels', f'less than {FAINT}')
-
-
-def _lesion_line(row):
-    unseen, lesions = row['unseen'], row['lesions']
-    low, high = row.get('better', (None, None))
-    return (
-        *(row['maker'], row['part']),
-        f'{unseen["mean"]:.3f} (over seeds {unseen["deviation"]:.3f})',
-        'yes' if row['counts'] else 'no',
-        interval(lesions['mean'], lesions['low'], lesions['high']),
-        f'{lesions["deviation"]:.3f}',
-        '' if low is None else f'{low:+.3f} to {high:+.3f}',
-    )
-
-
-def _scan_lines(row):
-    numbers = lambda values: ' '.join(f'{value:.3f}' for value in values)
-    for scan, found in row.get('scans', {}).items():
-        above = found.get('above', ())
-        yield (
-            *(row['maker'], row['part'], scan, numbers(found['mean'])),
-            f'{numbers(above)} ({sum(np.array(above) > 0)} of {len(above)} above 0)'
-            if above
-            else '',
-            numbers(found.get('inside', ())),
-            str(found.get('pairs', '')),
-        )
-
-
-def _paper_lines(row):
-    for source, found in row['figures'].items():
-        yield (
-            *(row['maker'], row['part'], source),
-            interval(found['mean'], found['low'], found['high']),
-            f'{found["deviation"]:.3f}',
-        )
-
-
-def _effect_lines(effects):
-    return [
-        (
-            *(maker, kind, str(found['lesions'])),
-            f'{found["mean"]:.1f} ({found["low"]:.1f} to {found["high"]:.1f})',
-            f'{found["faint"]:.1%}',
-        )
-        for maker, kinds in effects.items()
-        for kind, found in kinds.items()
-    ]
-
-
-def draw(rows, path):
-    """Writes a forest plot of the areas on real lesions, with every seed as a dot."""
-    figure, axes = figures.subplots(figsize=(7, 0.5 * len(rows) + 1.2))
-    for place, row in enumerate(rows):
-        found, colour = row['lesions'], 'C0' if row['counts'] else 'C7'
-        axes.plot((found['low'], found['high']), (place, place), color=colour, linewidth=2)
-        axes.plot(found['mean'], place, 'D', color=colour)
-        axes.plot(found['seeds'], [place] * len(found['seeds']), '|', color='black', markersize=9)
-    axes.axvline(0.5, color='gray', linestyle=':')
-    axes.set_yticks(range(len(rows)), [f'{row["maker"]}, {row["part"]}' for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel('area under the ROC curve, lesion against healthy lung of the same slice')
-    figures.save(figure, path)

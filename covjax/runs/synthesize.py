@@ -131,11 +131,7 @@ def translate(config, gan, maker, folder):
     for dataset, split in specs.splits(config.cancer, data_dir):
         began = time.monotonic()
         examples = datasets.read(f'{dataset}:{split}', data_dir, size)
-        if not examples.rows[0].series or examples.rows[0].z is None:
-            raise InputError(
-                f'config.cancer={config.cancer}: {dataset} has no slices of CT series; '
-                'name a data set of slices, such as luna16_patches/nodules'
-            )
+        check_series(examples.rows, 'cancer', dataset)
         fakes = apply(examples.images)
         rows = [SyntheticRow.of_source(row, dataset, split, **maker) for row in examples.rows]
         for row, real, fake in zip(rows, examples.images, fakes):
@@ -146,6 +142,24 @@ def translate(config, gan, maker, folder):
         rate = f'{len(rows) / seconds:.0f}/s, {duration(seconds)}'
         print(f'{dataset}:{split}  {len(rows)} slices translated, {rate}', flush=True)
     return manifest
+
+
+def check_series(rows, key, dataset):
+    """Refuses images that are no slices of CT series.
+
+    Args:
+        rows: [data.rows.Row].
+        key: of the config that names the data set.
+        dataset: 'name/config'.
+
+    Raises:
+        InputError: the first of them has no series, or no place in it.
+    """
+    if not rows[0].series or rows[0].z is None:
+        raise InputError(
+            f'config.{key}: {dataset} has no slices of CT series; '
+            'name a data set of slices, such as luna16_patches/nodules'
+        )
 
 
 def pair_sheet(folder, rows, count):

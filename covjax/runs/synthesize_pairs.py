@@ -86,7 +86,7 @@ def write_pairs(config, generator, facts, folder):
             'config.slices is empty; name framed slices, for example luna16_patches/nodules_framed'
         )
     data_dir, size = trained.data_dir_of(config), generator.config.image_size
-    fill = pair_makers.METHODS[config.maker](generator)
+    fill = pair_makers.METHODS[config.maker](generator, data_dir)
     drawn = gaps.read_pictures(generator.config, data_dir, size)
     manifest = []
     for dataset, split in specs.splits(config.slices, data_dir):
@@ -99,17 +99,14 @@ def write_pairs(config, generator, facts, folder):
 
 
 def _of_split(config, slices, drawn, fill, facts, folder, place):
-    """Writes the pairs of Slices of a split; returns their rows."""
-    places, masks, seeds = [], [], []
-    for draw, index in itertools.product(range(config.per_slice), range(len(slices.images))):
-        rng = random_of(config.seed, slices.rows[index].id, draw)
-        seed = rng.integers(2**31)  # of the noise, the same for both members
-        make = partial(gaps.gap_in_slice, slices, drawn, rng, index, True, config.least)
-        gap = next((gap for gap in (make() for _ in range(TRIES)) if gap is not None), None)
-        if gap is not None:
-            places.append((draw, index))
-            masks.append(gap)
-            seeds.append(seed)
+    """Writes the pairs of the Slices of a split, place: (data set, split); returns their rows."""
+    synthesize.check_series(slices.rows, 'slices', place[0])
+    places, masks, seeds = _gaps(config, slices, drawn)
+    if not masks:
+        raise InputError(
+            f'config.slices={":".join(place)}: no mask of a lesion fits into the lungs of any '
+            f'slice; name more slices, or lower config.least={config.least}'
+        )
     gates = np.stack([gap['gate'][..., 0] for gap in masks])
     kinds = np.array([gap['kind'] for gap in masks])
     images = slices.images[[index for _, index in places]]
@@ -127,6 +124,21 @@ def _of_split(config, slices, drawn, fill, facts, folder, place):
             rows.append(_member(row, bool(is_sham), KINDS[kinds[i]]))
             picture.save(folder / rows[-1].file, made[i])
     return rows
+
+
+def _gaps(config, slices, drawn):
+    """([(number of the pair, index of the slice)], its gap each, the seed of its noise each)."""
+    places, masks, seeds = [], [], []
+    for draw, index in itertools.product(range(config.per_slice), range(len(slices.images))):
+        rng = random_of(config.seed, slices.rows[index].id, draw)
+        seed = rng.integers(2**31)  # the same for both members
+        make = partial(gaps.gap_in_slice, slices, drawn, rng, index, True, config.least)
+        gap = next((gap for gap in (make() for _ in range(TRIES)) if gap is not None), None)
+        if gap is not None:
+            places.append((draw, index))
+            masks.append(gap)
+            seeds.append(seed)
+    return places, masks, seeds
 
 
 def random_of(seed, name, draw):

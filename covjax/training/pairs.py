@@ -130,7 +130,20 @@ def nets_of(config):
 
 
 def eval_batches(val, pictures, batch_size, seed):
-    """{'': batches of gaps in validation slices, 'mask'}, or {} for none."""
+    """Gaps in validation slices.
+
+    Args:
+        val: gaps.Slices, or None.
+        pictures: gaps.Pictures, whose masks are taken.
+        batch_size: gaps of a batch.
+        seed: of masks.
+
+    Returns:
+        {'': batches of {'image', 'gate', 'mask'}}, or {} for None.
+
+    Raises:
+        InputError: no mask fits into any lungs.
+    """
     if val is None:
         return {}
     chosen = []
@@ -138,6 +151,8 @@ def eval_batches(val, pictures, batch_size, seed):
         gap = gaps.gap_in_slice(val, pictures, np.random.default_rng([seed, index]), index)
         if gap is not None:
             chosen.append(gap)
+    if not chosen:
+        raise InputError('config.val: no mask of a lesion fits into any lungs; name more slices')
     arrays = {name: np.stack([gap[name] for gap in chosen]) for name in ('image', 'gate')}
     return {'': batches.padded_batches(arrays, batch_size)}
 

@@ -5,13 +5,16 @@ was made in the same mask by the same network, the sham (noncovid).
 """
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from covjax import InputError
 from covjax.ct import picture
 from covjax.data import datasets, lesion_patches
 from covjax.data.lesion_masks import HALF, LESIONS, SHAM
+from covjax.data.synthetic import read_manifest
 from tfds_builders import _base, _synthetic
 
 PAIR = ('kind', 'lesion', 'pair', 'masks')
@@ -96,6 +99,22 @@ class Builder(_synthetic.SyntheticBuilder):
             'pair': tfds.features.Text(),  # what both members are called together
             'masks': tfds.features.Text(),  # where the mask is from: drawn or procedural
         }
+
+    def source_files(self, folder):
+        """Lists the manifest, the lineage and every picture that the manifest names.
+
+        Raises:
+            InputError: one of them is missing, the manifest is damaged, or masks are from elsewhere
+                than those of this config.
+        """
+        for row in read_manifest(pathlib.Path(folder)):
+            if row.masks != self.builder_config.masks:
+                raise InputError(
+                    f'{folder}: {row.id} has {row.masks or "no"} masks, and '
+                    f'{self.name}/{self.builder_config.name} is of {self.builder_config.masks} '
+                    'ones; prepare the data set of the other masks, or another folder'
+                )
+        return super().source_files(folder)
 
     def files_of(self, row):
         """Names of the files of a SyntheticRow below the folder."""
