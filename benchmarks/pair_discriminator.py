@@ -15,6 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from sklearn.metrics import roc_auc_score
 
 from covjax import pair_generator, trained
@@ -82,6 +83,7 @@ def main():
     parser.add_argument('data_dir')
     parser.add_argument('run')
     args = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # Orbax reports what it reads
     run = trained.open_run(args.run, 'pairs', 'run')
     scores, fill = scorer(run), jax.jit(pair_generator.of_run(run))
     size = run.config.image_size
