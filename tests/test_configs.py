@@ -179,7 +179,7 @@ def test_published_protocols_train_the_published_backbones():
 
 def commands():
     """Every launch.py command line that people are shown."""
-    texts = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'configs').glob('*.py')]
+    texts = [path for where in ('*.md', 'docs/*.md', 'configs/*.py') for path in ROOT.glob(where)]
     joined = '\n'.join(path.read_text(encoding='utf-8') for path in texts).replace('\\\n', ' ')
     shown = (line for line in joined.splitlines() if 'launch.py --config=configs/' in line)
     return sorted({line[line.index('launch.py') :] for line in shown if 'NAME' not in line})
