@@ -10,7 +10,7 @@ XLA_PYTHON_CLIENT_PREALLOCATE=false python launch.py --config=configs/benchmark.
 
 `gpu` computes in bfloat16 and compares with PyTorch's autocast, channels_last and torch.compile; on
 an H100 its first two rows took five minutes, nearly all of it compiling in both frameworks. The
-README says what was measured, and on which machines.
+docs/speed.md says what was measured, and on which machines.
 """
 
 from configs import base, cyclegan

@@ -15,8 +15,8 @@ paper_code   What their released code does: 512x512, least squares with real lab
              100,000 steps of 20 TFLOP. Not reproduced: SAME padding at one side, no biases (a
              norm removes most), a factor 5 on the discriminators' loss (Adam removes it), and a
              pool that swaps whole batches, which is a defect.
-small        A narrow one at 96x96 for two CPU cores; what it makes, and how long it took, is in the
-             README.
+small        A narrow one at 96x96 for two CPU cores; what it makes, and how long it took, is in
+             docs/protocols.md.
 
 Expect train/cycle_* to fall within the first epochs, adversarial_* and discriminator_* to keep
 moving (least squares: near 0.25 when the discriminator cannot tell), and val/cancer/change_l1 to

@@ -86,6 +86,15 @@ def test_goes_on_where_it_was_stopped(quickstart):
     assert 'step 5/120' not in second and 'already prepared' in second
 
 
+def test_every_file_is_described(workdir):
+    described = (ROOT / 'docs' / 'results.md').read_text(encoding='utf-8')
+    stages = [folder.parent for folder in workdir.glob('**/config.json')]
+    left = {path.name for folder in stages for path in folder.iterdir()} - {
+        stage.name for stage in stages
+    }
+    assert len(left) > 15 and not {name for name in left if f'`{name}' not in described}
+
+
 def test_every_workdir_is_complete(quickstart):
     workdir, _, second = quickstart
     files = {'config.json', 'checkpoints', 'metrics.jsonl', 'lineage.json', 'images'}

@@ -146,3 +146,30 @@ def test_prose_is_free_of_tools_and_places():
     texts = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *FILES.values()]
     for path in itertools.chain(texts, pathlib.Path(ROOT / 'tests').glob('*.py')):
         assert not words.search(path.read_text(encoding='utf-8')), path
+
+
+PAGES = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('tfds_builders/*/README.md')]
+LINK = re.compile(r'\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)')
+
+
+def anchors(page):
+    """What the headings of a page are called in links."""
+    headings = re.findall(r'^#+ (.+)$', page.read_text(encoding='utf-8'), re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', heading).lower().replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for name, anchor in LINK.findall(page.read_text(encoding='utf-8')):
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), f'{name}#{anchor}'
+
+
+def test_every_page_is_reached_from_the_readme():
+    linked = {name for name, _ in LINK.findall((ROOT / 'README.md').read_text(encoding='utf-8'))}
+    assert {f'docs/{page.name}' for page in ROOT.glob('docs/*.md')} <= linked
+
+
+def test_the_readme_is_short():
+    assert (ROOT / 'README.md').stat().st_size <= 8192

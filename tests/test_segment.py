@@ -410,8 +410,8 @@ def test_masks_do_not_depend_on_the_batch_and_batches_have_no_more_than_there_is
     assert set(used) == {min(batch_size, tiles_of_first)}
 
 
-def test_the_snippet_of_the_readme_runs(run):
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+def test_the_documented_snippet_runs(run):
+    text = (ROOT / 'docs' / 'models.md').read_text(encoding='utf-8')
     snippets = re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
     (code,) = (snippet for snippet in snippets if 'segmenter.load(' in snippet)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 40, 32, 1)).astype(np.float32)

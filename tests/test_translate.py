@@ -160,9 +160,9 @@ assert not outside & set(sys.modules)
 """
 
 
-def test_snippet_of_the_readme(run):
+def test_documented_snippet(run):
     """In a process of its own, on NumPy images, without training code, TFDS or SimpleITK."""
-    (snippet,) = SNIPPET.findall((ROOT / 'README.md').read_text(encoding='utf-8'))
+    (snippet,) = SNIPPET.findall((ROOT / 'docs' / 'models.md').read_text(encoding='utf-8'))
     script = AROUND.format(snippet=snippet.replace("'runs/cyclegan'", repr(str(run))))
     command = [sys.executable, '-c', script]
     result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
