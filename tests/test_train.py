@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from covjax import InputError, Stopped
 from covjax.training import loop
+from covjax.training.log import Log
 from covjax.training.task import AXIS, Net, Task
 from covjax.weights import checkpoint
 from covjax.weights.checkpoint import join_state, split_state
@@ -146,6 +147,25 @@ def test_stopping_and_going_on_changes_nothing(tmp_path, capsys, best):
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     logs = [(tmp_path / name / 'metrics.jsonl').read_text() for name in ('whole', 'parts')]
     assert logs[0] == logs[1]
+
+
+def test_rates_and_time_left_do_not_count_the_compiler(tmp_path, capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr('time.monotonic', lambda: clock[0])
+    with Log(tmp_path, 0, 100) as log:
+        for step, passed in ((1, 600.0), (2, 0.5), (10, 4.0)):
+            clock[0] += passed
+            if step == 1:
+                log.first_step(step)
+            log.scalars(step, {'loss': 1.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        'compiling the step',
+        'first step after 10m00s',
+        'step 1/100  loss 1',
+        'step 2/100  loss 1  2 steps/s, 49s left',
+        'step 10/100  loss 1  2 steps/s, 45s left',
+    ]
 
 
 def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):

@@ -32,7 +32,6 @@ class Log:
         self.steps = steps
         self.writes = writes
         self.clock = time.monotonic(), start  # from where steps a second are counted
-        self.compiled = False
         if writes:
             path = self.folder / 'metrics.jsonl'
             _drop_after(path, start)
@@ -42,12 +41,22 @@ class Log:
             (self.folder / 'images').mkdir(exist_ok=True)
 
     def __enter__(self):
+        if self.writes and self.clock[1] < self.steps:
+            print('compiling the step', flush=True)
         return self
 
     def __exit__(self, *_):
         if self.writes:
             self.file.close()
             self.board.close()
+
+    def first_step(self, step):
+        """Says how long the first step took, which waited for the compiler; no rate counts it."""
+        began, _ = self.clock
+        self.clock = time.monotonic(), step
+        if self.writes:
+            seconds = workdir.duration(self.clock[0] - began)
+            print(f'first step after {seconds}', flush=True)
 
     def scalars(self, step, values):
         """Writes {name: number} and prints them with the rate and the time left."""
@@ -58,10 +67,7 @@ class Log:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
         numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
-        print(f'step {step}/{self.steps}  {numbers}  {self._pace(step)}', flush=True)
-        if not self.compiled:
-            # The first steps waited for the compiler: later lines do not count them.
-            self.clock, self.compiled = (time.monotonic(), step), True
+        print(f'step {step}/{self.steps}  {numbers}  {self._pace(step)}'.rstrip(), flush=True)
 
     def _pace(self, step):
         """'N steps/s, T left', or '' where no step was timed."""

@@ -53,12 +53,13 @@ def fit(task, config, workdir):
                 batch = devices.my_share(task.train_batch(step - 1))
                 state, scalars = train_step(state, batch, run_rng)
                 unseen.append((step, scalars))
-                due = due_after(step, task.steps, config, stop.agreed(step))
+                due = due_after(step, start, task.steps, config, stop.agreed(step))
 
                 # Log.
                 if due.look:
                     values = check_finite(unseen)
-                    unseen.clear()
+                if due.first:
+                    log.first_step(step)
                 if due.log:
                     log.scalars(step, {f'train/{name}': value for name, value in values.items()})
 
@@ -104,26 +105,36 @@ def restored(checkpoints, state):
 class Due(NamedTuple):
     """What follows a step."""
 
+    first: bool  # of this session, which waited for the compiler
     look: bool  # at the scalars of all steps since the last look, which waits for the devices
     log: bool
     evaluate: bool  # and save
     stop: int  # the signal to stop at, or 0
 
 
-def due_after(step, steps, config, stop):
-    """What is Due after a step of a training of so many `steps`; `stop` is a signal, or 0."""
-    last = step == steps
+def due_after(step, start, steps, config, stop):
+    """What is Due after a step.
+
+    Args:
+        step: number of the step, from 1.
+        start: the step that this session goes on from.
+        steps: number of steps of the whole training.
+        config: with log_every and eval_every.
+        stop: a signal, or 0.
+    """
+    first, last = step == start + 1, step == steps
     log = last or step % config.log_every == 0
     evaluate = last or step % config.eval_every == 0
-    look = log or evaluate or bool(stop) or step % BLOCK_EVERY == 0
-    return Due(look, log, evaluate, stop)
+    look = first or log or evaluate or bool(stop) or step % BLOCK_EVERY == 0
+    return Due(first, look, log, evaluate, stop)
 
 
 def check_finite(unseen):
     """The scalars of the last of several steps; waits until the devices have computed them.
 
     Args:
-        unseen: [(step, {name: array with one value a device})]; the values are the same on each.
+        unseen: [(step, {name: array with one value a device})], which is emptied; the values are
+            the same on each device.
 
     Returns:
         {name: float}.
@@ -131,7 +142,9 @@ def check_finite(unseen):
     Raises:
         FloatingPointError: a scalar of any of the steps is not finite; names the first.
     """
-    for step, scalars in jax.device_get(unseen):
+    found = jax.device_get(unseen)
+    unseen.clear()
+    for step, scalars in found:
         values = {name: float(value[0]) for name, value in scalars.items()}
         for name, value in values.items():
             if not np.isfinite(value):
