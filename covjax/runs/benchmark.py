@@ -249,7 +249,6 @@ class Clock:
             self.step += 1
             if self.step % loop.BLOCK_EVERY == 0:
                 loop.check_finite(unseen)
-                unseen.clear()
         jax.block_until_ready(self.state)
         return (time.perf_counter() - began) / n
 
