@@ -16,7 +16,7 @@ import tfds_builders
 from covjax import InputError
 from covjax.ct import luna16, picture, windows
 from covjax.ct.volume import find_volumes, open_volume, read_slice
-from covjax.data import datasets
+from covjax.data import datasets, specs
 from covjax.data.lesion_masks import LESIONS, SHAM
 from covjax.data.synthetic import SyntheticRow, read_manifest, write_manifest
 from covjax.phantom import ct_scans
@@ -319,3 +319,20 @@ def test_tfds_load_reads_the_same_examples(name, built):
 def test_a_png_survives_the_builder():
     grey = np.random.default_rng(0).integers(0, 256, (7, 9), np.uint8)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(stored(grey)['image']))), grey)
+
+
+def test_slice_pictures_of_other_kinds_are_named(raw, tmp_path, capsys):
+    folder = tmp_path / 'slices'
+    folder.mkdir()
+    for name in ('1.2.mhd_3.png', '1.2.mhd_4.PNG', '1.2.mhd_5.tif', '1.2.mhd_6.jpg', 'notes.txt'):
+        if name.endswith('txt'):
+            (folder / name).write_text('not CT')
+        else:
+            Image.fromarray(np.full((32, 32), 90, np.uint8)).save(folder / name)
+    data_dir = str(tmp_path / 'data')
+    prepare.build('luna16_patches/slices', folder, data_dir)
+    ((_, split),) = specs.splits('luna16_patches/slices', data_dir)
+    rows = datasets.read_rows(f'luna16_patches/slices:{split}', data_dir)
+    assert sorted(row.z for row in rows) == [3, 4]
+    said = 'left out 3 files that are no PNG: 1.2.mhd_5.tif, 1.2.mhd_6.jpg, notes.txt'
+    assert said in capsys.readouterr().out

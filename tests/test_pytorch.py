@@ -3,6 +3,8 @@
 Also weights in the layout of the authors' PyTorch implementation.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -285,6 +287,28 @@ def test_files_as_people_save_them(tmp_path, name):
     close_to = 1e-3 if name.startswith('half') else 0
     for path, array in flatten_dict(translator.variables['params']).items():
         np.testing.assert_allclose(array, flatten_dict(expected)[path], atol=close_to)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.RMSprop,
+        functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    ],
+)
+def test_checkpoints_of_a_training_in_progress(tmp_path, optimizer):
+    module = peer.generator(1, 8, 1)
+    steps = optimizer(module.parameters())
+    module(torch.zeros(1, 1, 16, 16)).sum().backward()
+    steps.step()
+    whole = {'epoch': 3, 'state_dict': module.state_dict(), 'optimizer': steps.state_dict()}
+    torch.save(whole, tmp_path / 'checkpoint.pth.tar')
+    translator = generator.load(tmp_path / 'checkpoint.pth.tar', 'to_covid')
+    _, expected = pytorch.generator_from(state_of(module))
+    jax.tree.map(np.testing.assert_array_equal, translator.variables['params'], expected)
 
 
 @pytest.mark.fast

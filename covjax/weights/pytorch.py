@@ -77,7 +77,8 @@ def _tensors(path, stored, kind):
         name, value = inside.pop()
         if is_state(value):
             states[name] = value
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            # Optimizers number what they keep of each parameter, so these are not looked at.
             inside += [(f'{name} {key}'.strip(), inner) for key, inner in value.items()]
     if len(states) != 1:
         found = f'{len(states)} dicts of tensors ({", ".join(sorted(states))})'

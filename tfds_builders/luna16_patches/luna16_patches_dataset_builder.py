@@ -17,11 +17,12 @@ from PIL import Image
 
 from covjax import InputError
 from covjax.ct import archive, framing, geometry, luna16, windows
+from covjax.ct.dicom import named
 from covjax.ct.volume import check_axial, find_volumes, load_volume, open_volume, read_slice
 from tfds_builders import _base
 
 SIZE = 512  # pixels a side of a slice
-SLICE_NAME = re.compile(r'(?P<series>.+)\.mhd_(?P<z>\d{1,9})\.png')
+SLICE_NAME = re.compile(r'(?P<series>.+)\.mhd_(?P<z>\d{1,9})\.(?i:png)')
 PATCH_NAME = re.compile(
     r'(?P<rows>patches|candidates)_(?P<dimensions>[23])d_'
     r'(?P<millimetres>\d+)mm_(?P<micrometres>\d+)um(?P<hu>_hu)?'
@@ -232,9 +233,10 @@ class Builder(_base.ArrayRecordBuilder):
         return sorted(files | {table for table in tables if archive.is_file(table)})
 
     def remark(self, folder):
-        """Returns which rows of the tables are there twice; each counts once."""
+        """Returns a line on what is left out: rows of tables that are there twice, other files."""
         if self.builder_config.rows == 'slices':
-            return ''
+            others = [path.name for path in _files(folder) if not _is_png(path)]
+            return named(others, 'files that are no PNG') if others else ''
         annotated, candidates, _ = self._tables(folder)
         tables = {annotated: luna16.read_nodules(annotated)}
         if self.builder_config.rows == 'candidates':
@@ -551,10 +553,19 @@ def slice_picture(config, path):
     yield key, {**_base.stored(grey), **facts}
 
 
+def _files(folder):
+    """The paths of all files below a folder and in its archives."""
+    return [path for path in archive.find(folder, '*') if path.suffix.lower() != '.zip']
+
+
+def _is_png(path):
+    return path.suffix.lower() == '.png'
+
+
 def _slice_pictures(folder):
     """The paths of all slice pictures below a folder; each slice is there once."""
     expected, seen = 'SERIESUID.mhd_K.png', {}
-    paths = archive.find(folder, '*.png')
+    paths = [path for path in _files(folder) if _is_png(path)]
     for path in paths:
         match = SLICE_NAME.fullmatch(path.name)
         if not match:
