@@ -21,6 +21,8 @@ LEAST = {
     **dict.fromkeys(['dropout', 'bn_momentum', 'real_label', 'scale', 'rotate', 'crop'], 0.0),
     **dict.fromkeys(['brightness', 'contrast', 'foreground', 'threshold', 'overlap', 'least'], 0.0),
     **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity', 'lambda_known'], 0.0),
+    'constant_share': 0.0,
+    'patches': 1,  # steps of pair_study
 }
 # What a key must stay below.
 BELOW = {
@@ -31,7 +33,7 @@ BELOW = {
 # The greatest value of a key.
 MOST = {
     **dict.fromkeys(['image_size', 'load_size'], 8192),
-    'foreground': 1.0,
+    **dict.fromkeys(['foreground', 'constant_share'], 1.0),
     'least': 0.1,  # masks take a fifth of a slice at most
     **dict.fromkeys(['seed', 'seeds'], 2**32 - 1),  # JAX takes 32 bits of it
     'shares': 100,

@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import functools
 import inspect
+import math
 import os
 import pathlib
 import runpy
@@ -284,6 +285,8 @@ def out_of_range(config):
         values = value if isinstance(value, tuple) else (value,)
         numbers = [number for number in values if isinstance(number, (int, float))]
         name = key.rpartition('.')[2]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            return f'--config.{key}={value}: must be a finite number'
         if name in LEAST and not all(number >= LEAST[name] for number in numbers):
             return f'--config.{key}={value}: must be at least {LEAST[name]}'
         if name in BELOW and not all(number < BELOW[name] for number in numbers):

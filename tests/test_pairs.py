@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -411,6 +412,43 @@ def test_lineage_has_slices_and_the_pictures_that_masks_came_from(made, pictures
 
 def test_pairs_are_shown_side_by_side(made):
     assert (made('made') / 'images' / 'pairs.png').is_file()
+
+
+def test_slices_that_are_named_twice_are_refused_and_what_was_made_before_stays(
+    made, run, data_dir, tmp_path
+):
+    folder = made('painted')
+    before = (folder / 'synthetic' / 'manifest.jsonl').read_bytes()
+    config = synthesis_file.get_config()
+    config.update({'generator': str(run.folder), 'data_dir': data_dir, 'maker': 'painted'})
+    config.slices = 'luna16_patches/slices_framed:train+luna16_patches/slices_framed:train[:50%]'
+    with pytest.raises(InputError, match='config.slices: names .* twice'):
+        synthesize_pairs.run(config, folder)
+    assert (folder / 'synthetic' / 'manifest.jsonl').read_bytes() == before
+
+
+def test_a_stop_while_data_sets_are_built_leaves_none_of_what_was_there_before(
+    made, run, data_dir, tmp_path, monkeypatch
+):
+    shutil.copytree(made('painted'), tmp_path / 'pairs')
+    config = synthesis_file.get_config()
+    config.update({'generator': str(run.folder), 'data_dir': data_dir, 'maker': 'pasted'})
+    config.slices = 'luna16_patches/slices_framed'
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, 'build', stopped)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize_pairs.run(config, tmp_path / 'pairs')
+    assert not (tmp_path / 'pairs' / 'data').exists()
+
+
+def test_slices_of_people_with_covid_are_refused(data_dir):
+    config = config_of(data_dir)
+    config.slices = 'covid_ct/clean_framed:train'
+    with pytest.raises(InputError, match='slices of CT series without lesions are needed'):
+        pairs.make(config)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,8 @@ def read_slices(spec, data_dir, size, key):
         Slices.
 
     Raises:
-        InputError: there is no such data set, it is not framed, or no lungs are found in any slice.
+        InputError: there is no such data set, it is not framed, it shows patients with COVID-19 or
+            no CT series, or no lungs are found in any slice.
     """
     if not spec:
         raise InputError(
@@ -171,6 +172,11 @@ def read_slices(spec, data_dir, size, key):
     if 'frame' not in examples.rows[0].others:
         raise InputError(
             f'config.{key}={spec}: slices are not framed by their lungs; name framed ones, such as '
+            'luna16_patches/nodules_framed'
+        )
+    if not examples.rows[0].series or any(row.label_name == POSITIVE for row in examples.rows):
+        raise InputError(
+            f'config.{key}={spec}: slices of CT series without lesions are needed; name such as '
             'luna16_patches/nodules_framed'
         )
     found = lungs.masks(examples.images)

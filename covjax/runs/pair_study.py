@@ -130,12 +130,10 @@ def _check_data(config, data_dir, size):
             raise InputError(
                 f'config.{key}={config[key]}: the classes {", ".join(CLASSES)} are needed'
             )
-    _, _, of_pictures = config.lesions.partition('_lesions')
-    if of_pictures.isdigit() and int(of_pictures) != size:
-        name = config.lesions.replace(of_pictures, str(size))
+    if not config.lesions.endswith(f'_lesions{size}'):
         raise InputError(
-            f'config.lesions={config.lesions}: pairs are made of slices of {size} pixels, and '
-            f'patches are to be cut from pictures of the same size; prepare and name {name}'
+            f'config.lesions={config.lesions}: lesions are needed that were cut from pictures of '
+            f'{size} pixels, as pairs are; name ct_scans/covid_semiseg_lesions{size}'
         )
     if 'infected' not in next(datasets.records(f'{config.scans}:train', data_dir)).row.others:
         raise InputError(

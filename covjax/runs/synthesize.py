@@ -78,6 +78,7 @@ def publish(draft, manifest, run, change, maker, description, datasets):
         pathlib.Path of the folder.
     """
     workdir, final = draft.parent, draft.with_name('synthetic')
+    shutil.rmtree(workdir / 'data', ignore_errors=True)  # of the images that go away here
     for folder in (workdir, draft):  # `prepare` puts it beside the data set
         write_json(folder / 'lineage.json', run.lineage)
     synthetic.write_manifest(draft, manifest)
@@ -132,6 +133,7 @@ def translate(config, gan, maker, folder):
         began = time.monotonic()
         examples = datasets.read(f'{dataset}:{split}', data_dir, size)
         check_series(examples.rows, 'cancer', dataset)
+        check_new(examples.rows, manifest, 'cancer')
         fakes = apply(examples.images)
         rows = [SyntheticRow.of_source(row, dataset, split, **maker) for row in examples.rows]
         for row, real, fake in zip(rows, examples.images, fakes):
@@ -160,6 +162,23 @@ def check_series(rows, key, dataset):
             f'config.{key}: {dataset} has no slices of CT series; '
             'name a data set of slices, such as luna16_patches/nodules'
         )
+
+
+def check_new(rows, manifest, key):
+    """Refuses slices that are named twice.
+
+    Args:
+        rows: [data.rows.Row].
+        manifest: [data.synthetic.SyntheticRow] of what was made before them.
+        key: of the config that names the data sets.
+
+    Raises:
+        InputError: one of them was made before.
+    """
+    made = {row.source_id for row in manifest}
+    twice = [row.id for row in rows if row.id in made]
+    if twice:
+        raise InputError(f'config.{key}: names {twice[0]} twice; name every slice once')
 
 
 def pair_sheet(folder, rows, count):

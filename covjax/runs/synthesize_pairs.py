@@ -92,6 +92,7 @@ def write_pairs(config, generator, facts, folder):
     for dataset, split in specs.splits(config.slices, data_dir):
         began = time.monotonic()
         slices = gaps.read_slices(f'{dataset}:{split}', data_dir, size, 'slices')
+        synthesize.check_new(slices.rows, manifest, 'slices')
         manifest += _of_split(config, slices, drawn, fill, facts, folder, (dataset, split))
         seconds = time.monotonic() - began
         print(f'{dataset}:{split}  {len(slices.rows)} slices, {duration(seconds)}', flush=True)
@@ -100,7 +101,6 @@ def write_pairs(config, generator, facts, folder):
 
 def _of_split(config, slices, drawn, fill, facts, folder, place):
     """Writes the pairs of the Slices of a split, place: (data set, split); returns their rows."""
-    synthesize.check_series(slices.rows, 'slices', place[0])
     places, masks, seeds = _gaps(config, slices, drawn)
     if not masks:
         raise InputError(
