@@ -208,8 +208,9 @@ def open_row(config, source, workdir, data_dir):
 def read_tests(config, rows, data_dir):
     """The real images that every row is read on.
 
-    Images that share a picture, patient or source with what trained any row are left out, such as
-    the near-copies in the test pictures of COVID-SemiSeg of those that masks were drawn in.
+    Images that share a picture, patient or source with what trained any row are left out, and on
+    the test those with what picked a checkpoint: such as the near-copies, among the test pictures
+    of COVID-SemiSeg, of those that masks were drawn in.
 
     Args:
         config: of the study.
@@ -226,11 +227,13 @@ def read_tests(config, rows, data_dir):
     wanted = {key: f'{config[key]}:{config.read}' for key in ('lesions', 'figures')}
     if config.read == 'test':
         wanted['scans'] = '+'.join(f'{config.scans}:{split}' for split in SPLITS)
+    allowed = {config.read} & {'validation'}  # what picked checkpoints may be read as validation
     size, found, left_out = rows[0].classifiers[0].config.image_size, {}, {}
     for key, spec in wanted.items():
         examples, shared = datasets.read(spec, data_dir, size), set()
         for row in rows:
-            shared |= lineage.overlap(row.classifiers[0].lineage, examples.rows)[1].keys()
+            _, overlap = lineage.overlap(row.classifiers[0].lineage, examples.rows)
+            shared |= {name for name, kinds in overlap.items() if not allowed.issuperset(kinds)}
         kept = [i for i, row in enumerate(examples.rows) if row.id not in shared]
         if len({*examples.labels[kept]}) < 2:
             raise InputError(
