@@ -78,12 +78,15 @@ def auc_difference(labels, first, second, groups, seed=0):
     Raises:
         ValueError: labels or scores are not fit for a metric.
     """
+    first, second = (
+        [checked(labels, run_scores) for run_scores in np.atleast_2d(scores)]
+        for scores in (first, second)
+    )
     times = _times(groups, seed)
     if times is None:
         return NO_INTERVAL
 
-    def area(scores):
-        runs = [checked(labels, run_scores) for run_scores in np.atleast_2d(scores)]
+    def area(runs):
         areas = [
             _draws(labels == 1, scores, scores >= 0.5, times)['auc'] for labels, scores in runs
         ]
