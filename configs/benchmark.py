@@ -9,7 +9,7 @@ the card:
 XLA_PYTHON_CLIENT_PREALLOCATE=false python launch.py --config=configs/benchmark.py:gpu
 
 `gpu` computes in bfloat16 and compares with PyTorch's autocast, channels_last and torch.compile; on
-an H100 its first two rows took five minutes, nearly all of it compiling in both frameworks. The
+an H100 its first two rows took five minutes, nearly all of it compiling in both frameworks.
 docs/speed.md says what was measured, and on which machines.
 """
 

@@ -7,8 +7,8 @@ Pairs of every maker are synthesised, small classifiers learn from each in sever
 read on real lesions: inside one slice, scan against scan, inside one scan, and figure against
 figure. config.read says on which split; choose on validation, and read the test once.
 
-Cost: three minutes a classifier of patches and six of slices on two CPU cores, 30 classifiers. What
-is finished is kept, so the same command goes on where it was stopped.
+Cost: two to six minutes a classifier (`seconds` of its environment.json), 30 classifiers. What is
+finished is kept, so the same command goes on where it was stopped.
 """
 
 from configs import base, classifier, synthesize, synthesize_pairs
