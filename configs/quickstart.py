@@ -5,7 +5,17 @@ Cost: under 5 minutes on 2 cores. Expect pictures that change style and a report
 table; its numbers are about drawings.
 """
 
-from configs import base, classifier, cyclegan, evaluate, prepare, report, synthesize
+from configs import (
+    audit,
+    base,
+    classifier,
+    cyclegan,
+    evaluate,
+    prepare,
+    quality,
+    report,
+    synthesize,
+)
 
 SMALL_GAN = {
     'image_size': 64,
@@ -16,15 +26,17 @@ SMALL_GAN = {
     'disc_filters': 16,
     'steps': 200,
     'eval_every': 100,
+    'log_every': 50,
 }
 SMALL_CLASSIFIER = {
+    'model': 'plain8',
     'image_size': 64,
-    'load_size': 64,
+    'load_size': 72,
     'batch_size': 16,
-    'steps': 40,
-    'eval_every': 20,
-    'log_every': 10,
-    'warmup_steps': 10,
+    'steps': 500,
+    'eval_every': 100,
+    'log_every': 50,
+    'warmup_steps': 20,
 }
 
 
@@ -33,22 +45,31 @@ def get_config():
         'quickstart',
         seed=0,
         phantom={
-            'luna16': {'series': 24, 'slices': 6, 'size': 512},  # size: pixels a side
-            'covid_ct': {'train': 40, 'validation': 12, 'test': 20},  # pictures of each class
+            'luna16': {'series': 30, 'slices': 5, 'size': 512},  # size: pixels a side
+            'covid_ct': {'train': 72, 'validation': 20, 'test': 64},  # pictures of each class
         },
         prepare_luna16=prepare.get_config(),
         prepare_covid_ct=prepare.get_config(),
-        runs=('resnet50:0',),  # a classifier each, BACKBONE:SEED
+        # The classifiers: what each learns from, on which sets it is tested, and their names.
+        classifiers={
+            'real': {'train': 'covid_ct:train', 'tests': 'covid_ct:test', 'names': 'real test'},
+            'synthetic': {
+                'train': 'synthetic_covid_ct:train+covid_ct:train@noncovid',
+                'tests': 'synthetic_covid_ct:test+covid_ct:test@noncovid,covid_ct:test',
+                'names': 'synthetic test,real test',
+            },
+        },
         cyclegan=cyclegan.get_config('small'),
         synthesize=synthesize.get_config(),
         classifier=classifier.get_config(),
         evaluate=evaluate.get_config(),
+        audit=audit.get_config(),
+        quality=quality.get_config(),
         report=report.get_config(),
     )
     config.prepare_luna16.dataset = 'luna16_patches/nodules'
     config.prepare_covid_ct.dataset = 'covid_ct'
     config.cyclegan.update(SMALL_GAN)
     config.classifier.update(SMALL_CLASSIFIER)
-    config.evaluate.names = 'synthetic test,real test'
     config.report.title = 'Phantoms: the quick start of covjax'
     return config

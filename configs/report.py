@@ -18,5 +18,7 @@ def get_config():
         synthetic='',
         # Workdirs of audits, separated by commas, whose verdicts are listed.
         audits='',
+        # Workdir of a quality run, whose measurements are summed up; '' leaves them out.
+        quality='',
         title='Synthetic COVID-19 CT: what classifiers learn from it',
     )

@@ -64,3 +64,9 @@ def require(config, remedies):
     for key, remedy in remedies.items():
         if not config[key]:
             raise InputError(f'config.{key} is empty; {remedy}')
+
+
+def joined(names):
+    """Names, any iterable of str, as English lists them: 'a', 'a and b' or 'a, b and c'."""
+    *before, last = names
+    return f'{", ".join(before)} and {last}' if before else last

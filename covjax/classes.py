@@ -6,7 +6,7 @@ Names are in the order of the labels, as the ClassLabel of a data set has them: 
 
 import numpy as np
 
-from covjax import CLASSES, InputError, choice
+from covjax import CLASSES, InputError, choice, joined
 
 POSITIVE = 'covid'  # the class that scores are about, where a data set has it
 
@@ -81,8 +81,7 @@ def named_in_title(classes, positive):
 
 def listed(classes):
     """'both classes, noncovid and covid', or 'all classes, normal, cap and covid'."""
-    names = f'{", ".join(classes[:-1])} and {classes[-1]}'
-    return f'{"both" if len(classes) == 2 else "all"} classes, {names}'
+    return f'{"both" if len(classes) == 2 else "all"} classes, {joined(classes)}'
 
 
 def check_same(named, found, expected):

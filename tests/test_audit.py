@@ -300,7 +300,7 @@ def test_stand_ins_explain_nothing_where_the_generator_teaches_nothing(compared)
     assert compared(stand_ins_check, {}).flag is None
     found = {'controls/translated': 'chance', 'controls/jpeg': 'chance'}
     answer = compared(stand_ins_check, found)
-    assert answer.flag is None and 'nothing that a control could explain' in answer.finding
+    assert answer.flag is None and 'nothing that a stand-in could explain' in answer.finding
 
 
 def test_synthetic_images_that_are_worse_than_real_ones_are_a_flag(compared):

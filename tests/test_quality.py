@@ -9,6 +9,7 @@ from covjax.data.rows import Nodule, Row
 from covjax.metrics.distances import fid, fid_floor, kid, kid_value
 from covjax.metrics.spectrum import checkerboard
 from covjax.pages import pictures
+from covjax.pages.html import Section
 from covjax.runs import quality
 
 pytestmark = pytest.mark.fast
@@ -153,14 +154,15 @@ def test_contrast_of_a_nodule():
 
 
 def test_a_section_in_json_has_null_for_nan():
-    section = quality.Section(('what', 'value'), [['a', float('nan')], ['b', 1.5]], 'note')
+    rows = [['a', float('nan')], ['b', 1.5]]
+    section = Section('title', 'a\nnote\n', ('what', 'value'), rows)
     rows = [['a', None], ['b', 1.5]]
-    assert quality.as_json(section) == {'columns': section.columns, 'rows': rows, 'note': 'note'}
+    assert quality.as_json(section) == {'columns': section.columns, 'rows': rows, 'note': 'a note'}
 
 
 def test_a_section_on_screen_has_no_html_and_nothing_that_is_not_known():
     columns = ['data set', 'seed', 'distance', 'images']
-    section = quality.Section(columns, [["a's & <b>", None, 0.25, 3]], "Otsu's")
+    section = Section('', "Otsu's", columns, [["a's & <b>", None, 0.25, 3]])
     assert quality._as_text(section).splitlines() == [
         '',
         "Otsu's",

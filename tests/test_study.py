@@ -251,7 +251,7 @@ def test_an_audit_answers_every_question_that_few_images_can(audited):
         'lesions and shams',
         'attribution (Grad-CAM)',
         'synthetic in place of real images',
-        'controls in place of the generator',
+        'stand-ins in place of the generator',
     }, output
 
 
@@ -329,7 +329,7 @@ def test_slices_of_a_stand_in_are_changed_as_its_name_says(stages, tmp_path):
     rows = datasets.read_rows('synthetic_covid_ct:train', str(folder / 'data'))
     assert {row.generator for row in rows} == {'jpeg'}
     what = read_json(folder / 'synthetic' / 'meta.json')['what']
-    assert what.startswith('Lung-cancer CT slices, as a control changed by jpeg')
+    assert what.startswith('Lung-cancer CT slices, as a stand-in changed by jpeg')
     for row in synthetic.read_manifest(folder / 'synthetic')[:5]:
         source, image = (
             picture.read(folder / 'synthetic' / file).astype(int) for file in (row.input, row.file)
@@ -427,7 +427,7 @@ def test_the_report_lists_verdicts(audited, small, tmp_path):
     config.audits = str(audited[0])
     run_command(config, tmp_path / 'report')
     page = (tmp_path / 'report' / 'report.html').read_text()
-    for text in ('overlap and near-duplicates', 'controls in place of the generator', 'red flag'):
+    for text in ('overlap and near-duplicates', 'stand-ins in place of the generator', 'red flag'):
         assert text in page
 
 

@@ -50,7 +50,9 @@ def test_no_package_has_a_common_name(installed):
         'tfds_builders',
     }
     assert (installed / 'covjax' / 'shipped' / 'configs' / 'quickstart.py').is_file()
-    assert (installed / 'covjax' / 'pages' / 'report_template.html').is_file()
+    pages = ROOT / 'covjax' / 'pages'
+    for path in [*pages.glob('*.html'), *pages.glob('*.css'), *pages.glob('prose/*.toml')]:
+        assert (installed / path.relative_to(ROOT)).is_file()
 
 
 def test_help_of_a_config_without_the_checkout(installed, tmp_path):

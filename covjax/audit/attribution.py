@@ -18,6 +18,7 @@ from covjax.data.augment import to_float
 from covjax.data.lesion_masks import HALF, SHAM
 from covjax.metrics.intervals import mean_interval
 from covjax.pages import heat_maps, pictures
+from covjax.pages.html import Figure
 from covjax.pages.tables import interval
 
 NAME = 'attribution (Grad-CAM)'
@@ -146,7 +147,7 @@ def check(subject):
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
-        figures=((path, CAPTION.format(positive=subject.titles[0])),),
+        figures=(Figure(path, CAPTION.format(positive=subject.titles[0])),),
     )
 
 

@@ -15,6 +15,7 @@ from covjax.audit.verdict import Verdict, area
 from covjax.ct import picture
 from covjax.data.lesion_masks import SHAM
 from covjax.pages import pictures
+from covjax.pages.html import Figure
 
 NAME = 'lesions and shams'
 FINE, COARSE = 0.7, 1.4  # pixels, the scales between which texture is looked at
@@ -96,7 +97,7 @@ def check(subject):
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
-        figures=((path, CAPTION),),
+        figures=(Figure(path, CAPTION),),
     )
 
 

@@ -9,8 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from covjax.audit.probe import Probe
-from covjax.audit.verdict import RED, Verdict, area
+from covjax.audit.probe import Probe, short
+from covjax.audit.verdict import RED, TestedArea, Verdict, area
+from covjax.pages.figures import Estimate
 
 NAME = 'file metadata (logistic regression)'
 RULE = (
@@ -86,4 +87,10 @@ def check(subject):
         rule=RULE,
         columns=COLUMNS,
         rows=tuple((test, str(reached)) for test, reached in areas.items()),
+        areas=tuple(
+            TestedArea(
+                test, Estimate(f'{short(NAME)},\nfitted on real images', *reached, 'regression')
+            )
+            for test, reached in areas.items()
+        ),
     )

@@ -8,6 +8,7 @@ import numpy as np
 from covjax.audit.stand_ins import difference, outcomes
 from covjax.audit.verdict import Verdict, gain
 from covjax.pages import figures
+from covjax.pages.html import Figure
 
 NAME = 'synthetic in place of real images'
 RULE = (
@@ -54,7 +55,7 @@ def check(subject):
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(_rows(curves)),
-        figures=((draw(curves, subject.folder / 'mixing.png'), CAPTION),),
+        figures=(Figure(draw(curves, subject.folder / 'mixing.png'), CAPTION),),
     )
 
 

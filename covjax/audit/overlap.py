@@ -20,6 +20,7 @@ from covjax.data.near_duplicates import (
     shrunk,
 )
 from covjax.data.rows import Row
+from covjax.pages.html import Figure
 
 NAME = 'overlap and near-duplicates'
 RULE = (
@@ -127,7 +128,7 @@ def _figures(copies, path):
         np.vstack([_enlarged(first.grey), _enlarged(second.grey)]) for _, first, second in copies
     ]
     picture.save(path, np.hstack(columns))
-    return ((path, CAPTION),)
+    return (Figure(path, CAPTION),)
 
 
 def _enlarged(grey):

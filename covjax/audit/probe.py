@@ -8,10 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from covjax.audit.verdict import RED, Verdict, area, gain
+from covjax.audit.verdict import RED, TestedArea, Verdict, area, gain
 from covjax.metrics.intervals import auc_difference
+from covjax.pages.figures import Estimate
 
 BETTER = 0.05  # AUC by which a network is to be better than a probe, with its whole interval
+NETWORK = 'the network'  # its name among the areas of a test set
 COLUMNS = (
     *('test', 'fitted on', 'AUC of the network', 'AUC of the regression'),
     'network better by',
@@ -52,6 +54,11 @@ def fitted(numbers, labels):
     return model.fit(numbers, labels)
 
 
+def short(name):
+    """The name of a probe as figures say it: without its kind in brackets."""
+    return name.partition(' (')[0]
+
+
 def rule_for(what):
     """When the comparison of a probe with the network raises a flag, as a sentence.
 
@@ -74,16 +81,19 @@ def versus(subject, probe, rule):
         probe: Probe.
         rule: when it raises a flag, as a sentence; `rule_for` makes one.
     """
-    rows, as_good, compared = [], [], False
+    rows, as_good, tested, compared = [], [], [], False
     for test, images in subject.tests_and_validation.items():
         network = subject.score(images.images)
-        of_network = str(area(network, images))
+        of_network = area(network, images)
+        tested.append(TestedArea(test, Estimate(NETWORK, *of_network)))
         for fitted_on, train in _fitted_on(subject).items():
             scores = probe.scores(train.native, images.native)
             reached = area(scores, images)
             low, high = auc_difference(images.labels, network, scores, images.groups)
             compared |= not math.isnan(reached.low)
-            rows.append((test, fitted_on, of_network, str(reached), gain(low, high)))
+            rows.append((test, fitted_on, str(of_network), str(reached), gain(low, high)))
+            label = f'{short(probe.name)},\nfitted on {fitted_on}'
+            tested.append(TestedArea(test, Estimate(label, *reached, kind='regression')))
             if test in subject.tests and reached.tells() and low <= BETTER:
                 as_good.append(f'{reached} on {test}, fitted on {fitted_on}')
     if not compared:
@@ -101,6 +111,7 @@ def versus(subject, probe, rule):
         rule=rule,
         columns=COLUMNS,
         rows=tuple(rows),
+        areas=tuple(tested),
     )
 
 

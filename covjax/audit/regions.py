@@ -6,15 +6,17 @@ patches in random order.
 
 import numpy as np
 
-from covjax.audit.verdict import Verdict, area, lungs_alone
+from covjax.audit.verdict import TestedArea, Verdict, area, lungs_alone
 from covjax.ct import lungs, picture
 from covjax.pages import pictures
+from covjax.pages.figures import Estimate
+from covjax.pages.html import Figure
 
 NAME = 'regions of the image'
 BORDER = 1 / 8  # of the side, the frame that is left of an image
 GRID = 8  # patches a side
 TILE = 144  # pixels a side in the picture of the page
-SHOWN = 4  # images of a test set in the picture of the page
+SHOWN = 2  # images of each class of a test set in the picture of the page
 # The share of what the whole image is better than chance that may not be left without lungs.
 KEPT = 0.5
 RULE = (
@@ -66,9 +68,13 @@ CHANGES = {
     'border only': border_only,
     'patches shuffled': shuffled,
 }
+AS_IT_IS = 'as it is'
 NO_LUNG = ('lungs blacked out', 'border only')
 COLUMNS = ('test', 'lungs found', 'whole image', *CHANGES)
-CAPTION = f'Test images as they are, and with {", ".join(CHANGES)}'
+CAPTION = (
+    'What the network was shown of the test images, two of each class, and the area under its ROC '
+    'curve on all that have plausible lungs'
+)
 
 
 def check(subject):
@@ -78,7 +84,7 @@ def check(subject):
     """
     if alone := lungs_alone(subject, NAME):
         return alone
-    rows, kept, tiles = [], [], []
+    rows, kept, strips, tested = [], [], [], []
     for test, images in subject.tests.items():
         part, masks = with_lungs(images)
         if len(np.unique(part.labels)) < 2:
@@ -93,7 +99,11 @@ def check(subject):
         kept += [
             f'{areas[name]} on {test} with {name}' for name in NO_LUNG if _keeps(areas[name], whole)
         ]
-        tiles += _tiles(part.images, masks)
+        strips += _strip(test, part, masks, {AS_IT_IS: whole, **areas})
+        tested += [
+            TestedArea(test, Estimate(f'the network, {name}', *reached, kind='reference'))
+            for name, reached in areas.items()
+        ]
     if not rows:
         finding = 'No plausible lungs were found in both classes of a test set.'
         return Verdict(name=NAME, flag=None, finding=finding)
@@ -111,7 +121,8 @@ def check(subject):
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
-        figures=((_draw(tiles, subject.folder / 'regions.png'), CAPTION),),
+        figures=(Figure(_draw(strips, subject.folder / 'regions.png'), CAPTION),),
+        areas=tuple(tested),
     )
 
 
@@ -128,16 +139,33 @@ def _keeps(changed, whole):
     return changed.low > 0.5 and changed.value - 0.5 >= KEPT * better_than_chance
 
 
-def _tiles(images, masks):
-    """SHOWN of the images, each as it is and changed in every way, [uint8 RGB]."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, SHOWN).astype(int))
-    images, masks = images[chosen], masks[chosen]
-    views = [images, *(change(images, masks) for change in CHANGES.values())]
-    return [pictures.draw_boxes(grey[..., 0], (), TILE) for each in zip(*views) for grey in each]
+def _strip(test, images, masks, areas):
+    """Some images of a test set, each as it is and changed in every way, below captions.
+
+    Args:
+        test: its name.
+        images: verdict.Images; SHOWN of each class are drawn.
+        masks: bool [N, H, W], True in lungs.
+        areas: {view: Area}, in the order of the columns.
+
+    Returns:
+        [uint8 [h, w, 3]] of one width.
+    """
+    classes = [np.flatnonzero(images.labels == label) for label in (1, 0)]
+    spread = [of[np.unique(np.linspace(0, len(of) - 1, SHOWN).astype(int))] for of in classes]
+    chosen = np.concatenate(spread)
+    shown, masks = images.images[chosen], masks[chosen]
+    views = [shown, *(change(shown, masks) for change in CHANGES.values())]
+    tiles = [pictures.draw_boxes(grey[..., 0], (), TILE) for each in zip(*views) for grey in each]
+    captions = [f'{view}\nAUC {reached.value:.3f}' for view, reached in areas.items()]
+    return [
+        pictures.header([test], TILE * len(areas)),
+        pictures.header(captions, TILE),
+        pictures.contact_sheet(tiles, len(areas)),
+    ]
 
 
-def _draw(tiles, path):
-    """Writes tiles below their captions as PNG -> its path."""
-    captions = pictures.header(['as it is', *CHANGES], TILE)
-    picture.save(path, np.vstack([captions, pictures.contact_sheet(tiles, 1 + len(CHANGES))]))
+def _draw(strips, path):
+    """Writes strips one below the other as PNG -> its path."""
+    picture.save(path, np.vstack(strips))
     return path

@@ -1,19 +1,19 @@
 """Whether the generator's images teach a classifier more than simpler changes of its slices do.
 
 Classifiers trained on the images of the generator and of every stand-in are compared on real ones.
-In texts that people read a stand-in is called a control.
 """
 
 from typing import NamedTuple
 
 from covjax import stand_ins
-from covjax.audit.verdict import RED, Area, Verdict, gain
+from covjax.audit.verdict import RED, Area, TestedArea, Verdict, gain
 from covjax.metrics.intervals import auc_difference
+from covjax.pages.figures import Estimate
 
-NAME = 'controls in place of the generator'
+NAME = 'stand-ins in place of the generator'
 RULE = (
     "Red flag when the generator's images give a classifier that tells real images apart "
-    f'(AUC {RED}, interval above 0.5) and a control gives as good a one (interval of the '
+    f'(AUC {RED}, interval above 0.5) and a stand-in gives as good a one (interval of the '
     'difference not above 0).'
 )
 COLUMNS = ('test', 'trained on slices changed by', 'AUC', 'generator better by')
@@ -62,7 +62,7 @@ def check(subject):
     trained = [name for name in stand_ins.METHODS if f'{FOLDER}/{name}' in subject.experiments]
     if len(trained) < 2 or 'translated' not in trained:
         finding = (
-            'No controls were trained: name a synthesize run (config.synthetic) and a test set of '
+            'No stand-ins were trained: name a synthesize run (config.synthetic) and a test set of '
             'real images.'
         )
         return Verdict(name=NAME, flag=None, finding=finding)
@@ -89,7 +89,18 @@ def check(subject):
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
+        areas=tuple(_areas(generator, found)),
     )
+
+
+def _areas(generator, found):
+    """Yields the TestedAreas of the generator and of every stand-in."""
+    for test, outcome in generator.items():
+        label = "one trained anew on the generator's images"
+        yield TestedArea(test, Estimate(label, *outcome.area))
+        for name, others in found.items():
+            label = f'one trained on slices changed by {name}'
+            yield TestedArea(test, Estimate(label, *others[test].area, 'stand-in'))
 
 
 def _finding(generator, useful, as_good):
@@ -97,8 +108,8 @@ def _finding(generator, useful, as_good):
         areas = '; '.join(f'{outcome.area} on {test}' for test, outcome in generator.items())
         return (
             "A classifier trained on the generator's images does not tell real ones apart "
-            f'(AUC {areas}), so there is nothing that a control could explain.'
+            f'(AUC {areas}), so there is nothing that a stand-in could explain.'
         )
     if as_good:
         return f'The generator is not shown to be better than {"; ".join(as_good)}.'
-    return 'The generator is better than every control.'
+    return 'The generator is better than every stand-in.'

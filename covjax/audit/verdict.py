@@ -16,6 +16,7 @@ from covjax.data.rows import Row
 from covjax.metrics.intervals import bootstrap
 from covjax.metrics.roc import auc
 from covjax.pages import tables
+from covjax.pages.figures import Estimate
 
 # AUC from which something that sees no disease tells the classes apart too well, if its whole
 # interval is above 0.5 as well.
@@ -33,7 +34,15 @@ class Verdict(NamedTuple):
     rule: str = ''  # when the flag is raised
     columns: tuple = ()
     rows: tuple = ()  # of the table behind the finding
-    figures: tuple = ()  # (path of a PNG, what it shows)
+    figures: tuple = ()  # of pages.html.Figure
+    areas: tuple = ()  # of TestedArea
+
+
+class TestedArea(NamedTuple):
+    """The area under the ROC curve of something on a test set: a line of the page's forest plot."""
+
+    test: str
+    estimate: Estimate
 
 
 class VerdictJson(TypedDict):

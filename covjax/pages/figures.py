@@ -1,4 +1,4 @@
-"""Plots, without a screen: ROC curves and reliability curves of evaluations."""
+"""Plots, without a screen: forest plots, ROC curves and reliability curves."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,15 @@ from covjax.metrics import roc
 from covjax.metrics.calibration import reliability
 from covjax.pages import tables
 
+# Of the kinds of estimates, told apart by colour-blind people and in print.
+COLOURS = {
+    'network': '#0b559f',
+    'regression': '#c1601a',
+    'stand-in': '#5b8c3a',
+    'reference': '#7a7f86',
+}
+CHANCE = 0.5  # area under the ROC curve
+LINE = 0.3  # inches of a line of a forest plot
 LEGEND = {'fontsize': 7, 'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.15), 'frameon': False}
 
 
@@ -20,6 +29,17 @@ class Panel(NamedTuple):
     protocol: str
     test: str  # and of more than two classes that which is set against the rest
     positive: str  # what people read of that class
+
+
+class Estimate(NamedTuple):
+    """A number with its interval, a line of a forest plot."""
+
+    label: str
+    value: float
+    low: float  # NaN, like high, where there is no interval
+    high: float
+    kind: str = 'network'  # a key of COLOURS
+    seeds: tuple[float, ...] = ()  # the value of each seed, where it is the mean of several
 
 
 class Curve(NamedTuple):
@@ -57,50 +77,89 @@ def save(figure, path, **options):
     figure.savefig(path, dpi=110, **options)
 
 
-def draw_roc(evaluations, letters):
+def draw_forest(panels, label, limits=(0.0, 1.0), reference=CHANCE):
+    """A forest plot: numbers with their intervals, one below the other.
+
+    Args:
+        panels: {title: [Estimate]}, one axis each.
+        label: of the horizontal axis.
+        limits: of that axis; None where the numbers choose them.
+        reference: where a dotted line stands, such as chance.
+
+    Returns:
+        A Figure. An interval that leaves the axis ends at its edge.
+    """
+    heights = [
+        LINE * sum(1 + each.label.count('\n') for each in lines) for lines in panels.values()
+    ]
+    figure = Figure(layout='constrained', figsize=(7.5, 0.7 + sum(0.45 + each for each in heights)))
+    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)
+    for ax, (title, lines) in zip(axes[:, 0], panels.items()):
+        for place, estimate in enumerate(lines):
+            _forest_line(ax, place, estimate)
+        ax.axvline(reference, color='black', lw=0.9, ls=':')
+        ax.set_yticks(range(len(lines)), [each.label for each in lines], fontsize=9)
+        ax.set(ylim=(len(lines) - 0.4, -0.6), xlim=limits)
+        ax.set_title(title, fontsize=10, loc='left', weight='bold')
+        ax.spines[['top', 'right']].set_visible(False)
+    axes[-1, 0].set_xlabel(label)
+    return figure
+
+
+def _forest_line(ax, place, estimate):
+    """Draws an Estimate at a height; its value is printed at the right edge."""
+    colour = COLOURS[estimate.kind]
+    ax.plot((estimate.low, estimate.high), (place, place), color=colour, lw=2.2)
+    ax.plot(estimate.value, place, 'D', color=colour, ms=5, clip_on=False)
+    ax.plot(estimate.seeds, [place] * len(estimate.seeds), '|', color='black', ms=9)
+    where = {'transform': ax.get_yaxis_transform(), 'va': 'center', 'fontsize': 9}
+    ax.text(1.01, place, f'{estimate.value:.3f}', color=colour, **where)
+
+
+def draw_roc(evaluations):
     """ROC curves, one for each seed, with the mean area in the legend (the paper's Figure 3).
 
     Args:
         evaluations: [data.results.Evaluation].
-        letters: short names of the training sets, of `tables.labels_of_training_sets`.
 
     Returns:
         A Figure with one panel for each protocol, test set and positive class, and one colour for
-        each model.
+        each model and training set.
     """
     panels = _panels(evaluations)
     figure, axes, colours = _axes(panels)
     for ax, (panel, curves) in zip(axes, panels.items()):
-        seen = set()
         for curve, results in curves.items():
-            style = _style(results[0], curve.model in seen)
-            seen.add(curve.model)
-            label = _roc_label(curve, results, letters[curve.train_set])
+            style, colour = '--' if results[0].is_baseline else '-', colours[_who(curve)]
+            label = _roc_label(curve, results)
             for result in results:
                 points = roc.curve(np.array(result.labels), np.array(result.scores))
-                ax.plot(*points, color=colours[curve.model], lw=1.3, ls=style, label=label)
+                ax.plot(*points, color=colour, lw=1.3, ls=style, label=label)
                 label = None  # one entry for all seeds
         ax.set(xlabel='1 - specificity', ylabel=f'recall of {panel.positive}')
         ax.legend(**LEGEND)
     return figure
 
 
-def _style(result, seen):
-    """How a curve is dashed; `seen`: whether its model has another curve in the panel before it."""
-    if seen:
-        return ':'
-    return '--' if result.is_baseline else '-'
-
-
-def _roc_label(curve, results, letter):
+def _roc_label(curve, results):
     """The entry of a Curve in the legend, with the area of all its seeds."""
     areas = [result.metrics['auc'] for result in results]
-    model = tables.NAMES.get(curve.model, curve.model)
-    checkpoint = f', {curve.checkpoint}' if curve.checkpoint else ''
-    label = f'{model}, {letter}{checkpoint}: AUC {np.mean(areas):.3f}'
+    label = f'{_label(curve)}: AUC {np.mean(areas):.3f}'
     if len(areas) == 1:
         return label
     return f'{label} ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} runs)'
+
+
+def _who(curve):
+    """What has a colour of its own: a model and what it learned from."""
+    return curve.model, curve.train_set
+
+
+def _label(curve):
+    """A Curve in words: model, checkpoint and what it learned from."""
+    model = tables.NAMES.get(curve.model, curve.model)
+    checkpoint = f', {curve.checkpoint} checkpoint' if curve.checkpoint else ''
+    return f'{model}{checkpoint}, {tables.in_words(curve.train_set)}'
 
 
 def draw_reliability(evaluations):
@@ -111,7 +170,7 @@ def draw_reliability(evaluations):
 
     Returns:
         A Figure with one panel for each protocol, test set and positive class, and one colour for
-        each model.
+        each model and training set.
     """
     panels = {
         panel: {curve: results for curve, results in curves.items() if not results[0].is_baseline}
@@ -123,8 +182,7 @@ def draw_reliability(evaluations):
             labels = np.concatenate([result.labels for result in results])
             scores = np.concatenate([result.scores for result in results])
             score, share, count = reliability(labels, scores)
-            model, colour = tables.NAMES.get(curve.model, curve.model), colours[curve.model]
-            label = f'{model}, {curve.checkpoint} checkpoint'
+            label, colour = _label(curve), colours[_who(curve)]
             ax.plot(score, share, color=colour, lw=1.2, label=label)
             ax.scatter(score, share, s=3 + 60 * count / count.sum(), color=colour)
         positive = panel.positive
@@ -157,9 +215,10 @@ def _panels(evaluations):
 
 
 def _axes(panels):
-    """(figure, [Axes of each panel], {model: colour}) of {Panel: {Curve: results}}."""
-    models = dict.fromkeys(curve.model for curves in panels.values() for curve in curves)
-    colours = {model: matplotlib.colormaps['tab10'](i % 10) for i, model in enumerate(models)}
+    """(figure, [Axes of each panel], {_who: colour}) of {Panel: {Curve: results}}."""
+    shown = dict.fromkeys(_who(curve) for curves in panels.values() for curve in curves)
+    palette = matplotlib.colormaps['tab10' if len(shown) <= 10 else 'tab20']
+    colours = {who: palette(i % palette.N) for i, who in enumerate(shown)}
     widest = 3 if len(panels) % 3 == 0 else 2
     columns = min(max(len(panels), 1), widest)
     rows = max(-(-len(panels) // columns), 1)

@@ -1,75 +1,85 @@
-"""One self-contained HTML page: text, tables and pictures, nothing loaded from elsewhere.
+"""One self-contained HTML page made of sections: text, pictures and tables, nothing from elsewhere.
 
-It reads well in light and dark, on narrow and wide screens, and printed.
+A page opens with what it says, in a few sentences; each section then shows its pictures before its
+table. It reads well in light and dark, on narrow and wide screens, and printed: a table that is too
+wide scrolls in its own box.
 """
 
 import base64
 import html
 import pathlib
+import re
 import string
+from collections.abc import Sequence
+from importlib import resources
+from typing import NamedTuple
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --quiet: #777; }
-@media (prefers-color-scheme: dark) { :root { --quiet: #999; } }
-body { font: 16px/1.5 system-ui, sans-serif; \
-max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; margin-bottom: .2rem; } \
-h1, p { overflow-wrap: anywhere; } \
-h2 { margin-top: 2.5rem; }
-.warning { border-left: 4px solid #c60; padding: .4rem 1rem; background: #c601; }
-.wide { overflow-x: auto; margin: 1rem 0; } \
-table { border-collapse: collapse; font-size: 13px; } \
-caption { text-align: left; padding: .3rem 0; color: var(--quiet); }
-th, td { text-align: left; padding: .35rem .6rem; \
-border-bottom: 1px solid var(--line); vertical-align: top; }
-td { font-variant-numeric: tabular-nums; } \
-td:nth-child(-n+3) { overflow-wrap: anywhere; min-width: 5.5rem; } \
-td:nth-child(n+6) { min-width: 5rem; }
-figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: 14px; }
-img { max-width: 100%; height: auto; background: white; } .quiet { color: var(--quiet); }
-@media print { body { margin: 0; max-width: none; font-size: 11pt; } \
-figure, tr { break-inside: avoid; } .wide { overflow: visible; } }
-"""
-DOCUMENT = string.Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-$body
-</main>
-</body>
-</html>
-""")
+from covjax import __version__
+
+FOLDER = resources.files('covjax.pages')
+DOCUMENT = string.Template((FOLDER / 'document.html').read_text(encoding='utf-8'))
+STYLE = (FOLDER / 'style.css').read_text(encoding='utf-8')
 TABLE = string.Template(
-    '<div class="wide"><table>$caption<thead><tr>$head</tr></thead>'
+    '<div class="wide" tabindex="0"><table><thead><tr>$head</tr></thead>'
     '<tbody>$body</tbody></table></div>'
 )
 FIGURE = string.Template(
-    '<figure><img src="data:image/png;base64,$data" alt="$alt">$caption</figure>'
+    '<figure><img src="data:image/png;base64,$data" alt="$alt"><figcaption>$alt</figcaption>'
+    '</figure>'
 )
+LONG = 28  # characters of a cell from which it is broken into lines
+BREAKS = re.compile('([+,/])')  # behind which a long word may be broken
 
 
-class raw(str):
-    """HTML that is ready, which `table` does not escape."""
+class Figure(NamedTuple):
+    """A picture of a page."""
+
+    path: pathlib.Path  # of a PNG file, which is embedded
+    text: str  # what it shows: its caption, and what is read to those who do not see it
 
 
-def document(title, body):
+class Mark(NamedTuple):
+    """A cell of a table that is coloured: the colour never speaks alone."""
+
+    text: str
+    tone: str  # 'bad', 'good' or 'none'
+
+
+class Section(NamedTuple):
+    """A part of a page: a heading, what it says, pictures, and a table."""
+
+    title: str
+    # Paragraphs, with an empty line between two; of one whose lines begin with '- ', a list.
+    text: str = ''
+    columns: Sequence = ()  # of the table; without any there is none
+    rows: Sequence = ()  # of cells: Mark, or anything that `text` takes
+    figures: Sequence = ()  # of Figure, above the table
+    level: int = 2  # of the heading; 3 for a part of the section above
+
+
+def page(title, opening, sections):
     """The whole page.
 
     Args:
-        title: plain text, of the tab and of the heading.
-        body: HTML that is ready.
+        title: of the tab and of the heading.
+        opening: what the page says, in a few sentences; paragraphs as in a Section.
+        sections: iterable of Section.
 
     Returns:
-        str.
+        str, HTML.
     """
-    return DOCUMENT.substitute(title=text(title), style=STYLE, body=body)
+    return DOCUMENT.substitute(
+        title=text(title),
+        style=STYLE,
+        opening=_paragraphs(opening),
+        sections='\n'.join(map(_section, sections)),
+        version=__version__,
+    )
+
+
+def write(path, title, opening, sections):
+    """Writes a `page` into a file (pathlib.Path)."""
+    path.write_text(page(title, opening, sections), encoding='utf-8')
 
 
 def text(value):
@@ -81,39 +91,46 @@ def text(value):
     return html.escape(str(value))
 
 
-def table(columns, rows, caption=''):
-    """The HTML of a table with a header.
+def _section(section):
+    parts = [f'<h{section.level}>{text(section.title)}</h{section.level}>']
+    parts.append(_paragraphs(section.text))
+    parts += map(_figure, section.figures)
+    if section.columns:
+        parts.append(_table(section.columns, section.rows))
+    return '\n'.join(filter(None, parts))
 
-    Args:
-        columns: what the header says.
-        rows: sequences of cells: anything that `text` takes, or HTML marked as such by `raw`.
-        caption: plain text above the table.
 
-    Returns:
-        str.
-    """
+def _paragraphs(plain):
+    """Paragraphs and lists of plain text as HTML."""
+    return '\n'.join(_paragraph(part) for part in re.split(r'\n\s*\n', plain.strip()) if part)
+
+
+def _paragraph(plain):
+    if not plain.startswith('- '):
+        return f'<p>{text(plain)}</p>'
+    items = re.split(r'\n- ', plain.removeprefix('- '))
+    return '<ul>' + ''.join(f'<li>{text(item)}</li>' for item in items) + '</ul>'
+
+
+def _table(columns, rows):
     head = ''.join(f'<th scope="col">{text(column)}</th>' for column in columns)
-    body = ''.join(_row(row) for row in rows)
-    caption = f'<caption>{text(caption)}</caption>' if caption else ''
-    return TABLE.substitute(caption=caption, head=head, body=body)
+    return TABLE.substitute(head=head, body=''.join(map(_row, rows)))
 
 
 def _row(cells):
-    contents = (cell if isinstance(cell, raw) else text(cell) for cell in cells)
-    return '<tr>' + ''.join(f'<td>{content}</td>' for content in contents) + '</tr>'
+    return '<tr>' + ''.join(map(_cell, cells)) + '</tr>'
 
 
-def figure(path, alt, caption=''):
-    """The HTML of a picture, which is embedded.
+def _cell(cell):
+    if isinstance(cell, Mark):
+        return f'<td><span class="mark {cell.tone}">{text(cell.text)}</span></td>'
+    content = text(cell)
+    if len(content) < LONG:
+        return f'<td>{content}</td>'
+    breakable = BREAKS.sub(r'\1<wbr>', content)
+    return f'<td class="long">{breakable}</td>'
 
-    Args:
-        path: of a PNG file.
-        alt: what it shows, for those who do not see it.
-        caption: plain text below it.
 
-    Returns:
-        str.
-    """
-    data = base64.b64encode(pathlib.Path(path).read_bytes()).decode()
-    caption = f'<figcaption>{text(caption)}</figcaption>' if caption else ''
-    return FIGURE.substitute(data=data, alt=html.escape(alt), caption=caption)
+def _figure(figure):
+    data = base64.b64encode(pathlib.Path(figure.path).read_bytes()).decode()
+    return FIGURE.substitute(data=data, alt=html.escape(figure.text))

@@ -2,27 +2,14 @@
 
 import numpy as np
 
-from covjax import __version__
-from covjax.pages import figures, html
+from covjax.pages import figures, html, prose
+from covjax.pages.figures import Estimate
+from covjax.pages.html import Figure
 from covjax.pages.tables import interval
 
-BODY = """\
-<p class="quiet">covjax {version}</p>
-<p class="warning"><strong>Not for diagnosis.</strong> Synthetic images show no patient with \
-COVID-19; the scans are those of three people.</p>
-<p>Classifiers learned to tell lesions from shams of one maker, in {seeds} seeds, and were read on \
-real images of the {read} split. A row counts where the mean area on unseen pairs of its own maker \
-is at least {learned}. Images that share a picture, patient or source with what was trained on \
-were left out: {left_out}.</p>
-{figure}
-<h2>Lesion against healthy lung of the same pictures</h2>
-{lesions}
-<h2>Scan against scan, and inside a scan</h2>
-{scans}
-<h2>Figure against figure</h2>
-{papers}
-<h2>How bright lesions are</h2>
-{effects}"""
+FIGURE = 'Areas under the ROC curve on real lesions, with intervals and every seed'
+BEST = 'Those of {maker}, shown {part}, tell real lesions from healthy lung best: AUC {area}.'
+LABEL = 'area under the ROC curve, lesion against healthy lung of the same pictures'
 
 
 def write(results, workdir):
@@ -41,20 +28,27 @@ def write(results, workdir):
         'papers': (PAPER_COLUMNS, [line for row in rows for line in _paper_lines(row)]),
         'effects': ((*EFFECT_COLUMNS, faint), _effect_lines(results['effects'])),
     }
-    body = BODY.format(
-        version=__version__,
-        read=results['read'],
-        seeds=len(rows[0]['unseen']['seeds']),
-        learned=rules['learned'],
-        left_out=', '.join(f'{n} of {key}' for key, n in results['left_out'].items()),
-        figure=html.figure(path, 'Areas under the ROC curve on real lesions, with intervals'),
-        **{name: html.table(*table) for name, table in tables.items()},
+    left_out = ', '.join(f'{n} of {key}' for key, n in results['left_out'].items())
+    about = {'learned': rules['learned'], 'left_out': left_out}
+    page, of_lesions = prose.read('pair_study'), {'lesions': [Figure(path, FIGURE)]}
+    sections = [
+        page.section(name, *table, of_lesions.get(name, ()), **about)
+        for name, table in tables.items()
+    ]
+    opening = page.opening.format(
+        read=results['read'], seeds=len(rows[0]['unseen']['seeds']), best=_best(rows)
     )
-    page = html.document('What classifiers learn from pairs', body)
-    (workdir / 'pair_study.html').write_text(page, encoding='utf-8')
+    html.write(workdir / 'pair_study.html', page.title, opening, sections)
     for columns, lines in tables.values():
         print('', ' | '.join(columns), *(' | '.join(line) for line in lines), sep='\n')
     print(f'\n{workdir / "pair_study.html"}')
+
+
+def _best(rows):
+    """A sentence on the row with the greatest area on real lesions."""
+    row = max(rows, key=lambda row: row['lesions']['mean'])
+    area = interval(*(row['lesions'][end] for end in ('mean', 'low', 'high')))
+    return BEST.format(maker=row['maker'], part=row['part'], area=area)
 
 
 LESION_COLUMNS = ('pairs of', 'seen', 'unseen pairs', 'counts', 'real lesions', 'over seeds')
@@ -115,20 +109,19 @@ def _effect_lines(effects):
 
 
 def draw(rows, path):
-    """Writes a forest plot of the areas on real lesions, with every seed as a dot.
+    """Writes a forest plot of the areas on real lesions, with every seed as a mark.
 
     Args:
         rows: of pair_study.json.
         path: pathlib.Path of a PNG.
     """
-    figure, axes = figures.subplots(figsize=(7, 0.5 * len(rows) + 1.2))
-    for place, row in enumerate(rows):
-        found, colour = row['lesions'], 'C0' if row['counts'] else 'C7'
-        axes.plot((found['low'], found['high']), (place, place), color=colour, linewidth=2)
-        axes.plot(found['mean'], place, 'D', color=colour)
-        axes.plot(found['seeds'], [place] * len(found['seeds']), '|', color='black', markersize=9)
-    axes.axvline(0.5, color='gray', linestyle=':')
-    axes.set_yticks(range(len(rows)), [f'{row["maker"]}, {row["part"]}' for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel('area under the ROC curve, lesion against healthy lung of the same pictures')
-    figures.save(figure, path)
+    lines = [
+        Estimate(
+            f'{row["maker"]}, {row["part"]}',
+            *(row['lesions'][end] for end in ('mean', 'low', 'high')),
+            'network' if row['counts'] else 'reference',
+            tuple(row['lesions']['seeds']),
+        )
+        for row in rows
+    ]
+    figures.save(figures.draw_forest({'': lines}, LABEL, limits=None), path)

@@ -117,13 +117,14 @@ def header(texts, size):
     """A strip of captions in white on black, to stand above the columns of a contact sheet.
 
     Args:
-        texts: one for each column.
+        texts: one for each column, of one or more lines.
         size: pixels a side of a tile.
 
     Returns:
-        uint8 [24, size * len(texts), 3].
+        uint8 [8 + 16 * lines, size * len(texts), 3].
     """
-    image = Image.new('RGB', (size * len(texts), 24))
+    lines = 1 + max(text.count('\n') for text in texts)
+    image = Image.new('RGB', (size * len(texts), 8 + 16 * lines))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     for i, text in enumerate(texts):
         draw.text((size * i + 6, 4), text, fill=(255, 255, 255), font=font)

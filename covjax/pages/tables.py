@@ -106,6 +106,7 @@ class ComparisonRow(NamedTuple):
     test: str
     model: str
     seed: int
+    trained_on: str
     baseline: str
     fitted_on: str
     auc_difference: float  # network less baseline
@@ -216,6 +217,15 @@ def cell(row, name):
     return interval(row.mean[name], row.low[name], row.high[name])
 
 
+def in_words(spec):
+    """The data sets of a spec as people read them: 'covid_ct:train@covid' is 'covid_ct covid'.
+
+    Of other splits than train the split is said.
+    """
+    words = lambda part: part.strip().replace(':train', '').replace('@', ' ').replace(':', ' ')
+    return ' + '.join(map(words, spec.split('+')))
+
+
 def caption(row):
     """What the table of a Row is about, in a phrase."""
     positive, others = row.titles
@@ -244,12 +254,12 @@ def labels_of_training_sets(rows):
     }
 
 
-def columns(row, letters):
+def columns(row, letters=None):
     """The cells under LEAD, before the rates: model, training set, checkpoint, seeds, overlap.
 
     Args:
         row: Row.
-        letters: of `labels_of_training_sets`.
+        letters: of `labels_of_training_sets`; None says the training set in words.
 
     Returns:
         [str].
@@ -257,7 +267,7 @@ def columns(row, letters):
     overlap = ', '.join(f'{count} {kind}' for kind, count in row.overlap.items() if count)
     return [
         NAMES.get(row.model, row.model),
-        letters[row.train_set],
+        letters[row.train_set] if letters else in_words(row.train_set),
         row.checkpoint,
         ', '.join(map(str, row.seeds)),
         overlap or 'none',
@@ -364,6 +374,7 @@ def comparisons(evaluations):
                 test=test,
                 model=network.model,
                 seed=network.seed,
+                trained_on=network.train_set,
                 baseline=baseline.model,
                 fitted_on=baseline.train_set,
                 auc_difference=areas[i].difference,

@@ -5,8 +5,8 @@ stand-ins and mixtures need experiments, which are trained first (covjax.audit.e
 question is about one class, config.positive_class, against the rest.
 """
 
+import math
 import pathlib
-import string
 from functools import partial
 
 from covjax import (
@@ -29,6 +29,7 @@ from covjax.audit import (
     mixing,
     origin,
     overlap,
+    page,
     pixel_baseline,
     regions,
 )
@@ -36,7 +37,6 @@ from covjax.audit import stand_ins as stand_ins_check
 from covjax.audit.verdict import FLAGS, Images, Member, Subject
 from covjax.classes import POSITIVE, check_same, listed, positive_class, titles
 from covjax.data import batches, datasets, lineage, specs
-from covjax.pages import html
 from covjax.stand_ins import STAND_INS
 from covjax.trained import data_dir_of, open_run
 from covjax.workdir import write_json
@@ -55,21 +55,11 @@ CHECKS = (
     mixing,
     calibration,
 )
-BODY = string.Template("""\
-<p class="quiet">covjax $version</p>
-<p class="warning"><strong>Not for diagnosis.</strong> \
-An audit can show that a score rests on something other than disease. \
-It can not show that it rests on disease: a page without red flags is no proof.</p>
-<p>$model, seed $seed, step $step, from $classifier. Trained on $train. $tests.$asked</p>
-<h2>Verdict: $flags red flags of $questions questions</h2>
-$table
-<p>Intervals cover 95 % of a bootstrap that draws whole patients (with their source document) or \
-series. The thresholds are covjax's own; no standard sets them.</p>
-<h2>One by one</h2>
-$details""")
-
-
-ASKED = ' Every question is about one class of {classes}: {positive}, against the rest.'
+# What the page gives to those who have a classifier of synthetic images and no experiments yet.
+COMMAND = (
+    'python launch.py --config=configs/audit.py --workdir={workdir}_with_experiments '
+    '--config.classifier={classifier} --config.synthetic={synthetic}'
+)
 
 
 def run(config, workdir):
@@ -104,9 +94,23 @@ def run(config, workdir):
         verdicts.append(verdict)
     about = describe(config, network, subject.tests)
     write_json(workdir / 'audit.json', as_json(about, verdicts))
-    page = html.document('Shortcut audit', body(about, verdicts))
-    (workdir / 'audit.html').write_text(page, encoding='utf-8')
-    print(f'{red_flags(verdicts)} red flags in {workdir / "audit.html"}')
+    command = '' if config.synthetic else missing(config, workdir, data_dir)
+    page.write(workdir / 'audit.html', about, verdicts, command)
+    print(f'{page.red_flags(verdicts)} red flags in {workdir / "audit.html"}')
+
+
+def missing(config, workdir, data_dir):
+    """The command of an audit with experiments, '' where no synthesize run is known.
+
+    It is known where the folder of a synthetic data set is one of those in `data_dir`.
+    """
+    for folder in map(pathlib.Path, filter(None, (data_dir or '').split(','))):
+        if (folder.parent / 'synthetic').is_dir():
+            synthetic = folder.parent
+            return COMMAND.format(
+                workdir=workdir, classifier=config.classifier, synthetic=synthetic
+            )
+    return ''
 
 
 def _is_usual(classes, positive):
@@ -321,54 +325,13 @@ def as_json(about, verdicts):
     lines = [verdict._asdict() for verdict in verdicts]
     for line in lines:
         del line['figures']
+        line['areas'] = [{'test': test, **_numbers(each)} for test, each in line['areas']]
     return {'covjax': __version__, **about, 'verdicts': lines}
 
 
-def red_flags(verdicts):
-    """How many of the verdicts are red flags."""
-    return sum(verdict.flag is True for verdict in verdicts)
-
-
-def body(about, verdicts):
-    """The HTML of the page: a table of all verdicts, and each with its table and figures.
-
-    Args:
-        about: dict of `describe`.
-        verdicts: [verdict.Verdict].
-    """
-    tests = '; '.join(f'{name}: {spec}' for name, spec in about['tests'].items())
-    lines = [(_flag(verdict), verdict.name, verdict.finding) for verdict in verdicts]
-    asked = ''
-    if 'positive_class' in about:
-        asked = ASKED.format(classes=', '.join(about['classes']), positive=about['positive_class'])
-    return BODY.substitute(
-        version=__version__,
-        model=html.text(about['model']),
-        seed=about['seed'],
-        step=about['step'],
-        classifier=html.text(about['classifier']),
-        train=html.text(about['train']),
-        tests=html.text(tests),
-        asked=html.text(asked),
-        flags=red_flags(verdicts),
-        questions=sum(verdict.flag is not None for verdict in verdicts),
-        table=html.table(['', 'question', 'finding'], lines),
-        details='\n'.join(part for verdict in verdicts for part in _details(verdict)),
-    )
-
-
-def _flag(verdict):
-    """The flag as a cell, bold where it is red."""
-    text = FLAGS[verdict.flag]
-    return html.raw(f'<strong>{text}</strong>') if verdict.flag else text
-
-
-def _details(verdict):
-    """Yields the parts of the page about one verdict."""
-    yield f'<h3>{html.text(verdict.name)}: {FLAGS[verdict.flag]}</h3>'
-    yield f'<p>{html.text(verdict.finding)}</p>'
-    yield f'<p class="quiet">{html.text(verdict.rule)}</p>' if verdict.rule else ''
-    if verdict.rows:
-        yield html.table(verdict.columns, verdict.rows)
-    for path, alt in verdict.figures:
-        yield html.figure(path, alt, alt)
+def _numbers(estimate):
+    """What audit.json has of an Estimate; NaN, which JSON does not have, is null."""
+    label = estimate.label.replace('\n', ' ')
+    ends = {name: getattr(estimate, name) for name in ('value', 'low', 'high')}
+    known = {name: None if math.isnan(value) else value for name, value in ends.items()}
+    return {'label': label, 'kind': estimate.kind, **known}

@@ -21,6 +21,7 @@ from covjax.metrics import calibration
 from covjax.metrics.intervals import bootstrap, wilson
 from covjax.metrics.rates import confusion, rates
 from covjax.metrics.roc import operating_point
+from covjax.pages import tables
 from covjax.workdir import without_nan, write_json
 
 PRINTED = ('accuracy', 'recall', 'precision', 'specificity', 'f1', 'auc')
@@ -284,7 +285,8 @@ def _result(about, rows, scored, chosen=None):
     metrics = rates(labels, scores, positive_class=positive)
     groups = [row.group for row in rows]
     shown = ', '.join(f'{name} {metrics[name]:.3f}' for name in PRINTED)
-    print(f'{about["model"]} on {about["test_name"]}{named}: {shown}', flush=True)
+    fitted = '' if chosen else f', fitted on {tables.in_words(about["train_set"])},'
+    print(f'{about["model"]}{fitted} on {about["test_name"]}{named}: {shown}', flush=True)
     calibrated, at_threshold = _calibration(labels, scores), {}
     if chosen and not math.isnan(chosen['threshold']):
         temperature, threshold = chosen['temperature'], chosen['threshold']

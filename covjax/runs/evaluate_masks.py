@@ -13,12 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from covjax import InputError, segmenter, trained
+from covjax import InputError, joined, segmenter, trained
 from covjax.audit import mask_rules
 from covjax.ct import lungs, masks, picture
 from covjax.data import datasets, lineage, segmented, soft_maps, specs
 from covjax.metrics import segmentation as metrics
-from covjax.pages import html, pictures
+from covjax.pages import figures, html, pictures, prose
+from covjax.pages.figures import Estimate
+from covjax.pages.html import Figure
 from covjax.workdir import write_csv, write_json
 
 THRESHOLDS = np.linspace(0.1, 0.9, 17)  # among which validation chooses
@@ -29,20 +31,8 @@ COLUMNS = (
 )
 LAST = 'dice without near-copies'
 SHOWN, TILE = 6, 192  # rows of the picture of the page, and pixels a side
-BODY = """\
-<p class="warning"><strong>Not for diagnosis.</strong></p>
-<p>{summary}</p>
-{figure}
-<h2>Masks against those of the data sets</h2>
-{table}
-<p>Means over scans, with 95 % intervals from a bootstrap over patients, or over what looks alike
-where patients are not known. NSD and HD95 are those of voxel borders, in mm where the data set
-knows the size of a pixel, otherwise in pixels. The Dice of 256 thresholds is that of the
-COVID-SemiSeg benchmark, of maps stretched to 0..1. <em>Without near-copies</em> leaves out the
-scans that share a group or an image with what the model was trained or fitted on.</p>
-<h2>Where there is nothing to find</h2>
-{negatives}"""
-NO_NEGATIVES = '<p>No such data sets were given (config.negatives).</p>'
+FOREST = 'Mean Dice over scans, a line for each model and region'
+PICTURE = 'Slices, their masks, and what models draw'
 
 
 class Scan(NamedTuple):
@@ -72,7 +62,7 @@ class Model(NamedTuple):
 def run(config, workdir):
     """Scores segmenters, published maps and rules on every test set of config.tests.
 
-    Writes masks.json, table.csv, overlay.png and masks.html.
+    Writes masks.json, table.csv, overlay.png, dice.png and masks.html.
 
     Raises:
         InputError: a key of the config is wrong, a data set is missing or has no masks, or the
@@ -453,26 +443,44 @@ def table_row(result, names):
 
 
 def _write_page(workdir, found, empty, models, tests):
-    """Writes overlay.png and masks.html."""
-    scans = next(iter(tests.values()))
-    picture.save(workdir / 'overlay.png', panels(models, scans))
-    shown = [table_row(result, PRINTED) for result in found]
-    page = html.document(
-        'Segmentation against masks',
-        BODY.format(
-            # Of the model that config.segmenters names first: the best one here would be luck.
-            summary=html.text(line(found[0])),
-            figure=html.figure(
-                workdir / 'overlay.png', 'Slices, their masks, and what models draw'
-            ),
-            table=html.table((*COLUMNS, *map(_named, PRINTED), LAST), shown),
-            negatives=html.table(list(empty[0]), [list(row.values()) for row in empty])
-            if empty
-            else NO_NEGATIVES,
+    """Writes overlay.png, dice.png and masks.html."""
+    page, scans = prose.read('masks'), next(iter(tests.values()))
+    overlay, dice = workdir / 'overlay.png', workdir / 'dice.png'
+    picture.save(overlay, panels(models, scans))
+    figures.save(figures.draw_forest(forest(found), 'Dice', reference=0), dice)
+    negatives = [list(row.values()) for row in empty]
+    sections = [
+        page.section('dice', figures=[Figure(dice, FOREST), Figure(overlay, PICTURE)]),
+        page.section(
+            'results',
+            (*COLUMNS, *map(_named, PRINTED), LAST),
+            [table_row(result, PRINTED) for result in found],
         ),
+        page.section('negatives', list(empty[0]), negatives)
+        if empty
+        else page.section('no_negatives'),
+    ]
+    opening = page.opening.format(
+        models=joined(dict.fromkeys(result['model'] for result in found)),
+        tests=joined(dict.fromkeys(result['test_name'] for result in found)),
+        # Of the model that config.segmenters names first: the best one here would be luck.
+        summary=f'{line(found[0])}.',
     )
-    (workdir / 'masks.html').write_text(page, encoding='utf-8')
+    html.write(workdir / 'masks.html', page.title, opening, sections)
     print(f'{len(found)} results in {workdir / "masks.html"}')
+
+
+def forest(found):
+    """The mean Dice of results, entries of masks.json, as pages.figures.draw_forest takes them."""
+    panels = {}
+    number = lambda value: math.nan if value is None else value
+    for result in found:
+        dice = result['summary']['means']['dice']
+        who = f'{_who(result["model"], result["seed"])}, {result["region"]}'
+        kind = 'regression' if result['kind'] == 'rule' else 'network'
+        estimate = Estimate(who, *(number(dice[end]) for end in ('value', 'low', 'high')), kind)
+        panels.setdefault(result['test_name'], []).append(estimate)
+    return panels
 
 
 def panels(models, scans):

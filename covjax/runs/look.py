@@ -4,20 +4,20 @@ It shows pictures of every split, counts, sizes, grey levels, and what lies in t
 """
 
 import itertools
-import pathlib
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from covjax import InputError, __version__
+from covjax import InputError, joined
 from covjax.ct import picture
 from covjax.data import datasets, specs
 from covjax.data.lineage import document
 from covjax.data.near_duplicates import SIZE, THRESHOLD, across_groups, near_duplicates, shrunk
 from covjax.data.rows import Row
-from covjax.pages import figures, html, pictures
+from covjax.pages import figures, html, pictures, prose
+from covjax.pages.html import Figure
 from covjax.workdir import write_csv
 
 TILE, COLUMNS = 160, 8  # of a contact sheet: pixels a side, tiles a row
@@ -30,15 +30,14 @@ COUNTS = (
     *('median size', 'sides', 'mean grey', 'black', 'white'),
 )
 KEYS = ('split', 'label', 'id', 'group')  # what names an image of a pair
-IDENTICAL = '<p>{} images equal another one pixel for pixel.</p>'
-STRADDLING = '<p>{} source documents or series are in more than one split.</p>'
-ALIKE = (
-    '<p>{count} pairs of different groups (patient, or series) show nearly the same picture: '
-    'correlation above {threshold} at {size}x{size}. '
-    'Such pairs are to be looked at: at that size two slices of different people can look alike. '
-    'All are in near_duplicates.csv.</p>'
+PAIR = ['correlation', *(f'{key}, {n}' for n in ('first', 'second') for key in KEYS)]
+# What the opening of the page says (the rest is prose/look.toml).
+LIMIT = ' Only the first {limit} of {splits} were read.'
+GREY = 'The mean grey level is {levels}.'
+PLACES = (
+    '{straddling} source documents or series are in more than one split, {pairs} pairs of '
+    'different groups look nearly the same, and {copies} images are exact copies.'
 )
-ABOUT = '<p class="quiet">covjax {version}; {folder}. {limit}Not for diagnosis.</p>'
 
 
 class Example(NamedTuple):
@@ -50,13 +49,6 @@ class Example(NamedTuple):
     shape: tuple[int, int]  # height, width
     histogram: np.ndarray  # pixels of each grey level, [256]
     small: np.ndarray  # uint8 [SIZE, SIZE, 1]
-
-
-class Drawing(NamedTuple):
-    """A picture of the page."""
-
-    path: pathlib.Path  # of a PNG file
-    text: str  # what it shows
 
 
 def run(config, workdir):
@@ -85,18 +77,25 @@ def run(config, workdir):
         *_draw_straddling(images, straddling),
         *_draw_pairs(images, pairs, examples),
     ]
-    body = [
-        _about(config, cut),
-        *_counts(examples),
-        *_two_places(examples, straddling, pairs),
-        *_pictures(drawings, sheets),
+    copies = sum(n - 1 for n in Counter(row.sha256 for row in rows).values())
+    page, path = prose.read('look'), workdir / 'look.html'
+    sections = [
+        page.section('pictures', figures=sheets),
+        page.section('figures', figures=drawings),
+        _counts(page, examples),
+        _straddling(page, straddling, copies),
+        _alike(page, pairs, examples),
+        page.section('about', folder=_folder(config)),
     ]
-    page = workdir / 'look.html'
-    page.write_text(html.document(config.dataset, '\n'.join(body)), encoding='utf-8')
+    opening = page.opening.format(
+        **_opening(config, examples, cut),
+        places=PLACES.format(straddling=len(straddling), pairs=len(pairs), copies=copies),
+    )
+    html.write(path, page.title.format(dataset=config.dataset), opening, sections)
     print(
         f'{len(examples)} examples of {config.dataset}, '
         f'{len(straddling)} documents or series in two splits, '
-        f'{len(pairs)} near-duplicates between groups: {page}'
+        f'{len(pairs)} near-duplicates between groups: {path}'
     )
 
 
@@ -134,19 +133,19 @@ def _square(grey, boxes):
 
 
 def _contact_sheets(images, split, tiles):
-    """Draws one sheet a label -> [Drawing]."""
+    """Draws one sheet a label -> [Figure]."""
     sheets = []
     for label, of_label in sorted(tiles.items()):
         name = '_'.join(filter(None, ['sheet', split.split('[')[0], label]))
         path, columns = images / f'{name}.png', min(len(of_label), COLUMNS)
         picture.save(path, pictures.contact_sheet(of_label, columns))
         first = f'the first {len(of_label)}, boxes in yellow where there are any'
-        sheets.append(Drawing(path, f'{_group_name(split, label)}: {first}'))
+        sheets.append(Figure(path, f'{_group_name(split, label)}: {first}'))
     return sheets
 
 
 def _pair_sheet(images, spec, split, config):
-    """Draws the first pairs of a lesion and a sham of a spec -> [Drawing], [] where it has none."""
+    """Draws the first pairs of a lesion and a sham of a spec -> [Figure], [] where it has none."""
     pairs = list(itertools.islice(datasets.pairs(spec, config.data_dir), PAIRS_SHOWN))
     if not pairs:
         return []
@@ -154,7 +153,7 @@ def _pair_sheet(images, spec, split, config):
     shown = [(pair.before, pair.gate, pair.lesion, pair.sham) for pair in pairs]
     picture.save(path, pictures.pair_sheet(shown, TILE))
     what = ', '.join(pictures.OF_PAIR)
-    return [Drawing(path, f'{split}: the first {len(pairs)} pairs ({what})')]
+    return [Figure(path, f'{split}: the first {len(pairs)} pairs ({what})')]
 
 
 def _group_name(split, label):
@@ -227,7 +226,7 @@ def _draw_sizes(path, groups):
     ax.set(title=f'{len(shapes)} sizes')
     ax.legend(fontsize=8)
     figures.save(figure, path)
-    return Drawing(path, 'Width and height of every image')
+    return Figure(path, 'Width and height of every image')
 
 
 def _draw_grey_levels(path, groups):
@@ -240,7 +239,7 @@ def _draw_grey_levels(path, groups):
     ax.set(title='grey levels, mean over images')
     ax.legend(fontsize=8)
     figures.save(figure, path)
-    return Drawing(path, 'Histogram of grey levels')
+    return Figure(path, 'Histogram of grey levels')
 
 
 def _draw_diameters(path, diameters):
@@ -250,7 +249,7 @@ def _draw_diameters(path, diameters):
     ax.set(xlabel='diameter of the nodules, mm', ylabel='boxes')
     ax.legend(fontsize=8)
     figures.save(figure, path)
-    return Drawing(path, 'Histogram of nodule diameters')
+    return Figure(path, 'Histogram of nodule diameters')
 
 
 def _draw_straddling(images, straddling):
@@ -271,7 +270,7 @@ def _draw_straddling(images, straddling):
     path = images / 'straddling.png'
     figures.save(figure, path)
     text = 'Images of each source document or series that is in more than one split'
-    yield Drawing(path, text)
+    yield Figure(path, text)
 
 
 def _draw_pairs(images, pairs, examples):
@@ -283,30 +282,41 @@ def _draw_pairs(images, pairs, examples):
     path = images / 'near_duplicates.png'
     picture.save(path, np.hstack(columns))
     where = f'one above the other, as compared at {SIZE}x{SIZE}'
-    yield Drawing(path, f'Near-duplicates of different groups, {where}')
+    yield Figure(path, f'Near-duplicates of different groups, {where}')
 
 
-def _about(config, cut):
-    """The HTML of where the data set is and how much of it was read; `cut` has more to read."""
-    folder = specs.locate(config.dataset.partition(':')[0], config.data_dir)
-    limit = ''
-    if cut:
-        splits = ', '.join(sorted(set(cut)))
-        limit = f'Only the first {config.limit} of {splits} were read. '
-    return ABOUT.format(version=__version__, folder=html.text(folder), limit=limit)
+def _folder(config):
+    """Where the data set lies."""
+    return specs.locate(config.dataset.partition(':')[0], config.data_dir)
 
 
-def _counts(examples):
-    """The HTML of the table of groups."""
+def _opening(config, examples, cut):
+    """The places of the opening, but for what lies in two places; `cut` has more to read."""
+    splits = joined(sorted(set(cut))) if cut else ''
+    groups = _groups(examples).items()
+    levels = {name: _grey_levels(group) @ np.arange(256) for name, group in groups}
+    return {
+        'images': len(examples),
+        'groups': len({example.row.group for example in examples}),
+        'splits': joined(dict.fromkeys(example.split for example in examples)),
+        'limit': LIMIT.format(limit=config.limit, splits=splits) if cut else '',
+        'grey': GREY.format(
+            levels=joined(f'{level:.0f} ({name})' for name, level in levels.items())
+        ),
+    }
+
+
+def _counts(page, examples):
+    """The section of the table of groups."""
     rows = [_count(name, group) for name, group in _groups(examples).items()]
-    return ['<h2>Counts</h2>', html.table(COUNTS, rows)]
+    return page.section('counts', COUNTS, rows)
 
 
 def _count(name, group):
     """COUNTS of a group of Examples."""
     sides = np.array([example.shape for example in group])
     height, width = np.median(sides, axis=0)
-    grey = np.sum([example.histogram for example in group], axis=0)
+    grey = _grey_levels(group)
     return [
         name,
         len(group),
@@ -315,47 +325,30 @@ def _count(name, group):
         sum(len(example.row.nodules) for example in group),
         f'{width:.0f} x {height:.0f}',
         f'{sides.min()} to {sides.max()}',
-        float(grey @ np.arange(256) / grey.sum()),
-        f'{grey[0] / grey.sum():.1%}',
-        f'{grey[255] / grey.sum():.1%}',
+        float(grey @ np.arange(256)),
+        f'{grey[0]:.1%}',
+        f'{grey[255]:.1%}',
     ]
 
 
-def _two_places(examples, straddling, pairs):
-    """The HTML of copies, documents in two splits, and near-duplicates."""
-    copies = Counter(example.row.sha256 for example in examples)
-    return [
-        '<h2>What lies in two places</h2>',
-        IDENTICAL.format(sum(n - 1 for n in copies.values())),
-        STRADDLING.format(len(straddling)),
-        ALIKE.format(count=len(pairs), threshold=THRESHOLD, size=SIZE),
-        _straddling_table(straddling),
-        _pair_table(pairs, examples),
-    ]
+def _grey_levels(group):
+    """The share of each grey level in a group of Examples, float [256]."""
+    pixels = np.sum([example.histogram for example in group], axis=0)
+    return pixels / pixels.sum()
 
 
-def _straddling_table(straddling):
-    if not straddling:
-        return ''
+def _straddling(page, straddling, copies):
+    """The section of copies and of documents in two splits."""
     rows = [
         (label, name, ', '.join(f'{split} {n}' for split, n in counts.items()))
         for (label, name), counts in straddling.items()
     ]
-    return html.table(['label', 'document or series', 'images in each split'], rows)
+    columns = ['label', 'document or series', 'images in each split'] if rows else ()
+    return page.section('straddling', columns, rows, copies=copies, count=len(rows))
 
 
-def _pair_table(pairs, examples):
-    if not pairs:
-        return ''
+def _alike(page, pairs, examples):
+    """The section of near-duplicates."""
     rows = [(value, *_names(examples[i]), *_names(examples[j])) for value, i, j in pairs[:PAIRS]]
-    return html.table(['correlation', *KEYS, *KEYS], rows)
-
-
-def _pictures(drawings, sheets):
-    """The HTML of all that is drawn."""
-    return [
-        '<h2>Figures</h2>',
-        *(html.figure(path, text, text) for path, text in drawings),
-        '<h2>Pictures</h2>',
-        *(html.figure(path, f'Contact sheet: {text}', text) for path, text in sheets),
-    ]
+    about = {'count': len(pairs), 'threshold': THRESHOLD, 'size': SIZE}
+    return page.section('alike', PAIR if rows else (), rows, **about)

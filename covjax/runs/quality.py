@@ -18,7 +18,9 @@ from covjax.data.synthetic import read_manifest
 from covjax.metrics.distances import fid, fid_floor, kid
 from covjax.metrics.intervals import mean_interval
 from covjax.metrics.spectrum import checkerboard
-from covjax.pages import html, pictures
+from covjax.pages import figures, html, pictures, prose
+from covjax.pages.figures import Estimate
+from covjax.pages.html import Figure
 from covjax.pages.tables import interval
 from covjax.trained import data_dir_of
 from covjax.workdir import read_config, write_json
@@ -27,20 +29,13 @@ SHOWN = 8  # columns of a contact sheet
 # Of a nodule, in its radii: the disc inside, and the ring around it.
 DISC, RING = 0.8, (1.3, 2)
 
-TITLES = {
-    'distances': 'Distance from real images',
-    'copies': 'Copies of training images',
-    'checkerboard': 'Traces of upsampling',
-    'anatomy': 'Anatomy',
-}
-ABOUT = (
-    '<p class="quiet">covjax {version}; {images} images of {synthetic}, split {split}, '
-    'against {real}; the generator was trained on {generator_trained_on}.</p>'
+# What the opening of the page says of the measurements (the rest is prose/quality.toml).
+DISTANCE = 'Their KID from real images is {synthetic}, that of the untranslated inputs {inputs}.'
+KEPT = (
+    'Lungs keep a Dice of {dice} in translation, and {copies} images are copies of training ones.'
 )
-WARNING = (
-    '<p class="warning"><strong>Not for diagnosis.</strong> '
-    'No number says that a synthetic image shows disease.</p>'
-)
+NO_LUNGS = 'No plausible lungs were found, and {copies} images are copies of training ones.'
+SYNTHETIC, INPUTS = 'synthetic', 'their inputs, untranslated'
 DISTANCES = (
     'features',
     'part',
@@ -50,48 +45,23 @@ DISTANCES = (
     'FID',
     'FID of halves of the real images',
 )
-DISTANCES_NOTE = (
-    'Distance from {n} real images. KID is 0 on average for images of the same kind, at any number '
-    'of them. FID is larger the fewer images there are: the last column is that between two halves '
-    'of the real ones. Neither compares with values of other features or, for FID, other numbers '
-    'of images.'
-)
 COPIES = ('images', 'number', 'median correlation', 'highest', 'copies')
-COPIES_NOTE = (
-    f'Correlation of every image at {SIZE}x{SIZE} with the most similar real image that trained '
-    f'the generator; above {THRESHOLD}, with its fine structure, it counts as a copy. '
-    'A shifted copy is not found.'
-)
 NEAREST = 'The synthetic images most like a real training image, and that image below each'
 CHECKERBOARD = ('images', 'number', 'decibels')
-CHECKERBOARD_NOTE = (
-    'Power at periods of 2 and 4 pixels over that of the frequencies around: '
-    'a generator that doubles its maps can leave a checkerboard there.'
-)
 ANATOMY = ('what', 'number', 'mean (95 % interval)')
-ANATOMY_NOTE = (
-    'Whether the translation keeps what it has to keep. '
-    'Masks are found in grey pictures without HU.'
-)
 DICE = 'Dice of the lungs before and after, 0 where none are left'
 STANDS_OUT = 'grey levels by which nodules stand out, {when}'
 CORRELATION = 'correlation of the two'
 OUTLINES = 'Edges of the lung masks: inputs above, their translations below'
+
+FOREST = 'KID from real images with 95 % intervals; 0: no difference is seen'
+PROSE = prose.read('quality')
 
 # The views of an image: uint8 [N, H, W, 1] -> the same shape.
 VIEWS = {
     'whole image': lambda images: images,
     'lungs only': lambda images: lungs_only(images, lungs.masks(images)),
 }
-
-
-class Section(NamedTuple):
-    """One measurement: a table, what it means, and pictures."""
-
-    columns: tuple[str, ...]
-    rows: list  # of str, int and float; NaN where there is no value
-    note: str
-    figures: tuple = ()  # (path of a PNG, what it shows)
 
 
 class ImageSet(NamedTuple):
@@ -121,15 +91,15 @@ def run(config, workdir):
     groups = [row.group for row in synthetic.rows]
     train_groups = [row.group for row in train.rows]
     sets = {
-        'synthetic': ImageSet(synthetic.outputs, groups),
-        'their inputs, untranslated': ImageSet(synthetic.inputs, groups),
+        SYNTHETIC: ImageSet(synthetic.outputs, groups),
+        INPUTS: ImageSet(synthetic.inputs, groups),
         'real, trained on by the generator': ImageSet(train.images, train_groups),
     }
     sections = {
-        'distances': distances(config, sets, real),
+        'anatomy': anatomy(workdir / 'images' / 'lungs.png', synthetic),
+        'distances': distances(workdir / 'images' / 'distances.png', config, sets, real),
         'copies': copies(workdir / 'images' / 'nearest.png', synthetic.outputs, real, train),
         'checkerboard': upsampling(sets, real),
-        'anatomy': anatomy(workdir / 'images' / 'lungs.png', synthetic),
     }
     about = {
         'synthetic': str(config.synthetic),
@@ -141,7 +111,7 @@ def run(config, workdir):
     }
     measured = {name: as_json(section) for name, section in sections.items()}
     write_json(workdir / 'quality.json', {'covjax': __version__, **about, **measured})
-    (workdir / 'quality.html').write_text(_page(about, sections), encoding='utf-8')
+    _write_page(workdir / 'quality.html', about, sections)
     for section in sections.values():
         print(_as_text(section), flush=True)
     print(f'\nquality of {about["images"]} synthetic images in {workdir / "quality.html"}')
@@ -173,10 +143,11 @@ def read_translations(folder, split):
     return Translations(rows, inputs, outputs)
 
 
-def distances(config, sets, real):
+def distances(path, config, sets, real):
     """Kernel and Fréchet distance of sets of images from real ones.
 
     Args:
+        path: where a forest plot of the kernel distances is written.
         config: with `features`, names of spaces of features separated by commas, and `batch_size`.
         sets: {title: ImageSet}.
         real: Examples, which the generator has not seen.
@@ -184,15 +155,20 @@ def distances(config, sets, real):
     Returns:
         A Section with a row for each space, each view (whole images, lungs alone) and each set.
     """
-    rows = []
+    rows, panels = [], {}
     for name in map(str.strip, config.features.split(',')):
         extract = features.extractor(name)
         for part, view in VIEWS.items():
             progress = f'{name}, {part}'
             features_of = _features_of(extract, view, config.batch_size, progress)
-            found = _distances(features_of, name, sets, real)
-            rows += [[name, part, *values] for values in found]
-    return Section(DISTANCES, rows, DISTANCES_NOTE.format(n=len(real.rows)))
+            lines = panels[f'{part}, {name}'] = []
+            for title, n, kernel, *frechet in _distances(features_of, name, sets, real):
+                rows.append([name, part, title, n, interval(*kernel), *frechet])
+                kind = 'network' if title == SYNTHETIC else 'reference'
+                lines.append(Estimate(f'{title} ({n})', *kernel, kind))
+    plot = figures.draw_forest(panels, 'kernel distance (KID)', limits=None, reference=0)
+    figures.save(plot, path)
+    return PROSE.section('distances', DISTANCES, rows, [Figure(path, FOREST)], n=len(real.rows))
 
 
 def _features_of(extract, view, batch_size, progress):
@@ -209,7 +185,7 @@ def _distances(features_of, name, sets, real):
     for title, (images, groups) in sets.items():
         set_features = features_of(images) / scale
         kernel = kid(set_features, real_features, groups, real_groups)
-        yield title, len(images), interval(*kernel), fid(set_features, real_features), floor
+        yield title, len(images), kernel, fid(set_features, real_features), floor
 
 
 def _scale(name, real_features):
@@ -247,7 +223,8 @@ def copies(path, images, real, train):
     shown = [*images[most], *train.images[index[most]]]
     tiles = [np.repeat(image, 3, 2) for image in shown]
     picture.save(path, pictures.contact_sheet(tiles, len(most)))
-    return Section(COPIES, rows, COPIES_NOTE, ((path, NEAREST),))
+    about = {'size': SIZE, 'threshold': THRESHOLD}
+    return PROSE.section('copies', COPIES, rows, [Figure(path, NEAREST)], **about)
 
 
 def _shrunk(images):
@@ -274,7 +251,7 @@ def upsampling(sets, real):
     """The Section on checkerboards, in decibels, of {title: ImageSet} and of real Examples."""
     images_of = {title: part.images for title, part in sets.items()} | {'real, test': real.images}
     rows = [[title, len(images), checkerboard(images)] for title, images in images_of.items()]
-    return Section(CHECKERBOARD, rows, CHECKERBOARD_NOTE)
+    return PROSE.section('checkerboard', CHECKERBOARD, rows)
 
 
 def anatomy(path, synthetic):
@@ -297,14 +274,14 @@ def anatomy(path, synthetic):
     rows = [[DICE, int(plausible.sum()), kept], *_nodules(synthetic)]
     shown = np.flatnonzero(plausible)[:SHOWN]
     if not len(shown):
-        return Section(ANATOMY, rows, ANATOMY_NOTE)
+        return PROSE.section('anatomy', ANATOMY, rows)
     tiles = [
         pictures.outline(images[k, ..., 0], masks[k])
         for images, masks in ((synthetic.inputs, before), (synthetic.outputs, after))
         for k in shown
     ]
     picture.save(path, pictures.contact_sheet(tiles, len(shown)))
-    return Section(ANATOMY, rows, ANATOMY_NOTE, ((path, OUTLINES),))
+    return PROSE.section('anatomy', ANATOMY, rows, [Figure(path, OUTLINES)])
 
 
 def _mean(values, groups):
@@ -365,12 +342,12 @@ def as_json(section):
     """What quality.json holds of a Section, a dict; NaN, which JSON does not have, is null."""
     is_nan = lambda value: isinstance(value, float) and np.isnan(value)
     rows = [[None if is_nan(value) else value for value in row] for row in section.rows]
-    return {'columns': section.columns, 'rows': rows, 'note': section.note}
+    return {'columns': section.columns, 'rows': rows, 'note': ' '.join(section.text.split())}
 
 
 def _as_text(section):
     """What is printed of a Section."""
-    lines = ['', section.note]
+    lines = ['', ' '.join(section.text.split())]
     for row in section.rows:
         known = [
             (name, value) for name, value in zip(section.columns, row) if value not in ('', None)
@@ -381,16 +358,15 @@ def _as_text(section):
     return '\n'.join(lines)
 
 
-def _page(about, sections):
-    """The HTML page of {name: Section}."""
-    escaped = {key: html.text(value) for key, value in about.items()}
-    escaped['split'] = html.text(about['split'] or 'all')
-    body = [ABOUT.format(version=__version__, **escaped), WARNING]
-    for name, section in sections.items():
-        body += [
-            f'<h2>{TITLES[name]}</h2>',
-            f'<p>{html.text(section.note)}</p>',
-            html.table(section.columns, section.rows),
-            *(html.figure(path, alt, alt) for path, alt in section.figures),
-        ]
-    return html.document('Quality of synthetic images', '\n'.join(body))
+def _write_page(path, about, sections):
+    """Writes the page of {name: Section}."""
+    split = f'split {about["split"]}' if about['split'] else 'of all splits'
+    copied = sections['copies'].rows[0][-1]
+    dice = sections['anatomy'].rows[0][-1]
+    kernel = {row[2]: row[4] for row in reversed(sections['distances'].rows)}
+    opening = PROSE.opening.format(
+        **{**about, 'split': split},
+        distance=DISTANCE.format(synthetic=kernel[SYNTHETIC], inputs=kernel[INPUTS]),
+        kept=(KEPT if dice else NO_LUNGS).format(dice=dice, copies=copied),
+    )
+    html.write(path, PROSE.title, opening, [*sections.values(), PROSE.section('about', **about)])

@@ -1,23 +1,25 @@
 """Evaluations -> one self-contained page, report.html, and what it shows as files of their own.
 
-The others are table.csv, table2.csv, table2.md, table2.tex, comparisons.csv, roc.png,
+The others are table.csv, table2.csv, table2.md, table2.tex, comparisons.csv, areas.png, roc.png,
 reliability.png, panels.png and images/.
 """
 
 import contextlib
 import dataclasses
+import math
 import pathlib
-import string
-from importlib import resources
 from typing import Any
 
-from covjax import InputError, __version__
-from covjax.audit.verdict import FLAGS, AuditJson
+from covjax import InputError, joined
+from covjax.audit import page as audit_page
+from covjax.audit.verdict import AuditJson
 from covjax.classes import titles
 from covjax.ct import picture
 from covjax.data import datasets, lineage, results, specs
 from covjax.data.results import Background
-from covjax.pages import figures, html, pictures, tables
+from covjax.pages import figures, html, pictures, prose, tables
+from covjax.pages.figures import Estimate
+from covjax.pages.html import Figure
 from covjax.trained import data_dir_of
 from covjax.workdir import duration, read_config, read_json, write_csv
 
@@ -70,9 +72,15 @@ CALIBRATED = {
 }
 CHOSEN = ('threshold', 'accuracy', 'recall', 'specificity')
 LINEAGE = ('protocol', 'data set', 'as', 'how', 'images', 'patients or series')
+LEAD = ('model', 'trained on', 'checkpoint', 'seeds', 'overlap')
 
-# The prose of the page; what stands around it is report_template.html.
-BODY = resources.files('covjax.pages') / 'report_template.html'
+# What the page says where the words depend on what was found (the rest is prose/report.toml).
+TESTED = '{models} on {tests}, {protocols} protocol.'
+REACHED = 'On {test} the area under the ROC curve is {areas}.'
+OF_NETWORKS = '{area} after training on {train}'
+OF_BASELINES = '{area} for regressions that see no anatomy'
+FLAGGED = 'The audit of {model}, trained on {train}, raised {flags}.'
+NO_AUDIT = 'No audit was given, so nothing here says whether the scores rest on disease.'
 POSITIVE = (
     '{positive} is the positive class: recall is the share of {positive} images found, specificity '
     'the share of {others} images left alone.'
@@ -82,27 +90,15 @@ EACH_POSITIVE = (
     'it: recall is the share of its images found, specificity the share of all others left alone. '
     'Baselines are regressions of two classes, fitted to each one and the rest.'
 )
-CONFUSION = (
-    '{protocol} protocol, {test}: images of a class (row) by the class of their highest score '
-    '(column), {model}, {checkpoint} checkpoint, seed {seed}'
-)
-ROC = (
-    'ROC curves, one panel for each {panels}; '
-    'areas are means over seeds, letters are training sets as above'
-)
-RELIABILITY = 'Reliability curves, one panel for each {panels}; the errors are in the table above'
+ASKED = ', {positive} against the rest'
+GONE = ' The data set is not there any more.'
+AREAS = 'Areas under the ROC curve, one panel for each {panels}'
+ROC = 'ROC curves, one panel for each {panels}; areas are means over seeds'
+RELIABILITY = 'Reliability curves, one panel for each {panels}; the errors are in the table below'
 PANELS = (
     'Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules'
 )
-NO_PANELS = '<p>No synthesize run was given (config.synthetic), so there are no panels.</p>'
-NO_BASELINE = '<p>There is no baseline.</p>'
-NO_AUDIT = (
-    '<p>No audit was given (config.audits), '
-    'so nothing here says whether the scores rest on disease.</p>'
-)
-AUDITED = '{model}, seed {seed}, trained on {train}'
-TEST_SET = '{name}: {counts} of {groups} patients, documents or series ({spec})'
-GONE = '<p>{text}. The data set is not there any more.</p>'
+KID = 'KID of {part}, {features}'
 # The contact sheet of a test set.
 READ = 12  # examples that are read of each part of the set
 SHOWN = 16  # images at most
@@ -114,29 +110,39 @@ def run(config, workdir):
     """Writes the report of config.evaluations, with panels of config.synthetic.
 
     Raises:
-        InputError: a folder that config.evaluations, config.audits or config.synthetic names holds
-            no such run, or one of its files is missing or damaged.
+        InputError: a folder that config.evaluations, config.audits, config.quality or
+            config.synthetic names holds no such run, or one of its files is missing or damaged.
     """
     evaluations = [read_evaluation(folder) for folder in _split(config.evaluations)]
-    rows = _table_rows(evaluations)
+    audits = [_read_audit(folder) for folder in _split(config.audits)]
+    quality = _read_quality(config.quality) if config.quality else None
+    rows, summary = _table_rows(evaluations), tables.table2(evaluations)
+    compared = tables.comparisons(evaluations)
     _write_panels(workdir / 'panels.png', config.synthetic, evaluations)
     _write_rows(workdir / 'table.csv', COLUMNS, rows)
-    audits = [_read_audit(folder) for folder in _split(config.audits) if folder]
-    summary, compared = tables.table2(evaluations), tables.comparisons(evaluations)
     tables.write(workdir, summary)
     columns = tables.comparison_columns(compared)
     _write_rows(workdir / 'comparisons.csv', columns, [row._asdict() for row in compared])
-    letters = tables.labels_of_training_sets(summary)
-    roc, reliability = figures.draw_roc(evaluations, letters), figures.draw_reliability(evaluations)
-    figures.save(roc, workdir / 'roc.png', bbox_inches='tight')
-    figures.save(reliability, workdir / 'reliability.png', bbox_inches='tight')
-    page = _page(config.title, workdir, evaluations, summary, compared, audits)
-    (workdir / 'report.html').write_text(page, encoding='utf-8')
+    page, opening = prose.read('report'), _opening(evaluations, summary, audits)
+    sections = [
+        *_pictures(page, workdir, evaluations, summary),
+        *_audits(page, audits),
+        *([_quality(page, quality)] if quality else []),
+        *_results(page, evaluations, summary),
+        _compared(page, compared),
+        *_curves(page, workdir, evaluations, summary),
+        page.section('data'),
+        *_data(page, workdir, evaluations),
+        _lineage(page, evaluations),
+        page.section('runs', RUNS, _unique(map(_run, evaluations))),
+        page.section('limits'),
+    ]
+    html.write(workdir / 'report.html', config.title, page.opening.format(**opening), sections)
     print(f'report of {len(rows)} results in {workdir / "report.html"}')
 
 
 def _split(folders):
-    return [folder.strip() for folder in folders.split(',')]
+    return [folder.strip() for folder in folders.split(',') if folder.strip()]
 
 
 def _unique(rows):
@@ -179,6 +185,12 @@ def _read_audit(folder):
     """The content of audit.json in the workdir of a run of `audit`."""
     read_config(folder, 'audit', 'audits')
     return read_json(pathlib.Path(folder) / 'audit.json', AuditJson)
+
+
+def _read_quality(folder):
+    """The content of quality.json in the workdir of a run of `quality`."""
+    read_config(folder, 'quality', 'quality')
+    return read_json(pathlib.Path(folder) / 'quality.json', dict[str, Any])
 
 
 def _table_rows(evaluations):
@@ -234,35 +246,203 @@ def _real_covid(evaluations, count):
     return []
 
 
-def _page(title, workdir, evaluations, summary, compared, audits):
-    """The HTML page; pictures are embedded, nothing is loaded from elsewhere."""
-    letters, several = tables.labels_of_training_sets(summary), tables.titles_of(summary)[1:]
-    panels = 'protocol, test set and positive class' if several else 'protocol and test set'
-    protocols = sorted({evaluation.protocol for evaluation in evaluations})
-    body = string.Template(BODY.read_text(encoding='utf-8')).substitute(
-        version=__version__,
-        protocols=html.text(', '.join(protocols)),
-        runs=_runs(evaluations),
-        positive=_positive(summary),
-        table2=_table2(summary, letters),
-        legend=html.table(['', 'trained on'], [(letter, name) for name, letter in letters.items()]),
-        confusions=''.join(f'\n{table}' for table in _confusions(evaluations)),
-        roc=html.figure(workdir / 'roc.png', ROC.format(panels=panels)),
-        panels=_panels(workdir / 'panels.png'),
-        reliability=html.figure(workdir / 'reliability.png', RELIABILITY.format(panels=panels)),
-        of_positive='the positive class' if several else html.text(tables.titles_of(summary)[0][0]),
-        calibration=_calibration(evaluations, several),
-        compared=_compared(compared, letters),
-        audits=_audits(audits),
-        data=_data(workdir, evaluations),
-        lineage=_lineage(evaluations),
+def _opening(evaluations, summary, audits):
+    """The places of the opening: what was tested, who reaches what, what audits say."""
+    named = lambda rows: joined(dict.fromkeys(map(_model, rows)))
+    networks = [row for row in summary if row.kind == 'network']
+    protocols = dict.fromkeys(evaluation.protocol for evaluation in evaluations)
+    return {
+        'tested': TESTED.format(
+            models=named(networks),
+            tests=joined(dict.fromkeys(row.test for row in networks)),
+            protocols=joined(protocols),
+        ),
+        'areas': ' '.join(_reached(rows) for rows in tables.by_test(summary).values()),
+        'audited': ' '.join(map(_flagged, audits)) or NO_AUDIT,
+    }
+
+
+def _reached(rows):
+    """A sentence on the areas of one test set, by what networks learned from."""
+    networks, baselines = {}, []
+    for row in rows:
+        if row.mean['auc'] is None:
+            continue
+        if row.kind == 'network':
+            networks.setdefault(row.train_set, []).append(row.mean['auc'])
+        else:
+            baselines.append(row.mean['auc'])
+    if not networks:
+        return ''
+    areas = [
+        OF_NETWORKS.format(area=_range(values), train=tables.in_words(train))
+        for train, values in networks.items()
+    ]
+    areas += [OF_BASELINES.format(area=_range(baselines))] if baselines else []
+    return REACHED.format(test=f'{rows[0].test}{rows[0].named}', areas=joined(areas))
+
+
+def _range(values):
+    """'0.512', or '0.314 to 0.571' of several values."""
+    low, high = min(values), max(values)
+    return f'{low:.3f}' if len(values) == 1 else f'{low:.3f} to {high:.3f}'
+
+
+def _flagged(audit):
+    return FLAGGED.format(**_audited(audit), flags=_red_flags(audit))
+
+
+def _red_flags(audit):
+    flags = sum(verdict['flag'] is True for verdict in audit['verdicts'])
+    return f'{flags} red flag{"" if flags == 1 else "s"}'
+
+
+def _audited(audit):
+    return {
+        'model': tables.NAMES.get(audit['model'], audit['model']),
+        'train': tables.in_words(audit['train']),
+    }
+
+
+def _model(row):
+    return tables.NAMES.get(row.model, row.model)
+
+
+def _pictures(page, workdir, evaluations, summary):
+    """Yields the sections of the forest plot and of the panels."""
+    panels = {}
+    for title, rows in tables.by_test(summary).items():
+        known = [row for row in rows if row.mean['auc'] is not None]
+        if any(row.kind == 'network' for row in known):
+            panels[title] = list(map(_estimate, known))
+    if panels:
+        areas = workdir / 'areas.png'
+        figures.save(figures.draw_forest(panels, 'area under the ROC curve'), areas)
+        caption = AREAS.format(panels=_panels(summary))
+        yield page.section('areas', figures=[Figure(areas, caption)])
+    if (workdir / 'panels.png').is_file():
+        yield page.section('panels', figures=[Figure(workdir / 'panels.png', PANELS)])
+    else:
+        yield page.section('no_panels')
+
+
+def _estimate(row):
+    """The area of a tables.Row as a line of a forest plot, with what it learned from."""
+    verb, kind = ('trained', 'network') if row.kind == 'network' else ('fitted', 'regression')
+    name = _model(row).partition(' (')[0]
+    label = f'{name}, {verb} on\n{tables.in_words(row.train_set)}'
+    known = lambda value: math.nan if value is None else value
+    return Estimate(label, row.mean['auc'], known(row.low['auc']), known(row.high['auc']), kind)
+
+
+def _panels(summary):
+    several = tables.titles_of(summary)[1:]
+    return 'protocol, test set and positive class' if several else 'protocol and test set'
+
+
+def _audits(page, audits):
+    """Yields the verdicts of every audit, a table each."""
+    yield page.section('audits' if audits else 'no_audits')
+    for audit in audits:
+        asked = audit.get('positive_class')  # of more than two classes
+        rows = [
+            (audit_page.flag(verdict['flag']), verdict['name'], verdict['finding'])
+            for verdict in audit['verdicts']
+        ]
+        section = page.section(
+            'audit',
+            ['', 'question', 'finding'],
+            rows,
+            **_audited(audit),
+            seed=audit['seed'],
+            asked=ASKED.format(positive=asked) if asked else '',
+            flags=_red_flags(audit),
+        )
+        yield section._replace(level=3)
+
+
+def _quality(page, quality):
+    """The section of what a run of `quality` measured, without FID."""
+    rows = [
+        (KID.format(part=part, features=space), f'{what} ({n} images)', kernel)
+        for space, part, what, n, kernel, *_ in quality['distances']['rows']
+    ]
+    rows += [('anatomy', f'{what} ({n})', value) for what, n, value in quality['anatomy']['rows']]
+    rows += [
+        ('copies', f'{row[0]} ({row[1]} images)', row[-1]) for row in quality['copies']['rows']
+    ]
+    return page.section('quality', ['measure', 'of', 'value'], rows, **quality)
+
+
+def _results(page, evaluations, summary):
+    """Yields Table 2, a table for each protocol and test set, and confusion matrices."""
+    yield page.section('results', positive=_positive(summary))
+    for title, rows in tables.by_test(summary).items():
+        lines = [
+            [*tables.columns(row), *(tables.cell(row, name) for name in tables.PRINTED)]
+            for row in rows
+        ]
+        section = page.section('result', [*LEAD, *tables.HEADS.values()], lines, test=title)
+        yield section._replace(level=3)
+    for evaluation in evaluations:
+        yield from _confusions(page, evaluation)
+
+
+def _positive(summary):
+    """Which class the tables are about."""
+    (positive, others), *more = tables.titles_of(summary)
+    return EACH_POSITIVE if more else POSITIVE.format(positive=positive, others=others)
+
+
+def _confusions(page, evaluation):
+    """Yields the confusion matrices of more than two classes."""
+    for confusion in evaluation.confusions:
+        rows = [(name, *counts) for name, counts in zip(evaluation.classes, confusion.counts)]
+        section = page.section(
+            'confusion',
+            ['', *evaluation.classes],
+            rows,
+            protocol=evaluation.protocol,
+            test=confusion.test_name or confusion.test_set,
+            model=tables.NAMES.get(confusion.model, confusion.model),
+            checkpoint=confusion.checkpoint,
+            seed=confusion.seed,
+        )
+        yield section._replace(level=3)
+
+
+def _compared(page, compared):
+    """The comparisons with the baselines."""
+    if not compared:
+        return page.section('no_baseline')
+    columns = tables.comparison_columns(compared)
+    shown = [
+        row._replace(
+            model=tables.NAMES.get(row.model, row.model),
+            trained_on=tables.in_words(row.trained_on),
+            fitted_on=tables.in_words(row.fitted_on),
+        )
+        for row in compared
+    ]
+    rows = [[getattr(row, column) for column in columns] for row in shown]
+    return page.section('compared', [column.replace('_', ' ') for column in columns], rows)
+
+
+def _curves(page, workdir, evaluations, summary):
+    """Yields the sections of ROC curves, and of calibration with its curves."""
+    of_panels, several = _panels(summary), tables.titles_of(summary)[1:]
+    roc, reliability = workdir / 'roc.png', workdir / 'reliability.png'
+    figures.save(figures.draw_roc(evaluations), roc, bbox_inches='tight')
+    figures.save(figures.draw_reliability(evaluations), reliability, bbox_inches='tight')
+    yield page.section('roc', figures=[Figure(roc, ROC.format(panels=of_panels))])
+    columns = ['protocol', 'test', 'model', 'trained on', 'seed', *CALIBRATED.values(), *CHOSEN]
+    yield page.section(
+        'calibration',
+        ['positive class', *columns] if several else columns,
+        list(_calibration(evaluations, several)),
+        [Figure(reliability, RELIABILITY.format(panels=of_panels))],
+        of_positive='the positive class' if several else tables.titles_of(summary)[0][0],
     )
-    return html.document(title, body)
-
-
-def _runs(evaluations):
-    """One row for each classifier: how it was trained."""
-    return html.table(RUNS, _unique(map(_run, evaluations)))
 
 
 def _run(evaluation):
@@ -283,74 +463,16 @@ def _run(evaluation):
     ]
 
 
-def _positive(summary):
-    """The HTML of which class the tables are about."""
-    first, *more = tables.titles_of(summary)
-    if more:
-        return EACH_POSITIVE
-    positive, others = map(html.text, first)
-    return POSITIVE.format(positive=positive, others=others)
-
-
-def _confusions(evaluations):
-    """Yields the HTML of the confusion matrices of more than two classes."""
-    for evaluation in evaluations:
-        for confusion in evaluation.confusions:
-            title = CONFUSION.format(
-                protocol=evaluation.protocol,
-                test=confusion.test_name or confusion.test_set,
-                model=tables.NAMES.get(confusion.model, confusion.model),
-                checkpoint=confusion.checkpoint,
-                seed=confusion.seed,
-            )
-            rows = [(name, *counts) for name, counts in zip(evaluation.classes, confusion.counts)]
-            yield html.table(['', *evaluation.classes], rows, title)
-
-
-def _table2(summary, letters):
-    """Table 2, one HTML table for each protocol and test set."""
-    head = [*tables.LEAD, *tables.HEADS.values()]
-    line = lambda row: [
-        *tables.columns(row, letters),
-        *(tables.cell(row, name) for name in tables.PRINTED),
-    ]
-    by_test = tables.by_test(summary).items()
-    return '\n'.join(html.table(head, map(line, rows), title) for title, rows in by_test)
-
-
-def _panels(path):
-    return html.figure(path, PANELS) if path.is_file() else NO_PANELS
-
-
-def _compared(compared, letters):
-    """The comparisons with the baselines, training sets by their letters."""
-    if not compared:
-        return NO_BASELINE
-    columns = tables.comparison_columns(compared)
-    shown = [
-        row._replace(
-            model=tables.NAMES.get(row.model, row.model),
-            fitted_on=letters[row.fitted_on],
-        )
-        for row in compared
-    ]
-    rows = [[getattr(row, column) for column in columns] for row in shown]
-    return html.table([column.replace('_', ' ') for column in columns], rows)
-
-
 def _calibration(evaluations, several):
-    """Calibration, and rates at the threshold of validation, one row for each network's Result.
+    """Yields calibration, and rates at the threshold of validation, of each network's Result.
 
     Where there are several positive classes, each row names its own.
     """
-    rows = []
     for evaluation in evaluations:
         for result in evaluation.results:
             if 'temperature' in result.calibration:
                 named = [result.positive_class] if several else []
-                rows.append([*named, *_calibration_row(result, evaluation.protocol)])
-    columns = ['protocol', 'test', 'model', 'seed', *CALIBRATED.values(), *CHOSEN]
-    return html.table(['positive class', *columns] if several else columns, rows)
+                yield [*named, *_calibration_row(result, evaluation.protocol)]
 
 
 def _calibration_row(result, protocol):
@@ -358,39 +480,22 @@ def _calibration_row(result, protocol):
         protocol,
         result.name,
         tables.NAMES.get(result.model, result.model),
+        tables.in_words(result.train_set),
         result.seed,
         *(result.calibration[name] for name in CALIBRATED),
         *(result.at_validation_threshold[name] for name in CHOSEN),
     ]
 
 
-def _audits(audits):
-    """The verdicts of every audit, one table for each."""
-    return '\n'.join(map(_audit, audits)) or NO_AUDIT
-
-
-def _audit(audit):
-    model = tables.NAMES.get(audit['model'], audit['model'])
-    title = AUDITED.format(model=model, seed=audit['seed'], train=audit['train'])
-    if 'positive_class' in audit:  # of more than two classes
-        title += f', {audit["positive_class"]} against the rest'
-    rows = [
-        (FLAGS[verdict['flag']], verdict['name'], verdict['finding'])
-        for verdict in audit['verdicts']
-    ]
-    return html.table(['', 'question', 'finding'], rows, title)
-
-
-def _data(workdir, evaluations):
-    """Counts of every test set, and some of its images where the data are still there."""
-    parts, shown = [], set()
+def _data(page, workdir, evaluations):
+    """Yields every test set, with some of its images where the data are still there."""
+    shown = set()
     for evaluation in evaluations:
         for result in evaluation.results:
             if result.test_set not in shown:
                 shown.add(result.test_set)
                 sheet = workdir / 'images' / f'test_{len(shown)}.png'
-                parts.append(_test_set(sheet, result, evaluation))
-    return '\n'.join(parts)
+                yield _test_set(page, sheet, result, evaluation)
 
 
 def _counts(result, evaluation):
@@ -404,33 +509,40 @@ def _counts(result, evaluation):
     return ', '.join(f'{count} {name}' for name, count in counts.items())
 
 
-def _test_set(sheet, result, evaluation):
-    """The HTML of one test set; its contact sheet is written to a path."""
-    text = TEST_SET.format(
+def _test_set(page, sheet, result, evaluation):
+    """The section of one test set; its contact sheet is written to a path."""
+    drawn = _contact_sheet(sheet, result.test_set, evaluation.background.data_dir)
+    section = page.section(
+        'test_set',
+        figures=[Figure(sheet, f'Contact sheet of {result.name}')] if drawn else (),
         name=result.name,
         counts=_counts(result, evaluation),
         groups='?' if result.groups is None else result.groups,
         spec=result.test_set,
+        gone='' if drawn else GONE,
     )
+    return section._replace(level=3)
+
+
+def _contact_sheet(path, spec, data_dir):
+    """Writes some images of a data set as PNG -> whether it is still there."""
     try:
-        data_dir = evaluation.background.data_dir
-        examples = datasets.read_native(result.test_set, data_dir, READ)
+        examples = datasets.read_native(spec, data_dir, READ)
     except InputError:
-        return GONE.format(text=html.text(text))
+        return False
     every = max(len(examples) // SHOWN, 1)
-    chosen = examples[::every][:SHOWN]
-    tiles = [pictures.draw_boxes(grey, row.boxes, TILE) for grey, row in chosen]
-    picture.save(sheet, pictures.contact_sheet(tiles, COLUMNS_SHOWN))
-    return html.figure(sheet, f'Contact sheet of {result.name}', text)
+    tiles = [pictures.draw_boxes(grey, row.boxes, TILE) for grey, row in examples[::every][:SHOWN]]
+    picture.save(path, pictures.contact_sheet(tiles, COLUMNS_SHOWN))
+    return True
 
 
-def _lineage(evaluations):
+def _lineage(page, evaluations):
     """What trained the classifiers and picked checkpoints, one row for each use of a data set."""
     rows = []
     for evaluation in evaluations:
         for record in evaluation.background.lineage:
             rows.append(_lineage_row(record, evaluation.protocol))
-    return html.table(LINEAGE, _unique(rows))
+    return page.section('lineage', LINEAGE, _unique(rows))
 
 
 def _lineage_row(record, protocol):

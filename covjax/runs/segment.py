@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, lung_view, require, segmenter
+from covjax import InputError, joined, lung_view, require, segmenter
 from covjax.ct import contents, lungs, masks, picture, volume, windows
 from covjax.metrics.segmentation import infection_percentage
-from covjax.pages import html, pictures
+from covjax.pages import html, pictures, prose
+from covjax.pages.html import Figure
 from covjax.workdir import whole_or_nothing, write_csv
 
 SHOWN, TILE, COLUMNS_SHOWN = 12, 256, 4  # of the picture of the page
@@ -25,11 +26,10 @@ GIVE = {
 OTSU = 'otsu'  # what config.lungs calls the lungs that Otsu's threshold finds
 COLUMNS = ('file', 'region', 'slices', 'voxels', 'litres', 'percent of lungs')
 WINDOW_NOTE = 'pictures have no HU: their grey levels are taken as they are'
-BODY = """\
-<p class="warning"><strong>Not for diagnosis.</strong></p>
-<p>{what}, by {segmenter}. Regions: {regions}.</p>
-{figure}
-{table}"""
+# What the opening of the page says (the rest is prose/segment.toml).
+FOUND = 'Regions were found in {some} of {count}: {regions}.'
+NOTHING = 'No region was found in any file.'
+PICTURE = 'Slices with their regions in colour'
 
 
 class Found(NamedTuple):
@@ -70,8 +70,7 @@ def run(config, workdir):
     write_csv(workdir / 'table.csv', [COLUMNS, *rows])
     picture.save(workdir / 'overlay.png', pictures.contact_sheet(tiles, COLUMNS_SHOWN))
     count = 1 if ct else len(files)
-    page = html.document('Segmentation', body(config, network, workdir, rows, count))
-    (workdir / 'segment.html').write_text(page, encoding='utf-8')
+    write_page(config, network, workdir, rows, count)
     for row in rows[:SHOWN]:
         print(', '.join(f'{name} {value}' for name, value in zip(COLUMNS, row) if value != ''))
     masks_of = 'mask of 1 file' if count == 1 else f'masks of {count} files'
@@ -222,8 +221,8 @@ def tiles_of(found, count):
     return tiles
 
 
-def body(config, network, workdir, rows, count):
-    """The HTML of the page.
+def write_page(config, network, workdir, rows, count):
+    """Writes segment.html.
 
     Args:
         config: of the run.
@@ -232,16 +231,30 @@ def body(config, network, workdir, rows, count):
         rows: of the table.
         count: number of files.
     """
-    what = f'{count} files of {config.input}' if count > 1 else str(config.input)
+    page = prose.read('segment')
+    opening = page.opening.format(
+        files='1 file' if count == 1 else f'{count} files',
+        input=config.input,
+        segmenter=config.segmenter,
+        found=_found(rows, count, network.classes[1:]),
+    )
     _, *colours = masks.COLOURS
     regions = ', '.join(
         f'{name} {colours[i % len(colours)]}' for i, name in enumerate(network.classes[1:])
     )
-    alt = 'Slices with their regions in colour'
-    return BODY.format(
-        what=html.text(what),
-        segmenter=html.text(config.segmenter),
-        regions=html.text(regions),
-        figure=html.figure(workdir / 'overlay.png', alt),
-        table=html.table(COLUMNS, rows),
-    )
+    picture_of = [Figure(workdir / 'overlay.png', PICTURE)]
+    sections = [
+        page.section('pictures', figures=picture_of, regions=regions),
+        page.section('table', COLUMNS, rows),
+    ]
+    html.write(workdir / 'segment.html', page.title, opening, sections)
+
+
+def _found(rows, count, names):
+    """A sentence on how many files have which of the regions `names`."""
+    files = {name: {row[0] for row in rows if row[1] == name and row[3]} for name in names}
+    some = set().union(*files.values())
+    if not some:
+        return NOTHING
+    regions = joined(f'{name} in {len(found)}' for name, found in files.items())
+    return FOUND.format(some=len(some), count=count, regions=regions)

@@ -15,6 +15,7 @@ from covjax.models import MODELS
 from covjax.pipeline import Stage, with_keys
 
 SEED = re.compile('[0-9]{1,9}')  # of fewer than 32 bits
+TRANSLATION = ('cyclegan', 'synthesize')  # the stages that make the synthetic data set
 
 
 def run(config, workdir):
@@ -44,27 +45,59 @@ def stages(config, workdir, data_dir):
     """Yields the Stages of a study.
 
     Args:
-        config: of configs/clean.py, configs/paper.py or configs/quickstart.py: config.runs names
-            the classifiers as BACKBONE:SEED, the other keys are the configs of the stages.
+        config: of configs/clean.py or configs/paper.py: config.runs names the classifiers as
+            BACKBONE:SEED, the other keys are the configs of the stages.
         workdir: pathlib.Path of the study.
         data_dir: where the real data sets lie; the synthetic one lies in the stage `synthesize`.
     """
-    gan, synthesis = workdir / 'cyclegan', workdir / 'synthesize'
-    both = f'{data_dir or specs.DEFAULT_DIR},{synthesis / "data"}'
-    yield Stage('cyclegan', with_keys(config.cyclegan, data_dir=data_dir))
-    synthesize = with_keys(config.synthesize, generator=str(gan), data_dir=data_dir)
-    yield Stage('synthesize', synthesize, ('cyclegan',))
-    synthetic = ('cyclegan', 'synthesize')
-    names = [name.replace(':', '_') for name in config.runs]
+    synthetic = synthetic_dir(workdir)
+    yield from translation(config, workdir, data_dir)
+    both = with_synthetic(workdir, data_dir)
+    names = [run_name.replace(':', '_') for run_name in config.runs]
     for name, run_name in zip(names, config.runs):
         model, _, seed = run_name.partition(':')
         classifier = with_keys(config.classifier, model=model, seed=int(seed), data_dir=both)
-        yield Stage(f'classifier/{name}', classifier, synthetic)
+        yield training(name, classifier)
     for name in names:
-        classifier = str(workdir / 'classifier' / name)
-        evaluate = with_keys(config.evaluate, classifier=classifier, data_dir=both)
-        yield Stage(f'evaluate/{name}', evaluate, (*synthetic, f'classifier/{name}'))
+        yield judging(workdir, 'evaluate', name, with_keys(config.evaluate, data_dir=both))
     evaluations = tuple(f'evaluate/{name}' for name in names)
     folders = ','.join(str(workdir / name) for name in evaluations)
-    report = with_keys(config.report, evaluations=folders, synthetic=str(synthesis))
-    yield Stage('report', report, (*synthetic, *evaluations))
+    report = with_keys(config.report, evaluations=folders, synthetic=str(synthetic))
+    yield Stage('report', report, (*TRANSLATION, *evaluations))
+
+
+def synthetic_dir(workdir):
+    """The workdir of the stage `synthesize` of the study in a folder (pathlib.Path)."""
+    return workdir / 'synthesize'
+
+
+def with_synthetic(workdir, data_dir):
+    """The folders where a study finds its data sets: the real ones, and its own synthetic one."""
+    return f'{data_dir or specs.DEFAULT_DIR},{synthetic_dir(workdir) / "data"}'
+
+
+def translation(config, workdir, data_dir):
+    """Yields the Stages that make the synthetic data set; arguments as for `stages`."""
+    yield Stage('cyclegan', with_keys(config.cyclegan, data_dir=data_dir))
+    generator = str(workdir / 'cyclegan')
+    synthesize = with_keys(config.synthesize, generator=generator, data_dir=data_dir)
+    yield Stage('synthesize', synthesize, ('cyclegan',))
+
+
+def training(name, config):
+    """The Stage that trains a classifier by a config, under a name."""
+    return Stage(f'classifier/{name}', config, TRANSLATION)
+
+
+def judging(workdir, stage, name, config):
+    """The Stage that evaluates or audits the classifier that `training` made under a name.
+
+    Args:
+        workdir: pathlib.Path of the study.
+        stage: evaluate or audit.
+        name: of the classifier.
+        config: of that stage.
+    """
+    trained = f'classifier/{name}'
+    config = with_keys(config, classifier=str(workdir / trained))
+    return Stage(f'{stage}/{name}', config, (*TRANSLATION, trained))

@@ -44,7 +44,7 @@ def run(config, workdir):
         'generator': identity(gan, stand_in if stand_in != 'translated' else ''),
         'generator_step': gan.step,
     }
-    change = CHANGE if stand_in == 'translated' else f'as a control changed by {stand_in}'
+    change = CHANGE if stand_in == 'translated' else f'as a stand-in changed by {stand_in}'
     draft = fresh_draft(workdir)
     manifest = translate(config, gan, maker, draft)
     final = publish(draft, manifest, gan, change, maker, DESCRIPTION, ['synthetic_covid_ct'])
