@@ -1,8 +1,11 @@
 """The whole path on phantoms, small enough for two CPU cores.
 
 python launch.py --config=configs/quickstart.py
-Cost: under 5 minutes on 2 cores. Expect pictures that change style and a report with one small
-table; its numbers are about drawings.
+Two small classifiers learn: one from (phantom) real pictures, one from translated lung-cancer
+slices. Expect the first to see the disease that is drawn (AUC above 0.9 on 128 pictures of other
+phantoms, where 32x32 pixels and grey levels stay below 0.7), the second not to, and a report whose
+audit says why. Every number is about drawings.
+Cost: under 4 minutes on two CPU cores.
 """
 
 from configs import (
@@ -24,8 +27,8 @@ SMALL_GAN = {
     'gen_filters': 16,
     'gen_blocks': 3,
     'disc_filters': 16,
-    'steps': 200,
-    'eval_every': 100,
+    'steps': 600,
+    'eval_every': 200,
     'log_every': 50,
 }
 SMALL_CLASSIFIER = {
