@@ -26,7 +26,8 @@ def get_config():
         names='synthetic test,real test',
         # Of the experiments: official and paper allow overlap of training and test.
         protocol='clean',
-        # Real pictures of these classes, for the baselines and as real images of the experiments.
+        # Real pictures of these classes, for the baselines and as real images of the experiments;
+        # '' takes what the classifier was trained on.
         baseline='covid_ct:train',
         # FIRST,SECOND: data sets of one class, to see how well their images can be told apart.
         pairs=(

@@ -60,7 +60,7 @@ ADDED_KEYS = {
     'evaluate': {'names': ''},
     'export': {'segmenter': ''},
     'prepare': {'unchecked_masks': False},
-    'report': {'audits': ''},
+    'report': {'audits': '', 'quality': ''},
     'audit': {'positive_class': ''},
 }
 

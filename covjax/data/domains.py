@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from covjax import InputError
+from covjax import InputError, joined
 from covjax.classes import POSITIVE
 from covjax.data import datasets
 
@@ -10,7 +10,10 @@ DOMAINS = ('cancer', 'covid')
 
 
 def domain(spec, name, size, data_dir):
-    """The examples of one domain; the covid domain takes only the covid images of labelled data.
+    """The examples of one domain.
+
+    The covid domain takes only the covid images of data sets that have such a class. Of others a
+    spec names one class (with @), to whose images those of the cancer domain are translated.
 
     Args:
         spec: data sets as covjax.data.specs takes them.
@@ -32,13 +35,23 @@ def domain(spec, name, size, data_dir):
     examples = datasets.read(spec, data_dir, size)
     if name != 'covid':
         return examples
-    kept = [-1]  # the label of a data set without one
-    if POSITIVE in examples.classes:
-        kept.append(examples.classes.index(POSITIVE))
-    covid = np.flatnonzero(np.isin(examples.labels, kept))
+    covid = np.flatnonzero(np.isin(examples.labels, _kept(spec, examples)))
     if not len(covid):
         raise InputError(f'{spec}: no covid image for config.{name}; choose another data set')
     rows = [examples.rows[i] for i in covid]
     return examples._replace(
         images=examples.images[covid], labels=examples.labels[covid], rows=rows
     )
+
+
+def _kept(spec, examples):
+    """The labels of the covid domain: -1, of data sets without labels, and the one class."""
+    if POSITIVE in examples.classes:
+        return [-1, examples.classes.index(POSITIVE)]
+    found = sorted({row.label_name for row in examples.rows})
+    if len(found) > 1:
+        raise InputError(
+            f'config.covid={spec}: has images of {joined(found)} and none called {POSITIVE}; '
+            f'name the class to translate to, such as @{found[0]}'
+        )
+    return sorted(set(examples.labels))

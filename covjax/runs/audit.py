@@ -142,7 +142,7 @@ def gather(config, folder, network, data_dir):
     tests = _read_tests(config, asked, (positive, *(name for name in classes if name != positive)))
     pairs = _parse_pairs(config.pairs)
     train = asked('config.classifier', network.config.train)
-    real = asked('config.baseline', config.baseline)
+    real = asked('config.baseline', config.baseline) if config.baseline else train
     if set(real.labels) != {0, 1}:
         raise InputError(
             f'config.baseline={config.baseline}: needs images of {listed(classes)}; '

@@ -263,8 +263,14 @@ LARGEST = 2**15 - 1  # value of a mask
 
 
 def folder(source):
-    """The Layout of a folder with scans.csv and, where masks have several regions, regions.csv."""
+    """The Layout of a folder with scans.csv and, where masks have several regions, regions.csv.
+
+    Without scans.csv it has a folder for each class instead.
+    """
     table = pathlib.Path(source) / TABLE
+    if not archive.is_file(table) and (scans := of_classes(pathlib.Path(source))):
+        labels = _in_order({scan.label for scan in scans})
+        return Layout(lambda _: scans, GIVE_FOLDER, _are_pictures(source, scans), labels)
     lines = _table(table, COLUMNS, 'file', GIVE_FOLDER)
     scans = [_own_scan(table, number, line) for number, line in lines]
     for column in ('mask', 'label'):
@@ -284,6 +290,49 @@ def folder(source):
         labels=_in_order({scan.label for scan in scans} - {''}),
         regions=_regions(table.with_name(REGIONS)) if scans[0].mask else {},
     )
+
+
+def of_classes(source):
+    """The Scans of a folder (pathlib.Path) that has a folder for each class; [] where it has none.
+
+    In the folder of a class, pictures and volumes are of patients who are not known; a folder in it
+    is a patient, with pictures, volumes or one DICOM series. Other files are left alone.
+    """
+    return [
+        scan
+        for folder in _folders(source)
+        for scan in _of_class(source, folder, _word(folder.name))
+    ]
+
+
+def _of_class(source, folder, label):
+    """Yields the Scans of the folder of a class."""
+    scan = lambda path, patient='': Scan(
+        path.relative_to(source).as_posix(), path, None, label, patient
+    )
+    yield from map(scan, _images(folder))
+    for patient in _folders(folder):
+        name = patient.relative_to(source).as_posix()
+        if images := _images(patient):
+            yield from (scan(path, name) for path in images)
+        elif any(map(dicom.is_dicom, _files(patient))):
+            yield scan(patient, name)
+
+
+def _images(folder):
+    """The pictures and volumes right in a folder."""
+    kind = lambda path: path.suffix.lower() in contents.PICTURES or volume.suffix(path)
+    return list(filter(kind, _files(folder)))
+
+
+def _files(folder):
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != '.')
+
+
+def _folders(folder):
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != '.')
 
 
 def _check_patients(table, scans):
@@ -426,7 +475,7 @@ GIVE_REGIONS = (
 GIVE_FOLDER = (
     f'give a folder with {TABLE}: the columns file and, as far as known, mask, label, patient and '
     f'split (train, validation or test); and {REGIONS} (value,region) where masks have several '
-    'regions'
+    'regions; or a folder with the pictures or volumes of each class in a folder of its own'
 )
 AS_COVNET = 'write the columns case,label with a label from 0 to 2'
 LUNG_AND_LESION = {1: 'lung', 2: 'lung', 3: 'lesion'}
