@@ -3,12 +3,15 @@
 python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]
 """
 
+import os
 import pathlib
 import sys
-
-from covjax import launcher
 
 ROOT = pathlib.Path(__file__).resolve().parent
 
 if __name__ == '__main__':
+    # XLA calls a compilation that takes long a fault of its own; it must be told before JAX comes.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    from covjax import launcher
+
     launcher.main(sys.argv, home=ROOT, below=ROOT / 'runs')

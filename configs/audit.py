@@ -42,6 +42,7 @@ def get_config():
         shares=(0, 25, 50, 75, 100),
         # Where stand-ins and mixtures are trained; '' is <workdir>/experiments.
         experiments='',
+        title='Shortcut audit',  # of the page
         batch_size=32,  # of the audited classifier; no result depends on it
         # The stages of the experiments. They inherit what the audited classifier was trained with.
         synthesize=synthesize.get_config(),

@@ -21,5 +21,6 @@ def get_config():
         # Or a classifier's workdir, or a .h5 file of Inception-v3 that Keras wrote; several are
         # separated by commas.
         features='pixels',
+        title='Quality of synthetic images',  # of the page
         batch_size=32,
     )

@@ -75,4 +75,6 @@ def get_config():
     config.cyclegan.update(SMALL_GAN)
     config.classifier.update(SMALL_CLASSIFIER)
     config.report.title = 'Phantoms: the quick start of covjax'
+    config.audit.title = 'Phantoms: shortcut audit'
+    config.quality.title = 'Phantoms: quality of synthetic images'
     return config

@@ -61,7 +61,8 @@ ADDED_KEYS = {
     'export': {'segmenter': ''},
     'prepare': {'unchecked_masks': False},
     'report': {'audits': '', 'quality': ''},
-    'audit': {'positive_class': ''},
+    'audit': {'positive_class': '', 'title': 'Shortcut audit'},
+    'quality': {'title': 'Quality of synthetic images'},
 }
 
 

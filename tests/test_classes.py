@@ -33,6 +33,7 @@ SETS = {  # what the data sets of this file are called, and their classes
     'reordered': ('covid', 'cap', 'normal'),
     'two': CLASSES,
     'covid_first': ('covid', 'normal'),
+    'other': ('healthy', 'sick'),
     'unlabelled': (),
 }
 SMALL = {
@@ -167,6 +168,13 @@ def test_the_covid_domain_is_the_images_of_covid(data_dir, name):
     assert {row.label_name for row in found.rows} == {'covid', ''}
     counts = labelled_sets.SPLITS['train'] + labelled_sets.SPLITS['test']
     assert len(found.images) == len(found.labels) == counts
+
+
+def test_where_no_class_is_covid_a_domain_is_the_class_that_is_named(data_dir):
+    found = domains.domain('other:train@sick', 'covid', 16, data_dir)
+    assert {row.label_name for row in found.rows} == {'sick'} and len(found.images)
+    with pytest.raises(InputError, match='images of healthy and sick and none called covid; name'):
+        domains.domain('other:train', 'covid', 16, data_dir)
 
 
 # From training to a report, on three classes.
@@ -455,6 +463,11 @@ def test_an_audit_is_about_one_class_and_says_so(trained_on, tmp_path):
     assert (found['positive_class'], found['classes']) == (name, list(NAMES))
     assert (
         f'one class of normal, cap, covid: {name}, against' in (folder / 'audit.html').read_text()
+    )
+    areas = [area for verdict in found['verdicts'] for area in verdict['areas']]
+    assert {'all three', 'validation'} == {area['test'] for area in areas}
+    assert (
+        all(0 <= area['value'] <= 1 for area in areas) and (folder / 'images/areas.png').is_file()
     )
     finding = {verdict['name']: verdict['finding'] for verdict in found['verdicts']}
     assert f'three for others and three for {name}' in finding['source of the images']

@@ -864,6 +864,60 @@ def test_tables_of_other_programs_are_read(raw, tmp_path):
     assert len(splits_in(folder, tmp_path)) == 16
 
 
+def test_without_a_table_folders_are_classes_and_those_in_them_patients(tmp_path):
+    """Pictures and volumes; files of other kinds and hidden ones are left alone."""
+    grey = np.random.default_rng(0).integers(0, 256, (24, 16, 16), np.uint8)
+    names = [f'Healthy lung/p{i // 2}/{i}.png' for i in range(12)]
+    names += [f'sick/{i}.PNG' for i in range(12, 24)]
+    source = tmp_path / 'scans'
+    for name, image in zip(names, grey):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(source / name)
+    for name in ('notes.txt', 'sick/notes.txt', 'sick/.hidden.png', '.git/x.png', 'empty/x.txt'):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(b'x')
+    data_dir = str(tmp_path / 'data')
+    prepare.build('ct_scans/folder', source, data_dir)
+    found = all_of('ct_scans/folder', data_dir)
+    assert set(found) == set(names)
+    assert datasets.classes('ct_scans/folder:train', data_dir) == ('healthy_lung', 'sick')
+    for name, image in zip(names, grey):
+        _, example = found[name]
+        np.testing.assert_array_equal(example['image'][..., 0], image)
+        assert example['label'] == name.startswith('sick')
+        patient = name.rpartition('/')[0] if name.startswith('Healthy') else ''
+        assert example['patient'].decode() == patient
+    splits = {}
+    for split, example in found.values():
+        splits.setdefault(example['patient'], set()).add(split)
+    assert all(len(of_patient) == 1 for patient, of_patient in splits.items() if patient)
+
+
+@pytest.mark.parametrize('names', [['sick'], ['train', 'test'], ['Val', 'Train'], []])
+def test_folders_that_are_no_classes_are_refused(names, tmp_path):
+    (tmp_path / 'scans').mkdir()
+    for name in names:
+        (tmp_path / 'scans' / name).mkdir()
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / 'scans' / name / 'a.png')
+    with pytest.raises(InputError, match='scans.csv.*each class in a folder of its own'):
+        prepare.build('ct_scans/folder', tmp_path / 'scans', str(tmp_path / 'data'))
+    assert not list(tmp_path.glob('data/*'))
+
+
+def test_volumes_and_series_lie_in_folders_of_classes_too(raw, tmp_path):
+    folder, source = raw('folder_volumes'), tmp_path / 'scans'
+    listed = [folder / row[0] for row in table_of(folder)[1:]]
+    for number, path in enumerate(listed):
+        target = source / f'class_{number % 2}' / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, target)
+    data_dir = str(tmp_path / 'data')
+    prepare.build('ct_scans/folder', source, data_dir)
+    found = all_of('ct_scans/folder', data_dir)
+    assert set(found) == {f'class_{i % 2}/{path.name}' for i, path in enumerate(listed)}
+    assert any(path.is_dir() for path in listed)
+
+
 def test_a_line_is_called_by_its_number_in_the_file(raw, refused):
     folder = raw('folder_pictures')
     path = folder / 'scans.csv'

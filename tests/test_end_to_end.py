@@ -19,7 +19,7 @@ from covjax.data.synthetic import read_manifest
 from covjax.runs.report import COLUMNS
 
 KEYS = {
-    'runs': "('resnet18:0',)",
+    'classifier.model': 'resnet18',
     'phantom.luna16.series': 6,
     'phantom.luna16.slices': 3,
     'phantom.luna16.size': 128,
@@ -42,7 +42,7 @@ KEYS = {
     'classifier.log_every': 1,
     'classifier.warmup_steps': 1,
 }
-CLASSIFIER = 'classifier/resnet18_0'
+CLASSIFIER = 'classifier/synthetic'
 
 
 def first_run(words):
@@ -153,8 +153,8 @@ def test_generator_lineage_reaches_the_classifier(workdir):
     assert lineage.overlap(records, rows)[0]['images'] == len(rows)
 
 
-def results_of(workdir):
-    return json.loads((workdir / 'evaluate' / 'resnet18_0' / 'results.json').read_text())['results']
+def results_of(workdir, name='synthetic'):
+    return json.loads((workdir / 'evaluate' / name / 'results.json').read_text())['results']
 
 
 def test_results_are_the_scores_of_the_checkpoint(workdir):

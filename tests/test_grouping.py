@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from covjax.data import grouping, near_duplicates
@@ -97,6 +97,7 @@ GROUPS = st.lists(st.integers(0, 30).map(str), min_size=1, max_size=120)
 
 
 @given(GROUPS)
+@example(['large'] * 154 + ['a', 'b', 'b', 'c', 'c', 'd'])
 def test_every_split_has_some_of_three_groups_and_more(groups):
     splits = grouping.splits_of(groups)
     assert set(splits) == set(groups)

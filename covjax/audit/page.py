@@ -13,11 +13,12 @@ BEST = '; the best of {count} regressions that see no anatomy reaches {best}'
 TONES = {True: 'bad', False: 'good', None: 'none'}
 
 
-def write(path, about, verdicts, command=''):
+def write(path, title, about, verdicts, command=''):
     """Writes the page, and the forest plot in it as areas.png beside the pictures of the checks.
 
     Args:
         path: pathlib.Path of the page.
+        title: of the page.
         about: dict, of runs.audit.describe.
         verdicts: [verdict.Verdict].
         command: what would train the experiments that are missing; '' where there are none.
@@ -31,7 +32,7 @@ def write(path, about, verdicts, command=''):
         *([page.section('command', command=command)] if command else []),
         page.section('about', ['test', 'data set'], about['tests'].items(), **about),
     ]
-    html.write(path, page.title, page.opening.format(**_opening(about, verdicts, panels)), sections)
+    html.write(path, title, page.opening.format(**_opening(about, verdicts, panels)), sections)
 
 
 def flag(value):

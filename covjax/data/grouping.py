@@ -74,7 +74,8 @@ def splits_of(groups, shares=SHARES):
     """Splits groups at random but always alike: {group: 'train', 'validation' or 'test'}.
 
     Each split but train gets groups that hold about its share of the images, and no group that
-    holds more, unless there is none else. Of fewer groups than splits all train.
+    holds more, unless there is none else. No split stays empty, but of fewer groups than splits all
+    train.
 
     Args:
         groups: of each image, [str].
@@ -84,8 +85,10 @@ def splits_of(groups, shares=SHARES):
     splits = dict.fromkeys(left, 'train')
     if len(splits) < 1 + len(shares):
         return splits
-    for split, share in shares.items():
+    for still_empty, (split, share) in zip(range(len(shares), 0, -1), shares.items()):
         chosen = held_out(left, max(round(share * len(groups)), 1)) or {_smallest(left)}
+        spare = len(set(left)) - still_empty  # the others, and train, get a group each
+        chosen = in_random_order(chosen)[:spare]
         splits |= dict.fromkeys(chosen, split)
         left = [group for group in left if group not in chosen]
     return splits

@@ -113,7 +113,7 @@ def _forest_line(ax, place, estimate):
     ax.plot(estimate.value, place, 'D', color=colour, ms=5, clip_on=False)
     ax.plot(estimate.seeds, [place] * len(estimate.seeds), '|', color='black', ms=9)
     where = {'transform': ax.get_yaxis_transform(), 'va': 'center', 'fontsize': 9}
-    ax.text(1.01, place, f'{estimate.value:.3f}', color=colour, **where)
+    ax.text(1.03, place, f'{estimate.value:.3f}', color=colour, **where)
 
 
 def draw_roc(evaluations):

@@ -95,7 +95,7 @@ def run(config, workdir):
     about = describe(config, network, subject.tests)
     write_json(workdir / 'audit.json', as_json(about, verdicts))
     command = '' if config.synthetic else missing(config, workdir, data_dir)
-    page.write(workdir / 'audit.html', about, verdicts, command)
+    page.write(workdir / 'audit.html', config.title, about, verdicts, command)
     print(f'{page.red_flags(verdicts)} red flags in {workdir / "audit.html"}')
 
 

@@ -111,7 +111,7 @@ def run(config, workdir):
     }
     measured = {name: as_json(section) for name, section in sections.items()}
     write_json(workdir / 'quality.json', {'covjax': __version__, **about, **measured})
-    _write_page(workdir / 'quality.html', about, sections)
+    _write_page(workdir / 'quality.html', config.title, about, sections)
     for section in sections.values():
         print(_as_text(section), flush=True)
     print(f'\nquality of {about["images"]} synthetic images in {workdir / "quality.html"}')
@@ -358,7 +358,7 @@ def _as_text(section):
     return '\n'.join(lines)
 
 
-def _write_page(path, about, sections):
+def _write_page(path, title, about, sections):
     """Writes the page of {name: Section}."""
     split = f'split {about["split"]}' if about['split'] else 'of all splits'
     copied = sections['copies'].rows[0][-1]
@@ -369,4 +369,4 @@ def _write_page(path, about, sections):
         distance=DISTANCE.format(synthetic=kernel[SYNTHETIC], inputs=kernel[INPUTS]),
         kept=(KEPT if dice else NO_LUNGS).format(dice=dice, copies=copied),
     )
-    html.write(path, PROSE.title, opening, [*sections.values(), PROSE.section('about', **about)])
+    html.write(path, title, opening, [*sections.values(), PROSE.section('about', **about)])

@@ -75,7 +75,7 @@ LINEAGE = ('protocol', 'data set', 'as', 'how', 'images', 'patients or series')
 LEAD = ('model', 'trained on', 'checkpoint', 'seeds', 'overlap')
 
 # What the page says where the words depend on what was found (the rest is prose/report.toml).
-TESTED = '{models} on {tests}, {protocols} protocol.'
+TESTED = 'Tested: {models} on {tests}, under the {protocols} protocol.'
 REACHED = 'On {test} the area under the ROC curve is {areas}.'
 OF_NETWORKS = '{area} after training on {train}'
 OF_BASELINES = '{area} for regressions that see no anatomy'

@@ -6,6 +6,7 @@ NumPy arrays, so that any number of devices can read them.
 
 import itertools
 import json
+import logging
 import os
 import pathlib
 
@@ -17,6 +18,9 @@ from flax.serialization import from_state_dict, to_state_dict
 from orbax.checkpoint import checkpoint_managers as cm
 
 from covjax import InputError
+
+# Orbax warns whoever opens checkpoints to read them that they are opened to be read.
+logging.getLogger('absl').addFilter(lambda record: 'is read only' not in record.getMessage())
 
 
 def split_state(state):
@@ -193,7 +197,9 @@ def load_model(workdir, key, best, has_best):
         raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
     # Read only, since the run may still be training.
     best_fn = _best_value if has_best else None
-    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=best_fn)
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, best_fn=best_fn, save_interval_steps=0, create=False
+    )
     items = ocp.args.Composite(model=ocp.args.StandardRestore())
     try:
         with ocp.CheckpointManager(_folder(workdir), options=options) as checkpoints:

@@ -293,16 +293,18 @@ def folder(source):
 
 
 def of_classes(source):
-    """The Scans of a folder (pathlib.Path) that has a folder for each class; [] where it has none.
+    """The Scans of a folder (pathlib.Path) that has a folder for each class; [] where it has not.
 
-    In the folder of a class, pictures and volumes are of patients who are not known; a folder in it
-    is a patient, with pictures, volumes or one DICOM series. Other files are left alone.
+    There must be two at least, and none that is called like a split: folders called train and test
+    are those of a data set of another layout. In the folder of a class, pictures and volumes are of
+    patients who are not known; a folder in it is a patient, with pictures, volumes or one DICOM
+    series. Other files are left alone.
     """
-    return [
-        scan
-        for folder in _folders(source)
-        for scan in _of_class(source, folder, _word(folder.name))
-    ]
+    scans = []
+    for folder in _folders(source):
+        scans += _of_class(source, folder, _word(folder.name))
+    labels = {scan.label for scan in scans}
+    return scans if len(labels) > 1 and labels.isdisjoint((*SPLITS, 'val')) else []
 
 
 def _of_class(source, folder, label):

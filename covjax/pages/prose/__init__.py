@@ -1,4 +1,4 @@
-"""The prose of the pages: one TOML file a page, with a title, an opening and its sections."""
+"""The prose of the pages: one TOML file a page, with an opening and its sections."""
 
 import tomllib
 from importlib import resources
@@ -10,7 +10,7 @@ from covjax.pages.html import Section
 class Prose(NamedTuple):
     """What a page says, with places in braces for what was measured."""
 
-    title: str
+    title: str  # '' where the config of the run has it
     opening: str
     sections: dict[str, dict[str, str]]  # {name: its 'title' and 'text'}
 
@@ -29,4 +29,4 @@ class Prose(NamedTuple):
 def read(name):
     """The Prose of a page, by the name of its file without the ending."""
     content = tomllib.loads((resources.files(__name__) / f'{name}.toml').read_text('utf-8'))
-    return Prose(content.pop('title'), content.pop('opening'), content)
+    return Prose(content.pop('title', ''), content.pop('opening'), content)
