@@ -41,6 +41,7 @@ KEYS = {
     'classifier.eval_every': 1,
     'classifier.log_every': 1,
     'classifier.warmup_steps': 1,
+    'quality.split': '',  # the test split has one image
 }
 CLASSIFIER = 'classifier/synthetic'
 
@@ -173,16 +174,20 @@ def test_results_are_the_scores_of_the_checkpoint(workdir):
 
 
 def test_report_has_every_result(workdir):
-    results, folder = results_of(workdir), workdir / 'report'
+    folder, results = workdir / 'report', []
+    for result in results_of(workdir, 'real') + results_of(workdir):
+        if result not in results:  # both evaluations bring the same baselines
+            results.append(result)
     rows = list(csv.DictReader((folder / 'table.csv').open()))
-    assert list(rows[0]) == list(COLUMNS) and len(rows) == len(results) == 10
+    assert list(rows[0]) == list(COLUMNS) and len(rows) == len(results) > 8
     for row, result in zip(rows, results):
         assert row['positive_class'] == 'covid'
         assert int(row['n_positive']) + int(row['n_negative']) == len(result['images'])
     page = (folder / 'report.html').read_text(encoding='utf-8')
-    assert page.count('data:image/png;base64,') == 6 and 'Phantom' in page
+    assert page.count('data:image/png;base64,') == 7 and 'Phantom' in page
+    assert page.count('What the scores rest on') == 1 and 'synthetic images compare' in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    for name in ('roc.png', 'panels.png'):
+    for name in ('areas.png', 'roc.png', 'panels.png'):
         assert picture.read(folder / name).std() > 10
 
 
@@ -191,3 +196,26 @@ def test_another_config_does_not_overwrite_a_run(workdir, launch):
     result = launch('--config=configs/cyclegan.py:small', f'--workdir={workdir / "cyclegan"}')
     assert result.returncode == 2 and 'choose another --workdir' in result.stderr
     assert (workdir / 'cyclegan' / 'config.json').read_text() == before
+
+
+def test_every_page_of_phantoms_says_so(workdir):
+    pages = sorted(workdir.glob('**/*.html'))
+    names = {path.name for path in pages}
+    assert names == {'report.html', 'audit.html', 'quality.html'} and len(pages) == 4
+    for path in pages:
+        assert '<title>Phantoms: ' in path.read_text(encoding='utf-8')
+
+
+def test_lines_and_rows_that_differ_in_what_was_fitted_say_so(quickstart):
+    """Of one evaluation: no two lines of the screen, and no two rows of a table, are alike."""
+    _, _, second = quickstart
+    begin = second.index('== evaluate/synthetic')
+    printed = second[begin : second.index('== audit/real')].splitlines()
+    heads = [line.partition(': ')[0] for line in printed if ' on ' in line and ': ' in line]
+    assert len(heads) == len(set(heads)) > 5
+
+
+def test_nothing_alarming_is_printed(quickstart):
+    _, first, second = quickstart
+    for word in ('WARNING', 'slow compile', 'file a bug', 'Traceback'):
+        assert word not in first + second
