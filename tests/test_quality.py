@@ -170,6 +170,15 @@ def test_a_section_on_screen_has_no_html_and_nothing_that_is_not_known():
     ]
 
 
+@pytest.mark.parametrize('side, shape', [(1, (3, 5)), (5, (3, 5)), (6, (6, 10)), (120, (72, 120))])
+def test_small_images_are_shown_with_whole_pixels(side, shape):
+    image = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    large = pictures.enlarged(image, side)
+    times = shape[0] // 3
+    assert large.shape == shape
+    np.testing.assert_array_equal(large, np.kron(image, np.ones((times, times), np.uint8)))
+
+
 def test_an_outline_is_the_upper_and_left_edge_of_a_mask():
     mask = np.zeros((4, 4), bool)
     mask[1:3, 1:3] = True

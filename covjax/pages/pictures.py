@@ -68,6 +68,20 @@ def tint(image, mask):
     return np.where(classes[..., None] > 0, shaded, rgb).astype(np.uint8)
 
 
+def enlarged(image, side):
+    """An image whose pixels are repeated until it has `side` pixels a side, or somewhat more.
+
+    Args:
+        image: uint8 [H, W, ...].
+        side: pixels; an image that has as many stays as it is.
+
+    Returns:
+        uint8 [n * H, n * W, ...] of a whole number n.
+    """
+    times = -(-side // max(image.shape[:2]))
+    return image.repeat(times, 0).repeat(times, 1)
+
+
 def contact_sheet(tiles, columns):
     """Tiles side by side, row by row, in one picture; places without a tile stay black.
 

@@ -25,7 +25,7 @@ from covjax.pages.tables import interval
 from covjax.trained import data_dir_of
 from covjax.workdir import read_config, write_json
 
-SHOWN = 8  # columns of a contact sheet
+SHOWN, TILE = 8, 120  # of a contact sheet: columns, and the least side of an image in pixels
 # Of a nodule, in its radii: the disc inside, and the ring around it.
 DISC, RING = 0.8, (1.3, 2)
 
@@ -221,7 +221,7 @@ def copies(path, images, real, train):
         rows.append(_copies('real, not trained on', unseen, unseen_alike, partners))
     most = np.argsort(-alike)[:SHOWN]
     shown = [*images[most], *train.images[index[most]]]
-    tiles = [np.repeat(image, 3, 2) for image in shown]
+    tiles = [pictures.enlarged(np.repeat(image, 3, 2), TILE) for image in shown]
     picture.save(path, pictures.contact_sheet(tiles, len(most)))
     about = {'size': SIZE, 'threshold': THRESHOLD}
     return PROSE.section('copies', COPIES, rows, [Figure(path, NEAREST)], **about)
@@ -276,7 +276,7 @@ def anatomy(path, synthetic):
     if not len(shown):
         return PROSE.section('anatomy', ANATOMY, rows)
     tiles = [
-        pictures.outline(images[k, ..., 0], masks[k])
+        pictures.enlarged(pictures.outline(images[k, ..., 0], masks[k]), TILE)
         for images, masks in ((synthetic.inputs, before), (synthetic.outputs, after))
         for k in shown
     ]
