@@ -19,7 +19,6 @@ from covjax.data.synthetic import read_manifest
 from covjax.runs.report import COLUMNS
 
 KEYS = {
-    'classifier.model': 'resnet18',
     'phantom.luna16.series': 6,
     'phantom.luna16.slices': 3,
     'phantom.luna16.size': 128,
@@ -167,7 +166,7 @@ def test_results_are_the_scores_of_the_checkpoint(workdir):
         test = datasets.read(result['test_set'], data_dir, run.config.image_size)
         expected = [(row.id, label) for row, label in zip(test.rows, test.labels)]
         assert [(image['id'], image['label']) for image in result['images']] == expected
-        assert (result['kind'] == 'network') == (result['model'] == 'resnet18')
+        assert (result['kind'] == 'network') == (result['model'] == 'plain8')
         if result['kind'] == 'network':
             scores = [image['score'] for image in result['images']]
             np.testing.assert_allclose(scores, np.asarray(score(test.images)), atol=1e-4)

@@ -112,6 +112,16 @@ def test_a_forest_plot_has_a_panel_a_title_and_a_line_an_estimate():
     assert [0.6, 0.8] in [list(ends) for ends in intervals]
 
 
+@pytest.mark.filterwarnings('error')
+def test_a_forest_plot_of_long_names_keeps_room_for_its_lines(tmp_path):
+    name = 'a/long/folder' * 12
+    lines = [Estimate(f'{name},\nfitted on {name} + {name}', 0.7, 0.6, 0.8)]
+    figure = figures.draw_forest({name: lines}, 'area')
+    figures.save(figure, tmp_path / 'forest.png')
+    (ax,) = figure.axes
+    assert ax.get_position().width > 0.3 and ax.get_position().height > 0.3
+
+
 @pytest.mark.parametrize(
     'spec, words',
     [

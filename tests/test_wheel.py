@@ -58,7 +58,7 @@ def test_no_package_has_a_common_name(installed):
 def test_help_of_a_config_without_the_checkout(installed, tmp_path):
     result = covjax(installed, tmp_path, '--config=quickstart', '--help')
     assert result.returncode == 0, result.stderr
-    assert 'phantoms' in result.stdout and '--config.cyclegan.steps=200' in result.stdout
+    assert 'phantoms' in result.stdout and '--config.cyclegan.steps=600' in result.stdout
     assert not list(tmp_path.iterdir())
 
 

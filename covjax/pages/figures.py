@@ -1,5 +1,7 @@
 """Plots, without a screen: forest plots, ROC curves and reliability curves."""
 
+import itertools
+import textwrap
 from typing import NamedTuple
 
 import matplotlib
@@ -20,6 +22,7 @@ COLOURS = {
 }
 CHANCE = 0.5  # area under the ROC curve
 LINE = 0.3  # inches of a line of a forest plot
+WIDE, NARROW = 76, 44  # characters after which titles and labels go on in another line
 LEGEND = {'fontsize': 7, 'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.15), 'frameon': False}
 
 
@@ -89,10 +92,16 @@ def draw_forest(panels, label, limits=(0.0, 1.0), reference=CHANCE):
     Returns:
         A Figure. An interval that leaves the axis ends at its edge.
     """
-    heights = [
-        LINE * sum(1 + each.label.count('\n') for each in lines) for lines in panels.values()
-    ]
-    figure = Figure(layout='constrained', figsize=(7.5, 0.7 + sum(0.45 + each for each in heights)))
+    panels = {
+        _in_lines(title, WIDE): [
+            line._replace(label=_in_lines(line.label, NARROW)) for line in lines
+        ]
+        for title, lines in panels.items()
+    }
+    lines_of = lambda texts: sum(1 + text.count('\n') for text in texts)
+    heights = [LINE * lines_of(each.label for each in lines) for lines in panels.values()]
+    height = 0.7 + sum(heights) + 0.45 * lines_of(panels)
+    figure = Figure(layout='constrained', figsize=(7.5, height))
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)
     for ax, (title, lines) in zip(axes[:, 0], panels.items()):
         for place, estimate in enumerate(lines):
@@ -104,6 +113,12 @@ def draw_forest(panels, label, limits=(0.0, 1.0), reference=CHANCE):
         ax.spines[['top', 'right']].set_visible(False)
     axes[-1, 0].set_xlabel(label)
     return figure
+
+
+def _in_lines(text, width):
+    """Text whose lines have at most `width` characters, where words allow it."""
+    lines = [textwrap.wrap(line, width) or [''] for line in text.split('\n')]
+    return '\n'.join(itertools.chain(*lines))
 
 
 def _forest_line(ax, place, estimate):
@@ -144,7 +159,7 @@ def draw_roc(evaluations):
 def _roc_label(curve, results):
     """The entry of a Curve in the legend, with the area of all its seeds."""
     areas = [result.metrics['auc'] for result in results]
-    label = f'{_label(curve)}: AUC {np.mean(areas):.3f}'
+    label = f'{_in_lines(_label(curve), WIDE)}: AUC {np.mean(areas):.3f}'
     if len(areas) == 1:
         return label
     return f'{label} ({min(areas):.3f} to {max(areas):.3f}, {len(areas)} runs)'
