@@ -422,7 +422,7 @@ def test_without_facts_of_files_the_pixels_are_a_baseline(data_dir, capsys):
         ConfigDict({'baseline': 'scanned:train'}), network, data_dir
     )
     assert [baseline.probe.kind for baseline in baselines] == ['pixels']
-    assert 'no facts of original files' in capsys.readouterr().out
+    assert 'no metadata of original files' in capsys.readouterr().out
 
 
 def test_of_two_classes_the_one_result_is_of_covid_whatever_its_label(data_dir, tmp_path):

@@ -539,7 +539,7 @@ def test_masks_on_another_grid_are_refused_until_they_were_looked_at(how, raw, r
     folder = raw('mosmed')
     path = folder / 'masks/study_0255_mask.nii.gz'
     on_another_grid(path, how)
-    named = f'{path.name}: lies on another grid than its scan: {how}'
+    named = f'{path.name}: lies on a different grid from its scan: {how}'
     refused('mosmed', folder, named, 'unchecked_masks=True')
     prepare.build('ct_scans/mosmed', folder, str(tmp_path / 'data'), unchecked_masks=True)
 

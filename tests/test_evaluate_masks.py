@@ -135,7 +135,7 @@ def test_maps_of_others_are_found_by_name_and_turned_as_the_config_says(data, tm
     assert means['dice']['value'] == means['lesion_f1']['value'] == 1.0
     # Stretched to 0..1 the maps are the masks, at every threshold above 0.
     assert means['dice_mean_of_256_thresholds']['value'] > 0.99
-    with pytest.raises(InputError, match='is of another size than test/.*config.maps_sideways'):
+    with pytest.raises(InputError, match='differs in size from test/.*config.maps_sideways'):
         evaluated(tmp_path / 'run', [tmp_path / 'net'], **{**fields, 'maps_sideways': False})
 
 

@@ -162,7 +162,7 @@ def tilted(degrees):
 )
 def test_a_mask_on_another_grid_is_refused_by_what_differs(change):
     ((fact, _),) = change.items()
-    with pytest.raises(InputError, match=f'a.nii: lies on another grid than its scan: {fact} '):
+    with pytest.raises(InputError, match=f'a.nii: lies on a different grid from its scan: {fact} '):
         masks.check_grid(SCAN._replace(**change), SCAN, 'a.nii')
 
 
@@ -381,7 +381,7 @@ def test_airways_are_not_counted_among_the_lungs(phantom):
 
 def test_regions_of_other_names_are_not_judged_and_a_line_says_so(phantom):
     grey, lung, _ = phantom
-    remark = 'where heart, liver must be is not known, so the masks were not checked'
+    remark = 'where heart, liver should be is not known, so the masks were not checked'
     check(lung[:, ::-1], grey, ('background', 'heart', 'liver'), remark)
 
 

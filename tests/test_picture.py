@@ -43,7 +43,7 @@ def test_png_of_every_colour_type_and_depth(tmp_path, colour, depth):
     """Up to 8 bits it is what Pillow says, of which alpha is left out; 16 bits are refused."""
     (tmp_path / 'a.png').write_bytes(png(colour, depth))
     if depth == 16:
-        with pytest.raises(InputError, match='a.png: has 16 bits a channel'):
+        with pytest.raises(InputError, match='a.png: has 16 bits per channel'):
             picture.open_file(tmp_path / 'a.png')
     else:
         image, facts = picture.open_file(tmp_path / 'a.png')
@@ -59,7 +59,7 @@ def test_png_of_every_colour_type_and_depth(tmp_path, colour, depth):
 def test_deep_pictures_are_refused(tmp_path, container, kind):
     image = Image.fromarray(np.full((5, 5), 1000, kind))
     image.save(tmp_path / 'a', container)
-    with pytest.raises(InputError, match=r'has (16|32) bits a channel'):
+    with pytest.raises(InputError, match=r'has (16|32) bits per channel'):
         picture.open_file(tmp_path / 'a')
 
 

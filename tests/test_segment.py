@@ -284,7 +284,7 @@ def test_the_screen_says_how_many_files_there_were(lesions, tmp_path, capsys, co
 def test_two_pictures_whose_masks_would_have_one_name_are_refused(lesions, tmp_path):
     for name in ('a.png', 'a.bmp'):
         Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / name)
-    with pytest.raises(InputError, match='a.png: differs from a.bmp in its ending alone'):
+    with pytest.raises(InputError, match='a.png: differs from a.bmp only in its ending'):
         segmented(lesions, tmp_path, tmp_path / 'run')
     assert not list((tmp_path / 'run').iterdir())
 

@@ -30,7 +30,7 @@ COLUMNS = (
     *('test', 'inside', 'images', 'share of attribution', 'share of the picture'),
     *('difference', 'maximum inside'),
 )
-CAPTION = 'Grad-CAM over test images; brighter is more for {positive}'
+CAPTION = 'Grad-CAM over test images; brighter areas speak more for {positive}'
 SHOWN, TILE = 6, 144  # images of a test set in the picture of the page, and their side in pixels
 CELLS = 3  # a side of the map: one with fewer says nothing of lungs
 FINE = 7  # a side of the map: one with fewer does not say much

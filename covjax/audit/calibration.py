@@ -41,7 +41,7 @@ def check(subject):
     scores = subject.score(subject.validation.images)
     temperature = fit_temperature(subject.validation.labels, scores)
     if np.isnan(temperature):
-        return Verdict(name=NAME, flag=None, finding='Validation has one class only.')
+        return Verdict(name=NAME, flag=None, finding='Validation has only one class.')
     rows, off = [], []
     for test, images in subject.tests.items():
         scores = subject.score(images.images)

@@ -32,6 +32,7 @@ COLUMNS = (
     *('test', 'pairs', 'gates that differ', 'images changed outside'),
     *('AUC of texture', 'AUC of "made anew"'),
 )
+NOTHING_ELSE = 'Only what was made tells lesions from shams.'
 CAPTION = 'Pairs: the slice, the gate, the lesion, the sham'
 SHOWN, TILE = 4, 144
 
@@ -70,7 +71,7 @@ def check(subject):
     """The Verdict of what tells lesions from shams, in the test sets and the validation set."""
     train = members_of(subject.train)
     if not train:
-        finding = 'The classifier was trained on no pairs.'
+        finding = 'The classifier was not trained on pairs.'
         return Verdict(name=NAME, flag=None, finding=finding)
     by_texture, by_trace = fit(train)
     rows, wrong, shown = [], [], []
@@ -86,14 +87,14 @@ def check(subject):
         wrong += _wrong(test, gates, outside, areas)
         shown += _shown(members)
     if not rows:
-        finding = 'No test set and no validation set has pairs.'
+        finding = 'Neither a test set nor the validation set has pairs.'
         return Verdict(name=NAME, flag=None, finding=finding)
     path = subject.folder / 'pairs.png'
     picture.save(path, pictures.pair_sheet(shown, TILE))
     return Verdict(
         name=NAME,
         flag=bool(wrong),
-        finding='; '.join(wrong).capitalize() + '.' if wrong else 'Nothing but what was made does.',
+        finding='; '.join(wrong).capitalize() + '.' if wrong else NOTHING_ELSE,
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
@@ -155,7 +156,7 @@ def _wrong(test, gates, outside, areas):
     if gates:
         found.append(f'{gates} pairs of {test} have gates that differ')
     if outside:
-        found.append(f'{outside} images of {test} are changed outside of their gate')
+        found.append(f'{outside} images of {test} are changed outside their gate')
     for what, reached in zip(('the finest texture', 'a trace of being made anew'), areas):
         if reached.tells():
             found.append(f'{what} tells lesions from shams of {test} with AUC {reached}')

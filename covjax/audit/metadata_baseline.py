@@ -64,7 +64,7 @@ def check(subject):
     known = lambda images: all(row.file for row in images.rows)
     tests = {test: images for test, images in subject.tests_and_validation.items() if known(images)}
     if not known(subject.real) or not set(tests) & set(subject.tests):
-        finding = 'No test set has facts of original files.'
+        finding = 'No test set has metadata of its original files.'
         return Verdict(name=NAME, flag=None, finding=finding)
     areas = {
         test: area(scores(subject.real.native, images.native), images)

@@ -14,9 +14,9 @@ from covjax.audit.verdict import RED, Images, Verdict, area
 
 NAME = 'source of the images'
 RULE = (
-    f'Red flag when the source is told at AUC {RED}, with an interval above 0.5, and no data set '
-    'has both classes of the training set: then a classifier can learn the source in place of the '
-    'disease.'
+    f'Red flag when the source is recognised at AUC {RED}, with an interval above 0.5, and no data '
+    'set has both classes of the training set: then a classifier can learn the source in place of '
+    'the disease.'
 )
 COLUMNS = ('one source', 'other source', 'told by', 'AUC')
 # What might tell origins apart; a probe of files or of another few numbers would do as well.
@@ -80,9 +80,9 @@ def check(subject):
         finding = f'The sources have fewer than {FOLDS} patients or series.'
         return Verdict(name=NAME, flag=None, finding=finding)
     if flagged:
-        finding = f'Within one class the source is told at AUC {"; ".join(flagged)}.'
+        finding = f'Within one class the source is recognised at AUC {"; ".join(flagged)}.'
     else:
-        finding = 'Within one class the source is not told.'
+        finding = 'Within one class the source is not recognised.'
     others, positive = subject.origins[0], subject.origins[1]
     return Verdict(
         name=NAME,

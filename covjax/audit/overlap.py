@@ -24,9 +24,9 @@ from covjax.pages.html import Figure
 
 NAME = 'overlap and near-duplicates'
 RULE = (
-    f'Red flag for any. Near copies have a correlation above {THRESHOLD} at {SIZE}x{SIZE}, fine '
-    'structure in common, and are not known to be of one patient; they are to be looked at. They '
-    'are searched among the images of training, validation and config.baseline.'
+    f'Red flag for any. Near copies have a correlation above {THRESHOLD} at {SIZE}x{SIZE}, share '
+    'fine structure, and are not known to be of one patient: look at them. They are searched for '
+    'among the images of training, validation and config.baseline.'
 )
 COLUMNS = ('test', 'what', 'number')
 CAPTION = 'Near copies, one above the other: a training or validation image and a test image'

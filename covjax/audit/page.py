@@ -6,7 +6,7 @@ from covjax.audit.verdict import FLAGS
 from covjax.pages import figures, html, prose, tables
 from covjax.pages.html import Figure, Mark
 
-AREAS = 'Areas under the ROC curve of the network and of what sees no anatomy, a test set each'
+AREAS = 'Areas under the ROC curve of the network and of what sees no anatomy, for each test set'
 ASKED = ' Every question is about one class of {classes}: {positive}, against the rest.'
 REACHES = 'On {test} it reaches AUC {network}'
 BEST = '; the best of {count} regressions that see no anatomy reaches {best}'

@@ -101,9 +101,11 @@ def versus(subject, probe, rule):
         return Verdict(name=probe.name, flag=None, finding=finding)
     if as_good:
         reached = '; '.join(as_good)
-        finding = f'Tells the classes apart at least nearly as well as the network: AUC {reached}.'
+        finding = (
+            f'Tells the classes apart nearly as well as the network, or better: AUC {reached}.'
+        )
     else:
-        finding = 'The network knows more than it, or it knows nothing.'
+        finding = 'The network knows more than the regression, or the regression knows nothing.'
     return Verdict(
         name=probe.name,
         flag=bool(as_good),

@@ -20,8 +20,8 @@ SHOWN = 2  # images of each class of a test set in the picture of the page
 # The share of what the whole image is better than chance that may not be left without lungs.
 KEPT = 0.5
 RULE = (
-    f'Red flag when images without lungs keep {KEPT:.0%} of what the whole image is better than '
-    'chance, with an interval above 0.5. The outline of the lungs stays visible, and consolidation '
+    f'Red flag when images without lungs keep {KEPT:.0%} of the margin over chance of the whole '
+    'image, with an interval above 0.5. The outline of the lungs stays visible, and consolidation '
     'at their edge may stay outside the mask.'
 )
 

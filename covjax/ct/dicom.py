@@ -179,7 +179,7 @@ def _planes(path, header):
         frames = int(header.get('NumberOfFrames') or 1)
         if 'PerFrameFunctionalGroupsSequence' not in header:
             if frames > 1:
-                raise InputError(f'{path}: has {frames} frames that say not where they are')
+                raise InputError(f'{path}: has {frames} frames that do not say where they are')
             return [_plane(path, header, None, [header])]
         shared = list(header.get('SharedFunctionalGroupsSequence') or ())
         groups = header.PerFrameFunctionalGroupsSequence
@@ -224,7 +224,7 @@ def _plane(path, header, frame, places):
     orientation, spacing = numbers('ImageOrientationPatient', 6), numbers('PixelSpacing', 2)
     for key, value in (('ImageOrientationPatient', orientation), ('PixelSpacing', spacing)):
         if value is None:
-            raise InputError(f'{path}: {key} is missing, so this slice has no place')
+            raise InputError(f'{path}: {key} is missing, so this slice has no position')
     one = lambda key, default: (numbers(key, 1) or (default,))[0]
     if not one('RescaleSlope', 1.0):
         raise InputError(f'{path}: RescaleSlope is 0, so it has no values')
@@ -273,7 +273,7 @@ def _without_copies(planes):
 def _frame(pixels, plane):
     """The stored pixels [rows, columns] of a Plane, from those of its file."""
     if pixels.shape[-2:] != plane.shape:
-        raise InputError(f'{plane.path}: its pixels are not those announced; copy it again')
+        raise InputError(f'{plane.path}: its pixels do not match its header; copy it again')
     return pixels.reshape(-1, *plane.shape)[plane.frame or 0]
 
 

@@ -204,7 +204,7 @@ def check_grid(grid, expected, path):
             for place in (grid, expected)
         )
         raise InputError(
-            f'{path}: lies on another grid than its scan: {differ[0]} {found}, of the scan '
+            f'{path}: lies on a different grid from its scan: {differ[0]} {found}, of the scan '
             f'{wanted}; resample the mask to its scan, {UNCHECKED}'
         )
 
@@ -254,7 +254,7 @@ def check_place(masks, images, names, path):
     """
     lung, lesion = _lung_numbers(names), _lesion_numbers(names)
     if not lung and not lesion:
-        return f'where {", ".join(names[1:])} must be is not known, so the masks were not checked'
+        return f'where {", ".join(names[1:])} should be is not known, so the masks were not checked'
     found = [_lungs_of(image) for image in images]
     inside = [np.isin(mask, lung + lesion) for mask in masks]
     if lung:

@@ -123,7 +123,7 @@ def _fields(path):
     if dimensions != '3':
         raise InputError(f'{path}: has {dimensions} dimensions; give a volume with 3')
     if fields.get('ElementNumberOfChannels', '1') != '1':
-        raise InputError(f'{path}: has several values a voxel; give a volume with one')
+        raise InputError(f'{path}: has several values per voxel; give a volume with one')
     if 'BinaryData' in fields and not _true(fields, 'BinaryData'):
         raise InputError(f'{path}: its voxels are written as text; save it with BinaryData = True')
     return fields, end

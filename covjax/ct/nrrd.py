@@ -84,7 +84,7 @@ def open_file(path):
     except RuntimeError:
         raise InputError(f'{path}: SimpleITK cannot read its header; save it again') from None
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise InputError(f'{path}: has several values a voxel; give a volume with one')
+        raise InputError(f'{path}: has several values per voxel; give a volume with one')
     grid = Grid.of(reader)
     grid.check(path)
     return header._replace(grid=grid)

@@ -63,7 +63,7 @@ def open_file(path, mode='L'):
         raise InputError(f'{path}: not a readable picture; copy it again') from None
     if bits > 8:  # Pillow would cut these at 255, or keep their upper 8 bits
         raise InputError(
-            f'{path}: has {bits} bits a channel, mode {facts["mode"]}; save it with 8 bits'
+            f'{path}: has {bits} bits per channel, mode {facts["mode"]}; save it with 8 bits'
         )
     if frames > 1:
         raise InputError(f'{path}: has {frames} frames; save one of them as a picture')

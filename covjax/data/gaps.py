@@ -176,7 +176,7 @@ def read_slices(spec, data_dir, size, key):
         )
     if not examples.rows[0].series or any(row.label_name == POSITIVE for row in examples.rows):
         raise InputError(
-            f'config.{key}={spec}: slices of CT series without lesions are needed; name such as '
+            f'config.{key}={spec}: slices of CT series without lesions are needed, such as '
             'luna16_patches/nodules_framed'
         )
     found = lungs.masks(examples.images)

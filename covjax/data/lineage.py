@@ -162,7 +162,7 @@ def check_same(records, role, rows, spec):
     known, _ = _known(own, (role,))
     if {row.sha256 for row in rows} != known:
         raise InputError(
-            f'{spec}: does not hold the images that the run noted in its lineage.json; '
+            f'{spec}: does not hold the images that the run recorded in its lineage.json; '
             'give the config.data_dir that it was trained with'
         )
 

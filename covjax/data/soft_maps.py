@@ -55,7 +55,7 @@ def _read(path, name, shape, sideways):
     grey = grey.T if sideways else grey
     if grey.shape != tuple(shape):
         raise InputError(
-            f'{path}: is of another size than {name}; give its map, '
+            f'{path}: differs in size from {name}; give its map, '
             'and say in config.maps_sideways whether maps lie on their side'
         )
     return grey

@@ -19,7 +19,7 @@ from covjax.data.rows import Nodule
 from covjax.workdir import checked
 
 MANIFEST = 'manifest.jsonl'
-AGAIN = 'run the command again that made the folder'
+AGAIN = 'run the command that made the folder again'
 LICENCE = (
     'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and '
     'Setio et al. 2017. The generator was trained on {}, whose pictures have no clear licence, and '
@@ -29,14 +29,14 @@ BOXES = 'boxes are those of the lung nodules of the sources.'
 USE = 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.'
 FILES = {
     'images/': 'PNG, 8-bit grey',
-    'inputs/': 'what was translated, same names',
-    'manifest.jsonl': 'one line a picture',
+    'inputs/': 'what was translated, under the same names',
+    'manifest.jsonl': 'one line per picture',
     'annotations.json': 'COCO boxes',
     'annotations.csv': 'the same boxes',
     'lineage.json': 'what trained the generator',
 }
 FILES_OF_PAIRS = {
-    'gates/': 'PNG, where both members of a pair were made anew, in 255 parts',
+    'gates/': 'PNG: where both members of a pair were regenerated, in 255 parts',
     'annotations.json': 'COCO boxes of nodules, and lesions as run lengths',
 }
 

@@ -170,7 +170,7 @@ def nsd(prediction, truth, spacing, tolerance):
 def _nsd(distances, tolerance):
     """`nsd` of the distances of both borders."""
     if not 0 <= tolerance < np.inf:
-        raise ValueError(f'a tolerance is a number of mm from 0 on, not {tolerance}')
+        raise ValueError(f'a tolerance is a number of mm of at least 0, not {tolerance}')
     distances = np.concatenate(distances)
     return _share(_count(distances <= tolerance + ROUNDING), len(distances))
 
@@ -241,7 +241,7 @@ def lesion_scores(prediction, truth, spacing, smallest=None):
     spacing = _spacing(spacing, prediction.ndim)
     smallest = SMALLEST[prediction.ndim] if smallest is None else smallest
     if not smallest >= 0:
-        raise ValueError(f'the smallest size of a lesion is a number from 0 on, not {smallest}')
+        raise ValueError(f'the smallest size of a lesion is a number of at least 0, not {smallest}')
     voxels = smallest / _voxel_size(spacing) * (1 - ROUNDING)
     box = _box(prediction | truth)
     predicted_sizes, true_sizes, pairs = _components(prediction[box], truth[box])

@@ -198,7 +198,7 @@ def read_baselines(config, network, data_dir):
     if all(row.file for _, row in real):
         baselines.insert(0, Baseline(metadata_baseline.PROBE, config.baseline, real))
     else:
-        print(f'{named}: has no facts of original files, so there is no baseline on them')
+        print(f'{named}: has no metadata of original files, so there is no baseline on them')
     if train_set != config.baseline:
         train = datasets.read_native(train_set, data_dir)
         baselines.append(Baseline(pixel_baseline.PROBE, train_set, train))

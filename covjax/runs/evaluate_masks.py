@@ -31,7 +31,7 @@ COLUMNS = (
 )
 LAST = 'dice without near-copies'
 SHOWN, TILE = 6, 192  # rows of the picture of the page, and pixels a side
-FOREST = 'Mean Dice over scans, a line for each model and region'
+FOREST = 'Mean Dice over scans, one line for each model and region'
 PICTURE = 'Slices, their masks, and what models draw'
 
 

@@ -238,7 +238,7 @@ def read_tests(config, rows, data_dir):
         if len({*examples.labels[kept]}) < 2:
             raise InputError(
                 f'config.{key}={config[key]}: {len(shared)} images share a picture, patient or '
-                'source with what was trained on, and two classes are not left; name other images'
+                'source with what was trained on, and one class at most is left; name other images'
             )
         left_out[key] = len(shared)
         found[key] = examples._replace(

@@ -91,7 +91,7 @@ EACH_POSITIVE = (
     'Baselines are regressions of two classes, fitted to each one and the rest.'
 )
 ASKED = ', {positive} against the rest'
-GONE = ' The data set is not there any more.'
+GONE = ' The data set is no longer there.'
 AREAS = 'Areas under the ROC curve, one panel for each {panels}'
 ROC = 'ROC curves, one panel for each {panels}; areas are means over seeds'
 RELIABILITY = 'Reliability curves, one panel for each {panels}; the errors are in the table below'
@@ -559,5 +559,5 @@ def _lineage_row(record, protocol):
 def _how(record):
     through = record['through'].replace('_', ' ')
     if record['role'] not in lineage.TRAINED:
-        return f'picked the checkpoint of the {through}' if through else 'picked the checkpoint'
+        return f'chose the checkpoint of the {through}' if through else 'chose the checkpoint'
     return f'through the {through}' if through else 'directly'

@@ -158,7 +158,7 @@ def _check_names(files, folder):
         other = seen.setdefault(path.relative_to(folder).with_suffix('.png'), path)
         if other != path:
             raise InputError(
-                f'{path}: differs from {other.name} in its ending alone, and masks are .png files; '
+                f'{path}: differs from {other.name} only in its ending, and masks are .png files; '
                 'rename one of the two'
             )
 

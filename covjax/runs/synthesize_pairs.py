@@ -31,7 +31,7 @@ DATA_SETS = {
 TRIES = 20  # draws until a mask is large enough
 SHOWN, TILE = 8, 192  # pairs in images/pairs.png, and the side of a picture there
 CHANGE = {
-    'made': 'a lesion or healthy lung made anew in a mask by a generator',
+    'made': 'a lesion or healthy lung regenerated in a mask by a generator',
     'painted': 'as a stand-in with opacity painted into a mask',
     'pasted': 'as a stand-in with noise in a mask',
 }

@@ -257,5 +257,5 @@ def save_and_leave(checkpoints, step, state, number):
     """Saves a state of host arrays, unless this step is saved already, and raises Stopped."""
     checkpoint.save(checkpoints, step, state)
     checkpoints.wait_until_finished()
-    print(f'stopped after step {step}; the same command goes on from there', flush=True)
+    print(f'stopped after step {step}; the same command resumes from there', flush=True)
     raise Stopped(number)

@@ -357,7 +357,7 @@ def _names_in(file):
     """The lines of a split file."""
     names = [line.strip() for line in archive.read_text(file).splitlines() if line.strip()]
     if not names:
-        raise InputError(f'{file}: this split is empty; list its pictures, one name a line')
+        raise InputError(f'{file}: this split is empty; list its pictures, one name per line')
     return names
 
 

@@ -522,8 +522,8 @@ LAYOUTS = {
     ),
     'covnet': Layout(
         covnet,
-        f'give the data folder of COVNet: train.csv, val.csv and a folder a case with {MASKED_CT} '
-        f'and {MASK}',
+        f'give the data folder of COVNet: train.csv, val.csv and one folder per case with '
+        f'{MASKED_CT} and {MASK}',
         labels=NUMBERED,
         regions={1: 'lung', 2: 'lung', 255: 'lung'},
         homepage='https://github.com/bkong999/COVNet',
