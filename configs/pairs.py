@@ -1,4 +1,4 @@
-"""Pairs of CT slices that differ in a lesion alone: lesions and healthy lung made by one network.
+"""Pairs of CT slices that differ only in a lesion: lesions and healthy lung made by one network.
 
 python launch.py --config=configs/pairs.py --workdir=runs/pairs
 

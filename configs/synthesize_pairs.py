@@ -1,4 +1,4 @@
-"""Makes pairs of slices that differ in a lesion alone, and builds synthetic_pairs from them.
+"""Makes pairs of slices that differ only in a lesion, and builds synthetic_pairs from them.
 
 python launch.py --config=configs/synthesize_pairs.py --workdir=runs/synthesize_pairs \\
     --config.generator=runs/pairs

@@ -5,7 +5,7 @@ CLASSES = ('noncovid', 'covid')  # of labels 0 and 1
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong.
+    """Something that the user gave is wrong.
 
     The message is one line that names the file or key and the remedy.
 
@@ -23,7 +23,7 @@ class InputError(ValueError):
 
 
 class Stopped(Exception):
-    """A training was asked to stop by a signal, and has saved its state.
+    """A signal asked a training run to stop, and it has saved its state.
 
     The same command goes on from there. `signal` is the number of the signal.
     """

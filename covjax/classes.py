@@ -60,7 +60,7 @@ def against_rest(labels, classes, positive):
 
 
 def titles(classes, positive):
-    """What people read of the positive class and of all others, (str, str).
+    """The positive class and all others as people read them, (str, str).
 
     They are ('COVID', 'non-COVID') of covjax.CLASSES, the two names of two other classes, and
     ('cap', 'others') of more.
@@ -75,7 +75,7 @@ def titles(classes, positive):
 
 
 def named_in_title(classes, positive):
-    """What is put behind the name of a test set: ', cap against the rest', or '' of two classes."""
+    """Appended to the name of a test set: ', cap against the rest', or '' for two classes."""
     return f', {positive} against the rest' if len(classes) > 2 else ''
 
 
@@ -85,7 +85,7 @@ def listed(classes):
 
 
 def check_same(named, found, expected):
-    """Refuses a data set of other classes than those that a classifier tells apart.
+    """Refuses a data set whose classes differ from those that a classifier tells apart.
 
     Args:
         named: how the message names the data set, such as 'config.val=covid_ct:test'.

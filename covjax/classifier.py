@@ -29,7 +29,7 @@ EXPORTED = ('model', 'dtype', 'image_size', 'lungs', 'train', 'seed')
 
 
 class Exported(TypedDict):
-    """What is needed of the header of an exported file."""
+    """The parts of the header of an exported file that are needed."""
 
     model: str
     dtype: str

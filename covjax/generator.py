@@ -29,7 +29,7 @@ EXPORTED = (
 
 
 class Exported(TypedDict):
-    """What `network` needs of the header of an exported file."""
+    """The parts of the header of an exported file that `network` needs."""
 
     gen_filters: FILTERS
     gen_blocks: BLOCKS

@@ -238,7 +238,7 @@ def check(config, path, home):
 
 
 def wrong_keys(config, home):
-    """What is wrong with the keys of a config that somebody else wrote, or None.
+    """What is wrong with the keys of a config from elsewhere, or None.
 
     It lacks a key that every config of this package for the same run has, or has one that none of
     them has, or one whose value is of another type.

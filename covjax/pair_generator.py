@@ -49,7 +49,7 @@ def of_kind(gap):
 
 
 def smooth(image, gate, reach=FINEST):
-    """The mean of an image around every pixel of a gate, nothing outside of which counts.
+    """The mean of an image around every pixel of a gate; nothing outside the gate counts.
 
     Args:
         image: float [B, S, S, 1].
@@ -63,7 +63,7 @@ def smooth(image, gate, reach=FINEST):
 
 
 def vessels(image, gate):
-    """By how much an image differs inside a gate from the mean of what is around there.
+    """By how much an image differs inside a gate from the local mean around each pixel.
 
     Args:
         image: float [B, S, S, 1] in [-1, 1].

@@ -1,4 +1,4 @@
-"""A small make over runs: stages that are made from one another, each in a folder of its own.
+"""A small "make" for runs: stages that build on one another, each in a folder of its own.
 
 A stage that is finished is left alone, so the same command goes on where it was stopped. A stage is
 made again when its config has changed or when a stage that it is made from has been made again.

@@ -47,7 +47,7 @@ class Described(TypedDict):
 
 
 class Exported(Described):
-    """What is needed of the header of an exported file."""
+    """The parts of the header of an exported file that are needed."""
 
     labels: Annotated[list[str], msgspec.Meta(min_length=2, max_length=masks.MOST_REGIONS + 1)]
 

@@ -22,7 +22,7 @@ UPSTREAM = ('classifier', 'generator', 'synthetic')
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A training run as everything after it sees it.
+    """A training run as all later stages see it.
 
     No training code is needed to open or to use one.
     """
@@ -87,7 +87,7 @@ def read_classes(folder):
 
 
 def write_classes(folder, classes):
-    """Notes in the workdir (pathlib.Path) of a training what the outputs of its network mean.
+    """Records in the workdir (pathlib.Path) of a training run what the outputs of its network mean.
 
     Args:
         folder: pathlib.Path of the workdir.
@@ -98,7 +98,7 @@ def write_classes(folder, classes):
 
 
 def data_dir_of(config):
-    """Where the data sets of a run lie.
+    """Where the data sets of a run are stored.
 
     In its own config.data_dir, or else in that of the run that it is made from.
 

@@ -1,4 +1,4 @@
-"""The folder that a run writes to, JSON that is written whole or not at all, and tables.
+"""The folder that a run writes to, JSON that is written in full or not at all, and tables.
 
 A workdir holds config.json, environment.json and what the run makes; a training also checkpoints/,
 metrics.jsonl, lineage.json, images/, tensorboard/ and, where the outputs of its network are
@@ -73,7 +73,7 @@ class ConfigJson(TypedDict):
 
 
 class Environment(TypedDict):
-    """What is read of environment.json."""
+    """The parts of environment.json that are read."""
 
     seconds: float
 
@@ -314,7 +314,7 @@ def without_nan(value):
 
 
 def write_json(path, value):
-    """Writes a value as JSON, whole or not at all; makes the folder."""
+    """Writes a value as JSON, in full or not at all; makes the folder."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + '.part')
@@ -324,7 +324,7 @@ def write_json(path, value):
 
 @contextlib.contextmanager
 def whole_or_nothing(folder):
-    """Yields a draft that takes the place of a folder when all is there, and vanishes otherwise.
+    """Yields a draft that replaces a folder once it is complete, and is removed otherwise.
 
     Args:
         folder: pathlib.Path of the folder.

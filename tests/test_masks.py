@@ -311,7 +311,7 @@ def test_lesions_outside_of_the_lungs_are_refused(phantom):
     grey, lung, _ = phantom
     wall = np.zeros_like(lung)
     wall[:, 40:56, 2:14] = True  # the arm of a side, far from the lungs
-    with pytest.raises(InputError, match='of the lesions are outside of the lungs'):
+    with pytest.raises(InputError, match='of the lesions are outside the lungs'):
         check(wall, np.where(wall, 90, grey).astype(np.uint8), LESION_NAMES)
 
 

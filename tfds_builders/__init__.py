@@ -29,7 +29,7 @@ def names():
 
 
 def known(dataset):
-    """Whether there is a builder of 'name' (its first config) or of 'name/config'.
+    """Whether there is a builder for 'name' (its first config) or for 'name/config'.
 
     Raises:
         InputError: the config is described by its name, in numbers that are impossible.

@@ -78,7 +78,7 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
 
     @classmethod
     def described(cls, name):
-        """Returns a BuilderConfig that is not in the list but that its name describes, or None."""
+        """Returns a BuilderConfig that is not in the list but is described by its name, or None."""
         return None
 
     def _create_builder_config(self, builder_config, version):
@@ -97,7 +97,7 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         """
 
     def remark(self, folder):
-        """Returns what a person should know of this source, or ''."""
+        """Returns what a person should know about this source, or ''."""
         return ''
 
     def companions(self, folder):
@@ -129,7 +129,7 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         return digest.hexdigest()
 
     def hashed_files(self, folder):
-        """The set of source files whose bytes count, not the size alone: tables and headers."""
+        """The set of source files whose bytes count, not only their size: tables and headers."""
         return {path for path in self.source_files(folder) if path.suffix in HASHED}
 
     def download(self, dl_manager):

@@ -16,7 +16,7 @@ AS_THEY_ARE = (
 
 
 class SyntheticBuilder(_base.ArrayRecordBuilder, skip_registration=True):
-    """One example a line of the manifest.
+    """One example per line of the manifest.
 
     Sub-classes say what makes the examples, their `make`, and their features.
     """

@@ -1,4 +1,4 @@
-"""Checks of what a score may rest on besides disease, one file a check: check(subject) -> Verdict.
+"""Checks of what a score may rest on besides disease, a file per check: check(subject) -> Verdict.
 
 Each has the constants NAME (the question as tables print it), RULE (when the flag is raised) and
 COLUMNS (of the table behind the finding).

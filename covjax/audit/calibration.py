@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 def expected_by_chance(scores, groups, seed=0):
-    """The calibration error that scores which mean what they say stay below in LEVEL of all draws.
+    """The calibration error below which calibrated scores stay in LEVEL of all draws.
 
     Labels are drawn from the scores (consistency resampling, Bröcker and Smith 2007). Images of
     one group get their labels from one draw, as those of one patient share one.

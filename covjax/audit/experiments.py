@@ -77,7 +77,7 @@ def inherited(audited):
 
 
 def claim(folder, synthetic, audited):
-    """Notes in a folder what its experiments are made of.
+    """Records in a folder what its experiments are made of.
 
     Args:
         folder: pathlib.Path of the experiments.

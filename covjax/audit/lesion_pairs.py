@@ -23,7 +23,7 @@ WHOLE = 255  # a gate where nothing is left of the slice
 LEAST = 12  # pixels of a gate in which texture is described
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 RULE = (
-    'Red flag when gates of members differ, when an image differs from its slice outside of the '
+    'Red flag when gates of members differ, when an image differs from its slice outside the '
     f'gate, or when either regression on the finest texture reaches AUC {probe.RED} with an '
     'interval above 0.5. Real lesions hide vessels and may have another texture too: look at the '
     'pairs then.'
@@ -40,7 +40,7 @@ SHOWN, TILE = 4, 144
 def describe(grey, gate):
     """What the regressions see of an image inside a gate.
 
-    Every number is relative to the strength of the texture, and what is outside of the gate does
+    Every number is relative to the strength of the texture, and what is outside the gate does
     not count, so that brightness and contrast do not either.
 
     Args:

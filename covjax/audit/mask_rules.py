@@ -1,4 +1,4 @@
-"""Rules that draw masks without a network: what a Dice is worth that they reach as well.
+"""Rules that draw masks without a network: a Dice that they also reach is worth little.
 
 Each is fitted on images and masks, and then draws a mask of any image. Lesions of COVID-19 lie in
 much the same places of pictures that are cropped to the lungs, and in a range of grey levels of
@@ -21,7 +21,7 @@ def everything(images, masks):
 
 
 def mean_mask(images, masks):
-    """The rule that a pixel is in the region where it often is in others."""
+    """The rule that a pixel is in the region where it often is in other masks."""
     mean = masks.mean(0).astype(np.float32)
     share = _best(SHARES, lambda share: np.broadcast_to(mean >= share, masks.shape), masks)
     return lambda grey: _resized(mean, grey.shape) >= share

@@ -1,4 +1,4 @@
-"""Whether test images were used before: in training or to pick the checkpoint.
+"""Whether test images were used before: in training or to choose the checkpoint.
 
 It asks for the pictures themselves, their patients, documents and series, and near copies of them.
 """

@@ -1,4 +1,4 @@
-"""What classifiers of several seeds say of real lesions: inside a slice, over scans, in figures.
+"""How classifiers of several seeds score real lesions: inside a slice, over scans, in figures.
 
 Every function takes the scores of all seeds, P(covid) float [S, N], and returns a dict of plain
 values for JSON. Areas are those under the ROC curve; intervals are of the mean over seeds, over a

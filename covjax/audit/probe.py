@@ -55,7 +55,7 @@ def fitted(numbers, labels):
 
 
 def short(name):
-    """The name of a probe as figures say it: without its kind in brackets."""
+    """The name of a probe as figures show it: without its kind in brackets."""
     return name.partition(' (')[0]
 
 

@@ -23,14 +23,14 @@ FOLDER = 'controls'
 
 
 class Outcome(NamedTuple):
-    """What the classifier of an experiment scored on one test set."""
+    """The scores of the classifier of an experiment on one test set."""
 
     area: Area
     images: list  # data.results.ScoredImage of each image
 
 
 def outcomes(subject, experiment):
-    """The Outcome of an experiment on every test set that proves something.
+    """The Outcome of an experiment on every test set that can prove something.
 
     It needs both classes, several groups, and no image that was trained on.
 

@@ -46,7 +46,7 @@ class TestedArea(NamedTuple):
 
 
 class VerdictJson(TypedDict):
-    """What is read of a verdict in audit.json."""
+    """The parts of a verdict in audit.json that are read."""
 
     name: str
     flag: bool | None
@@ -54,7 +54,7 @@ class VerdictJson(TypedDict):
 
 
 class AuditJson(TypedDict):
-    """What is read of an audit.json."""
+    """The parts of an audit.json that are read."""
 
     model: str
     seed: int
@@ -139,7 +139,7 @@ class Subject(NamedTuple):
 
 
 def lungs_alone(subject, name):
-    """The Verdict of a check of what is outside of the lungs, of a classifier that never sees it.
+    """The Verdict of a check of what is outside the lungs, for a classifier that never sees it.
 
     Args:
         subject: Subject.

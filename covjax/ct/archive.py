@@ -1,4 +1,4 @@
-"""Raw files where they lie: in folders, or still in .zip archives.
+"""Raw files where they are stored: in folders, or still in .zip archives.
 
 A path may go through an archive, as LUNA16/subset3.zip/subset3/SERIES.mhd does; every function that
 takes the path of a file takes such a path too.

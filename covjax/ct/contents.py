@@ -24,7 +24,7 @@ class Contents(NamedTuple):
 
     @property
     def remarks(self):
-        """A line on what was left out, if anything was."""
+        """A line that reports what was left out, if anything."""
         names = [str(path.relative_to(self.folder)) for path in self.others]
         return [dicom.named(names, 'files that are neither pictures nor CT')] if names else []
 
@@ -77,7 +77,7 @@ def _list_of(found, path):
 
 
 def one_kind(found):
-    """Refuses a folder where it would be a guess what is meant.
+    """Refuses a folder whose meaning would have to be guessed.
 
     Raises:
         InputError: it holds pictures and CT, several volumes, or nothing to read.
@@ -128,7 +128,7 @@ def open_series(found, hu=''):
 
 
 def inputs(source, hu, workdir):
-    """What a file or folder has to work on: pictures, or one CT volume.
+    """What a file or folder holds to work on: pictures, or one CT volume.
 
     Args:
         source: pathlib.Path, config.input.

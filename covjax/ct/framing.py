@@ -1,4 +1,4 @@
-"""What of an image is shown: a region with a margin, or a region alone.
+"""The part of an image that is shown: a region with a margin, or a region alone.
 
 A slice that is framed shows its lungs, with a margin, in the window of the clinic. So do most
 pictures of papers, which is why framing alone brings slices of other scanners close to them
@@ -32,7 +32,7 @@ def box_of(mask, margin=MARGIN):
 
 
 def cropped(grey, mask):
-    """The part of an image that a mask takes, with a margin and what else is in that box.
+    """The part of an image that a mask takes up, with a margin and whatever else is in that box.
 
     Args:
         grey: uint8 [H, W].
@@ -45,7 +45,7 @@ def cropped(grey, mask):
 
 
 def alone(grey, mask):
-    """An image that is black outside of a mask, cropped to it.
+    """An image that is black outside a mask, cropped to it.
 
     Args:
         grey: uint8 [H, W].

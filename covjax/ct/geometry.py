@@ -104,7 +104,7 @@ def nodule_slice(volume, nodule):
 
 
 def disc(diameter, distance):
-    """Returns the diameter of the disc in which a plane cuts a sphere; 0 where it misses it.
+    """Returns the diameter of the disc in which a plane cuts a sphere; 0 where the plane misses it.
 
     Args:
         diameter: of the sphere, mm.

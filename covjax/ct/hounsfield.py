@@ -90,7 +90,7 @@ def check(hu, path):
     """
     counts = histogram(hu)
     air, tissue = (counts[low - INT16.min : high - INT16.min + 1] for low, high in (AIR, TISSUE))
-    # One value alone, such as -1024, may be what fills the image outside of the field of view.
+    # One value alone, such as -1024, may be what fills the image outside the field of view.
     if min(air.sum() - air.max(), tissue.sum()) >= LEAST * counts.sum():
         return
     found = np.flatnonzero(counts) + INT16.min

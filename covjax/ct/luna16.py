@@ -79,7 +79,7 @@ def read_nodules(path):
 
 
 def without_copies(rows):
-    """Parts rows of a table from those that say the same again, to a thousandth of a mm.
+    """Separates the rows of a table from repeated ones, equal to a thousandth of a mm.
 
     Args:
         rows: [Annotation] or [Candidate].

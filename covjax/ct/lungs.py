@@ -50,7 +50,7 @@ def mask_in_crop(grey):
 
     Returns:
         bool [H, W]; what is dark at the edge counts as lung where it is large enough, a corner
-        outside of the body too.
+        outside the body too.
     """
     margin = max(round(CLOSED * max(grey.shape)), 1)
     framed = np.pad(grey, margin, constant_values=255)  # as if tissue were around

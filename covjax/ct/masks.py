@@ -31,7 +31,7 @@ LEAST_DICE = 0.7
 # By which a mask may not fit better in another position. Lungs are nearly their own mirror image:
 # there little more counts.
 BETTER_LUNGS, BETTER_LESIONS = 0.03, 0.1
-# The share of the lesions outside of the lungs that Otsu's threshold finds, as consolidation is.
+# The share of the lesions outside the lungs that Otsu's threshold finds, as consolidation is.
 MOST_OUTSIDE = 0.5
 OPACITY = (65, 165)  # grey levels of most opacities through the lung window
 # How much larger the share of pixels like opacities is in lesions than in the lung around them.
@@ -210,7 +210,7 @@ def check_grid(grid, expected, path):
 
 
 def check_hu(mask, hu, names, path):
-    """Refuses a volume whose lungs have other HU than lungs have, by its mask.
+    """Refuses a volume whose lungs, by its mask, do not have the HU of lungs.
 
     Air and tissue may be where they should be although values were stored through another window.
 
@@ -372,7 +372,7 @@ def _check_lesions(masks, images, found, path):
     share = outside / sum(mask.sum() for mask, _, _ in known)
     if share > MOST_OUTSIDE:
         raise InputError(
-            f'{path}: {share:.0%} of the lesions are outside of the lungs, '
+            f'{path}: {share:.0%} of the lesions are outside the lungs, '
             f'at most {MOST_OUTSIDE:.0%} expected; give its own mask, {UNCHECKED}'
         )
     inside = _dense_share((image, mask & lung) for mask, image, lung in known)

@@ -1,4 +1,4 @@
-"""Picture files: read with their facts, and written."""
+"""Picture files: read with their metadata, and written."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ MOST_PIXELS = 1 << 27  # 128 MiB as grey
 
 
 def open_file(path, mode='L'):
-    """Opens a picture of any container with 8 bits a channel.
+    """Opens a picture of any container with 8 bits per channel.
 
     It is turned as its EXIF orientation says. Alpha is ignored, as viewers of CT do.
 

@@ -129,7 +129,7 @@ def warp_classes(target, matrix, size, outside):
         target: uint8 [H, W].
         matrix: [3, 3], from output to input positions.
         size: pixels of each side of the output.
-        outside: the class outside of the image.
+        outside: the class outside the image.
 
     Returns:
         uint8 [size, size].

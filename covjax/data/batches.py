@@ -38,7 +38,7 @@ def padded_batches(arrays, batch_size):
 
 
 def predict(apply, images, batch_size, progress=''):
-    """Applies a function to every image once, a batch at a time.
+    """Applies a function to every image once, batch by batch.
 
     Args:
         apply: uint8 [batch_size, H, W, C] -> array [batch_size, ...], can be jitted.

@@ -171,7 +171,7 @@ def records(spec, data_dir, limit=None):
 
 
 class Pair(NamedTuple):
-    """A slice with a lesion, and the same slice with healthy lung made anew, uint8 [H, W] each."""
+    """A slice with a lesion, and the same slice with generated healthy lung, uint8 [H, W] each."""
 
     before: np.ndarray  # the slice
     gate: np.ndarray  # where it was made anew, in 255 parts

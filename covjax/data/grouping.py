@@ -18,7 +18,7 @@ SHARES = {'validation': 0.1, 'test': 0.1}  # of the images; the others train
 
 
 def alike(images, threshold=ALIKE):
-    """Finds which images show much the same: two of them, or a chain of such pairs.
+    """Finds which images look much the same: two of them, or a chain of such pairs.
 
     Args:
         images: uint8 [N, 32, 32, 1], as near_duplicates.shrunk gives them.
@@ -31,7 +31,7 @@ def alike(images, threshold=ALIKE):
 
 
 def in_runs(names):
-    """Puts files together whose numbers follow one another, as those of slices of a scan do.
+    """Groups files whose numbers follow one another, as those of the slices of a scan do.
 
     Args:
         names: of files, without ending. What is before the last number of a name must agree, and
@@ -71,7 +71,7 @@ def _hang_together(pairs, n):
 
 
 def splits_of(groups, shares=SHARES):
-    """Splits groups at random but always alike: {group: 'train', 'validation' or 'test'}.
+    """Splits groups at random but always in the same way: {group: 'train', 'validation' or 'test'}.
 
     Each split but train gets groups that hold about its share of the images, and no group that
     holds more, unless there is none else. No split stays empty, but of fewer groups than splits all

@@ -93,7 +93,7 @@ def drawn(rng, inside, bank, kind):
 
 
 def gate(mask):
-    """How much of each pixel is made anew: 1 inside the mask, a soft edge around it.
+    """How much of each pixel is regenerated: 1 inside the mask, a soft edge around it.
 
     It depends on the mask alone.
 

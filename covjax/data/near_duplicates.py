@@ -1,4 +1,4 @@
-"""Images that show the same: copied, rescaled, recompressed, brighter or darker.
+"""Images that show the same thing: copied, rescaled, recompressed, brighter or darker.
 
 Images are compared twice: small, where copies correlate, and by the fine structure of the
 originals, where images that are merely alike differ.

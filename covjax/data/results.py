@@ -119,7 +119,7 @@ class Result:
 
 
 class Confusion(NamedTuple):
-    """Which classes a network takes the images of a test set for."""
+    """The classes that a network assigns to the images of a test set."""
 
     model: str
     train_set: str

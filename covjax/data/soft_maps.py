@@ -1,4 +1,4 @@
-"""Maps that others published of a test set: for each picture one of its name, grey 0..255.
+"""Maps that others published for a test set: one for each picture, of its name, grey 0..255.
 
 A grey level is the probability of a region, 0 for 0 and 255 for 1.
 """
@@ -16,7 +16,7 @@ def read(folder, shapes, sideways=False):
     """Reads the map of every picture.
 
     Args:
-        folder: pathlib.Path of the maps; which is whose is told by the file name without ending.
+        folder: pathlib.Path of the maps; a map is of the picture of its name, without ending.
         shapes: {id of a picture: its (H, W)}.
         sideways: whether maps lie on their side, as the files of COVID-SemiSeg do.
 

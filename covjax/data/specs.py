@@ -1,4 +1,4 @@
-"""Specs: how data sets are named, and where they lie.
+"""Specs: how data sets are named, and where they are stored.
 
 A data set is named 'name/config:split', for example 'luna16_patches/nodules:train',
 'covid_ct:train[:80%]' or 'covid_ct:test@noncovid' (one class only). '+' mixes several:
@@ -31,13 +31,13 @@ class Named(TypedDict):
 
 
 class DatasetInfo(TypedDict):
-    """What is read of a dataset_info.json of TFDS."""
+    """The parts of a dataset_info.json of TFDS that are read."""
 
     splits: list[Named]
 
 
 class Metadata(TypedDict):
-    """What is read of a .config/metadata.json of TFDS."""
+    """The parts of a .config/metadata.json of TFDS that are read."""
 
     default_config_name: str
 

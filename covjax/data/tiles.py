@@ -44,7 +44,7 @@ def cut(array, corner, tile, fill):
         array: [...] with at least the dimensions of a tile; the others come last.
         corner: of the tile, may be negative.
         tile: shape of the tile.
-        fill: the value of what is outside of the array.
+        fill: the value of what is outside the array.
 
     Returns:
         Array [*tile, ...].
@@ -80,7 +80,7 @@ def gaussian(tile, share=1 / 8):
 
 
 def joined(found, corners, shape):
-    """What a function gave for tiles, put together: the mean where they overlap.
+    """The results of a function on tiles, put together: the mean where they overlap.
 
     Args:
         found: float [T, *tile, channels].

@@ -50,7 +50,7 @@ def kid(first, second, first_groups=None, second_groups=None):
 
 
 def kid_value(first, second, first_groups=None, second_groups=None):
-    """The kernel inception distance without its interval, which takes by far the longer.
+    """The kernel inception distance without its interval, which takes far longer.
 
     Args:
         first, second: features, float [N, D] and [M, D].
@@ -91,7 +91,7 @@ class _Pairs:
         return float(sum(inner) - between)
 
     def jackknife(self, side):
-        """The variance that the groups of one set, 0 or 1, bring; NaN for fewer than three."""
+        """The variance that the groups of one set, 0 or 1, contribute; NaN for fewer than three."""
         n = self.groups[side].max() + 1
         if n == 1:
             return np.nan
@@ -99,7 +99,7 @@ class _Pairs:
         return (n - 1) / n * ((values - values.mean()) ** 2).sum()
 
     def _without(self, side, group):
-        """What is kept of both sets without one group of one of them."""
+        """The images of both sets that are kept without one group of one of them."""
         kept = [np.ones(len(groups), bool) for groups in self.groups]
         kept[side] = self.groups[side] != group
         return kept

@@ -341,7 +341,7 @@ def size_error(prediction, truth, spacing):
 def infection_percentage(mask, lungs):
     """The percentage of infection: infected voxels in per cent of the voxels of the lungs.
 
-    Infected voxels outside of the mask of the lungs count as well, because automatic masks of lungs
+    Infected voxels outside the mask of the lungs count as well, because automatic masks of lungs
     tend to leave consolidation at the pleura out. For one lung pass masks that are cut to its side.
 
     Args:

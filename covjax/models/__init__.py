@@ -1,4 +1,4 @@
-"""The networks as Flax linen modules. Importing this needs jax and flax only.
+"""The networks as Flax linen modules. Importing this needs only jax and flax.
 
 model = covjax.models.create('resnet50', num_classes=2)
 variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))

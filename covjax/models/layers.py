@@ -177,7 +177,7 @@ def stem_7x7(x, conv, norm):
 
 
 def convolve(x, kernel, strides, padding, **options):
-    """lax.conv_general_dilated, or where one of the ways below is faster on CPU, that way."""
+    """lax.conv_general_dilated, or one of the ways below where that is faster on CPU."""
     if on_cpu():
         size, (channels, features) = kernel.shape[:2], kernel.shape[2:]
         plain = padding == 'VALID' and tuple(strides) == (1, 1)

@@ -1,4 +1,4 @@
-"""Eight convolutions of 3x3 with GroupNorm: a small network for small images, ours.
+"""Eight 3x3 convolutions with GroupNorm: covjax's own small network for small images.
 
 It learns subtle differences in a few minutes on two CPU cores, and GroupNorm (Wu & He 2018, arXiv
 1803.08494) makes every image count for itself, whatever the batch.
@@ -18,7 +18,7 @@ GROUPS = 8
 
 
 def body(x, conv, norm):
-    """[B, H, W, C] -> endpoints; the last is [B, H/8, W/8, 128]. The norm is GroupNorm always."""
+    """[B, H, W, C] -> endpoints; the last is [B, H/8, W/8, 128]. The norm is always GroupNorm."""
     del norm
     maps = {}
     for stage, width in enumerate(WIDTHS, 1):

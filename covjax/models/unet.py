@@ -108,7 +108,7 @@ class UNet(nn.Module):
 
 
 def check_widths(widths, up, key='widths'):
-    """Refuses features of the levels that no network can have.
+    """Refuses numbers of features per level that no network can have.
 
     Args:
         widths: of a UNet.

@@ -39,7 +39,7 @@ class Figure(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A cell of a table that is coloured: the colour never speaks alone."""
+    """A coloured cell of a table; it also says in words what the colour means."""
 
     text: str
     tone: str  # 'bad', 'good' or 'none'

@@ -1,4 +1,4 @@
-"""The page of a study of pairs: what classifiers make of real lesions, as tables and a figure."""
+"""The page of a study of pairs: how classifiers score real lesions, as tables and a figure."""
 
 import numpy as np
 

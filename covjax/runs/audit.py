@@ -298,7 +298,7 @@ def run_experiments(config, subject, audited, data_dir, folder):
 
 
 def describe(config, network, tests):
-    """What audit.json and the page say of the audited classifier, a dict.
+    """What audit.json and the page say about the audited classifier, a dict.
 
     It has the classes and the positive one where the question is not COVID against non-COVID.
 

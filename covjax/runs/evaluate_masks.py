@@ -354,7 +354,7 @@ def _plain(values):
 
 
 def false_infection(model, classes, spec, data_dir):
-    """Yields how much of images without lesions a model calls so, a dict for each region.
+    """Yields how much of images without lesions a model calls a lesion, a dict for each region.
 
     Args:
         model: Model, a network.

@@ -41,7 +41,7 @@ PLACES = (
 
 
 class Example(NamedTuple):
-    """What is kept of an example."""
+    """What the page keeps of an example."""
 
     split: str
     label: str  # '' where the data set has none

@@ -1,4 +1,4 @@
-"""Pairs of every maker, classifiers that learn from them, and how they read real lesions.
+"""Pairs of every maker, classifiers that learn from them, and how they score real lesions.
 
 pair_study.json has the numbers, pair_study.html the tables. A row counts only if its classifiers
 have learned their own task: a mean area of LEARNED on unseen pairs of their own maker. Otherwise it
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 def run(config, workdir):
-    """Makes what is not finished yet, and reads every test.
+    """Makes what is not finished yet, and evaluates every test.
 
     Args:
         config: of configs/pair_study.py.
@@ -206,7 +206,7 @@ def open_row(config, source, workdir, data_dir):
 
 
 def read_tests(config, rows, data_dir):
-    """The real images that every row is read on.
+    """The real images that every row is evaluated on.
 
     Images that share a picture, patient or source with what trained any row are left out, and on
     the test those with what picked a checkpoint: such as the near-copies, among the test pictures
@@ -256,7 +256,7 @@ def scored(row, images):
 
 
 def measured(row, images, rows):
-    """What pair_study.json says of a Row.
+    """What pair_study.json says about a Row.
 
     Args:
         row: Row.

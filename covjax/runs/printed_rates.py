@@ -1,4 +1,4 @@
-"""Printed accuracy, recall, precision and F1 -> the sizes of the test set that they can come from.
+"""Printed accuracy, recall, precision and F1 -> the test set sizes that they could come from.
 
 A rate in a table is a fraction of whole numbers of images, so few confusion matrices round to all
 four of them. The search tries every matrix up to a bound.

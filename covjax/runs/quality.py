@@ -199,7 +199,7 @@ def _scale(name, real_features):
 
 
 def copies(path, images, real, train):
-    """How like the most similar real training image each synthetic image is.
+    """How similar each synthetic image is to the real training image most like it.
 
     Args:
         path: where a picture of the most similar ones is written.

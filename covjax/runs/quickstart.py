@@ -1,4 +1,4 @@
-"""The whole path on phantoms: raw files and data sets here, the rest as in any study.
+"""The whole pipeline on phantoms: raw files and data sets here, the rest as in any study.
 
 Two classifiers of one kind learn, one from (phantom) real pictures, one from translated slices. The
 audit and the quality of the translations say why one of them sees disease and the other does not.

@@ -1,4 +1,4 @@
-"""Pictures or a CT scan through a trained segmenter: a mask of every file, a table and a page.
+"""Pictures or a CT scan segmented by a trained network: a mask of every file, a table and a page.
 
 Masks lie on the grid of their file, in its orientation.
 """

@@ -1,4 +1,4 @@
-"""Pair training + slices without lesions -> pairs of slices that differ in a lesion alone.
+"""Pair training + slices without lesions -> pairs of slices that differ only in a lesion.
 
 <workdir>/synthetic is the folder of covjax.data.synthetic with gates/ beside it; <workdir>/data
 holds the data sets synthetic_pairs/slices and synthetic_pairs/patches: of each slice a member with

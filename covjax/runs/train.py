@@ -1,4 +1,4 @@
-"""Trains a network, or goes on with its latest checkpoint: the command of every training."""
+"""Trains a network, or resumes from its latest checkpoint: the command of every training run."""
 
 import jax
 
@@ -18,7 +18,7 @@ MAKE = {
 
 
 def run(config, workdir):
-    """Trains what config.task names, or goes on with the checkpoint in the workdir.
+    """Trains what config.task names, or resumes from the checkpoint in the workdir.
 
     Args:
         config: ConfigDict of configs/cyclegan.py, configs/classifier.py or

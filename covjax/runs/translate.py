@@ -1,4 +1,4 @@
-"""Pictures or a CT volume through a trained generator: files of the same names in translated/."""
+"""Pictures or a CT volume, translated by a trained generator: the same names in translated/."""
 
 import pathlib
 
@@ -23,7 +23,7 @@ GIVE = {
 
 
 def run(config, workdir):
-    """Sends config.input through config.generator in config.direction.
+    """Translates config.input with config.generator in config.direction.
 
     Writes translated/ whole or not at all, and side_by_side.png if config.side_by_side says so.
 

@@ -333,7 +333,7 @@ def summarize(classes, outputs):
 
 
 def optimizer(config):
-    """AdamW with decay of kernels alone, and rates of their own for the head and for the body.
+    """AdamW with decay of kernels only, and separate rates for the head and for the body.
 
     The schedule of the body counts from the first step that moves it, after config.freeze_steps.
 

@@ -64,7 +64,7 @@ class Nets(NamedTuple):
         return self.generator.apply({'params': params}, images)
 
     def judge(self, params, images):
-        """Discriminator logits [B, h, w, 1], one a patch, of images [B, H, W, C] in [-1, 1]."""
+        """Discriminator logits [B, h, w, 1], one per patch, of images [B, H, W, C] in [-1, 1]."""
         return self.discriminator.apply({'params': params}, images)
 
 
@@ -150,7 +150,7 @@ def nets_of(config):
 
 
 def length(config, sizes):
-    """How many updates a training takes.
+    """How many updates a training run takes.
 
     An epoch is as many images as the larger domain has, or config.epoch_images. config.steps, where
     it is set, replaces the number of updates and keeps the share of those at the full learning

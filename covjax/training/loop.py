@@ -19,7 +19,7 @@ PICTURES = 8  # examples of which evaluation keeps images
 
 
 def fit(task, config, workdir):
-    """Runs a Task to its last step, or goes on with it where the workdir has a checkpoint.
+    """Runs a Task to its last step, or resumes it where the workdir has a checkpoint.
 
     Args:
         task: Task.

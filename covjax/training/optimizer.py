@@ -1,4 +1,4 @@
-"""AdamW and the learning rate over a training, for the tasks that train one network."""
+"""AdamW and the learning rate over a training run, for the tasks that train one network."""
 
 import jax
 import optax
@@ -7,7 +7,7 @@ from covjax import InputError, choice
 
 
 def adamw(rate, weight_decay):
-    """AdamW that decays kernels alone, not biases or the scales of norms.
+    """AdamW that decays only kernels, not biases or the scales of norms.
 
     Args:
         rate: learning rate, a float or a function of the step.

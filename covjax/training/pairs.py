@@ -1,4 +1,4 @@
-"""Pairs of slices that differ in a lesion alone, as a Task: lesions and shams made by one network.
+"""Pairs of slices that differ only in a lesion, as a Task: lesions and shams made by one network.
 
 The generator sees a slice in which what a mask covers is hidden but for its vessels, and makes it
 anew: as a lesion of some kind, or as healthy lung, the *sham*. The untouched slice is no negative:

@@ -250,7 +250,7 @@ def augment(rng, images, targets, settings, first, mirrored=None):
         mirrored: uint8 [256], what each target becomes where left and right are exchanged.
 
     Returns:
-        (float32 [B, *patch, 1] in [-1, 1], uint8 [B, *patch], IGNORED outside of the images).
+        (float32 [B, *patch, 1] in [-1, 1], uint8 [B, *patch], IGNORED outside the images).
     """
     size = images.shape[-2]
 
@@ -388,7 +388,7 @@ def train_step(parts, state, batch, rng):
 
 
 def eval_step(parts, state, batch):
-    """Counts, for every class, how its pixels were called.
+    """Counts, for every class, how its pixels were classified.
 
     Args:
         parts: Parts.

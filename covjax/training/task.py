@@ -85,7 +85,7 @@ class Net:
 
 @struct.dataclass
 class State:
-    """Everything that a step of a training of one network changes."""
+    """Everything that a step changes when one network is trained."""
 
     step: jax.Array
     net: Net

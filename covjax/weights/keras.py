@@ -1,4 +1,4 @@
-"""Weights that Keras wrote (keras.applications) as variables of our modules, from a file.
+"""Weights that Keras wrote (keras.applications) as variables of covjax modules, from a file.
 
     model = models.create('inception_v3', num_classes=None)
     file = 'inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5'

@@ -104,7 +104,7 @@ def _check_shapes(model, params):
 
 
 def generator_from(state):
-    """The Generator that a state dict is of.
+    """The Generator that a state dict belongs to.
 
     Args:
         state: {'model.1.weight': float array [64, C, 7, 7], ...}; PREFIXES may stand before the
@@ -164,7 +164,7 @@ def _transposed(state):
 
 
 def discriminator_from(state, norm='instance'):
-    """The Discriminator that a state dict is of.
+    """The Discriminator that a state dict belongs to.
 
     Args:
         state: {'model.0.weight': float array [64, C, 4, 4], ...}.
@@ -181,7 +181,7 @@ def discriminator_from(state, norm='instance'):
 
 
 def to_state(params, names):
-    """Converts the parameters of one of our networks to a PyTorch state dict.
+    """Converts the parameters of a covjax network to a PyTorch state dict.
 
     Args:
         params: nested dict of arrays.

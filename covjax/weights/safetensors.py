@@ -1,4 +1,4 @@
-"""Network weights as one .safetensors file; its header says what is needed to use them again."""
+"""Network weights as one .safetensors file; its header holds what is needed to use them again."""
 
 import json
 

@@ -71,7 +71,7 @@ CROPPED = 'Pictures are cropped to their lungs, where plausible ones are found.'
 
 
 class Builder(_base.ArrayRecordBuilder):
-    """One example a picture.
+    """One example per picture.
 
     `file` holds facts of the original file for audits only: they give the class away and must never
     reach a model.
@@ -145,7 +145,7 @@ class Builder(_base.ArrayRecordBuilder):
         return remark
 
     def source_folder(self, dl_manager):
-        """Returns the folder that TFDS was given, or what is downloaded where it was given none."""
+        """Returns the folder that TFDS was given, or the downloaded one where it was given none."""
         try:
             folder = super().source_folder(dl_manager)
         except AssertionError:

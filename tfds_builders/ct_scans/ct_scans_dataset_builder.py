@@ -1,4 +1,4 @@
-"""CT scans and pictures of any origin, with masks, labels and patients as far as there are any.
+"""CT scans and pictures of any origin, with masks, labels and patients where there are any.
 
 A config is a layout (layouts.py), which tells where files are. Volumes are kept whole, or as slices
 with the ending `_slices`; with `_hu` images stay int16 HU, otherwise they are grey through the lung
@@ -107,7 +107,7 @@ class Job(NamedTuple):
 
 
 class Builder(_base.ArrayRecordBuilder):
-    """One example a picture, a volume, or a slice of one.
+    """One example per picture, volume, or slice of a volume.
 
     Splits are the official ones where there are any, otherwise by patient, or by what looks alike.
 

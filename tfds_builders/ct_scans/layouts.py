@@ -1,4 +1,4 @@
-"""How CT data sets lie on a disk: one small function each, from a folder to its scans.
+"""How CT data sets are laid out on disk: one small function each, from a folder to its scans.
 
 A *scan* here is a picture, or a volume with all its slices. `covid_semiseg`, `covid_ct_md` and
 `folder` were written against real files, the others against the documentation of their data sets
@@ -77,7 +77,7 @@ LABELS_OF_SLICES = {'infected': ('Slice', ()), 'lobes': ('Lobe', (5,))}
 
 
 def covid_ct_md(folder):
-    """A folder of DICOM files or a NIfTI file a case, and tables of slices with infection.
+    """A folder of DICOM files or a NIfTI file per case, and tables of slices with infection.
 
     The tables run from head to foot, which the data set does not say: its slices are to be sorted
     by SliceLocation, and in the other order P001 and cap001 would have infections in clear lungs
@@ -237,7 +237,7 @@ NUMBERED = ('class_0', 'class_1', 'class_2')  # what each is only the owner know
 
 
 def covnet(folder):
-    """A folder a case with masked_ct.nii and mask.nii.gz, listed in train.csv and val.csv."""
+    """A folder per case with masked_ct.nii and mask.nii.gz, listed in train.csv and val.csv."""
     scans = []
     for split, name in LISTS.items():
         file = _only(folder, name)
@@ -293,7 +293,7 @@ def folder(source):
 
 
 def of_classes(source):
-    """The Scans of a folder (pathlib.Path) that has a folder for each class; [] where it has not.
+    """The Scans of a folder (pathlib.Path) that has a folder for each class; [] if it has none.
 
     There must be two at least, and none that is called like a split: folders called train and test
     are those of a data set of another layout. In the folder of a class, pictures and volumes are of

@@ -9,7 +9,7 @@ from tfds_builders import _synthetic
 
 
 class Builder(_synthetic.SyntheticBuilder):
-    """One example a translated slice; split, series and boxes are those of the source slice."""
+    """One example per translated slice; split, series and boxes are those of the source slice."""
 
     VERSION = tfds.core.Version('1.1.0')
     RELEASE_NOTES = {

@@ -1,4 +1,4 @@
-"""Pairs of CT slices that differ in a lesion alone: what `synthesize_pairs` wrote.
+"""Pairs of CT slices that differ only in a lesion: what `synthesize_pairs` wrote.
 
 Of a LUNA16 slice one member has a lesion where a mask says so (covid), the other healthy lung that
 was made in the same mask by the same network, the sham (noncovid).
@@ -60,7 +60,7 @@ PARTS = {
 
 
 class Builder(_synthetic.SyntheticBuilder):
-    """One example a member of a pair; split, series and boxes are those of the source slice."""
+    """One example per member of a pair; split, series and boxes are those of the source slice."""
 
     VERSION = tfds.core.Version('1.0.0')
     RELEASE_NOTES = {'1.0.0': 'Lesions and shams with masks, gates and the checkpoint.'}

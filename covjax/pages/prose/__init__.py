@@ -1,4 +1,4 @@
-"""The prose of the pages: one TOML file a page, with an opening and its sections."""
+"""The prose of the pages: one TOML file per page, with an opening and its sections."""
 
 import tomllib
 from importlib import resources
@@ -8,7 +8,7 @@ from covjax.pages.html import Section
 
 
 class Prose(NamedTuple):
-    """What a page says, with places in braces for what was measured."""
+    """The text of a page, with placeholders in braces for what was measured."""
 
     title: str  # '' where the config of the run has it
     opening: str
