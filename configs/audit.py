@@ -1,11 +1,11 @@
-"""Asks what the score of a trained classifier rests on besides disease: one page, a verdict a line.
+"""Asks what the score of a trained classifier rests on besides disease: one page of verdicts.
 
 python launch.py --config=configs/audit.py --workdir=runs/audit \\
     --config.classifier=runs/resnet50 --config.synthetic=runs/synthesize
 
 Cost: the checks take about a minute on two CPU cores. With config.synthetic twelve classifiers of
 the same kind are trained on stand-ins and mixtures as well, each for as long as the audited one.
-They are kept in config.experiments, so that a second audit finds them and a stopped one goes on.
+They are kept in config.experiments, so that a second audit finds them and a stopped one resumes.
 """
 
 from configs import base, classifier, evaluate, synthesize
@@ -21,7 +21,7 @@ def get_config():
         checkpoint='best',
         # The class that is set against the rest, by its name in the data sets; '' is covid.
         positive_class='',
-        # Test sets, with that class and another in each, and what the page calls them.
+        # Test sets, each with that class and another, and what the page calls them.
         tests='synthetic_covid_ct:test+covid_ct:test@noncovid,covid_ct:test',
         names='synthetic test,real test',
         # Of the experiments: official and paper allow overlap of training and test.

@@ -1,4 +1,4 @@
-"""Defaults that stages share, once. Configs differ from these only in what differs."""
+"""Defaults that stages share, in one place. Configs say only what differs from these."""
 
 from ml_collections import ConfigDict
 

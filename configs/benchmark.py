@@ -1,4 +1,4 @@
-"""How fast a CycleGAN step is on this machine, beside PyTorch where that is installed.
+"""How fast a CycleGAN step is on this machine, beside PyTorch where it is installed.
 
 python launch.py --config=configs/benchmark.py
 

@@ -8,7 +8,7 @@ covjax.models.PUBLISHED. The variant names the backbone, one of covjax.models.MO
 python launch.py --config=configs/classifier.py:resnet50 --workdir=runs/resnet50 \\
     --config.data_dir=$HOME/tensorflow_datasets,runs/synthesize/data
 
-The Inceptions need image_size >= 75. For real training data: --config.train=covid_ct:train
+The Inception networks need image_size >= 75. For real training data: --config.train=covid_ct:train
 To fine-tune weights that Keras published: --config.pretrained=FILE.h5 --config.freeze_steps=200
 --config.body_rate=0.1
 """

@@ -1,4 +1,4 @@
-"""The protocol without its leaks: all splits are fixed first, and the test is read once.
+"""The protocol without its leaks: all splits are fixed first, and the test set is read once.
 
 python launch.py --config=configs/clean.py --workdir=runs/clean
 python launch.py --config=configs/clean.py:small --workdir=runs/clean \\

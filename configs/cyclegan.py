@@ -4,7 +4,7 @@ python launch.py --config=configs/cyclegan.py --workdir=runs/cyclegan
 
 original     Zhu et al. 2017 (arXiv 1703.10593) as in their PyTorch implementation: 256x256 crops of
              286x286, mirrored, batch 1, least squares, identity term at half the cycle weight, 100
-             + 100 epochs of the larger domain (the rate falls in every step, there in every epoch).
+             + 100 epochs of the larger domain (the rate falls at every step, there at every epoch).
              For 950 slices 190,000 steps of 1.9 TFLOP; by that count half an hour where a GPU
              sustains 200 TFLOP/s, and three weeks on two CPU cores that do 0.18.
 paper_text   What the text of Jiang et al. says where it differs: batch 4, cross-entropy (their

@@ -1,4 +1,4 @@
-"""Segmenters against the masks of test sets, with published maps and plain rules beside them.
+"""Segmenters against the masks of test sets, with published maps and simple rules beside them.
 
 python launch.py --config=configs/evaluate_masks.py --workdir=runs/masks \\
     --config.segmenters=runs/lesions --config.tests=ct_scans/covid_semiseg:test \\

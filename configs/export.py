@@ -1,4 +1,4 @@
-"""The weights of a trained run as .safetensors: one file, or two of a CycleGAN.
+"""The weights of a trained run as .safetensors: one file, or two for a CycleGAN.
 
 python launch.py --config=configs/export.py --workdir=runs/export --config.classifier=runs/resnet50
 

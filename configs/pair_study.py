@@ -3,12 +3,12 @@
 python launch.py --config=configs/pair_study.py --workdir=runs/pair_study \\
     --config.generator=runs/pairs
 
-Pairs of every maker are synthesised, small classifiers learn from each in several seeds, and are
-read on real lesions: inside one slice, scan against scan, inside one scan, and figure against
-figure. config.read says on which split; choose on validation, and read the test once.
+Pairs of every maker are synthesised. Small classifiers learn from each with several seeds and are
+evaluated on real lesions: inside one slice, scan against scan, inside one scan, and figure against
+figure. config.read says on which split; choose on validation, and read the test set once.
 
-Cost: two to six minutes a classifier (`seconds` of its environment.json), 30 classifiers. What is
-finished is kept, so the same command goes on where it was stopped.
+Cost: two to six minutes per classifier (`seconds` of its environment.json), 30 classifiers. What is
+finished is kept, so the same command resumes where it was stopped.
 """
 
 from configs import base, classifier, synthesize, synthesize_pairs

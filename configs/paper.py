@@ -7,14 +7,14 @@ python launch.py --config=configs/paper.py:small --workdir=runs/paper \\
     --config.luna16=luna16_patches/slices
 
 As published: the CycleGAN learns from all 349 COVID-19 images and all slices; synthetic images are
-divided at random into training and test, whatever series they are from; the real test shows the
+divided at random into training and test, whatever series they are from; the real test set has the
 COVID-19 images that the CycleGAN learned from; the last checkpoint counts; the threshold is 0.5.
 
 What differs because the data do not allow it: 84 % of the synthetic images train (996 of 1186; the
 published 1000 + 300 are more than there are) and 16 % test (190). Non-COVID are 292 pictures of the
 published training and validation splits, weighted to count as much as the synthetic ones, instead
-of 1000, and the 105 of the test split in both tests, instead of 300; the real test has all 349
-COVID-19 images instead of 300. Where the published 1300 non-COVID images are from is not known.
+of 1000, and the 105 of the test split in both test sets, instead of 300; the real test set has all
+349 COVID-19 images instead of 300. The origin of the published 1300 non-COVID images is not known.
 """
 
 from configs import clean

@@ -4,8 +4,9 @@ python launch.py --config=configs/prepare.py --config.dataset=covid_ct --config.
 python launch.py --config=configs/prepare.py --config.dataset=luna16_patches/nodules \\
     --config.source=LUNA16
 
-Without a source covid_ct is downloaded. ct_scans/folder reads anyone's own files (docs/data.md). A
-patch may have any size: luna16_patches/patches_3d_32mm_500um_hu is 32 mm at 0.5 mm a pixel, in HU.
+Without a source covid_ct is downloaded. ct_scans/folder reads your own files (docs/data.md). A
+patch may have any size: luna16_patches/patches_3d_32mm_500um_hu is 32 mm at 0.5 mm per pixel, in
+HU.
 Cost: 1,000 pictures take seconds.
 """
 
@@ -32,5 +33,5 @@ def get_config():
         workers=0,  # processes that read and encode beside this one
         # Build with Apache Beam: options of its pipeline, such as --runner=DirectRunner.
         beam='',
-        overwrite=False,  # build anew what was built from another source
+        overwrite=False,  # rebuild what was built from another source
     )

@@ -1,4 +1,4 @@
-"""The whole path on phantoms, small enough for two CPU cores.
+"""The whole pipeline on phantoms, small enough for two CPU cores.
 
 python launch.py --config=configs/quickstart.py
 Two small classifiers learn: one from (phantom) real pictures, one from translated lung-cancer
