@@ -885,7 +885,7 @@ def test_without_a_table_folders_are_classes_and_those_in_them_patients(tmp_path
         _, example = found[name]
         np.testing.assert_array_equal(example['image'][..., 0], image)
         assert example['label'] == name.startswith('sick')
-        patient = name.rpartition('/')[0] if name.startswith('Healthy') else ''
+        patient = name.split('/')[1] if name.startswith('Healthy') else ''
         assert example['patient'].decode() == patient
     splits = {}
     for split, example in found.values():

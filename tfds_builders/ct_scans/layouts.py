@@ -298,7 +298,7 @@ def of_classes(source):
     There must be two at least, and none that is called like a split: folders called train and test
     are those of a data set of another layout. In the folder of a class, pictures and volumes are of
     patients who are not known; a folder in it is a patient, with pictures, volumes or one DICOM
-    series. Other files are left alone.
+    series; one in two classes is one patient. Other files are left alone.
     """
     scans = []
     for folder in _folders(source):
@@ -314,11 +314,10 @@ def _of_class(source, folder, label):
     )
     yield from map(scan, _images(folder))
     for patient in _folders(folder):
-        name = patient.relative_to(source).as_posix()
         if images := _images(patient):
-            yield from (scan(path, name) for path in images)
+            yield from (scan(path, patient.name) for path in images)
         elif any(map(dicom.is_dicom, _files(patient))):
-            yield scan(patient, name)
+            yield scan(patient, patient.name)
 
 
 def _images(folder):
