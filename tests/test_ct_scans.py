@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pydicom
@@ -864,20 +865,25 @@ def test_tables_of_other_programs_are_read(raw, tmp_path):
     assert len(splits_in(folder, tmp_path)) == 16
 
 
-def test_without_a_table_folders_are_classes_and_those_in_them_patients(tmp_path):
+def test_without_a_table_folders_are_classes_and_those_in_them_patients(tmp_path, capsys):
     """Pictures and volumes; files of other kinds and hidden ones are left alone."""
     grey = np.random.default_rng(0).integers(0, 256, (24, 16, 16), np.uint8)
     names = [f'Healthy lung/p{i // 2}/{i}.png' for i in range(12)]
-    names += [f'sick/{i}.PNG' for i in range(12, 24)]
+    names += [f'sick/{i}.PNG' for i in range(12, 22)]
+    names += [f'sick/deep/{i}/x.png' for i in (22, 23)]
     source = tmp_path / 'scans'
     for name, image in zip(names, grey):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(source / name)
-    for name in ('notes.txt', 'sick/notes.txt', 'sick/.hidden.png', '.git/x.png', 'empty/x.txt'):
+    others = ['notes.txt', 'loose.png', 'sick/notes.txt', 'sick/.hidden.png', '.git/x.png']
+    for name in (*others, 'empty/x.gif', 'run/config.json', 'run/environment.json', 'run/a.png'):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes(b'x')
     data_dir = str(tmp_path / 'data')
     prepare.build('ct_scans/folder', source, data_dir)
+    said = capsys.readouterr().out
+    assert 'Healthy lung 12 (6 known patients) and sick 12 (1 known patients)' in said
+    assert 'loose.png' in said
     found = all_of('ct_scans/folder', data_dir)
     assert set(found) == set(names)
     assert datasets.classes('ct_scans/folder:train', data_dir) == ('healthy_lung', 'sick')
@@ -885,23 +891,68 @@ def test_without_a_table_folders_are_classes_and_those_in_them_patients(tmp_path
         _, example = found[name]
         np.testing.assert_array_equal(example['image'][..., 0], image)
         assert example['label'] == name.startswith('sick')
-        patient = name.split('/')[1] if name.startswith('Healthy') else ''
+        patient = name.split('/')[1] if name.count('/') > 1 else ''
         assert example['patient'].decode() == patient
-    splits = {}
-    for split, example in found.values():
-        splits.setdefault(example['patient'], set()).add(split)
-    assert all(len(of_patient) == 1 for patient, of_patient in splits.items() if patient)
+    of_patients = {(example['patient'], split) for split, example in found.values()}
+    assert max(Counter(patient for patient, _ in of_patients if patient).values()) == 1
 
 
-@pytest.mark.parametrize('names', [['sick'], ['train', 'test'], ['Val', 'Train'], []])
+@pytest.mark.parametrize(
+    'names',
+    [
+        *(['sick'], [], ['train', 'test'], ['Val', 'sick'], ['Training', 'Testing']),
+        *(['train_set', 'valid'], ['images', 'masks'], ['+', 'n'], ['COVID+', 'COVID-']),
+    ],
+)
 def test_folders_that_are_no_classes_are_refused(names, tmp_path):
     (tmp_path / 'scans').mkdir()
     for name in names:
         (tmp_path / 'scans' / name).mkdir()
         Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / 'scans' / name / 'a.png')
-    with pytest.raises(InputError, match='scans.csv.*each class in a folder of its own'):
+    with pytest.raises(InputError, match='give|name') as refused:
         prepare.build('ct_scans/folder', tmp_path / 'scans', str(tmp_path / 'data'))
+    assert str(tmp_path / 'scans') in str(refused.value)
     assert not list(tmp_path.glob('data/*'))
+
+
+MIXED = {
+    'a picture beside a series': ('p/preview.jpg', 'keep files of one kind'),
+    'a volume beside a series': ('p/ct.nii.gz', 'keep files of one kind'),
+    'a loose slice': ('slice', 'put each series into a folder of its own'),
+    'a mask': ('q/lung_mask.nii.gz', 'called like a mask'),
+    'pictures and volumes': ('q/a.png', 'names pictures and volumes'),
+}
+
+
+@pytest.mark.parametrize('what', MIXED)
+def test_what_has_two_meanings_in_folders_of_classes_is_refused(what, raw, tmp_path):
+    folder, source = raw('folder_volumes'), tmp_path / 'scans'
+    series = next(folder / row[0] for row in table_of(folder)[1:] if (folder / row[0]).is_dir())
+    for label in ('ill', 'well'):
+        shutil.copytree(series, source / label / 'p')
+    name, words = MIXED[what]
+    (source / 'ill' / name).parent.mkdir(exist_ok=True)
+    shutil.copy(next(series.iterdir()), source / 'ill' / name)
+    with pytest.raises(InputError, match=words) as refused:
+        prepare.build('ct_scans/folder', source, str(tmp_path / 'data'))
+    assert str(source) in str(refused.value) and not list(tmp_path.glob('data/*'))
+
+
+@pytest.mark.parametrize('pair', [('COVID+', 'COVID-'), ('<50', '>50'), ('+', 'n')])
+def test_a_table_in_capitals_is_not_passed_over(raw, refused):
+    folder = raw('folder_pictures')
+    (folder / 'scans.csv').rename(folder / 'Scans.csv')
+    refused('folder', folder, 'Scans.csv: is a table of another name; call it scans.csv')
+
+
+def test_labels_that_would_become_one_word_are_refused(pair, raw, refused):
+    folder = raw('folder_pictures')
+    rows = table_of(folder)
+    column = rows[0].index('label')
+    for i, row in enumerate(rows[1:]):
+        row[column] = pair[i % 2]
+    write_table(folder, rows)
+    refused('folder', folder, 'label')
 
 
 def test_volumes_and_series_lie_in_folders_of_classes_too(raw, tmp_path):

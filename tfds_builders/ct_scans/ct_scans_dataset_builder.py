@@ -220,7 +220,7 @@ class Builder(_base.ArrayRecordBuilder):
     def remark(self, folder):
         """Returns what a person should know: how images are split, what is left out."""
         layout, scans, without = self.scans(folder)
-        remarks = []
+        remarks = list(layout.remarks)
         if not all(scan.patient for scan in scans):
             official = all(scan.split for scan in scans)
             how = LIKE_GROUP + ('' if official else RUNS) if layout.pictures else OWN_GROUP

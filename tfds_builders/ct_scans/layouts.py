@@ -18,6 +18,7 @@ import numpy as np
 from covjax import CLASSES, InputError
 from covjax.ct import archive, contents, dicom, luna16, volume
 from covjax.ct.masks import BACKGROUND, MOST_REGIONS
+from tfds_builders.ct_scans import class_folders
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -48,6 +49,7 @@ class Layout(NamedTuple):
     # The window whose grey levels a volume of values 0..255 holds, where there are such volumes.
     grey_window: str = ''
     homepage: str = ''
+    remarks: tuple[str, ...] = ()  # what a person should know of how the folder was read
 
 
 # ---- COVID-SemiSeg
@@ -268,11 +270,13 @@ def folder(source):
     Without scans.csv it has a folder for each class instead.
     """
     table = pathlib.Path(source) / TABLE
-    if not archive.is_file(table) and (scans := of_classes(pathlib.Path(source))):
-        labels = _in_order({scan.label for scan in scans})
-        return Layout(lambda _: scans, GIVE_FOLDER, _are_pictures(source, scans), labels)
+    if not archive.is_file(table):
+        _check_no_other_table(table)
+        if layout := _of_classes(table.parent):
+            return layout
     lines = _table(table, COLUMNS, 'file', GIVE_FOLDER)
     scans = [_own_scan(table, number, line) for number, line in lines]
+    _words({line['label'] for _, line in lines}, f'{table}: its lines')
     for column in ('mask', 'label'):
         lacking = [scan.id for scan in scans if not getattr(scan, column)]
         if 0 < len(lacking) < len(scans):
@@ -292,48 +296,57 @@ def folder(source):
     )
 
 
-def of_classes(source):
-    """The Scans of a folder (pathlib.Path) that has a folder for each class; [] if it has none.
-
-    There must be two at least, and none that is called like a split: folders called train and test
-    are those of a data set of another layout. In the folder of a class, pictures and volumes are of
-    patients who are not known; a folder in it is a patient, with pictures, volumes or one DICOM
-    series; one in two classes is one patient. Other files are left alone.
-    """
-    scans = []
-    for folder in _folders(source):
-        scans += _of_class(source, folder, _word(folder.name))
-    labels = {scan.label for scan in scans}
-    return scans if len(labels) > 1 and labels.isdisjoint((*SPLITS, 'val')) else []
-
-
-def _of_class(source, folder, label):
-    """Yields the Scans of the folder of a class."""
-    scan = lambda path, patient='': Scan(
-        path.relative_to(source).as_posix(), path, None, label, patient
+def _of_classes(source):
+    """The Layout of a folder (pathlib.Path) with a folder for each class, or None."""
+    found, remarks = class_folders.read(source)
+    if not found:
+        return None
+    words = _words({each.label for each in found}, f'{source}: the folders')
+    scans = [
+        Scan(
+            each.path.relative_to(source).as_posix(),
+            each.path,
+            None,
+            words[each.label],
+            each.patient,
+        )
+        for each in found
+    ]
+    return Layout(
+        lambda _: scans,
+        GIVE_FOLDER,
+        pictures=_are_pictures(source, scans),
+        labels=_in_order({scan.label for scan in scans}),
+        remarks=tuple(remarks),
     )
-    yield from map(scan, _images(folder))
-    for patient in _folders(folder):
-        if images := _images(patient):
-            yield from (scan(path, patient.name) for path in images)
-        elif any(map(dicom.is_dicom, _files(patient))):
-            yield scan(patient, patient.name)
 
 
-def _images(folder):
-    """The pictures and volumes right in a folder."""
-    kind = lambda path: path.suffix.lower() in contents.PICTURES or volume.suffix(path)
-    return list(filter(kind, _files(folder)))
+def _check_no_other_table(table):
+    """Refuses a table whose name differs from TABLE in capitals alone."""
+    if table.parent.is_dir():
+        for path in table.parent.iterdir():
+            if path.name.lower() == TABLE and path.name != TABLE:
+                raise InputError(f'{path}: is a table of another name; call it {TABLE}')
 
 
-def _files(folder):
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != '.')
+def _words(names, where):
+    """{name: its word} of labels; names that differ in more than case and spaces stay apart.
 
-
-def _folders(folder):
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != '.')
+    Raises:
+        InputError: a name has no letters or digits, or two names would become one word.
+    """
+    words = {}
+    for name in sorted(filter(None, names)):
+        word, plain = _word(name), re.sub(r'[\s_-]+(?=\w)', '_', name.strip().lower())
+        if not word:
+            raise InputError(f'{where} have the label {name}, without letters; give it a name')
+        other = words.setdefault(word, (plain, name))
+        if other[0] != plain:
+            raise InputError(
+                f'{where} have the labels {other[1]} and {name}, which would both be called '
+                f'{word}; name them in letters'
+            )
+    return {name: _word(name) for name in names}
 
 
 def _check_patients(table, scans):
