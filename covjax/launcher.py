@@ -15,6 +15,7 @@ import math
 import os
 import pathlib
 import runpy
+import signal
 import sys
 from logging import getLogger
 
@@ -91,6 +92,9 @@ def launch(config, workdir):
         fail('\n  '.join([str(error), *getattr(error, 'details', ())]))
     except Stopped as stopped:
         sys.exit(128 + stopped.signal)
+    except KeyboardInterrupt:
+        print('covjax: stopped; the same command begins this stage again', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def keep_memory():

@@ -222,6 +222,10 @@ def test_shown_commands_have_valid_keys(command):
         ('--config=configs/cyclegan.py --config.steps=many', 'config.steps'),
         ('--config=configs/cyclegan.py --config.batch_size=0', 'config.batch_size=0'),
         ('--config=quickstart --config.classifier.steps=-1', 'config.classifier.steps=-1'),
+        (
+            '--config=quickstart --config.classifiers.real.train=mosmed:train',
+            'config.classifiers.real.train=mosmed:train: mosmed is no data set of the quick start',
+        ),
         ('--config=configs/classifier.py --config.dropout=1', 'config.dropout=1'),
         ('--config=configs/cyclegan.py config.steps=1', '--config.key=value'),
         ('--config=configs/base.py', 'configs/quickstart.py'),
@@ -305,3 +309,22 @@ def test_a_training_keeps_the_memory_that_it_frees(word, environment, kept):
     command = [sys.executable, '-c', KEEPS, word]
     done = subprocess.run(command, env=others | environment, capture_output=True, check=True)
     assert (int(done.stdout) < 1000) == kept
+
+
+def test_an_interrupt_is_one_line(tmp_path):
+    """Outside a training too, which saves its state."""
+    program = """
+import pathlib, sys
+from covjax import launcher, runs
+
+def interrupted(config, workdir):
+    raise KeyboardInterrupt
+
+runs.find = lambda name: interrupted
+launcher.main(['x', '--config=look'], home=pathlib.Path(sys.argv[1]), below=pathlib.Path('runs'))
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', program, str(ROOT)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 130 and result.stderr.count('\n') == 1, result.stderr
+    assert 'the same command begins this stage again' in result.stderr

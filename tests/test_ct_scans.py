@@ -865,13 +865,12 @@ def test_tables_of_other_programs_are_read(raw, tmp_path):
     assert len(splits_in(folder, tmp_path)) == 16
 
 
-def test_without_a_table_folders_are_classes_and_those_in_them_patients(tmp_path, capsys):
-    """Pictures and volumes; files of other kinds and hidden ones are left alone."""
+def write_classes(source):
+    """Writes pictures in a folder for each class, and what is none -> {name: uint8 [16, 16]}."""
     grey = np.random.default_rng(0).integers(0, 256, (24, 16, 16), np.uint8)
     names = [f'Healthy lung/p{i // 2}/{i}.png' for i in range(12)]
     names += [f'sick/{i}.PNG' for i in range(12, 22)]
     names += [f'sick/deep/{i}/x.png' for i in (22, 23)]
-    source = tmp_path / 'scans'
     for name, image in zip(names, grey):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(source / name)
@@ -879,15 +878,21 @@ def test_without_a_table_folders_are_classes_and_those_in_them_patients(tmp_path
     for name in (*others, 'empty/x.gif', 'run/config.json', 'run/environment.json', 'run/a.png'):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes(b'x')
+    return dict(zip(names, grey))
+
+
+def test_without_a_table_folders_are_classes_and_those_in_them_patients(tmp_path, capsys):
+    """Files of other kinds, hidden ones and workdirs of runs are left alone, and a line says so."""
+    drawn = write_classes(tmp_path / 'scans')
     data_dir = str(tmp_path / 'data')
-    prepare.build('ct_scans/folder', source, data_dir)
+    prepare.build('ct_scans/folder', tmp_path / 'scans', data_dir)
     said = capsys.readouterr().out
     assert 'Healthy lung 12 (6 known patients) and sick 12 (1 known patients)' in said
     assert 'loose.png' in said
     found = all_of('ct_scans/folder', data_dir)
-    assert set(found) == set(names)
+    assert set(found) == set(drawn)
     assert datasets.classes('ct_scans/folder:train', data_dir) == ('healthy_lung', 'sick')
-    for name, image in zip(names, grey):
+    for name, image in drawn.items():
         _, example = found[name]
         np.testing.assert_array_equal(example['image'][..., 0], image)
         assert example['label'] == name.startswith('sick')
@@ -915,6 +920,15 @@ def test_folders_that_are_no_classes_are_refused(names, tmp_path):
     assert not list(tmp_path.glob('data/*'))
 
 
+def test_a_split_without_one_of_the_classes_is_reported(tmp_path, capsys):
+    for i, label in enumerate(('ill', 'well', 'well', 'well')):
+        path = tmp_path / 'scans' / label / f'p{i}' / 'a.png'
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.full((16, 16), i, np.uint8)).save(path)
+    prepare.build('ct_scans/folder', tmp_path / 'scans', str(tmp_path / 'data'))
+    assert 'test has no ill' in capsys.readouterr().out
+
+
 MIXED = {
     'a picture beside a series': ('p/preview.jpg', 'keep files of one kind'),
     'a volume beside a series': ('p/ct.nii.gz', 'keep files of one kind'),
@@ -938,13 +952,13 @@ def test_what_has_two_meanings_in_folders_of_classes_is_refused(what, raw, tmp_p
     assert str(source) in str(refused.value) and not list(tmp_path.glob('data/*'))
 
 
-@pytest.mark.parametrize('pair', [('COVID+', 'COVID-'), ('<50', '>50'), ('+', 'n')])
 def test_a_table_in_capitals_is_not_passed_over(raw, refused):
     folder = raw('folder_pictures')
     (folder / 'scans.csv').rename(folder / 'Scans.csv')
     refused('folder', folder, 'Scans.csv: is a table of another name; call it scans.csv')
 
 
+@pytest.mark.parametrize('pair', [('COVID+', 'COVID-'), ('<50', '>50'), ('+', 'n')])
 def test_labels_that_would_become_one_word_are_refused(pair, raw, refused):
     folder = raw('folder_pictures')
     rows = table_of(folder)

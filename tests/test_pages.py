@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from covjax import joined
+from configs import report as report_config
+from covjax import InputError, joined
 from covjax.ct import picture
 from covjax.pages import figures, html, prose, tables
 from covjax.pages.figures import Estimate
 from covjax.pages.html import Figure, Mark, Section
+from covjax.runs import report
 
 pytestmark = pytest.mark.fast
 PROSE = sorted(path.stem for path in (ROOT / 'covjax' / 'pages' / 'prose').glob('*.toml'))
@@ -76,7 +78,8 @@ def test_a_page_shows_pictures_before_tables_and_asks_for_nothing(page):
         assert attributes.get('src', 'data:').startswith('data:') and 'href' not in attributes
         assert tag != 'img' or attributes['alt'] == HOSTILE
     assert 'url(' not in html.STYLE and '@import' not in html.STYLE
-    assert 'Not for diagnosis' in page
+    assert 'Not for diagnosis' in page and html.DRAWN not in page
+    assert html.DRAWN in html.page('Phantoms: x', '', [])
 
 
 def test_every_table_scrolls_in_a_box_of_its_own(page):
@@ -110,6 +113,21 @@ def test_a_forest_plot_has_a_panel_a_title_and_a_line_an_estimate():
     assert [text.get_text() for text in axes[0].texts] == ['0.700', '0.500']
     intervals = [line.get_xdata() for line in axes[0].lines if len(line.get_xdata()) == 2]
     assert [0.6, 0.8] in [list(ends) for ends in intervals]
+
+
+@pytest.mark.parametrize('name', [r'dose $5 \foo to $10', '$a_{b}$', '$', '{x} %d'])
+def test_names_in_figures_are_no_formulas(name, tmp_path):
+    figure = figures.draw_forest({name: [Estimate(name, 0.7, 0.6, 0.8)]}, 'area')
+    figures.save(figure, tmp_path / 'forest.png')
+    (ax,) = figure.axes
+    shown = [ax.get_title(loc='left'), *(text.get_text() for text in ax.get_yticklabels())]
+    assert [text.replace(r'\$', '$') for text in shown] == [name] * 2
+
+
+def test_a_report_of_nothing_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match='config.evaluations is empty; give workdirs'):
+        report.run(report_config.get_config(), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.filterwarnings('error')

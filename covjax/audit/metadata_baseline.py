@@ -79,7 +79,7 @@ def check(subject):
         reached = '; '.join(flagged)
         finding = f'Size, container and grey statistics alone reach AUC {reached}.'
     else:
-        finding = 'Size, container and grey statistics do not tell the classes apart.'
+        finding = 'Size, container and grey statistics are not shown to tell the classes apart.'
     return Verdict(
         name=NAME,
         flag=bool(flagged),

@@ -66,8 +66,8 @@ def rule_for(what):
         what: the probe in words, such as 'a regression on grey levels'.
     """
     return (
-        f'Red flag when {what} reaches AUC {RED}, its interval above 0.5, and the network is not '
-        f'shown to be better by {BETTER} (interval of the difference).'
+        f'Red flag when {what} reaches AUC {RED} on a test set, its interval above 0.5, and the '
+        f'network is not shown to be better by {BETTER} (interval of the difference).'
     )
 
 
@@ -105,7 +105,9 @@ def versus(subject, probe, rule):
             f'Tells the classes apart nearly as well as the network, or better: AUC {reached}.'
         )
     else:
-        finding = 'The network knows more than the regression, or the regression knows nothing.'
+        finding = (
+            'On no test set is it shown to tell the classes apart about as well as the network.'
+        )
     return Verdict(
         name=probe.name,
         flag=bool(as_good),

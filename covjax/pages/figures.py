@@ -116,9 +116,9 @@ def draw_forest(panels, label, limits=(0.0, 1.0), reference=CHANCE):
 
 
 def _in_lines(text, width):
-    """Text whose lines have at most `width` characters, where words allow it."""
+    """Text whose lines have at most `width` characters, and whose dollars begin no formula."""
     lines = [textwrap.wrap(line, width) or [''] for line in text.split('\n')]
-    return '\n'.join(itertools.chain(*lines))
+    return '\n'.join(itertools.chain(*lines)).replace('$', r'\$')
 
 
 def _forest_line(ax, place, estimate):
@@ -245,7 +245,7 @@ def _axes(panels):
     for ax, panel in zip(axes.ravel(), panels):
         ax.plot([0, 1], [0, 1], color='grey', lw=0.8, ls=':')
         ax.set(aspect='equal', xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        ax.set_title(f'{panel.protocol} protocol\n{panel.test}', fontsize=9)
+        ax.set_title(_in_lines(f'{panel.protocol} protocol\n{panel.test}', NARROW), fontsize=9)
     return figure, axes.ravel(), colours
 
 

@@ -27,6 +27,11 @@ FIGURE = string.Template(
     '<figure><img src="data:image/png;base64,$data" alt="$alt"><figcaption>$alt</figcaption>'
     '</figure>'
 )
+# How the title of a page of drawn data begins, and what the page says of it.
+PHANTOMS = 'Phantoms'
+DRAWN = (
+    'Everything here is drawn: what is called real was drawn to look real, and shows no patient.'
+)
 LONG = 28  # characters of a cell from which it is broken into lines
 BREAKS = re.compile('([+,/])')  # behind which a long word may be broken
 
@@ -61,7 +66,8 @@ def page(title, opening, sections):
     """The whole page.
 
     Args:
-        title: of the tab and of the heading.
+        title: of the tab and of the heading; one that begins with PHANTOMS adds DRAWN to the
+            opening.
         opening: what the page says, in a few sentences; paragraphs as in a Section.
         sections: iterable of Section.
 
@@ -71,7 +77,7 @@ def page(title, opening, sections):
     return DOCUMENT.substitute(
         title=text(title),
         style=STYLE,
-        opening=_paragraphs(opening),
+        opening=_paragraphs(f'{opening}\n\n{DRAWN}' if title.startswith(PHANTOMS) else opening),
         sections='\n'.join(map(_section, sections)),
         version=__version__,
     )

@@ -107,7 +107,7 @@ def run(config, workdir):
         'images': len(synthetic.rows),
         'real': config.real,
         'real_images': len(real.rows),
-        'generator_trained_on': gan.covid,
+        'generator_trained_on': f'{gan.covid} and {gan.cancer}',
     }
     measured = {name: as_json(section) for name, section in sections.items()}
     write_json(workdir / 'quality.json', {'covjax': __version__, **about, **measured})

@@ -6,12 +6,14 @@ audit and the quality of the translations say why one of them sees disease and t
 
 import time
 
-from covjax import pipeline, runs
+from covjax import InputError, pipeline, runs
+from covjax.data import specs
 from covjax.phantom import raw_files
 from covjax.pipeline import Stage, with_keys
 from covjax.runs import prepare, study
 from covjax.workdir import claimed, duration
 
+DATA_SETS = ('covid_ct', 'synthetic_covid_ct')
 SUMMARY = """
 Done in {took}, on phantoms: drawings, not patients, so no number here says anything about disease.
   phantoms            {phantoms}
@@ -27,6 +29,7 @@ def run(config, workdir):
     Each stage has a folder of its own under workdir, and the same code and config as when it is run
     alone.
     """
+    check(config)
     began = time.monotonic()
     phantoms, data_dir = workdir / 'phantoms', str(workdir / 'data')
     if not (phantoms / 'covid_ct' / 'PHANTOM.txt').is_file():
@@ -41,6 +44,18 @@ def run(config, workdir):
     pipeline.follow(stages(config, workdir, data_dir), workdir, runs.find)
     took = duration(time.monotonic() - began)
     print(SUMMARY.format(took=took, phantoms=phantoms, data_dir=data_dir, workdir=workdir))
+
+
+def check(config):
+    """Refuses a data set that the quick start does not make, before anything is drawn."""
+    for name, chosen in config.classifiers.items():
+        for key in ('train', 'tests'):
+            for dataset, _, _ in specs.parse(chosen[key].replace(',', '+')):
+                if dataset not in DATA_SETS:
+                    raise InputError(
+                        f'config.classifiers.{name}.{key}={chosen[key]}: {dataset} is no data set '
+                        f'of the quick start; choose among {", ".join(DATA_SETS)}'
+                    )
 
 
 def stages(config, workdir, data_dir):

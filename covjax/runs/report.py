@@ -10,7 +10,7 @@ import math
 import pathlib
 from typing import Any
 
-from covjax import InputError, joined
+from covjax import InputError, joined, require
 from covjax.audit import page as audit_page
 from covjax.audit.verdict import AuditJson
 from covjax.classes import titles
@@ -72,6 +72,8 @@ CALIBRATED = {
 }
 CHOSEN = ('threshold', 'accuracy', 'recall', 'specificity')
 LINEAGE = ('protocol', 'data set', 'as', 'how', 'images', 'patients or series')
+# The number that the page is about, before those that depend on a threshold.
+AUC_FIRST = ('auc', *(name for name in tables.PRINTED if name != 'auc'))
 LEAD = ('model', 'trained on', 'checkpoint', 'seeds', 'overlap')
 
 # What the page says where the words depend on what was found (the rest is prose/report.toml).
@@ -113,6 +115,7 @@ def run(config, workdir):
         InputError: a folder that config.evaluations, config.audits, config.quality or
             config.synthetic names holds no such run, or one of its files is missing or damaged.
     """
+    require(config, {'evaluations': 'give workdirs of evaluate runs, separated by commas'})
     evaluations = [read_evaluation(folder) for folder in _split(config.evaluations)]
     audits = [_read_audit(folder) for folder in _split(config.audits)]
     quality = _read_quality(config.quality) if config.quality else None
@@ -136,6 +139,7 @@ def run(config, workdir):
         _lineage(page, evaluations),
         page.section('runs', RUNS, _unique(map(_run, evaluations))),
         page.section('limits'),
+        *([page.section('limits_of_synthetic')] if config.synthetic else []),
     ]
     html.write(workdir / 'report.html', config.title, page.opening.format(**opening), sections)
     print(f'report of {len(rows)} results in {workdir / "report.html"}')
@@ -322,8 +326,6 @@ def _pictures(page, workdir, evaluations, summary):
         yield page.section('areas', figures=[Figure(areas, caption)])
     if (workdir / 'panels.png').is_file():
         yield page.section('panels', figures=[Figure(workdir / 'panels.png', PANELS)])
-    else:
-        yield page.section('no_panels')
 
 
 def _estimate(row):
@@ -379,10 +381,10 @@ def _results(page, evaluations, summary):
     yield page.section('results', positive=_positive(summary))
     for title, rows in tables.by_test(summary).items():
         lines = [
-            [*tables.columns(row), *(tables.cell(row, name) for name in tables.PRINTED)]
-            for row in rows
+            [*tables.columns(row), *(tables.cell(row, name) for name in AUC_FIRST)] for row in rows
         ]
-        section = page.section('result', [*LEAD, *tables.HEADS.values()], lines, test=title)
+        columns = [*LEAD, *(tables.HEADS[name] for name in AUC_FIRST)]
+        section = page.section('result', columns, lines, test=title)
         yield section._replace(level=3)
     for evaluation in evaluations:
         yield from _confusions(page, evaluation)

@@ -246,7 +246,7 @@ class Builder(_base.ArrayRecordBuilder):
         layout, scans, _ = self.scans(folder)
         groups = _groups(folder, scans, layout)
         splits = _splits(scans, groups, layout)
-        self.found = [_remark_on_groups(groups, splits)]
+        self.found = [_remark_on_groups(groups, splits), _remark_on_labels(scans, splits)]
         if layout.pictures and layout.regions and not self.unchecked:
             self.found.append(_check_pictures(folder, scans, layout))
         self.names = masks.classes(layout.regions)
@@ -398,6 +398,20 @@ def _remark_on_groups(groups, splits):
         remark += f'; in more than one of the splits as published: {len(straddling)} groups'
         remark += f' (first {straddling[0]})'
     return remark
+
+
+def _remark_on_labels(scans, splits):
+    """A line on splits that lack a class, or ''."""
+    labels = {scan.label for scan in scans}
+    found = {split: set() for split in SPLITS if split in splits}
+    for scan, split in zip(scans, splits):
+        found[split].add(scan.label)
+    lacking = [
+        f'{split} has no {", ".join(sorted(labels - there))}'
+        for split, there in found.items()
+        if there != labels
+    ]
+    return f'{"; ".join(lacking)}: name the splits in scans.csv' if lacking else ''
 
 
 # ---- pictures

@@ -274,6 +274,11 @@ def folder(source):
         _check_no_other_table(table)
         if layout := _of_classes(table.parent):
             return layout
+        if only := [path.name for path in table.parent.glob('[!.]*') if path.is_dir()]:
+            raise InputError(
+                f'{table}: no such table, and CT lies in fewer than two of the folders beside it '
+                f'({", ".join(sorted(only)[:4])}), so they are no classes; {GIVE_FOLDER}'
+            )
     lines = _table(table, COLUMNS, 'file', GIVE_FOLDER)
     scans = [_own_scan(table, number, line) for number, line in lines]
     _words({line['label'] for _, line in lines}, f'{table}: its lines')
