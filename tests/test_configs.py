@@ -315,6 +315,7 @@ def test_an_interrupt_is_one_line(tmp_path):
     """Outside a training too, which saves its state."""
     program = """
 import pathlib, sys
+sys.path.insert(0, sys.argv[1])
 from covjax import launcher, runs
 
 def interrupted(config, workdir):
