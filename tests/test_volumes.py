@@ -29,9 +29,11 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
+from scipy import ndimage
 
 from covjax import InputError
 from covjax.ct import contents, dicom, hounsfield, volume
+from covjax.phantom import chest
 
 pytestmark = pytest.mark.fast
 
@@ -422,6 +424,19 @@ def test_one_value_alone_is_no_air(padding):
     hu[:, :2] = padding
     with pytest.raises(InputError, match='not in HU'):
         hounsfield.check(np.maximum(hu, padding), 'a.nii')
+
+
+@pytest.mark.parametrize('padding', [-1024, -2000, -3024])
+@pytest.mark.parametrize('zoom', [0.5, 0.6, 0.75, 0.9])
+def test_resampling_makes_no_air(zoom, padding):
+    """Between a body in HU + 1024 and what fills the outside lie values that air has in HU."""
+    hu = chest.render(chest.draw_chest(np.random.default_rng(0)), 0.0, 256, 1.4)
+    outside = hu < -1500
+    resampled = ndimage.zoom(np.where(outside, padding, hu + 1024), zoom, order=1)
+    with pytest.raises(InputError, match='config.hu=1,-1024'):
+        hounsfield.check(np.round(resampled).astype(np.int16), 'a.nii')
+    honest = ndimage.zoom(np.where(outside, padding, hu), zoom, order=1)
+    hounsfield.check(np.round(honest).astype(np.int16), 'a.nii')
 
 
 def test_an_intercept_applied_twice(tmp_path):

@@ -16,6 +16,9 @@ AS_STORED = (1.0, 0.0)  # slope and intercept of values that are HU
 AIR = (-1100, -500)
 TISSUE = (-200, 200)  # HU of fat, muscle, blood
 MOST_SHIFTED = 5200  # what HU + 1024 reaches at most, metal and a little more
+# HU + 1024 that was resampled has some values of air between its body and what fills the outside.
+# No chest has so much bone of the values that its tissue has then, and so little air.
+SHIFT, MUCH_BONE, LITTLE_AIR = 1024, 0.05, 0.02
 LEAST = 2e-3  # the share of the voxels of a chest CT, or of a slice of one, in each of the two
 
 
@@ -85,13 +88,17 @@ def check(hu, path):
         path: of the file, for the message.
 
     Raises:
-        InputError: hardly any voxel is air, or hardly any is tissue. The message has the range
-            found and what it looks like.
+        InputError: hardly any voxel is air, or hardly any is tissue, or both are 1024 too high. The
+            message has the range found and what it looks like.
     """
     counts = histogram(hu)
-    air, tissue = (counts[low - INT16.min : high - INT16.min + 1] for low, high in (AIR, TISSUE))
+    between = lambda low, high: counts[low - INT16.min : high - INT16.min + 1]
     # One value alone, such as -1024, may be what fills the image outside the field of view.
-    if min(air.sum() - air.max(), tissue.sum()) >= LEAST * counts.sum():
+    air = (between(*AIR).sum() - between(*AIR).max()) / counts.sum()
+    tissue = between(*TISSUE).sum() / counts.sum()
+    moved = between(*(end + SHIFT for end in TISSUE)).sum() / counts.sum()
+    is_shifted = moved >= MUCH_BONE and air < LITTLE_AIR
+    if min(air, tissue) >= LEAST and not is_shifted:
         return
     found = np.flatnonzero(counts) + INT16.min
     inside = found[found >= AIR[0]]
