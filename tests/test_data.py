@@ -79,9 +79,39 @@ def test_a_share_of_few_examples_may_be_none_beside_another_part(data_dir):
     assert len(rows) == 2 * 6
 
 
+def test_a_drawn_subset_is_a_function_of_its_seed_and_grows_with_its_number(data_dir):
+    drawn = lambda count, seed: [
+        row.id for row in datasets.read_rows(f'covid_ct:train[{count}~{seed}]@covid', data_dir)
+    ]
+    every = [row.id for row in datasets.read_rows('covid_ct:train@covid', data_dir)]
+    assert drawn(3, 0) == drawn(3, 0)
+    assert len({tuple(drawn(3, seed)) for seed in range(8)}) > 1
+    for seed in range(4):
+        subsets = [drawn(count, seed) for count in range(1, len(every) + 1)]
+        assert [len(subset) for subset in subsets] == list(range(1, len(every) + 1))
+        assert all(set(few) < set(more) for few, more in zip(subsets, subsets[1:]))
+        assert subsets[-1] == every
+
+
+def test_every_example_is_drawn_as_often_as_any_other(data_dir):
+    every = [row.id for row in datasets.read_rows('covid_ct:train', data_dir)]
+    counts, n = dict.fromkeys(every, 0), 200
+    for seed in range(n):
+        for row in datasets.read_rows(f'covid_ct:train[4~{seed}]', data_dir):
+            counts[row.id] += 1
+    share = 4 / len(every)
+    spread = 4 * np.sqrt(n * share * (1 - share))
+    assert all(abs(count - n * share) < spread for count in counts.values())
+
+
 @pytest.mark.parametrize(
     'spec, message',
     [
+        ('covid_ct:train[99~0]', 'train.99~0.: has 16 examples; draw no more'),
+        ('covid_ct:train[99~0]@covid', 'train.99~0.@covid: has 8 examples'),
+        ('covid_ct:train[0~0]', 'is empty'),
+        ('covid_ct:nope[1~0]', 'no such split'),
+        ('covid_ct:train[1~x]', 'nothing to read'),
         ('covid_ct:nope', 'no such split; it has .*train'),
         ('covid_ct:train@nope', 'noncovid, covid'),
         ('unknown_set:train', 'configs/prepare.py'),

@@ -148,8 +148,9 @@ def records(spec, data_dir, limit=None):
         folder = specs.locate(dataset, data_dir)
         builder = _open(folder, dataset)
         _check_part(builder, dataset, split, label)
+        whole, count, seed = specs.drawn(split) or (split, None, None)
         try:
-            source = _source(builder, split)
+            source = _source(builder, whole)
         except (ValueError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             if len(parts) > 1 and '[' in split and 'can not be of 0 length' in reason:
@@ -159,6 +160,8 @@ def records(spec, data_dir, limit=None):
             ) from None
         empty, names = True, _label_names(builder)
         chosen = _labelled(_read_each(source, folder, dataset), names, label)
+        if count is not None:
+            chosen = _drawn([*chosen], count, seed, specs.part(dataset, split, label))
         for example in itertools.islice(chosen, limit):
             empty = False
             image, mask = example.pop('image'), example.pop('mask', None)
@@ -271,6 +274,18 @@ def _read_each(source, folder, dataset):
 def _labelled(examples, names, label):
     """The examples of one label, or all of them."""
     return (example for example in examples if not label or names[example['label']] == label)
+
+
+def _drawn(examples, count, seed, part):
+    """So many of a list of examples, drawn with a seed, in the order of the list.
+
+    Raises:
+        InputError: there are fewer; the message calls them `part`.
+    """
+    if count > len(examples):
+        raise InputError(f'{part}: has {len(examples)} examples; draw no more than these')
+    order = np.random.default_rng(seed).permutation(len(examples))
+    return [examples[i] for i in sorted(order[:count])]
 
 
 def decoded(stored):

@@ -1,7 +1,8 @@
 """Prepared data sets with masks, read into memory: images and the class of every pixel.
 
 Classes of a data set can be joined and left out: 'lung+lesion' is one region, 'lung,lesion' are
-two, and what is not named is background.
+two, and what is not named is background. ANY_LESION is one region of all that are no lungs, under
+whatever names: what a data set with ground glass and consolidation and one with opacities share.
 """
 
 import dataclasses
@@ -13,10 +14,11 @@ import numpy as np
 from PIL import Image
 
 from covjax import InputError
-from covjax.ct.masks import BACKGROUND
+from covjax.ct.masks import BACKGROUND, is_lung
 from covjax.data import datasets, specs
 from covjax.data.rows import Row
 
+ANY_LESION = 'any_lesion'
 # A config of ct_scans, whose volumes can also be prepared as slices.
 VOLUMES = re.compile(r'(?P<name>ct_scans/\w+?)(?:_slices)?(?P<hu>_hu)?')
 
@@ -40,7 +42,7 @@ def read(spec, data_dir, size=0, regions=''):
             masks to the nearest class, aspect not kept); 0 keeps them as stored. Volumes are never
             resized.
         regions: regions of the masks, separated by commas, those that are to be one joined by '+';
-            '' is every region for itself.
+            '' is every region for itself; ANY_LESION is one of all regions that are no lungs.
 
     Returns:
         Segmented.
@@ -94,8 +96,9 @@ def classes_of(regions, names):
         for group in (regions.split(',') if regions else names[1:])
     ]
     table, known = np.zeros(len(names), np.uint8), {*names} - {BACKGROUND}
+    lesions = [name for name in names[1:] if not is_lung(name)]
     for index, group in enumerate(groups, 1):
-        for name in group:
+        for name in lesions if group == [ANY_LESION] and lesions else group:
             if name not in known:
                 raise InputError(
                     f'config.regions={regions}: no region {name or "of that name"} in the masks, '

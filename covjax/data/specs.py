@@ -1,8 +1,10 @@
 """Specs: how data sets are named, and where they are stored.
 
 A data set is named 'name/config:split', for example 'luna16_patches/nodules:train',
-'covid_ct:train[:80%]' or 'covid_ct:test@noncovid' (one class only). '+' mixes several:
-'synthetic_covid_ct:train+covid_ct:train@noncovid'. A comma separates data sets that stay apart.
+'covid_ct:train[:80%]' or 'covid_ct:test@noncovid' (one class only). 'covid_ct:train[25~3]@covid'
+is 25 examples of that class at random, drawn with seed 3; more of the same seed include fewer. '+'
+mixes several: 'synthetic_covid_ct:train+covid_ct:train@noncovid'. A comma separates data sets that
+stay apart.
 `data_dir` is TFDS's own folder by default; several folders, separated by commas, are searched in
 turn.
 """
@@ -20,6 +22,7 @@ PART = re.compile(
     r'(?P<split>[a-z]\w*(?:\[[^\]]*\])?)'
     r'(?:@(?P<label>\w+))?'
 )
+DRAWN = re.compile(r'(?P<split>\w+)\[(?P<count>\d{1,9})~(?P<seed>\d{1,9})\]')
 VERSION = re.compile(r'\d+\.\d+\.\d+')
 ORDER = ('train', 'validation', 'test')  # of splits; others come last
 
@@ -63,6 +66,19 @@ def parse(spec):
             )
         parts.append((dataset, match['split'], match['label']))
     return parts
+
+
+def drawn(split):
+    """What a split with a number of examples to draw is made of.
+
+    Args:
+        split: such as 'train[25~3]'.
+
+    Returns:
+        (split as TFDS has it, number of examples, seed), or None of any other split.
+    """
+    match = DRAWN.fullmatch(split)
+    return match and (match['split'], int(match['count']), int(match['seed']))
 
 
 def part(dataset, split, label):
