@@ -11,6 +11,8 @@ python launch.py --config=configs/classifier.py:resnet50 --workdir=runs/resnet50
 The Inception networks need image_size >= 75. For real training data: --config.train=covid_ct:train
 To fine-tune weights that Keras published: --config.pretrained=FILE.h5 --config.freeze_steps=200
 --config.body_rate=0.1
+To go on from a classifier of the same network that was trained on other data, such as synthetic
+ones: --config.start=WORKDIR
 """
 
 from configs import base
@@ -40,6 +42,7 @@ def get_config(backbone=''):
         model=base.variant(backbone, {name: name for name in ('resnet50', *MODELS)}),
         # A .h5 or .weights.h5 of the same network, written by Keras; '' trains from scratch.
         pretrained='',
+        start='',  # the workdir of a run of the same network, to begin with its weights
         dtype='float32',  # of the computation, or bfloat16; parameters and statistics are float32
         dropout=0.0,
         bn_momentum=0.9,

@@ -55,6 +55,7 @@ def get_config(variant=''):
         norm='batch',  # or instance
         dtype='float32',  # of the computation, or bfloat16; parameters and statistics are float32
         bn_momentum=0.9,
+        start='',  # the workdir of a run of the same network, to begin with its weights
         # Length.
         steps=5000,
         eval_every=250,

@@ -22,9 +22,9 @@ from covjax.workdir import read_config, read_json, write_json
 
 TRAIN = 'synthetic_covid_ct:train'  # what stand-ins and mixtures train on
 # Keys of the audited classifier that an experiment does not inherit: what it is a run of, what it
-# learns from and where that lies, and how often it prints. It inherits all others, so that nothing
-# but the images differs.
-NOT_INHERITED = {'run', 'task', 'train', 'data_dir', 'log_every'}
+# learns from and where that lies, the run that it began with, and how often it prints. It inherits
+# all others, so that nothing but the images differs.
+NOT_INHERITED = {'run', 'task', 'train', 'start', 'data_dir', 'log_every'}
 
 
 class Plan(NamedTuple):

@@ -3,8 +3,9 @@
 lineage.json lies in every workdir and beside every synthetic data set. It is a list of records
 {role, dataset, through, images: [[sha256, group, id], ...]}: role is the config key (cancer, covid,
 train, val); through is 'generator' for the images that trained the generator of a synthetic data
-set, 'lung_segmenter' for those of the segmenter that shows a classifier the lungs, else ''. Where a
-mask was the target, its hash follows the id.
+set, 'lung_segmenter' for those of the segmenter that shows a classifier the lungs, 'pretraining'
+for those of the run that a training began with, else ''. Where a mask was the target, its hash
+follows the id.
 """
 
 from typing import Annotated, TypedDict
@@ -26,7 +27,8 @@ class Record(TypedDict):
 
     role: str  # key of the config that named the data set
     dataset: str  # as the config named it
-    through: str  # 'generator', 'lung_segmenter', or '' for what a run was trained on itself
+    # 'generator', 'lung_segmenter', 'pretraining', or '' for what a run was trained on itself
+    through: str
     images: list[IMAGE]
 
 

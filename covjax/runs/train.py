@@ -2,7 +2,7 @@
 
 import jax
 
-from covjax import InputError, choice, lung_view
+from covjax import InputError, choice, lung_view, pretraining
 from covjax.data import lineage
 from covjax.trained import read_classes, write_classes
 from covjax.training import classification, cyclegan, devices, loop, pairs, segmentation
@@ -34,9 +34,11 @@ def run(config, workdir):
         FloatingPointError: the training diverged.
     """
     devices.check_devices(config.batch_size)  # before anything is written
-    task = MAKE[choice(config, 'task', MAKE)](lung_view.by_copy(config, workdir))
+    now = pretraining.needed(lung_view.by_copy(config, workdir), workdir)
+    task = MAKE[choice(config, 'task', MAKE)](now)
     record = lineage.record(config, config.data_dir, task.sources)
     record += lung_view.lineage_of(config, workdir)
+    record += pretraining.lineage_of(config, workdir)
     if checkpoint.exists(workdir) and lineage.read(workdir) != record:
         raise InputError(
             f'{workdir} was trained on other images than config.data_dir={config.data_dir} now '

@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from covjax import InputError, choice, classifier, lung_view
+from covjax import InputError, choice, classifier, lung_view, pretraining
 from covjax.classes import against_rest, listed, positive_classes
 from covjax.data import batches
 from covjax.data.augment import augment, recoloured_each, to_float
@@ -83,7 +83,7 @@ def task_on(config, train, val):
             train_batch, train, config.batch_size, config.seed, config.freeze_steps
         ),
         eval_batches=partial(eval_batches, val, config.batch_size),
-        init=partial(init, parts, config.pretrained),
+        init=partial(init, parts, config, train.classes),
         train_step=partial(train_step, parts),
         eval_step=partial(eval_step, parts),
         summarize=partial(summarize, train.classes),
@@ -145,18 +145,27 @@ def eval_batches(val, batch_size):
     return {'': batches.padded_batches(arrays, batch_size)}
 
 
-def init(parts, pretrained, rng, batch):
-    """The State before the first step: random, or the weights of the Keras file `pretrained`.
+def init(parts, config, classes, rng, batch):
+    """The State before the first step: random, or with weights from elsewhere.
+
+    Args:
+        parts: Parts.
+        config: its `start` is the workdir of a run, or '', its `pretrained` a file of Keras, or ''.
+        classes: names of the outputs.
+        rng: key.
+        batch: of one example.
 
     Raises:
-        InputError: there is no such file, or it holds another network.
+        InputError: there is no such run or file, or it holds another network.
     """
-    if pretrained:
+    shape = (1, parts.image_size, parts.image_size, batch['image'].shape[-1])
+    if config.start:
+        variables = pretraining.load(config, parts.model, shape, classes, rng)
+    elif config.pretrained:
         variables, _ = keras_weights.load(
-            parts.model, pretrained, channels=1, new_head=True, rng=rng
+            parts.model, config.pretrained, channels=1, new_head=True, rng=rng
         )
     else:
-        shape = (1, parts.image_size, parts.image_size, batch['image'].shape[-1])
         variables = jax.jit(parts.model.init)(rng, jnp.zeros(shape))
     return State(
         step=jnp.zeros((), jnp.int32),

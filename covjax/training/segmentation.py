@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from covjax import InputError, choice, segmenter
+from covjax import InputError, choice, pretraining, segmenter
 from covjax.ct import masks
 from covjax.data import batches, segmented, tiles
 from covjax.data.augment import (
@@ -113,7 +113,7 @@ def task_on(config, train, val):
     return Task(
         train_batch=partial(train_batch, patches),
         eval_batches=partial(eval_batches, val, shape, config.batch_size),
-        init=partial(init, parts),
+        init=partial(init, parts, config),
         train_step=partial(train_step, parts),
         eval_step=partial(eval_step, parts),
         summarize=partial(summarize, train.classes),
@@ -226,9 +226,17 @@ def eval_batches(val, shape, batch_size):
     return {'': batches.padded_batches(arrays, batch_size)}
 
 
-def init(parts, rng, batch):
-    """The State before the first step."""
-    variables = jax.jit(parts.model.init)(rng, to_float(batch['image']))
+def init(parts, config, rng, batch):
+    """The State before the first step: random, or with the weights of the run config.start.
+
+    Raises:
+        InputError: there is no such run, or it trained another network.
+    """
+    image = to_float(batch['image'])
+    if config.start:
+        variables = pretraining.load(config, parts.model, image.shape, parts.classes, rng)
+    else:
+        variables = jax.jit(parts.model.init)(rng, image)
     return State(
         step=jnp.zeros((), jnp.int32),
         net=Net.create(variables['params'], parts.tx),

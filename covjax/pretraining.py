@@ -1,0 +1,86 @@
+"""A training that begins with the weights of another one: pretrain on much, fine-tune on little.
+
+config.start of a classification or a segmentation names the workdir of a run of the same task
+and network. What trained that run is part of the lineage, so that those images and patients are
+refused as test data.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from covjax import InputError, trained
+from covjax.data import lineage
+from covjax.weights import checkpoint, safetensors
+
+KEY = 'start'  # of the config
+THROUGH = 'pretraining'  # what lineage.json calls it
+HEAD = 'head'  # the layer whose outputs are the classes
+
+
+def load(config, model, shape, classes, rng):
+    """The variables that a training begins with: those of the best checkpoint of another run.
+
+    Args:
+        config: of this training; config.start is the workdir of the other one.
+        model: the network of this training.
+        shape: of a batch of its input, [B, H, W, C].
+        classes: of its outputs. Where the run has others, the last layer is a new one.
+        rng: key, of a new last layer.
+
+    Returns:
+        {'params', 'batch_stats'}, the latter only where the network has any.
+
+    Raises:
+        InputError: there is no such run, it trained another network, or its images were scaled
+            otherwise.
+    """
+    folder = config[KEY]
+    run = trained.open_run(folder, config.task, KEY)
+    scaled_by = run.config.get('pretrained', '')
+    if bool(scaled_by) != bool(config.get('pretrained')):
+        raise InputError(
+            f'config.{KEY}={folder}: was trained with config.pretrained={scaled_by!r}, which '
+            'decides how images are scaled; set config.pretrained alike'
+        )
+    variables = {'params': {**run.variables['net']['params']}}
+    if 'batch_stats' in run.variables:
+        variables['batch_stats'] = run.variables['batch_stats']
+    new = jax.jit(model.init)(rng, jnp.zeros(shape))
+    if run.classes != tuple(classes):
+        variables['params'][HEAD] = jax.tree.map(np.asarray, new['params'][HEAD])
+        print(f'{folder}: has other classes, so the last layer is a new one', flush=True)
+    remedy = 'give the workdir of a run of the same network, or change the network'
+    safetensors.check_fits(folder, variables, new, 'the network of this config', remedy)
+    return variables
+
+
+def needed(config, workdir):
+    """The config of a training, without config.start where it has a checkpoint already.
+
+    So a training goes on even where the run that it began with is gone.
+
+    Args:
+        config: ConfigDict of any training.
+        workdir: pathlib.Path of its folder.
+    """
+    if config.get(KEY) and checkpoint.exists(workdir):
+        return ConfigDict({**config, KEY: ''})
+    return config
+
+
+def lineage_of(config, workdir):
+    """What trained the run that a training began with: the records to add to its lineage.
+
+    Args:
+        config: ConfigDict of any training.
+        workdir: pathlib.Path of its folder.
+    """
+    if not config.get(KEY):
+        return []
+    if checkpoint.exists(workdir):
+        return [record for record in lineage.read(workdir) if record['through'] == THROUGH]
+    return [{**record, 'through': THROUGH} for record in lineage.read(pathlib.Path(config[KEY]))]
