@@ -30,6 +30,9 @@ def get_config(backbone=''):
         lungs='',
         # What finds the lungs: the workdir of a segmenter, or '' for Otsu's threshold.
         lung_segmenter='',
+        # Whether the data sets that + joins in config.train are shown equally often, however many
+        # images each has.
+        equal_parts=False,
         class_weights='',  # balanced: each class counts the same, however many images it has
         image_size=224,  # what the network sees
         load_size=224,  # what is kept in memory and augmented from

@@ -33,6 +33,9 @@ def get_config(variant=''):
         # Data.
         train='',  # data sets with masks, such as ct_scans/covid_semiseg:train
         val='',
+        # Whether the data sets that + joins in config.train are shown equally often, however many
+        # images each has.
+        equal_parts=False,
         # Which regions of the masks: separated by commas, joined by + where several are one, as in
         # lung+lesion; '' is every region for itself. What is not named is background.
         regions='',

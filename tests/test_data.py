@@ -35,6 +35,29 @@ def test_every_epoch_is_a_permutation(n, batch):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize('sizes, batch', [((3, 40), 8), ((1, 2, 30), 7), ((5,), 4), ((2, 2), 1)])
+def test_parts_are_shown_equally_often_and_each_in_epochs_of_its_own(sizes, batch):
+    parts = np.repeat(np.arange(len(sizes)), sizes)
+    np.random.default_rng(0).shuffle(parts)
+    draw = lambda step: batches.batch_indices(step, len(parts), batch, 3, parts)
+    steps = -(-2 * max(sizes) * len(sizes) // batch)
+    shown = np.concatenate([draw(step) for step in range(steps)])
+    assert np.ptp(np.bincount(parts[shown], minlength=len(sizes))) <= 1
+    for part, size in enumerate(sizes):
+        of_part = shown[parts[shown] == part]
+        for epoch in of_part[: len(of_part) // size * size].reshape(-1, size):
+            assert sorted(epoch) == np.flatnonzero(parts == part).tolist()
+    assert draw(5).tolist() == draw(5).tolist()
+
+
+def test_examples_know_their_part_of_the_spec(data_dir):
+    """A part of which a share is nothing leaves no gap."""
+    spec = 'covid_ct:train[:1%]+covid_ct:test@covid+covid_ct:train'
+    examples = datasets.read(spec, data_dir, 32)
+    assert examples.parts.tolist() == [0] * 6 + [1] * 16
+
+
+@pytest.mark.fast
 def test_batches_depend_on_step_and_seed_only():
     draw = lambda step, seed: batches.batch_indices(step, 50, 8, seed).tolist()
     assert draw(9, 0) == draw(9, 0)

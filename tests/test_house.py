@@ -19,7 +19,10 @@ FLOORS = [
     ['covjax.runs'],
     ['configs'],
     ['covjax.training', 'covjax.audit'],
-    ['covjax.stand_ins', 'covjax.pair_makers', 'covjax.features', 'covjax.lung_view'],
+    [
+        *('covjax.stand_ins', 'covjax.pair_makers', 'covjax.features', 'covjax.lung_view'),
+        'covjax.pretraining',
+    ],
     [
         *('covjax.classifier', 'covjax.generator', 'covjax.pair_generator', 'covjax.segmenter'),
         'covjax.pages',

@@ -5,11 +5,18 @@ import numpy as np
 from tqdm import tqdm
 
 
-def batch_indices(step, n, batch_size, seed):
+def batch_indices(step, n, batch_size, seed, parts=None):
     """Which of n examples form the batch of a step: int [batch_size].
 
     Every epoch is a new permutation of all examples, and batches run on across epochs.
+
+    Args:
+        step, n, batch_size, seed: ints.
+        parts: int [n], of which part of a spec each example is; then all parts are shown equally
+            often, however many examples they have. None shows every example equally often.
     """
+    if parts is not None:
+        return _equal_parts(step, parts, batch_size, seed)
     position = step * batch_size + np.arange(batch_size)
     epochs = position // n
     parts = []
@@ -17,6 +24,22 @@ def batch_indices(step, n, batch_size, seed):
         order = np.random.default_rng([seed, epoch]).permutation(n)
         parts.append(order[position[epochs == epoch] % n])
     return np.concatenate(parts)
+
+
+def _equal_parts(step, parts, batch_size, seed):
+    """The same where parts take turns, also across batches; each runs through its own epochs."""
+    position = step * batch_size + np.arange(batch_size)
+    turns, of = np.divmod(position, parts.max() + 1)
+    chosen = np.empty(batch_size, int)
+    for part in np.unique(of):
+        members, places = np.flatnonzero(parts == part), of == part
+        epochs, within = np.divmod(turns[places], len(members))
+        orders = {
+            epoch: np.random.default_rng([seed, epoch, part]).permutation(members)
+            for epoch in np.unique(epochs)
+        }
+        chosen[places] = [orders[epoch][i] for epoch, i in zip(epochs, within)]
+    return chosen
 
 
 def padded_batches(arrays, batch_size):

@@ -27,6 +27,7 @@ class Examples(NamedTuple):
     labels: np.ndarray  # int32 [N], index in `classes`; -1 without label
     rows: list[Row]
     classes: tuple[str, ...] = ()  # names of labels 0, 1, ...; () where no data set has a label
+    parts: np.ndarray | None = None  # int32 [N], which part of the spec each is from
 
 
 def read(spec, data_dir, size, view=None):
@@ -56,7 +57,13 @@ def read(spec, data_dir, size, view=None):
         shown = Image.fromarray(np.ascontiguousarray(view(grey) if view else grey))
         images[i, :, :, 0] = shown.resize((size, size), Image.Resampling.BILINEAR)
     rows = [record.row for record in stored]
-    return Examples(images, np.array([row.label for row in rows], np.int32), rows, names)
+    labels = np.array([row.label for row in rows], np.int32)
+    return Examples(images, labels, rows, names, without_gaps(record.part for record in stored))
+
+
+def without_gaps(numbers):
+    """Numbers of parts, int32 [N], counted anew from 0 without those of which there is none."""
+    return np.unique([*numbers], return_inverse=True)[1].astype(np.int32)
 
 
 def classes(spec, data_dir):
@@ -130,6 +137,7 @@ class Record(NamedTuple):
     # Of a member of a pair, PNG: what was made anew, and the slice as it was before.
     gate: bytes | None = None
     before: bytes | None = None
+    part: int = 0  # index of the part of the spec that it is from
 
 
 def records(spec, data_dir, limit=None):
@@ -144,7 +152,7 @@ def records(spec, data_dir, limit=None):
         InputError: there is no such data set, it is damaged, or it has no such examples.
     """
     parts = specs.parse(spec)
-    for dataset, split, label in parts:
+    for index, (dataset, split, label) in enumerate(parts):
         folder = specs.locate(dataset, data_dir)
         builder = _open(folder, dataset)
         _check_part(builder, dataset, split, label)
@@ -167,7 +175,7 @@ def records(spec, data_dir, limit=None):
             image, mask = example.pop('image'), example.pop('mask', None)
             mask = mask['classes'] if isinstance(mask, dict) else mask
             of_pair = example.pop('gate', None), example.pop('before', None)
-            yield Record(Row.from_features(example, names), image, mask, *of_pair)
+            yield Record(Row.from_features(example, names), image, mask, *of_pair, part=index)
         if empty:
             part = specs.part(dataset, split, label)
             raise InputError(f'{part} is empty; choose another split')

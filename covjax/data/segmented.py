@@ -30,6 +30,7 @@ class Segmented(NamedTuple):
     targets: list[np.ndarray]  # uint8 of the same shapes, an index in `classes`
     rows: list[Row]  # with mask_sha256, of the target
     classes: tuple[str, ...]  # the background first
+    parts: np.ndarray | None = None  # int32 [N], which part of the spec each is from
 
 
 def read(spec, data_dir, size=0, regions=''):
@@ -52,8 +53,8 @@ def read(spec, data_dir, size=0, regions=''):
             data sets have other regions.
     """
     classes, tables = _tables(spec, data_dir, regions)
-    images, targets, rows = [], [], []
-    for dataset, part in parts(spec):
+    images, targets, rows, numbers = [], [], [], []
+    for number, (dataset, part) in enumerate(parts(spec)):
         for record in datasets.records(part, data_dir):
             image = datasets.volume(record.image)
             target = tables[dataset][datasets.volume(record.mask)]
@@ -64,7 +65,8 @@ def read(spec, data_dir, size=0, regions=''):
             targets.append(target)
             digest = hashlib.sha256(target.tobytes()).hexdigest()
             rows.append(dataclasses.replace(record.row, mask_sha256=digest))
-    return Segmented(images, targets, rows, classes)
+            numbers.append(number)
+    return Segmented(images, targets, rows, classes, datasets.without_gaps(numbers))
 
 
 def of_slices(spec):

@@ -79,9 +79,7 @@ def task_on(config, train, val):
     """
     parts = parts_of(config, train.labels, len(train.classes))
     return Task(
-        train_batch=partial(
-            train_batch, train, config.batch_size, config.seed, config.freeze_steps
-        ),
+        train_batch=partial(train_batch, train, config),
         eval_batches=partial(eval_batches, val, config.batch_size),
         init=partial(init, parts, config, train.classes),
         train_step=partial(train_step, parts),
@@ -122,11 +120,12 @@ def parts_of(config, labels, num_classes):
 # Data.
 
 
-def train_batch(train, batch_size, seed, freeze_steps, step):
+def train_batch(train, config, step):
     """The batch of a step, from Examples; marked as frozen during the first freeze_steps."""
-    index = batches.batch_indices(step, len(train.labels), batch_size, seed)
+    parts = train.parts if config.equal_parts else None
+    index = batches.batch_indices(step, len(train.labels), config.batch_size, config.seed, parts)
     batch = {'image': train.images[index], 'label': train.labels[index]}
-    return mark_frozen(batch) if step < freeze_steps else batch
+    return mark_frozen(batch) if step < config.freeze_steps else batch
 
 
 def mark_frozen(batch):

@@ -56,6 +56,8 @@ class Patches(NamedTuple):
     batch_size: int
     foreground: float  # the share of patches with a pixel of foreground in the middle
     seed: int
+    # int [N], which parts of the spec images are from, where they are to be shown equally often.
+    parts: np.ndarray | None = None
 
 
 def make(config):
@@ -109,6 +111,7 @@ def task_on(config, train, val):
         batch_size=config.batch_size,
         foreground=config.foreground,
         seed=config.seed,
+        parts=train.parts if config.equal_parts else None,
     )
     return Task(
         train_batch=partial(train_batch, patches),
@@ -189,7 +192,9 @@ def train_batch(patches, step):
     Returns:
         {'image': uint8 [B, *patch, 1], 'target': uint8 [B, *patch]}.
     """
-    chosen = batches.batch_indices(step, len(patches.images), patches.batch_size, patches.seed)
+    chosen = batches.batch_indices(
+        step, len(patches.images), patches.batch_size, patches.seed, patches.parts
+    )
     images, targets = [], []
     for i, index in enumerate(chosen):
         rng = np.random.default_rng([patches.seed, step, i])
