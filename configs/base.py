@@ -10,7 +10,7 @@ LEAST = {
         ['steps', 'batch_size', 'image_size', 'load_size', 'log_every', 'eval_every'], 1
     ),
     **dict.fromkeys(['gen_filters', 'disc_filters', 'disc_last_stride', 'slices'], 1),
-    **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit', 'per_slice'], 1),
+    **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit', 'per_slice', 'joined'], 1),
     **dict.fromkeys(
         ['seed', 'seeds', 'gen_blocks', 'pool_size', 'freeze_steps', 'warmup_steps'], 0
     ),
@@ -38,6 +38,7 @@ MOST = {
     **dict.fromkeys(['seed', 'seeds'], 2**32 - 1),  # JAX takes 32 bits of it
     'shares': 100,
     'per_slice': 100,
+    'joined': 100,
 }
 
 

@@ -3,6 +3,11 @@
 python launch.py --config=configs/synthesize_pairs.py --workdir=runs/synthesize_pairs \\
     --config.generator=runs/pairs
 
+Opacity painted into blobs needs neither a generator nor a picture, nor a mask by hand:
+
+python launch.py --config=configs/synthesize_pairs.py --workdir=runs/painted \\
+    --config.maker=painted
+
 Cost: two passes through the generator a slice. The data set is in <workdir>/data, the pictures and
 their gates are in <workdir>/synthetic, images/pairs.png shows some: slice, gate, lesion, sham.
 """
@@ -13,14 +18,19 @@ from configs import base
 def get_config():
     return base.stage(
         'synthesize_pairs',
-        # Workdir of a pair training.
+        # Workdir of a pair training; '' where a stand-in does without.
         generator='',
+        # What a stand-in without a generator needs to know, as in configs/pairs.py.
+        masks='procedural',
+        pictures='',  # of masks that are drawn
+        image_size=96,
         # Framed slices without lesions: every split of the data set, unless one is named.
         slices='luna16_patches/nodules_framed',
         # made is the generator itself; its stand-ins are painted and pasted
         # (covjax/pair_makers.py).
         maker='made',
         least=0.01,  # share of the slice that a mask takes at least; 64 pixels a side show no less
+        joined=1,  # masks that are joined to the mask of a lesion at most; a random number of them
         per_slice=1,  # pairs of each slice, each with a mask of its own
         seed=0,  # of masks and noise
     )

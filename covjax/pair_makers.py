@@ -3,7 +3,8 @@
 Classifiers trained on the pairs of stand-ins show how much of what the generator teaches is
 explained by less: by opacity painted with a rule, or by noise of the right brightness.
 
-Every maker takes the trained.Trained of a pair training and where its pictures lie now. It returns
+Every maker takes the trained.Trained of a pair training, of which stand-ins need the config alone,
+and where its pictures lie now. It returns
 a function (images uint8 [N, S, S], gates uint8 [N, S, S], kinds int [N], seeds int [N]) -> uint8
 [N, S, S] that keeps images bit for bit where the gate is 0. Kinds are indices in
 data.lesion_masks.KINDS.
@@ -26,6 +27,7 @@ ADDED, SOLID = (230.0, 360.0), MUSCLE - 40
 FIELD = 300.0  # mm, the usual side of a framed slice, for the grain of what is painted
 GRAIN = (6.0, 14.0)  # mm, of the noise of an opacity
 PATCHY = 0.28  # by how much it varies
+SOLID_SHARE = 1 / 3  # of opacities, which may be of any kind, that are painted as consolidation
 BATCH = 32
 
 
@@ -87,7 +89,8 @@ def _painted(rng, image, kind):
         return image
     side = image.shape[0]
     grain = texture(rng, image.shape, *(mm * side / FIELD for mm in GRAIN))
-    if KINDS[kind] == 'consolidation':
+    solid = KINDS[kind] == 'consolidation'
+    if solid or (KINDS[kind] == 'opacity' and rng.random() < SOLID_SHARE):
         return np.maximum(image, grey_of(SOLID - low) * (1 + 0.05 * grain))
     added = grey_of(rng.uniform(*ADDED)) * np.clip(1 + PATCHY * grain, 0, 2)
     return np.minimum(image + added, np.maximum(image, grey_of(MUSCLE - low)))

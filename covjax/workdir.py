@@ -60,6 +60,12 @@ ADDED_KEYS = {
     },
     'segmentation': {'start': '', 'equal_parts': False},
     'synthesize': {'stand_in': 'translated'},
+    'synthesize_pairs': {
+        'masks': 'procedural',
+        'pictures': '',
+        'image_size': 96,
+        'joined': 1,
+    },
     'evaluate': {'names': ''},
     'export': {'segmenter': ''},
     'prepare': {'unchecked_masks': False},

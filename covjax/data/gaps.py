@@ -10,6 +10,7 @@ have drawn; or *procedural*, which are blobs, and real lesions are blobs anywher
 COVID pictures, whose shams are blobs in the lungs of other pictures. No human mask is read then.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,11 @@ class Pictures(NamedTuple):
     rows: list
     masks: str  # where masks are from, a key of LESIONS
     bank: lesion_masks.Bank | None  # of masks that doctors drew
+
+    @classmethod
+    def none(cls):
+        """No pictures: what procedural masks alone need."""
+        return cls(np.empty((0, 0, 0), np.uint8), [], [], [], 'procedural', None)
 
     def draw(self, rng, inside, kind):
         """A random mask, in the shape of a kind of lesion.
@@ -190,7 +196,7 @@ def read_slices(spec, data_dir, size, key):
     return Slices(examples.images[chosen, ..., 0], list(found[chosen]), rows)
 
 
-def gap_in_slice(slices, pictures, rng, index, lesion=False, least=0.0):
+def gap_in_slice(slices, pictures, rng, index, lesion=False, least=0.0, most=1):
     """A gap in the lungs of a slice, half of them shams in the shape of a lesion.
 
     Args:
@@ -200,19 +206,28 @@ def gap_in_slice(slices, pictures, rng, index, lesion=False, least=0.0):
         index: of the slice.
         lesion: whether it is to be no sham.
         least: share of the slice that the mask takes at least, beside lesion_masks.LEAST.
+        most: masks that are joined to one, a random number of them.
 
     Returns:
         A gap, or None where no mask fits into the lungs.
     """
     image, shape = slices.images[index], rng.choice(LESIONS[pictures.masks])
     draws = BRIGHTEST_OF if rng.random() < HARD else 1
-    masks = [pictures.draw(rng, slices.lungs[index], shape) for _ in range(draws)]
+    draw = partial(pictures.draw, rng, slices.lungs[index], shape)
+    masks = [_joined(rng, draw, most) for _ in range(draws)]
     masks = [mask for mask in masks if mask is not None and mask.mean() >= least]
     sham = rng.random() < 0.5 and not lesion
     if not masks:
         return None
     brightest = max(masks, key=lambda mask: image[mask].mean())
     return _gap(image, brightest, SHAM if sham else shape)
+
+
+def _joined(rng, draw, most):
+    """One to `most` masks as one, a random number of them; None where none was drawn."""
+    count = rng.integers(1, most + 1) if most > 1 else 1  # one mask alone takes no number
+    masks = [mask for mask in (draw() for _ in range(count)) if mask is not None]
+    return np.logical_or.reduce(masks) if masks else None
 
 
 def gap_in_picture(pictures, rng, index):

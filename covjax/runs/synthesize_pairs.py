@@ -11,12 +11,14 @@ import hashlib
 import itertools
 import time
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from covjax import InputError, choice, pair_makers, trained
 from covjax.ct import picture
-from covjax.data import gaps, specs
+from covjax.data import gaps, lineage, specs
 from covjax.data.lesion_masks import KINDS, SHAM
 from covjax.data.synthetic import SyntheticRow
 from covjax.pages import pictures
@@ -38,6 +40,36 @@ CHANGE = {
 DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices with a lesion, or a sham. Not for diagnosis.'
 
 
+class Recipe(NamedTuple):
+    """What a stand-in needs, where no generator takes part; it has the fields of a Trained."""
+
+    config: ConfigDict  # of a pair training
+    lineage: list  # records of the pictures whose masks are taken
+    step: int = 0
+
+    @classmethod
+    def of_config(cls, config):
+        """That of a config of configs/synthesize_pairs.py."""
+        named = {key: config[key] for key in ('masks', 'pictures', 'image_size')}
+        recipe = ConfigDict({'task': 'pairs', **named})
+        rows = pictures_of(recipe, config.data_dir).rows
+        return cls(
+            recipe, lineage.record(recipe, config.data_dir, {'pictures': rows} if rows else {})
+        )
+
+
+def pictures_of(config, data_dir):
+    """The gaps.Pictures of a config of a pair training, none where blobs need none.
+
+    Args:
+        config: with `masks`, `pictures` and `image_size`.
+        data_dir: where they lie.
+    """
+    if config.masks == 'procedural' and not config.pictures:
+        return gaps.Pictures.none()
+    return gaps.read_pictures(config, data_dir, config.image_size)
+
+
 def run(config, workdir):
     """Makes a pair of every slice of config.slices in which lungs are found.
 
@@ -49,7 +81,10 @@ def run(config, workdir):
         InputError: a key of the config is wrong, or the data set has no CT series.
     """
     maker = choice(config, 'maker', pair_makers.METHODS)
-    generator = trained.open_run(config.generator, 'pairs', 'generator')
+    if config.generator or maker == 'made':
+        generator = trained.open_run(config.generator, 'pairs', 'generator')
+    else:
+        generator = Recipe.of_config(config)
     facts = {
         'generator': synthesize.identity(generator, maker if maker != 'made' else ''),
         'generator_step': generator.step,
@@ -87,7 +122,7 @@ def write_pairs(config, generator, facts, folder):
         )
     data_dir, size = trained.data_dir_of(config), generator.config.image_size
     fill = pair_makers.METHODS[config.maker](generator, data_dir)
-    drawn = gaps.read_pictures(generator.config, data_dir, size)
+    drawn = pictures_of(generator.config, data_dir)
     manifest = []
     for dataset, split in specs.splits(config.slices, data_dir):
         began = time.monotonic()
@@ -132,7 +167,9 @@ def _gaps(config, slices, drawn):
     for draw, index in itertools.product(range(config.per_slice), range(len(slices.images))):
         rng = random_of(config.seed, slices.rows[index].id, draw)
         seed = rng.integers(2**31)  # the same for both members
-        make = partial(gaps.gap_in_slice, slices, drawn, rng, index, True, config.least)
+        make = partial(
+            gaps.gap_in_slice, slices, drawn, rng, index, True, config.least, config.joined
+        )
         gap = next((gap for gap in (make() for _ in range(TRIES)) if gap is not None), None)
         if gap is not None:
             places.append((draw, index))
