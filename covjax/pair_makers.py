@@ -27,7 +27,6 @@ ADDED, SOLID = (230.0, 360.0), MUSCLE - 40
 FIELD = 300.0  # mm, the usual side of a framed slice, for the grain of what is painted
 GRAIN = (6.0, 14.0)  # mm, of the noise of an opacity
 PATCHY = 0.28  # by how much it varies
-SOLID_SHARE = 1 / 3  # of opacities, which may be of any kind, that are painted as consolidation
 BATCH = 32
 
 
@@ -89,8 +88,7 @@ def _painted(rng, image, kind):
         return image
     side = image.shape[0]
     grain = texture(rng, image.shape, *(mm * side / FIELD for mm in GRAIN))
-    solid = KINDS[kind] == 'consolidation'
-    if solid or (KINDS[kind] == 'opacity' and rng.random() < SOLID_SHARE):
+    if KINDS[kind] == 'consolidation':
         return np.maximum(image, grey_of(SOLID - low) * (1 + 0.05 * grain))
     added = grey_of(rng.uniform(*ADDED)) * np.clip(1 + PATCHY * grain, 0, 2)
     return np.minimum(image + added, np.maximum(image, grey_of(MUSCLE - low)))

@@ -6,7 +6,7 @@ from scipy.stats import binom, norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from covjax.metrics import calibration, intervals, rates, roc, significance
+from covjax.metrics import calibration, intervals, power, rates, roc, significance
 
 pytestmark = pytest.mark.fast
 
@@ -128,6 +128,68 @@ def test_the_rates_of_one_class_are_the_negative_ones_of_the_other():
 def test_no_metric_of_nothing(metric, labels, scores):
     with pytest.raises(ValueError):
         metric(labels, scores)
+
+
+def test_the_mean_of_equal_runs_has_the_interval_of_one():
+    rng = np.random.default_rng(0)
+    values, groups = rng.random(60), [f'patient{i // 2}' for i in range(60)]
+    values[7] = np.nan
+    one = intervals.mean_interval(values, groups)
+    np.testing.assert_allclose(intervals.mean_over_runs([values] * 5, groups), one, rtol=1e-12)
+    assert np.isnan(intervals.mean_over_runs([values], ['one'] * 60)).all()
+
+
+@pytest.mark.parametrize('of_runs, of_groups', [(0.0, 1.0), (0.3, 1.0), (1.0, 0.1)])
+def test_intervals_over_runs_and_groups_hold_the_truth_as_often_as_they_say(of_runs, of_groups):
+    """Of new runs on new groups; with few runs the bootstrap is a little too narrow."""
+    rng, held, trials = np.random.default_rng(0), 0, 150
+    groups = [f'patient{i}' for i in range(30)]
+    for _ in range(trials):
+        values = rng.normal(0, of_runs, (10, 1)) + rng.normal(0, of_groups, 30)
+        low, high = intervals.mean_over_runs(values + rng.normal(0, 0.3, (10, 30)), groups)
+        held += low <= 0 <= high
+    assert 0.85 < held / trials
+
+
+def test_runs_that_differ_widen_the_interval_of_a_difference_of_areas():
+    rng = np.random.default_rng(0)
+    labels, groups = np.arange(40) % 2, [f'patient{i}' for i in range(40)]
+    scores = lambda shift: np.stack(
+        [1 / (1 + np.exp(-(s * labels + rng.normal(0, 1, 40)))) for s in shift]
+    )
+    first, second = scores([0, 0.5, 1, 3, 4]), scores([1] * 5)
+    width = lambda over_runs: np.ptp(
+        intervals.auc_difference(labels, first, second, groups, over_runs=over_runs)
+    )
+    assert width(True) > 1.2 * width(False)
+    same = intervals.auc_difference(labels, first[:1], second[:1], groups, over_runs=True)
+    assert same == intervals.auc_difference(labels, first[:1], second[:1], groups)
+
+
+@pytest.mark.parametrize('deviation, count', [(0.1, 25), (1.0, 100)])
+def test_a_resolved_mean_is_found_with_the_power_that_is_said(deviation, count):
+    rng, trials = np.random.default_rng(0), 4000
+    mean = power.of_mean(deviation, count)
+    drawn = rng.normal(mean, deviation, (trials, count)).mean(1)
+    found = abs(drawn) > norm.ppf(1 - power.LEVEL / 2) * deviation / np.sqrt(count)
+    assert abs(found.mean() - power.POWER) < 0.03
+
+
+@pytest.mark.parametrize('positives, negatives', [(40, 40), (100, 30)])
+@pytest.mark.parametrize('ratio', [1.5, 4.0])
+def test_the_error_of_an_area_is_that_of_simulated_scores(positives, negatives, ratio):
+    """For scores of exponential distributions, whose means have a ratio, it is exact."""
+    rng, labels = np.random.default_rng(0), np.repeat([1, 0], [positives, negatives])
+    means = np.where(labels == 1, ratio, 1.0)
+    areas = [roc.auc(labels, rng.exponential(means)) for _ in range(2000)]
+    error = power.auc_error(ratio / (1 + ratio), positives, negatives)
+    assert abs(np.std(areas) / error - 1) < 0.06
+
+
+def test_areas_that_share_their_examples_resolve_smaller_differences():
+    found = [power.of_auc(0.8, 40, 40, correlation) for correlation in (0.0, 0.5, 0.9)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == pytest.approx(power.of_error(power.auc_error(0.8, 40, 40) * np.sqrt(2)))
 
 
 def test_roc_runs_from_corner_to_corner():

@@ -59,7 +59,7 @@ def bootstrap(labels, scores, groups, threshold=0.5, seed=0):
     return {name: _ends(np.mean([draw[name] for draw in draws], axis=0)) for name in NAMES}
 
 
-def auc_difference(labels, first, second, groups, seed=0):
+def auc_difference(labels, first, second, groups, seed=0, over_runs=False):
     """The interval of the difference of two areas under the ROC curve, on the same images.
 
     Both areas are of the same draws of whole groups, so what they share cancels.
@@ -71,6 +71,8 @@ def auc_difference(labels, first, second, groups, seed=0):
         second: of the other, whose area is subtracted.
         groups: patient, document or series of each image, str [N].
         seed: of the draws.
+        over_runs: whether runs are drawn too, as if others had been trained: `mean_over_runs`. Both
+            classifiers then have as many, and runs of equal index belong together.
 
     Returns:
         (low, high); NaN for a single group, and where no draw has both classes.
@@ -86,13 +88,12 @@ def auc_difference(labels, first, second, groups, seed=0):
     if times is None:
         return NO_INTERVAL
 
-    def area(runs):
-        areas = [
-            _draws(labels == 1, scores, scores >= 0.5, times)['auc'] for labels, scores in runs
-        ]
-        return np.mean(areas, axis=0)
-
-    return _ends(np.subtract(area(first), area(second)))
+    areas = lambda runs: np.stack(
+        [_draws(labels == 1, scores, scores >= 0.5, times)['auc'] for labels, scores in runs]
+    )
+    if over_runs:
+        return _ends(_of_drawn_runs(areas(first) - areas(second), seed))
+    return _ends(areas(first).mean(0) - areas(second).mean(0))
 
 
 def mean_interval(values, groups, seed=0):
@@ -112,6 +113,33 @@ def mean_interval(values, groups, seed=0):
     known = np.isfinite(values)
     with np.errstate(invalid='ignore'):
         return _ends(times[:, known] @ values[known] / times[:, known].sum(1))
+
+
+def mean_over_runs(values, groups, seed=0):
+    """The interval of the mean of what several runs reach on the same images.
+
+    Runs and groups are drawn, each with replacement and independently of the other: the interval is
+    for runs with other seeds on other patients. Of the difference of two kinds of runs it is what
+    that of their differences is, image by image and seed by seed.
+
+    Args:
+        values: float [S, N] of S runs; NaN does not count.
+        groups: patient, document or series of each image, str [N].
+        seed: of the draws.
+
+    Returns:
+        (low, high); NaN for a single group, and where no value is known.
+
+    References:
+        Owen, The pigeonhole bootstrap, The Annals of Applied Statistics 1, 2007.
+    """
+    values, times = np.asarray(values, float), _times(groups, seed)
+    if times is None:
+        return NO_INTERVAL
+    known = np.isfinite(values)
+    with np.errstate(invalid='ignore'):
+        means = np.nan_to_num(values) @ times.T / (known.astype(float) @ times.T)
+    return _ends(_of_drawn_runs(means, seed))
 
 
 def ratio_interval(numerators, denominators, groups, seed=0):
@@ -164,6 +192,13 @@ def _times(groups, seed):
         return None
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS)
     return drawn[:, group].astype(float)
+
+
+def _of_drawn_runs(values, seed):
+    """The mean over runs of values [S, DRAWS], of runs that are drawn anew in each draw."""
+    n = len(values)
+    times = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), DRAWS)
+    return (times.T * values).sum(0) / n
 
 
 def _ends(values):
