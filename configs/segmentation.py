@@ -32,7 +32,7 @@ def get_config(variant=''):
         'segmentation',
         # Data.
         train='',  # data sets with masks, such as ct_scans/covid_semiseg:train
-        val='',
+        val='',  # '' evaluates nothing; config.best is '' then
         # Whether the data sets that + joins in config.train are shown equally often, however many
         # images each has.
         equal_parts=False,

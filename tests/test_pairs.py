@@ -334,6 +334,43 @@ def test_several_pairs_of_a_slice_have_masks_of_their_own(workdirs, data_dir, tm
     assert counts == [len(of_slice) for of_slice in gates.values()] and max(counts) == 2
 
 
+def painted(data_dir, folder, **fields):
+    """The rows of a synthesis without a generator."""
+    config = synthesis_file.get_config()
+    shared = {'maker': 'painted', 'data_dir': data_dir, 'image_size': 64}
+    config.update({'slices': 'luna16_patches/slices_framed'} | shared | fields)
+    folder.mkdir(exist_ok=True)
+    synthesize_pairs.run(config, folder)
+    return read_manifest(folder / 'synthetic')
+
+
+@pytest.mark.parametrize('masks', LESIONS)
+def test_a_stand_in_paints_without_a_generator(data_dir, tmp_path, masks):
+    drawn = {'pictures': 'ct_scans/covid_semiseg_framed:train', 'masks': 'drawn'}
+    rows = painted(data_dir, tmp_path, **(drawn if masks == 'drawn' else {}))
+    assert {row.generator for row in rows} == {'painted'} and {row.masks for row in rows} == {masks}
+    assert {row.lesion for row in rows} <= {*LESIONS[masks]}
+    places = f'{tmp_path / "data"},{data_dir}'
+    part = 'slices' if masks == 'drawn' else 'slices_procedural'
+    found = lineage.read_lineage(f'synthetic_pairs/{part}:train', places)
+    assert [record['role'] for record in found] == (['pictures'] if masks == 'drawn' else [])
+
+
+def test_what_is_made_needs_a_generator(data_dir, tmp_path):
+    with pytest.raises(InputError, match='config.generator'):
+        painted(data_dir, tmp_path, maker='made')
+
+
+def test_joined_masks_cover_more_and_stay_in_the_lungs(data_dir, tmp_path):
+    covered = {}
+    for joined in (1, 6):
+        folder = tmp_path / str(joined)
+        rows = painted(data_dir, folder, joined=joined)
+        masks = [picture.read(folder / 'synthetic' / row.gate) >= 128 for row in rows]
+        covered[joined] = np.mean([mask.mean() for mask in masks])
+    assert covered[6] > 1.5 * covered[1]
+
+
 @pytest.mark.parametrize('maker', pair_makers.METHODS)
 def test_members_of_a_pair_share_slice_and_gate_and_differ_in_the_label(made, maker):
     rows = read_manifest(made(maker) / 'synthetic')

@@ -544,6 +544,41 @@ def test_a_config_without_data_is_refused():
 
 
 @fast
+def test_a_score_needs_a_validation_set():
+    with pytest.raises(
+        InputError, match='config.val is empty, and config.best=val/dice is a score'
+    ):
+        segmentation.make(config_of(val='', best='val/dice'))
+
+
+@fast
+def test_without_a_validation_set_nothing_is_evaluated():
+    task = segmentation.task_on(config_of(val='', best=''), examples(3, (24, 24)), None)
+    assert task.eval_batches() == {} and [*task.sources] == ['train']
+
+
+@fast
+@pytest.mark.parametrize(
+    'names, table',
+    [
+        (('background', 'ground_glass', 'consolidation'), [0, 1, 1]),
+        (('background', 'opacity'), [0, 1]),
+        (('background', 'left_lung', 'infection', 'right_lung'), [0, 0, 1, 0]),
+    ],
+)
+def test_any_lesion_is_every_region_that_is_no_lung(names, table):
+    classes, found = segmented.classes_of('any_lesion', names)
+    assert classes == ('background', 'any_lesion') and found.tolist() == table
+
+
+@fast
+@pytest.mark.parametrize('names', [('background', 'left_lung', 'right_lung')])
+def test_masks_of_lungs_alone_have_no_lesion(names):
+    with pytest.raises(InputError, match='config.regions=any_lesion: no region any_lesion'):
+        segmented.classes_of('any_lesion', names)
+
+
+@fast
 @pytest.mark.parametrize(
     'regions, names, table',
     [

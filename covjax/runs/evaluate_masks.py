@@ -179,9 +179,28 @@ def _scan(name, parts):
 
 
 def _network(config, run):
-    """The Model of a segmentation run, with the threshold that its validation set chooses."""
+    """The Model of a segmentation run, with the threshold of its validation set, if it has one."""
     network = segmenter.of_run(run)
     predict = lambda grey: np.stack(list(segmenter.predict(network, grey, config.batch_size)))
+    return Model(
+        name=run.config.model,
+        kind='network',
+        soft=lambda scan: predict(scan.grey),
+        lineage=run.lineage,
+        seed=run.config.seed,
+        step=run.step,
+        threshold=_threshold(config, run, predict) if run.config.val else None,
+    )
+
+
+def _threshold(config, run, predict):
+    """The threshold that the validation set of a run chooses.
+
+    Args:
+        config: of this evaluation.
+        run: trained.Trained.
+        predict: uint8 [slices, H, W] -> float32 [slices, H, W, classes].
+    """
     dice, val = [], run.config.val
     scans = read_scans(val, config.data_dir or run.data_dir, run.config.regions, run.classes)
     lineage.check_same(run.lineage, 'val', [row for scan in scans for row in scan.rows], val)
@@ -190,15 +209,7 @@ def _network(config, run):
         dice.append([metrics.dice(region >= t, scan.target > 0) for t in THRESHOLDS])
     threshold = float(THRESHOLDS[np.nanmean(dice, 0).argmax()])
     print(f'{run.folder}: threshold {threshold:.2f} by {val}', flush=True)
-    return Model(
-        name=run.config.model,
-        kind='network',
-        soft=lambda scan: predict(scan.grey),
-        lineage=run.lineage,
-        seed=run.config.seed,
-        step=run.step,
-        threshold=threshold,
-    )
+    return threshold
 
 
 def _maps(entry, sideways, scans):

@@ -67,8 +67,13 @@ def make(config):
         InputError: a key of the config has no valid value, a data set cannot be read, has no masks
             or no foreground, or training and validation have other classes.
     """
-    train, val = (_read(config, key) for key in ('train', 'val'))
-    if train.classes != val.classes:
+    if config.best and not config.val:
+        raise InputError(
+            f'config.val is empty, and config.best={config.best} is a score on it; name a data set '
+            "with masks, or set config.best=''"
+        )
+    train, val = _read(config, 'train'), _read(config, 'val') if config.val else None
+    if val and train.classes != val.classes:
         raise InputError(
             f'config.val={config.val}: has the regions {", ".join(val.classes[1:])}, config.train '
             f'has {", ".join(train.classes[1:])}; name common ones in config.regions'
@@ -95,12 +100,13 @@ def task_on(config, train, val):
 
     Args:
         config: ConfigDict of configs/segmentation.py; the data sets it names are not read.
-        train, val: segmented.Segmented of the same classes.
+        train, val: segmented.Segmented of the same classes; val may be None.
 
     Raises:
         InputError: a key of the config has no valid value, or images are volumes.
     """
-    _check_slices(config, train=train, val=val)
+    sets = {'train': train} | ({'val': val} if val else {})
+    _check_slices(config, **sets)
     shape = segmenter.patch_of(config)
     parts = parts_of(config, train.classes)
     patches = Patches(
@@ -115,13 +121,13 @@ def task_on(config, train, val):
     )
     return Task(
         train_batch=partial(train_batch, patches),
-        eval_batches=partial(eval_batches, val, shape, config.batch_size),
+        eval_batches=partial(eval_batches, val, shape, config.batch_size) if val else dict,
         init=partial(init, parts, config),
         train_step=partial(train_step, parts),
         eval_step=partial(eval_step, parts),
         summarize=partial(summarize, train.classes),
         steps=config.steps,
-        sources={'train': train.rows, 'val': val.rows},
+        sources={key: examples.rows for key, examples in sets.items()},
         classes=train.classes,
     )
 
