@@ -21,7 +21,7 @@ FLOORS = [
     ['covjax.training', 'covjax.audit'],
     [
         *('covjax.stand_ins', 'covjax.pair_makers', 'covjax.features', 'covjax.lung_view'),
-        'covjax.pretraining',
+        *('covjax.pretraining', 'covjax.budgets'),
     ],
     [
         *('covjax.classifier', 'covjax.generator', 'covjax.pair_generator', 'covjax.segmenter'),

@@ -57,6 +57,7 @@ class Model(NamedTuple):
     seed: int | None = None
     step: int | None = None
     threshold: float | None = None  # that validation chose; None where nothing is to be chosen
+    folder: str | None = None  # workdir of a network
 
 
 def run(config, workdir):
@@ -190,6 +191,7 @@ def _network(config, run):
         seed=run.config.seed,
         step=run.step,
         threshold=_threshold(config, run, predict) if run.config.val else None,
+        folder=str(run.folder),
     )
 
 
@@ -279,6 +281,7 @@ def results_of(model, classes, name, spec, scans):
     about = {
         'model': model.name,
         'kind': model.kind,
+        'segmenter': model.folder,
         'seed': model.seed,
         'step': model.step,
         'test_set': spec,
@@ -393,7 +396,7 @@ def false_infection(model, classes, spec, data_dir):
             'slices with over 1 %': int((of_region > 0.01).sum()),
         }
         print(', '.join(f'{key} {value}' for key, value in row.items()), flush=True)
-        yield row
+        yield row | {'segmenter': model.folder}
 
 
 # ---- tables and page

@@ -1,0 +1,60 @@
+"""Lesions segmented from synthetic masks, with few real masks and with none: one page.
+
+python launch.py --config=configs/segmentation_study.py --workdir=runs/segmentation_study \\
+    --config.drawn=runs/pairs
+
+Opacity is painted into slices without lesions, where a rule says or where masks were drawn by hand;
+a generator of pairs makes lesions there. U-Nets learn from these alone, from few real masks alone,
+and from the former and then the latter, with several seeds. config.read says on which split of the
+real slices they are compared; choose on validation, and read the test set once.
+
+Cost: one to two minutes per network on two CPU cores (`seconds` of its environment.json), 95 of
+them. What is finished is kept, so the same command resumes where it was stopped.
+"""
+
+from configs import base, evaluate_masks, segmentation, synthesize_pairs
+from covjax.budgets import TUNED
+
+
+def get_config():
+    config = base.stage(
+        'segmentation_study',
+        # Workdirs of pair trainings, whose masks were drawn or are blobs; '' leaves out their rows.
+        drawn='',
+        procedural='',
+        # How many real slices with masks are learned from, beside all of them.
+        budgets=(5, 10, 25),
+        # How synthetic lesions join them: fine_tuned, together, or both.
+        modes=(TUNED,),
+        seeds=(0, 1, 2, 3, 4),
+        # The real slices: their split, and the data sets.
+        read='validation',  # or test, for which all of training and validation may be learned from
+        real='ct_scans/covid_semiseg_framed',
+        # Slices without infection; '' for none.
+        negatives='ct_scans/covid_ct_md_slices_framed:validation@normal',
+        maps='',  # published maps of the test slices, as in configs/evaluate_masks.py
+        maps_sideways=False,
+        # The difference in Dice between two networks on one slice, as a standard deviation: for
+        # what is printed before anything is trained.
+        deviation=0.15,
+        fine_tuned={'steps': 300, 'learning_rate': 3e-4},
+        synthesize=synthesize_pairs.get_config(),
+        train=segmentation.get_config('small'),
+        evaluate=evaluate_masks.get_config(),
+    )
+    config.synthesize.update(
+        {'slices': 'luna16_patches/slices_framed', 'per_slice': 3, 'joined': 8}
+    )
+    config.train.update(
+        {
+            'image_size': 96,
+            'patch': (96, 96),
+            'steps': 500,
+            'eval_every': 500,
+            'best': '',
+            'regions': 'any_lesion',
+        }
+    )
+    # Windows of published figures vary.
+    config.train.augment.update({'brightness': 0.6, 'contrast': 0.6})
+    return config
