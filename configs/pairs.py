@@ -44,11 +44,16 @@ def get_config(variant=''):
         # With lesions and their kinds; for procedural masks with COVID-19 and without.
         pictures='ct_scans/covid_semiseg_framed:train',
         val='luna16_patches/slices_framed:validation',
+        # COVID pictures that slices with lesions are compared with there; '' for none.
+        val_pictures='covid_ct/clean_framed:validation@covid',
         image_size=256,
         augment={'scale': 0.1, 'flip': True, 'rotate': 10.0, 'crop': 0.0},  # of slices and pictures
         batch_size=4,  # of each
         steps=40_000,
         eval_every=2000,
+        # Lesions are picked by how bright they are and by how lungs with them look, both beside
+        # real ones (covjax/training/likeness.py); with a minus, the lowest is best.
+        best='-val/unlike',
         # Networks.
         gen_widths=(64, 128, 256, 256),  # of the levels of a U-Net
         disc_filters=64,

@@ -59,6 +59,7 @@ ADDED_KEYS = {
         'contrast': 0.0,
     },
     'segmentation': {'start': '', 'equal_parts': False},
+    'pairs': {'val_pictures': ''},
     'synthesize': {'stand_in': 'translated'},
     'synthesize_pairs': {
         'masks': 'procedural',

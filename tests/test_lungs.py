@@ -70,3 +70,42 @@ def test_most_real_slices_have_plausible_lungs(real):
     assert len(files) >= 20
     masks = [lungs.mask(np.asarray(Image.open(file).convert('L'))) for file in files]
     assert np.mean([lungs.plausible(mask[None])[0] for mask in masks]) > 0.8
+
+
+@pytest.mark.fast
+def test_the_hull_of_lungs_has_what_lies_between_their_points():
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 5:20] = mask[10:30, 40:55] = True
+    mask[15:25, 5:12] = False  # consolidation at the pleura
+    mask[2, 2] = True  # a third piece, too small to be a lung
+    found = lungs.hull(mask)
+    expected = mask.copy()
+    expected[10:30, 5:20] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('seed', range(5))
+def test_the_hull_is_convex_and_the_smallest_one(seed):
+    """By its definition: a pixel is in it when it is a mean of points of the lung."""
+    from scipy.optimize import linprog
+
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((12, 12), bool)
+    mask[tuple(rng.integers(2, 10, (2, 14)))] = True
+    mask = lungs.largest(mask[None], 1)[0]
+    points = np.argwhere(mask)
+    found = lungs.hull(mask)
+    if len(points) < 3 or np.linalg.matrix_rank(points - points[0]) < 2:
+        assert (found == mask).all()
+        return
+    for pixel in np.ndindex(mask.shape):
+        sums = np.vstack([points.T, np.ones(len(points))])
+        mean = linprog(np.zeros(len(points)), A_eq=sums, b_eq=[*pixel, 1])
+        assert found[pixel] == (mean.status == 0)
+
+
+@pytest.mark.fast
+def test_a_mask_without_lungs_has_no_hull():
+    for mask in (np.zeros((9, 9), bool), np.eye(9, dtype=bool)):
+        np.testing.assert_array_equal(lungs.hull(mask), mask)

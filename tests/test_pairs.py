@@ -25,7 +25,7 @@ from covjax.phantom import ct_scans as phantoms
 from covjax.phantom import raw_files
 from covjax.runs import prepare, synthesize_pairs, train
 from covjax.training import devices as parallel
-from covjax.training import pairs
+from covjax.training import likeness, pairs
 
 SIZE = 32
 TINY = {
@@ -164,7 +164,7 @@ def test_a_batch_is_a_function_of_the_step(data_dir):
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
     assert any((first[name] != other[name]).any() for name in first)
-    assert set(task.sources) == {'slices', 'pictures', 'val'}
+    assert set(task.sources) == {'slices', 'pictures', 'val', 'val_pictures'}
 
 
 # ---- the networks
@@ -306,6 +306,65 @@ def test_two_devices_equal_one(data_dir):
     np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 
+# ---- which checkpoint is best
+
+
+def outputs_of(greys, lungs_of, sham=50.0, count=6):
+    """Outputs of validation with grey levels by kind and lungs by kind."""
+    outputs = {f'grey_{kind}': np.full(count, sham + grey) for kind, grey in greys.items()}
+    outputs[f'grey_{SHAM}'] = np.full(count, sham)
+    return outputs | {f'lungs_{kind}': lungs_of(kind) for kind in greys}
+
+
+def test_lesions_as_bright_as_real_ones_are_best():
+    reference = likeness.Reference({'ground_glass': 30.0, 'consolidation': 80.0})
+    error = lambda glass, solid: likeness.scalars(
+        reference,
+        LESIONS['drawn'],
+        outputs_of({'ground_glass': glass, 'consolidation': solid}, lambda kind: None),
+    )
+    assert error(30.0, 80.0) == {'effect_error': 0.0, 'unlike': 0.0}
+    assert error(15.0, 80.0)['unlike'] == pytest.approx(0.25)
+    assert error(0.0, 0.0)['unlike'] == pytest.approx(1.0)  # what nobody can see
+
+
+def test_lungs_with_lesions_are_compared_with_those_of_pictures():
+    rng = np.random.default_rng(0)
+    real = rng.random((30, 16)).astype(np.float32)
+    reference = likeness.Reference({}, real, tuple(map(str, range(30))))
+    far = lambda shift: likeness.scalars(
+        reference, ('opacity',), outputs_of({'opacity': 1.0}, lambda _: rng.random((6, 16)) + shift)
+    )
+    assert [*far(0.0)] == ['kid', 'unlike']
+    assert abs(far(0.0)['kid']) < 0.1 < far(0.5)['kid']
+
+
+def test_what_is_compared_is_lungs_alone_in_one_window(data_dir):
+    """A picture with another brightness and contrast is the same, and what is outside is black."""
+    config = config_of(data_dir)
+    pictures = gaps.read_pictures(config, data_dir, SIZE)
+    found = likeness.read('covid_ct/clean_framed:train@covid', pictures, data_dir, SIZE)
+    assert {*found.effects} == {*LESIONS['drawn']}
+    assert found.lungs.shape[1] == likeness.SIDE**2 and len(found.rows) == len(found.lungs)
+    assert (found.lungs >= 0).all() and (found.lungs <= 1).all()
+    share = (found.lungs == 0).mean()
+    assert 0.2 < share < 0.9
+    assert likeness.read('', pictures, data_dir, SIZE).lungs is None
+
+
+def test_a_best_that_the_training_does_not_have_is_refused_at_once(data_dir):
+    for fields in ({'val': ''}, {'masks': 'procedural', 'val_pictures': ''}):
+        config = config_of(data_dir, **fields)
+        with pytest.raises(InputError, match="config.best=-val/unlike: needs .*config.best=''"):
+            pairs.make(config)
+
+
+def test_pictures_that_pick_a_checkpoint_are_no_test_images(run, data_dir):
+    rows = datasets.read_rows('covid_ct/clean_framed:validation@covid', data_dir)
+    counts, _ = lineage.overlap(run.lineage, rows)
+    assert counts['validation'] > 0 and counts['images'] == 0
+
+
 # ---- what is written
 
 
@@ -440,7 +499,7 @@ def test_patches_are_squares_around_the_gate_of_every_member(made):
 def test_lineage_has_slices_and_the_pictures_that_masks_came_from(made, pictures):
     rows = datasets.read_rows('synthetic_pairs/slices:train', str(made('made') / 'data'))
     records = lineage.read(made('made'))
-    assert {record['role'] for record in records} == {'slices', 'pictures', 'val'}
+    assert {record['role'] for record in records} == {'slices', 'pictures', 'val', 'val_pictures'}
     counts, shared = lineage.overlap(records, [dataclasses.replace(rows[0])])
     assert counts['groups'] == 1
     counts, _ = lineage.overlap(records, pictures['drawn'].rows)

@@ -113,23 +113,3 @@ def effect(pairs):
         kind = pair.row.others['lesion']
         found.setdefault(kind, []).append((float(change.mean()), pair.row.group))
     return found
-
-
-def real_effect(pictures, kinds):
-    """By how many grey levels real lesions are brighter than healthy lung of the same picture.
-
-    Args:
-        pictures: data.gaps.Pictures.
-        kinds: names of the indices in its targets.
-
-    Returns:
-        {kind: [(grey levels, group)]}, one of each picture that has both.
-    """
-    found = {}
-    for image, target, healthy, row in zip(
-        pictures.images, pictures.targets, pictures.healthy, pictures.rows
-    ):
-        for index in np.unique(target[target > 0]) if healthy.any() else ():
-            change = image[target == index].mean() - image[healthy].mean()
-            found.setdefault(kinds[index], []).append((float(change), row.group))
-    return found

@@ -5,6 +5,7 @@ For audits and measurements, not for the clinic.
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.spatial import ConvexHull, QhullError
 
 # The share of the image that two lungs take; outside of this range something else was found.
 PLAUSIBLE = (0.05, 0.7)
@@ -70,6 +71,30 @@ def largest(mask, count):
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), sortByObjectSize=True)
     return (sitk.GetArrayViewFromImage(pieces) <= count) & mask
+
+
+def hull(mask):
+    """The convex hulls of two lungs, with consolidation at the pleura that no threshold finds.
+
+    Args:
+        mask: bool [H, W] of lungs.
+
+    Returns:
+        bool [H, W], each of the two largest pieces with all that lies between its points.
+    """
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), sortByObjectSize=True)
+    numbered, pixels = sitk.GetArrayFromImage(pieces), np.indices(mask.shape).reshape(2, -1).T
+    inside = mask.copy()
+    for piece in (1, 2):
+        points = np.argwhere(numbered == piece)
+        try:
+            planes = ConvexHull(points).equations  # of outward normals and offsets
+        except (QhullError, ValueError):  # no piece, or one that is a line
+            continue
+        within = (pixels @ planes[:, :2].T + planes[:, 2] <= 1e-9).all(1)
+        inside |= within.reshape(mask.shape)
+    return inside
 
 
 def masks(images):

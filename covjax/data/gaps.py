@@ -58,6 +58,19 @@ class Pictures(NamedTuple):
             return lesion_masks.procedural(rng, inside)
         return lesion_masks.drawn(rng, inside, self.bank, kind)
 
+    def effects(self):
+        """By how many grey levels lesions are brighter than healthy lung of the same picture.
+
+        Returns:
+            {kind: [(grey levels, group)]}, one of each picture that has both.
+        """
+        found = {}
+        for image, target, healthy, row in zip(self.images, self.targets, self.healthy, self.rows):
+            for index in np.unique(target[target > 0]) if healthy.any() else ():
+                change = image[target == index].mean() - image[healthy].mean()
+                found.setdefault(KINDS[index], []).append((float(change), row.group))
+        return found
+
 
 class Slices(NamedTuple):
     """Slices without lesions, and their lungs."""

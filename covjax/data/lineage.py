@@ -16,7 +16,8 @@ from covjax import InputError, choice
 from covjax.data import specs
 from covjax.workdir import read_json
 
-TRAINED = ('cancer', 'covid', 'slices', 'pictures', 'train')  # val only picks checkpoints
+TRAINED = ('cancer', 'covid', 'slices', 'pictures', 'train')
+PICKED = ('val', 'val_pictures')  # only pick checkpoints
 # [sha256, group, id] of an image, and [..., sha256] of its mask where that was the target.
 IMAGE = Annotated[list[str], msgspec.Meta(min_length=3, max_length=4)]
 PROTOCOLS = ('clean', 'official', 'paper')
@@ -84,7 +85,7 @@ def overlap(records, rows):
         patient or series picked a checkpoint.
     """
     trained_images, groups = _known(records, TRAINED)
-    picked_by, groups_picked_by = _known(records, ('val',))
+    picked_by, groups_picked_by = _known(records, PICKED)
     documents = {document(group) for group in groups}
 
     counts = dict.fromkeys(('images', 'groups', 'documents', 'validation'), 0)

@@ -24,7 +24,6 @@ from covjax.audit import pair_tests
 from covjax.classes import POSITIVE
 from covjax.ct import lungs, picture
 from covjax.data import batches, datasets, gaps, lineage, specs
-from covjax.data.lesion_masks import KINDS
 from covjax.metrics.intervals import auc_difference, mean_interval
 from covjax.pages import pair_study as page
 from covjax.pages import pictures
@@ -315,7 +314,7 @@ def effects(rows, generator, data_dir):
         {maker, and 'real': {kind: {'mean', 'low', 'high', 'faint': share below FAINT, 'lesions'}}}.
     """
     real = gaps.read_pictures(generator.config, data_dir, generator.config.image_size)
-    found = {'real': pair_tests.real_effect(real, KINDS)}
+    found = {'real': real.effects()}
     spec = DATA_SETS[generator.config.masks][0] + ':test'
     for row in rows:
         if row.source.maker in pair_makers.METHODS:

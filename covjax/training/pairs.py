@@ -26,11 +26,13 @@ from flax import struct
 from jax import lax
 
 from covjax import InputError, pair_generator
+from covjax.ct import lungs
 from covjax.data import batches, gaps, lesion_masks
 from covjax.data.augment import augment, to_float, to_uint8
 from covjax.data.gaps import SOURCES
 from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
 from covjax.models.cyclegan import Discriminator
+from covjax.training import likeness
 from covjax.training.cyclegan import schedule
 from covjax.training.task import AXIS, Net, Task, first_index
 
@@ -74,10 +76,23 @@ def make(config):
     pictures = gaps.read_pictures(config, config.data_dir, config.image_size)
     if config.val:
         val = read(config.val, key='val')
-    return task_on(config, slices, pictures, val)
+    spec = config.val_pictures if config.val else ''
+    _check_best(config, spec)
+    reference = likeness.read(spec, pictures, config.data_dir, config.image_size)
+    return task_on(config, slices, pictures, val, reference)
 
 
-def task_on(config, slices, pictures, val):
+def _check_best(config, val_pictures):
+    """Refuses a scalar in config.best that this training does not have, before hours of it."""
+    known = config.val and (config.masks == 'drawn' or val_pictures)
+    if config.best.removeprefix('-') == 'val/unlike' and not known:
+        raise InputError(
+            f'config.best={config.best}: needs config.val and, for masks that are not drawn, '
+            "config.val_pictures; name them, or set config.best=''"
+        )
+
+
+def task_on(config, slices, pictures, val, reference):
     """The Task of a config on examples in memory: binds the functions of this module to it.
 
     Args:
@@ -85,6 +100,7 @@ def task_on(config, slices, pictures, val):
         slices: Slices.
         pictures: gaps.Pictures.
         val: Slices, or None.
+        reference: likeness.Reference.
 
     Raises:
         InputError: image_size, gen_widths or dtype is not valid.
@@ -98,15 +114,19 @@ def task_on(config, slices, pictures, val):
     constant = round(config.steps * config.constant_share)
     tx = optax.adam(schedule(config.learning_rate, config.steps, constant), b1=0.5, b2=0.999)
     sources = {'slices': slices.rows, 'pictures': pictures.rows}
+    if val:
+        sources['val'] = val.rows
+    if reference.rows:
+        sources['val_pictures'] = reference.rows
     return Task(
         train_batch=partial(gaps.train_batch, makers, sizes, config.batch_size, config.seed),
         eval_batches=partial(eval_batches, val, pictures, config.batch_size, config.seed),
         init=partial(init, nets, tx, config.image_size),
         train_step=partial(train_step, nets, tx, config.augment),
         eval_step=partial(eval_step, nets, LESIONS[pictures.masks]),
-        summarize=partial(summarize, LESIONS[pictures.masks]),
+        summarize=partial(summarize, LESIONS[pictures.masks], reference),
         steps=config.steps,
-        sources=sources | ({'val': val.rows} if val else {}),
+        sources=sources,
     )
 
 
@@ -139,7 +159,8 @@ def eval_batches(val, pictures, batch_size, seed):
         seed: of masks.
 
     Returns:
-        {'': batches of {'image', 'gate', 'mask'}}, or {} for None.
+        {'': batches of {'image', 'gate', 'hull', 'mask'}}, or {} for None; a hull is that of the
+        lungs, bool [B, S, S, 1].
 
     Raises:
         InputError: no mask fits into any lungs.
@@ -150,10 +171,10 @@ def eval_batches(val, pictures, batch_size, seed):
     for index in range(len(val.images)):
         gap = gaps.gap_in_slice(val, pictures, np.random.default_rng([seed, index]), index)
         if gap is not None:
-            chosen.append(gap)
+            chosen.append(gap | {'hull': lungs.hull(val.lungs[index])[..., None]})
     if not chosen:
         raise InputError('config.val: no mask of a lesion fits into any lungs; name more slices')
-    arrays = {name: np.stack([gap[name] for gap in chosen]) for name in ('image', 'gate')}
+    arrays = {name: np.stack([gap[name] for gap in chosen]) for name in ('image', 'gate', 'hull')}
     return {'': batches.padded_batches(arrays, batch_size)}
 
 
@@ -326,11 +347,11 @@ def eval_step(nets, lesions, state, batch):
         nets: Nets.
         lesions: kinds that are made, beside shams.
         state: State.
-        batch: {'image', 'gate'} of gaps.
+        batch: {'image', 'gate', 'hull'} of gaps.
 
     Returns:
         {'input', 'gate', KIND...: uint8 images [B, S, S, 1]; 'grey_KIND': mean grey level that is
-        made inside the gate, float [B]}.
+        made inside the gate, float [B]; 'lungs_KIND': lungs alone, as `likeness.small` has them}.
     """
     outputs = {'input': batch['image'], 'gate': batch['gate']}
     image, gate = to_float(batch['image']), batch['gate'] / jnp.float32(255)
@@ -341,12 +362,18 @@ def eval_step(nets, lesions, state, batch):
         outputs[kind] = to_uint8(pair_generator.fill(nets.generator, state.gen.params, gap, noise))
         total = (gap['gate'] * outputs[kind]).sum((1, 2, 3))
         outputs[f'grey_{kind}'] = total / gap['gate'].sum((1, 2, 3))
+        alone = jnp.where(batch['hull'], outputs[kind], 0)[..., 0]
+        outputs[f'lungs_{kind}'] = likeness.small(alone)
     return outputs
 
 
-def summarize(lesions, outputs):
-    """What the log says of eval_step's outputs: grey levels made, and pictures of every kind."""
+def summarize(lesions, reference, outputs):
+    """What the log says of eval_step's outputs: grey levels made, and pictures of every kind.
+
+    What `likeness.scalars` says is part of it.
+    """
     values = {name: outputs[name].mean() for name in outputs if name.startswith('grey_')}
     values['contrast'] = values[f'grey_{lesions[0]}'] - values[f'grey_{SHAM}']
+    values |= likeness.scalars(reference, lesions, outputs)
     shown = [outputs[name] for name in ('input', 'gate', SHAM, *lesions)]
     return values, {'made': np.concatenate(shown, 2)}
