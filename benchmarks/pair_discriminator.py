@@ -43,12 +43,13 @@ def pasted(rng, gap, slices):
 
 def scorer(run):
     """A function from gaps to the mean score of each inside its gate, float [gaps]."""
-    nets, params = pairs.nets_of(run.config), run.variables['disc']['params']
+    nets = pairs.nets_of(run.config)._replace(changes=())
+    params = run.variables['disc']['params']
 
     @jax.jit
     def score(image, gate, kind):
         gap = {'image': to_float(image), 'gate': gate / jnp.float32(255), 'kind': kind}
-        logits = nets.judge(params, gap, gap['image'])
+        logits, _ = nets.judge(params, gap, gap['image'], view=None)
         weight = pairs.at_patches(gap['gate'], logits.shape)
         return (weight * logits).sum((1, 2, 3)) / jnp.maximum(weight.sum((1, 2, 3)), 1e-6)
 

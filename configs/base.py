@@ -21,13 +21,13 @@ LEAST = {
     **dict.fromkeys(['dropout', 'bn_momentum', 'real_label', 'scale', 'rotate', 'crop'], 0.0),
     **dict.fromkeys(['brightness', 'contrast', 'foreground', 'threshold', 'overlap', 'least'], 0.0),
     **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity', 'lambda_known'], 0.0),
-    'constant_share': 0.0,
+    **dict.fromkeys(['constant_share', 'ema'], 0.0),
     'patches': 1,  # steps of pair_study
 }
 # What a key must stay below.
 BELOW = {
     **dict.fromkeys(['dropout', 'label_smoothing', 'bn_momentum', 'scale', 'crop', 'overlap'], 1.0),
-    'threshold': 1.0,
+    **dict.fromkeys(['threshold', 'ema'], 1.0),
     'rotate': 360.0,
 }
 # The greatest value of a key.

@@ -56,8 +56,14 @@ def get_config(variant=''):
         best='-val/unlike',
         # Networks.
         gen_widths=(64, 128, 256, 256),  # of the levels of a U-Net
+        gen_up='transposed',  # or bilinear
         disc_filters=64,
         dtype='float32',  # or bfloat16
+        # Few real images: random changes of what the discriminator sees, real or made, joined by +
+        # (shade, shift, cut; Zhao et al. 2020), and the decay of a moving average of the generator,
+        # which then makes the lesions.
+        disc_augment='',
+        ema=0.0,
         # Losses.
         learning_rate=2e-4,
         constant_share=0.5,  # of the steps at the full rate, which then falls linearly to 0

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from covjax import choice
 from covjax.data.augment import to_float, to_uint8
 from covjax.data.lesion_masks import KINDS
 from covjax.models import compute_dtype
-from covjax.models.unet import UNet, check_widths
+from covjax.models.unet import UPS, UNet, check_widths
 
 # What the network sees inside the gate: deviations from the mean around, which are vessels, at most
 # HINT, under noise. The mean, which tells a lesion, is lost.
@@ -30,12 +31,14 @@ def network(config):
     """The generator of a config (configs/pairs.py): logits of grey levels, [B, S, S, 1].
 
     Raises:
-        InputError: gen_widths or dtype is not valid.
+        InputError: gen_widths, gen_up or dtype is not valid.
     """
-    check_widths(config.gen_widths, 'transposed', 'gen_widths')
+    up = choice(config, 'gen_up', UPS)
+    check_widths(config.gen_widths, up, 'gen_widths')
     return UNet(
         num_classes=1,
         widths=tuple(config.gen_widths),
+        up=up,
         norm='instance',
         dtype=compute_dtype(config),
         channels=(1 + len(KINDS),),
@@ -108,7 +111,8 @@ def of_run(run):
         the noise) -> uint8 [B, S, S, 1], bit for bit the image where the gate is 0. An image that
         is made depends on its own row alone. It can be jitted.
     """
-    return partial(_filled, network(run.config), run.variables['gen']['params'])
+    params = run.variables['ema' if run.config.ema else 'gen']['params']
+    return partial(_filled, network(run.config), params)
 
 
 def _filled(generator, params, images, gates, kinds, seeds):

@@ -59,7 +59,12 @@ ADDED_KEYS = {
         'contrast': 0.0,
     },
     'segmentation': {'start': '', 'equal_parts': False},
-    'pairs': {'val_pictures': ''},
+    'pairs': {
+        'val_pictures': '',
+        'gen_up': 'transposed',
+        'disc_augment': '',
+        'ema': 0.0,
+    },
     'synthesize': {'stand_in': 'translated'},
     'synthesize_pairs': {
         'masks': 'procedural',

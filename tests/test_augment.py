@@ -113,3 +113,62 @@ def test_each_image_gets_a_brightness_and_contrast_of_its_own_wherever_it_is():
         np.testing.assert_allclose(changed, gain * image + shift, atol=1e-5)
         assert np.exp(-0.3) <= gain <= np.exp(0.3) and abs(shift) <= 0.2
     assert len({round(float(gain), 4) for gain, _ in fits}) == 4
+
+
+# ---- what a discriminator sees
+
+
+def framed(n=6, size=24):
+    """Grey levels within a square, 0 outside, and the square itself."""
+    gate = np.zeros((n, size, size, 1), np.float32)
+    gate[:, 6:18, 8:20] = 1
+    grey = np.random.default_rng(0).uniform(0.3, 1.7, gate.shape)
+    return jnp.asarray(np.concatenate([grey * gate, gate], -1), jnp.float32)
+
+
+def seen(images, *changes, seed=0, first=0):
+    return augment.seen_by_discriminator(jax.random.key(seed), images, changes, first)
+
+
+def test_without_changes_a_discriminator_sees_the_images():
+    assert seen(framed()) is not None
+    np.testing.assert_array_equal(seen(framed()), framed())
+
+
+@pytest.mark.parametrize('change', augment.DIFFERENTIABLE)
+def test_grey_levels_and_gate_are_changed_together_and_nothing_comes_in_from_outside(change):
+    for seed in range(5):
+        grey, gate = np.moveaxis(np.asarray(seen(framed(), change, seed=seed)), -1, 0)
+        assert (grey[gate == 0] == 0).all()
+        assert {*np.unique(gate)} <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize('change', augment.DIFFERENTIABLE)
+def test_what_is_seen_depends_on_the_index_in_the_global_batch_alone(change):
+    together = seen(framed(), change)
+    for i in range(6):
+        alone = seen(framed()[i : i + 1], change, first=i)[0]
+        np.testing.assert_allclose(alone, together[i], atol=1e-6)
+    assert (np.ptp(together[..., 0] - framed()[..., 0], axis=0) > 0).any()
+
+
+@pytest.mark.parametrize('change', augment.DIFFERENTIABLE)
+def test_gradients_reach_what_is_seen(change):
+    """Finite differences agree, so that a generator learns through the change."""
+    images = framed(n=1)
+    value = lambda x: (seen(x, change, seed=3) ** 2).sum()
+    slope = np.asarray(jax.grad(value)(images))[0, ..., 0]
+    assert np.isfinite(slope).all() and (slope != 0).any()
+    for place in ((8, 10), (12, 14)):
+        step = jnp.zeros_like(images).at[(0, *place, 0)].set(1e-2)
+        numeric = (value(images + step) - value(images - step)) / 2e-2
+        assert slope[place] == pytest.approx(float(numeric), abs=2e-2)
+
+
+def test_shading_keeps_the_order_of_grey_levels_and_a_shift_their_values():
+    before = np.asarray(framed()[..., 0])
+    for one, shaded in zip(before, np.asarray(seen(framed(), 'shade')[..., 0])):
+        inside = one > 0
+        assert (np.argsort(one[inside]) == np.argsort(shaded[inside])).all()
+    for one, shifted in zip(before, np.asarray(seen(framed(), 'shift')[..., 0])):
+        np.testing.assert_array_equal(np.sort(one.ravel()), np.sort(shifted.ravel()))

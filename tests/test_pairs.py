@@ -216,6 +216,11 @@ def test_the_generator_is_told_the_kind(nets):
     assert all((images[0][inside] != image[inside]).any() for image in images[1:])
 
 
+def view(number=0):
+    """What the discriminator's random view depends on."""
+    return pairs.View(jax.random.key(3)).of(number)
+
+
 class Checkered:
     """A generator whose lesions have a checkerboard, as upsampling leaves one, and no sham has."""
 
@@ -243,9 +248,62 @@ def test_the_discriminator_sees_only_what_may_change(nets):
     (networks, state), gap = nets, gap_of_noise()
     outside = jnp.where(gap['gate'] > 0, gap['image'], -gap['image'])
     inside = jnp.where(gap['gate'] > 0, -gap['image'], gap['image'])
-    judge = lambda image: networks.judge(state.disc.params, gap, image)
+    judge = lambda image: networks.judge(state.disc.params, gap, image, view())[0]
     np.testing.assert_array_equal(judge(gap['image']), judge(outside))
     assert (judge(gap['image']) != judge(inside)).any()
+
+
+def test_what_the_discriminator_sees_is_changed_with_its_gate_where_that_is_asked(nets):
+    """Moved without a change of grey levels it says the same at the places that were moved to."""
+    (networks, state), gap = nets, gap_of_noise()
+    logits, gate = networks.judge(state.disc.params, gap, gap['image'], view())
+    np.testing.assert_array_equal(gate, gap['gate'])
+    for changes in (('shift',), ('cut',), ('shade', 'shift', 'cut')):
+        changed = networks._replace(changes=changes)
+        moved, of_moved = changed.judge(state.disc.params, gap, gap['image'], view())
+        assert (moved != logits).any() and (of_moved != gate).any()
+        again, _ = changed.judge(state.disc.params, gap, gap['image'], view())
+        np.testing.assert_array_equal(moved, again)
+        other, _ = changed.judge(state.disc.params, gap, gap['image'], view(1))
+        assert (other != moved).any()
+
+
+def test_unknown_changes_of_what_the_discriminator_sees_are_refused(data_dir):
+    for named in ('blur', 'shift+shift', 'shift,cut'):
+        with pytest.raises(
+            InputError, match='config.disc_augment=.*: join some of shade, shift, cut'
+        ):
+            pairs.nets_of(config_of(data_dir, disc_augment=named))
+
+
+def test_the_moving_average_is_that_of_all_steps_and_makes_the_lesions(data_dir, tmp_path):
+    config = config_of(data_dir, ema=0.9, steps=4)
+    task = pairs.make(config)
+    init_rng, run_rng = jax.random.split(jax.random.key(config.seed))
+    state = task.init(init_rng, {name: each[:1] for name, each in task.train_batch(0).items()})
+    expected = state.gen.params
+    train_step, _ = parallel.parallel(task)
+    state = parallel.replicated(state)
+    for step in range(4):
+        state, _ = train_step(state, parallel.my_share(task.train_batch(step)), run_rng)
+        newest = parallel.on_host(state).gen.params
+        share = 1 - min(0.9, (1 + step) / (10 + step))
+        both = jax.tree.map(lambda *leaves: np.stack(leaves), expected, newest)
+        mean = functools.partial(np.average, axis=0, weights=(1 - share, share))
+        expected = jax.tree.map(mean, both)
+    found = parallel.on_host(state).ema['params']
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, expected)
+
+    (tmp_path / 'config.json').write_text(config.to_json())
+    train.run(config, tmp_path)
+    run = trained.open_run(tmp_path, 'pairs', 'generator')
+    before = run.variables['gen']['params']
+    fill = lambda: pair_generator.of_run(run)(*inputs)
+    inputs = (np.full((1, 32, 32, 1), 60, np.uint8), np.full((1, 32, 32, 1), 255, np.uint8))
+    inputs += (np.array([1]), np.array([0]))
+    averaged = fill()
+    run.variables['gen']['params'] = jax.tree.map(np.zeros_like, before)
+    np.testing.assert_array_equal(fill(), averaged)
 
 
 def test_only_logits_that_see_the_gate_count():

@@ -186,3 +186,63 @@ def augment(rng, images, settings, size, first=0):
         return warp(image, random_matrix(rng, settings, images.shape[1]), size)
 
     return jax.vmap(changed)(rngs, to_float(images))
+
+
+# Differentiable augmentation of what a discriminator sees (Zhao et al. 2020, arXiv 2006.10738): the
+# same random changes for real and made images, through which gradients reach the generator, so that
+# a discriminator of few real images cannot learn them by heart. Images are float [H, W, C] whose
+# first channel is grey; 0 is nothing, and what moves in from outside.
+
+SHIFT, CUT = 1 / 8, 1 / 2  # shares of the side: by how much images move, and what is cut out
+SHADE, STRETCH = 0.25, 0.5  # limits of what is added to grey levels, and of their stretching
+
+
+def shaded(rng, image):
+    """Brightness and contrast of what is not 0, at random."""
+    rngs = jax.random.split(rng)
+    grey, there = image[..., :1], image[..., :1] != 0
+    mean = grey.sum() / jnp.maximum(there.sum(), 1)
+    stretch = jax.random.uniform(rngs[0], (), minval=1 - STRETCH, maxval=1 + STRETCH)
+    shade = jax.random.uniform(rngs[1], (), minval=-SHADE, maxval=SHADE)
+    new = jnp.where(there, (grey - mean) * stretch + mean + shade, 0.0)
+    return jnp.concatenate([new, image[..., 1:]], -1)
+
+
+def shifted(rng, image):
+    """An image moved by whole pixels, at most SHIFT of its side; what leaves it is lost."""
+    room = max(round(SHIFT * image.shape[0]), 1)
+    around = jnp.pad(image, ((room, room), (room, room), (0, 0)))
+    corner = jax.random.randint(rng, (2,), 0, 2 * room + 1)
+    return jax.lax.dynamic_slice(around, (*corner, 0), image.shape)
+
+
+def cut_out(rng, image):
+    """An image without a square of CUT of its side, at a random place or over an edge."""
+    side = image.shape[0]
+    middle = jax.random.randint(rng, (2, 1), 0, side)
+    near = abs(jnp.arange(side)[None] - middle) < CUT * side / 2
+    return jnp.where(near[0][:, None, None] & near[1][None, :, None], 0.0, image)
+
+
+DIFFERENTIABLE = {'shade': shaded, 'shift': shifted, 'cut': cut_out}
+
+
+def seen_by_discriminator(rng, images, changes, first):
+    """Images as a discriminator sees them, each changed at random.
+
+    Args:
+        rng: key; image i draws from fold_in(rng, first + i).
+        images: float [B, H, W, C].
+        changes: some keys of DIFFERENTIABLE.
+        first: the index of the first image in the global batch.
+    """
+
+    def changed(rng, image):
+        for name, change_rng in zip(changes, jax.random.split(rng, len(changes))):
+            image = DIFFERENTIABLE[name](change_rng, image)
+        return image
+
+    if not changes:
+        return images
+    rngs = jax.vmap(partial(jax.random.fold_in, rng))(first + jnp.arange(len(images)))
+    return jax.vmap(changed)(rngs, images)

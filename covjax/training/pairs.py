@@ -28,7 +28,13 @@ from jax import lax
 from covjax import InputError, pair_generator
 from covjax.ct import lungs
 from covjax.data import batches, gaps, lesion_masks
-from covjax.data.augment import augment, to_float, to_uint8
+from covjax.data.augment import (
+    DIFFERENTIABLE,
+    augment,
+    seen_by_discriminator,
+    to_float,
+    to_uint8,
+)
 from covjax.data.gaps import SOURCES
 from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
 from covjax.models.cyclegan import Discriminator
@@ -46,6 +52,8 @@ class State:
     step: jax.Array
     gen: Net
     disc: Net
+    # {'params': moving average of those of the generator}, or {} for config.ema=0.
+    ema: dict = struct.field(default_factory=dict)
 
 
 class Nets(NamedTuple):
@@ -54,12 +62,40 @@ class Nets(NamedTuple):
     generator: Any  # models.unet.UNet
     discriminator: Any  # models.cyclegan.Discriminator
     known: float  # weight of the L1 distance from the truth, where it is known
+    changes: tuple[str, ...] = ()  # of augment.DIFFERENTIABLE, of what the discriminator sees
+    ema: float = 0.0  # decay of the moving average of the generator, at most; 0 for none
 
-    def judge(self, params, gap, image):
-        """Logits [B, h, w, 1] of what an image has in a gap, without grain; all else is hidden."""
+    def judge(self, params, gap, image, view):
+        """What the discriminator says of what an image has in a gap, without grain.
+
+        Args:
+            params: of the discriminator.
+            gap: {'gate', 'kind'}.
+            image: float [B, S, S, 1] in [-1, 1]; outside the gate all is hidden.
+            view: View, by which it is changed at random.
+
+        Returns:
+            (logits [B, h, w, 1], the gate as it was seen, float [B, S, S, 1]).
+        """
         shown = jnp.where(gap['gate'] > 0, pair_generator.smooth(image, gap['gate']), -1.0)
-        seen = jnp.concatenate([shown, pair_generator.of_kind(gap)], -1)
-        return self.discriminator.apply({'params': params}, seen)
+        kinds = pair_generator.of_kind(gap)
+        if self.changes:
+            both = jnp.concatenate([shown + 1, kinds], -1)
+            moved = seen_by_discriminator(view.rng, both, self.changes, view.first)
+            shown, kinds = moved[..., :1] - 1, moved[..., 1:]
+        seen = jnp.concatenate([shown, kinds], -1)
+        return self.discriminator.apply({'params': params}, seen), kinds.sum(-1, keepdims=True)
+
+
+class View(NamedTuple):
+    """What the discriminator's random view of a batch depends on."""
+
+    rng: jax.Array
+    first: Any = 0  # index of the first image in the global batch
+
+    def of(self, number):
+        """The View of one of several sets of images."""
+        return self._replace(rng=jax.random.fold_in(self.rng, number))
 
 
 # ---- the Task
@@ -146,7 +182,24 @@ def nets_of(config):
         generator=network,
         discriminator=Discriminator(config.disc_filters, dtype=network.dtype, depth=3),
         known=config.lambda_known,
+        changes=changes_of(config),
+        ema=config.ema,
     )
+
+
+def changes_of(config):
+    """The names in config.disc_augment, in their order.
+
+    Raises:
+        InputError: one of them is no key of augment.DIFFERENTIABLE, or is there twice.
+    """
+    names = tuple(name.strip() for name in config.disc_augment.split('+') if name.strip())
+    if not {*names} <= {*DIFFERENTIABLE} or len({*names}) < len(names):
+        raise InputError(
+            f'config.disc_augment={config.disc_augment}: join some of '
+            f"{', '.join(DIFFERENTIABLE)} with +, or leave it ''"
+        )
+    return names
 
 
 def eval_batches(val, pictures, batch_size, seed):
@@ -183,10 +236,12 @@ def init(nets, tx, image_size, rng, batch):
     gen_rng, disc_rng = jax.random.split(rng)
     image = jnp.zeros((1, image_size, image_size, 1 + len(KINDS)))
     random = lambda network, rng: jax.jit(network.init)(rng, image)['params']
+    gen = Net.create(random(nets.generator, gen_rng), tx)
     return State(
         step=jnp.zeros((), jnp.int32),
-        gen=Net.create(random(nets.generator, gen_rng), tx),
+        gen=gen,
         disc=Net.create(random(nets.discriminator, disc_rng), tx),
+        ema={'params': jax.tree.map(jnp.copy, gen.params)} if nets.ema else {},
     )
 
 
@@ -221,7 +276,7 @@ def judged(logits, gate, target):
     return (each / jnp.maximum(weight.sum((1, 2, 3)), 1e-6)).mean()
 
 
-def generator_loss(nets, gen_params, disc_params, gaps, noise):
+def generator_loss(nets, gen_params, disc_params, gaps, noise, view):
     """The loss of the generator: adversarial, and L1 where the truth is known.
 
     Args:
@@ -230,6 +285,7 @@ def generator_loss(nets, gen_params, disc_params, gaps, noise):
         disc_params: of the discriminator.
         gaps: {'slices', 'pictures'}: a gap each, images float in [-1, 1].
         noise: {'slices', 'pictures'}: float [B, S, S, 1].
+        view: View of the discriminator.
 
     Returns:
         (sum of the terms, ({name: term}, {'slices', 'pictures'}: images made)).
@@ -240,9 +296,9 @@ def generator_loss(nets, gen_params, disc_params, gaps, noise):
     }
     terms = {
         f'adversarial_{source}': judged(
-            nets.judge(disc_params, gaps[source], made[source]), gaps[source]['gate'], 1.0
+            *nets.judge(disc_params, gaps[source], made[source], view.of(number)), 1.0
         )
-        for source in SOURCES
+        for number, source in enumerate(SOURCES)
     }
     for source in SOURCES:
         off = distance(gaps[source], made[source], shams=source == 'slices')
@@ -266,7 +322,7 @@ def distance(gap, made, shams):
     return (off / jnp.maximum(gap['gate'].sum((1, 2, 3)), 1)).mean()
 
 
-def discriminator_loss(nets, params, gaps, made):
+def discriminator_loss(nets, params, gaps, made, view):
     """The loss of the discriminator: annotated pictures against what was made, in slices and there.
 
     Args:
@@ -274,15 +330,17 @@ def discriminator_loss(nets, params, gaps, made):
         params: of the discriminator, what is differentiated.
         gaps: as for `generator_loss`.
         made: {'slices', 'pictures'}: images made of them.
+        view: View of the discriminator.
 
     Returns:
         (mean loss, {'discriminator_real', 'discriminator_made'}).
     """
     pictures = gaps['pictures']
-    real = judged(nets.judge(params, pictures, pictures['image']), pictures['gate'], 1.0)
+    of_real = view.of(len(SOURCES))
+    real = judged(*nets.judge(params, pictures, pictures['image'], of_real), 1.0)
     fakes = [
-        judged(nets.judge(params, gaps[source], made[source]), gaps[source]['gate'], 0.0)
-        for source in SOURCES
+        judged(*nets.judge(params, gaps[source], made[source], view.of(number)), 0.0)
+        for number, source in enumerate(SOURCES)
     ]
     fake = sum(fakes) / len(fakes)
     return 0.5 * (real + fake), {'discriminator_real': real, 'discriminator_made': fake}
@@ -330,14 +388,34 @@ def train_step(nets, tx, settings, state, batch, rng):
         gaps[source] = augmented(augment_rng, gap, settings, first)
         noise[source] = noise_like(noise_rng, gaps[source]['image'], first)
 
+    view = View(jax.random.fold_in(rng, len(SOURCES)), first)
     gradient = jax.grad(partial(generator_loss, nets), has_aux=True)
-    grads, (terms, made) = gradient(state.gen.params, state.disc.params, gaps, noise)
+    grads, (terms, made) = gradient(state.gen.params, state.disc.params, gaps, noise, view.of(0))
     gen = state.gen.update(grads, tx)
 
     gradient = jax.grad(partial(discriminator_loss, nets), has_aux=True)
-    grads, scalars = gradient(state.disc.params, gaps, lax.stop_gradient(made))
+    grads, scalars = gradient(state.disc.params, gaps, lax.stop_gradient(made), view.of(1))
     disc = state.disc.update(grads, tx)
-    return State(state.step + 1, gen, disc), lax.pmean(terms | scalars, AXIS)
+    ema = averaged(state.ema, gen.params, nets.ema, state.step)
+    return State(state.step + 1, gen, disc, ema), lax.pmean(terms | scalars, AXIS)
+
+
+def averaged(ema, params, decay, step):
+    """The moving average of parameters after a step, {} where there is none.
+
+    The decay grows to its value as (1 + step) / (10 + step) does, so that random parameters of the
+    start are soon forgotten.
+
+    Args:
+        ema: {'params': average before the step}, or {}.
+        params: parameters after it.
+        decay: at most, in 0..1.
+        step: number of the step, from 0.
+    """
+    if not ema:
+        return {}
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return {'params': optax.incremental_update(params, ema['params'], 1 - decay)}
 
 
 def eval_step(nets, lesions, state, batch):
@@ -353,13 +431,14 @@ def eval_step(nets, lesions, state, batch):
         {'input', 'gate', KIND...: uint8 images [B, S, S, 1]; 'grey_KIND': mean grey level that is
         made inside the gate, float [B]; 'lungs_KIND': lungs alone, as `likeness.small` has them}.
     """
+    params = state.ema['params'] if state.ema else state.gen.params
     outputs = {'input': batch['image'], 'gate': batch['gate']}
     image, gate = to_float(batch['image']), batch['gate'] / jnp.float32(255)
     for kind in (SHAM, *lesions):
         numbers = jnp.full(len(image), KINDS.index(kind))
         gap = {'image': image, 'gate': gate, 'kind': numbers}
         noise = noise_like(jax.random.key(0), gap['image'], 0)
-        outputs[kind] = to_uint8(pair_generator.fill(nets.generator, state.gen.params, gap, noise))
+        outputs[kind] = to_uint8(pair_generator.fill(nets.generator, params, gap, noise))
         total = (gap['gate'] * outputs[kind]).sum((1, 2, 3))
         outputs[f'grey_{kind}'] = total / gap['gate'].sum((1, 2, 3))
         alone = jnp.where(batch['hull'], outputs[kind], 0)[..., 0]
