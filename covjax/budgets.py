@@ -8,7 +8,8 @@ trained goes on with real ones.
 
 from typing import NamedTuple
 
-from covjax.data import specs
+from covjax import InputError
+from covjax.data import datasets, specs
 
 ALL, NONE = 'all', '0'
 REAL, ALONE, TOGETHER, TUNED = 'real', 'alone', 'together', 'fine_tuned'
@@ -30,6 +31,26 @@ class Row(NamedTuple):
     def pretrained(self):
         """The Row whose training this one begins with, or None."""
         return Row(self.source, ALONE, NONE) if self.mode == TUNED else None
+
+
+def check(config, spec, data_dir):
+    """Refuses budgets that cannot be drawn.
+
+    Args:
+        config: with `budgets`.
+        spec: of the real images that they are drawn from.
+        data_dir: where these lie.
+
+    Raises:
+        InputError: one is no whole number above 0, or there are fewer images.
+    """
+    if not all(type(budget) is int and budget > 0 for budget in config.budgets):
+        raise InputError(f'config.budgets={config.budgets}: write whole numbers above 0')
+    images = len(datasets.read_rows(spec, data_dir))
+    if max(config.budgets, default=0) > images:
+        raise InputError(
+            f'config.budgets={config.budgets}: {spec} has {images} images; choose fewer'
+        )
 
 
 def rows(sources, modes, budgets):

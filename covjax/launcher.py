@@ -30,7 +30,8 @@ USAGE = (
     'python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]'
 )
 CONFIG_FLAGS = ('--config', '-config')
-TRAINING = ('train', 'audit', 'study', 'pair_study')  # runs that compute steps, over and over
+# Runs that compute steps, over and over.
+TRAINING = ('train', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing')
 CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 
 # Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, the

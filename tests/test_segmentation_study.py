@@ -200,7 +200,7 @@ def test_a_generator_makes_lesions_and_stand_ins_need_none(config):
         ('seeds', (), 'config.seeds is empty'),
         ('budgets', (0,), 'config.budgets=.*: write whole numbers above 0'),
         ('budgets', ('5',), 'config.budgets=.*: write whole numbers above 0'),
-        ('budgets', (500,), 'config.budgets=.*: .* slices; choose fewer'),
+        ('budgets', (500,), 'config.budgets=.*: .* images; choose fewer'),
         ('real', 'ct_scans/none', 'ct_scans/none: no such data set'),
         ('negatives', 'ct_scans/none:train', 'ct_scans/none: no such data set'),
         ('drawn', 'nowhere', 'config.drawn=nowhere'),

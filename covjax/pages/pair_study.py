@@ -24,7 +24,7 @@ def write(results, workdir):
     better, faint = f'better than {rules["stand_in"]}', f'less than {rules["faint"]}'
     tables = {
         'lesions': ((*LESION_COLUMNS, better), [_lesion_line(row) for row in rows]),
-        'scans': (SCAN_COLUMNS, [line for row in rows for line in _scan_lines(row)]),
+        'scans': (SCAN_COLUMNS, [line for row in rows for line in scan_lines(row, _of(row))]),
         'papers': (PAPER_COLUMNS, [line for row in rows for line in _paper_lines(row)]),
         'effects': ((*EFFECT_COLUMNS, faint), _effect_lines(results['effects'])),
     }
@@ -73,12 +73,25 @@ def _lesion_line(row):
     )
 
 
-def _scan_lines(row):
+def _of(row):
+    return row['maker'], row['part']
+
+
+def scan_lines(row, about):
+    """The lines of a table of scans; none where they were not read.
+
+    Args:
+        row: of pair_study.json, or of another study that reads scans.
+        about: the first cells, which say what row it is.
+
+    Yields:
+        [str] for each scan.
+    """
     numbers = lambda values: ' '.join(f'{value:.3f}' for value in values)
     for scan, found in row.get('scans', {}).items():
         above = found.get('above', ())
         yield (
-            *(row['maker'], row['part'], scan, numbers(found['mean'])),
+            *(*about, scan, numbers(found['mean'])),
             f'{numbers(above)} ({sum(np.array(above) > 0)} of {len(above)} above 0)'
             if above
             else '',

@@ -112,14 +112,31 @@ def check(config, data_dir, size):
             choice({key: name}, key, valid)
     if not config.seeds:
         raise InputError('config.seeds is empty; name at least one seed')
-    if config.train.lungs:
+    check_real(config.train, config.cyclegan, config, data_dir, size)
+
+
+def check_real(train, cyclegan, tests, data_dir, size):
+    """Refuses classifiers and real images that do not suit a study.
+
+    Args:
+        train: config of the classifiers.
+        cyclegan: workdir of a CycleGAN, or ''.
+        tests: config with `read`, `lesions`, `scans` and `figures`.
+        data_dir: where the real data sets lie.
+        size: side of the slices that pairs are made of.
+
+    Raises:
+        InputError: a key has no valid value, or a data set is missing or another one than is
+            needed.
+    """
+    if train.lungs:
         raise InputError(
-            f'config.train.lungs={config.train.lungs}: images of this study show lungs already; '
-            "leave it ''"
+            f'config.train.lungs={train.lungs}: images of this study show lungs already; leave '
+            "it ''"
         )
-    if config.cyclegan:
-        read_config(config.cyclegan, 'cyclegan', 'cyclegan')
-    _check_data(config, data_dir, size)
+    if cyclegan:
+        read_config(cyclegan, 'cyclegan', 'cyclegan')
+    _check_data(tests, data_dir, size)
 
 
 def _check_data(config, data_dir, size):
@@ -230,8 +247,8 @@ def read_tests(config, rows, data_dir):
     size, found, left_out = rows[0].classifiers[0].config.image_size, {}, {}
     for key, spec in wanted.items():
         examples, shared = datasets.read(spec, data_dir, size), set()
-        for row in rows:
-            _, overlap = lineage.overlap(row.classifiers[0].lineage, examples.rows)
+        for trained_run in (run for row in rows for run in row.classifiers):
+            _, overlap = lineage.overlap(trained_run.lineage, examples.rows)
             shared |= {name for name, kinds in overlap.items() if not allowed.issuperset(kinds)}
         kept = [i for i, row in enumerate(examples.rows) if row.id not in shared]
         if len({*examples.labels[kept]}) < 2:

@@ -67,25 +67,13 @@ def check(config):
         choice({'modes': mode}, 'modes', MODES)
     if not config.seeds:
         raise InputError('config.seeds is empty; name at least one seed')
-    _check_budgets(config)
+    budgets.check(config, f'{config.real}:train', config.data_dir)
     for spec in (f'{config.real}:{config.read}', config.negatives):
         if spec:
             next(datasets.records(spec, config.data_dir))
     for key in (DRAWN, PROCEDURAL):
         if config[key] and (masks := masks_of(config, key)) != key:
             raise InputError(f'config.{key}={config[key]}: has {masks} masks, not {key} ones')
-
-
-def _check_budgets(config):
-    """Refuses numbers of real slices that cannot be drawn."""
-    if not all(type(budget) is int and budget > 0 for budget in config.budgets):
-        raise InputError(f'config.budgets={config.budgets}: write whole numbers above 0')
-    images = len(datasets.read_rows(f'{config.real}:train', config.data_dir))
-    if max(config.budgets, default=0) > images:
-        raise InputError(
-            f'config.budgets={config.budgets}: {config.real}:train has {images} slices; choose '
-            'fewer'
-        )
 
 
 def masks_of(config, key):
