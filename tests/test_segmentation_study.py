@@ -174,6 +174,13 @@ def test_only_all_real_slices_depend_on_what_is_read(config):
         assert ':test' not in test.config.train and not test.config.val
 
 
+def test_every_row_of_a_mode_is_recoloured_alike_and_moved_as_all_are(config):
+    for row in budgets.rows({'painted': False, 'drawn': True}, (TUNED, TOGETHER), (2,)):
+        found, usual = stage_of(config, row).config.augment, config.train.augment
+        assert found.brightness == found.contrast == config.recoloured[row.mode]
+        assert all(found[key] == usual[key] for key in ('scale', 'flip', 'rotate', 'crop'))
+
+
 def test_together_half_of_every_batch_is_real(config):
     stage = stage_of(config, Row('painted', TOGETHER, '2'))
     assert stage.config.equal_parts and stage.config.train.endswith(':train[2~3]')

@@ -153,6 +153,7 @@ def training(config, sources, row, seed, workdir):
     """
     spec = real_spec(config) if row.budget == ALL else f'{config.real}:train'
     keys = {'seed': seed, 'data_dir': config.data_dir, 'val': ''}
+    keys['augment'] = dict.fromkeys(('brightness', 'contrast'), config.recoloured[row.mode])
     needs, synthetic = (), ''
     if row.source:
         images = f'{row.source}/images'
