@@ -560,7 +560,7 @@ def test_a_new_key_of_the_classifiers_config_reaches_the_experiments():
 def test_experiments_have_their_own_data_and_their_own_run():
     config = classifier_config.get_config()
     own = set(config) - set(experiments.inherited(config))
-    assert own == {'run', 'task', 'train', 'data_dir', 'log_every'}
+    assert own == {'run', 'task', 'train', 'start', 'data_dir', 'log_every'}
 
 
 @pytest.mark.parametrize('check', [regions, attribution], ids=['regions', 'attribution'])

@@ -223,7 +223,7 @@ def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, w
 
 
 def test_a_generator_of_other_masks_is_refused(config, tmp_path):
-    pairs = test_pairs.config_of(config.data_dir)
+    pairs = test_pairs.config_of(config.data_dir, val_pictures='')
     (tmp_path / 'pairs').mkdir()
     (tmp_path / 'pairs' / 'config.json').write_text(pairs.to_json())
     train.run(pairs, tmp_path / 'pairs')
