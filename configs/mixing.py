@@ -12,16 +12,16 @@ slices are pairs of lesions and shams, painted or made by the generator; where a
 its translations beside real pictures. The tests are those of configs/pair_study.py. config.read
 says on which split; choose on validation, and read the test set once.
 
-Cost: two to four minutes per classifier on one CPU core (`seconds` of its environment.json), 17 for
-each seed and 3 more with a CycleGAN. What is finished is kept, so the same command resumes where it
-was stopped.
+Cost: 17 classifiers for each seed, and 3 more with a CycleGAN (`seconds` of the environment.json of
+each says what it took). What is finished is kept, so the same command resumes where it was stopped.
 """
 
-from configs import base, classifier, synthesize, synthesize_pairs
+from configs import base, pair_study
 from covjax.budgets import MODES
 
 
 def get_config():
+    pairs = pair_study.get_config()
     config = base.stage(
         'mixing',
         # Workdir of a pair training; its masks are those of painted pairs too.
@@ -40,23 +40,10 @@ def get_config():
         scans='ct_scans/covid_ct_md_slices_framed',  # slices of whole scans; read with the test
         # Steps of real pictures alone, of synthetic ones with or without them, and after them.
         steps={'real': 1500, 'alone': 3000, 'together': 3000, 'fine_tuned': 750},
-        synthesize=synthesize_pairs.get_config(),
-        translate=synthesize.get_config(),
-        train=classifier.get_config('plain8'),
+        synthesize=pairs.synthesize,
+        translate=pairs.translate,
+        train=pairs.train,
     )
-    config.synthesize.update({'slices': 'luna16_patches/slices_framed', 'per_slice': 3})
-    config.translate.cancer = 'luna16_patches/slices_framed'
-    config.train.update(
-        {
-            'image_size': 64,
-            'load_size': 64,
-            'batch_size': 16,
-            'best': '',  # no checkpoint is picked
-            'equal_parts': True,
-            'eval_every': 750,
-            'log_every': 50,
-            'brightness': 0.2,  # windows of published figures vary
-            'contrast': 0.3,
-        }
-    )
+    # No checkpoint is picked: that would take more real pictures than some budgets have.
+    config.train.update({'best': '', 'equal_parts': True, 'eval_every': 750})
     return config

@@ -8,8 +8,9 @@ a generator of pairs makes lesions there. U-Nets learn from these alone, from fe
 and from the former and then the latter, with several seeds. config.read says on which split of the
 real slices they are compared; choose on validation, and read the test set once.
 
-Cost: one to two minutes per network on two CPU cores (`seconds` of its environment.json), 95 of
-them. What is finished is kept, so the same command resumes where it was stopped.
+Cost: 13 networks for each seed, each one to two minutes on one CPU core with another beside it
+(`seconds` of its environment.json), and 5 more with config.procedural. What is finished is kept, so
+the same command resumes where it was stopped.
 """
 
 from configs import base, evaluate_masks, segmentation, synthesize_pairs

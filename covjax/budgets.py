@@ -8,7 +8,7 @@ trained goes on with real ones.
 
 from typing import NamedTuple
 
-from covjax import InputError
+from covjax import InputError, choice
 from covjax.data import datasets, specs
 
 ALL, NONE = 'all', '0'
@@ -34,16 +34,20 @@ class Row(NamedTuple):
 
 
 def check(config, spec, data_dir):
-    """Refuses budgets that cannot be drawn.
+    """Refuses a study that cannot be: no seed, another mode, or budgets that cannot be drawn.
 
     Args:
-        config: with `budgets`.
-        spec: of the real images that they are drawn from.
+        config: with `seeds`, `modes` and `budgets`.
+        spec: of the real images that budgets are drawn from.
         data_dir: where these lie.
 
     Raises:
-        InputError: one is no whole number above 0, or there are fewer images.
+        InputError: one of these keys has no valid value, or there are fewer images.
     """
+    if not config.seeds:
+        raise InputError('config.seeds is empty; name at least one seed')
+    for mode in config.modes:
+        choice({'modes': mode}, 'modes', MODES)
     if not all(type(budget) is int and budget > 0 for budget in config.budgets):
         raise InputError(f'config.budgets={config.budgets}: write whole numbers above 0')
     images = len(datasets.read_rows(spec, data_dir))

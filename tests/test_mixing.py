@@ -6,11 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 import test_pairs
-from PIL import Image
-from test_lungs import drawn
+from studies import check_refused, write_slices
 
 from configs import mixing as study_file
-from covjax import InputError, budgets, trained
+from covjax import budgets, trained
 from covjax.budgets import ALL, ALONE, MODES, NONE, REAL, TOGETHER, TUNED, Row
 from covjax.data import datasets
 from covjax.phantom import ct_scans as phantoms
@@ -22,12 +21,8 @@ from covjax.runs import mixing, pair_study, prepare, train
 def config(tmp_path_factory):
     """A study of phantoms with an untrained generator and two steps for each classifier."""
     folder = tmp_path_factory.mktemp('mixing')
-    data, slices = str(folder / 'data'), folder / 'slices'
-    slices.mkdir()
-    for i in range(24):
-        grey, _ = drawn(2 * i, 96)
-        Image.fromarray(grey).save(slices / f'1.2.{i}.mhd_{i}.png')
-    prepare.build('luna16_patches/slices_framed', slices, data)
+    data = str(folder / 'data')
+    write_slices(folder / 'slices', data, 24)
     for layout in ('covid_semiseg', 'covid_ct_md'):
         phantoms.write_ct_scans(folder / layout, layout, seed=5)
     prepare.build('ct_scans/covid_semiseg_framed', folder / 'covid_semiseg', data)
@@ -152,16 +147,12 @@ def test_a_difference_is_that_of_means_over_seeds():
         ('lesions', 'ct_scans/covid_semiseg_lesions96', 'lesions96'),
         ('scans', 'covid_ct/clean_framed', 'which slices show infection'),
         ('generator', 'nowhere', 'config.generator=nowhere'),
+        ('steps.alone', 0, 'config.steps=.*: each must be at least 1'),
         ('train.lungs', 'crop', 'config.train.lungs=crop'),
     ],
 )
 def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, words, tmp_path):
-    config = config.copy_and_resolve_references()
-    with config.ignore_type():
-        config.update_from_flattened_dict({key: value})
-    with pytest.raises(InputError, match=words):
-        mixing.run(config, tmp_path)
-    assert not list(tmp_path.iterdir())
+    check_refused(mixing.run, config, key, value, words, tmp_path)
 
 
 def test_images_that_trained_any_seed_are_no_test_images(config, workdir):

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 import test_pairs
-from PIL import Image
-from test_lungs import drawn
+from studies import check_refused, write_slices
 
 from configs import pair_study as study_file
 from covjax import InputError, trained
@@ -141,12 +140,8 @@ def test_the_interval_of_a_ratio_is_of_both_means_together():
 def data_dir(tmp_path_factory):
     """All data sets of a study, of phantoms."""
     folder = tmp_path_factory.mktemp('study')
-    data, slices = str(folder / 'data'), folder / 'slices'
-    slices.mkdir()
-    for i in range(30):
-        grey, _ = drawn(2 * i, 96)
-        Image.fromarray(grey).save(slices / f'1.2.{i}.mhd_{i}.png')
-    prepare.build('luna16_patches/slices_framed', slices, data)
+    data = str(folder / 'data')
+    write_slices(folder / 'slices', data, 30)
     for layout in ('covid_semiseg', 'covid_ct_md'):
         phantoms.write_ct_scans(folder / layout, layout, seed=5)
     prepare.build('ct_scans/covid_semiseg_framed', folder / 'covid_semiseg', data)
@@ -232,12 +227,7 @@ def test_pictures_whose_masks_became_those_of_pairs_are_refused_as_a_test(
     ],
 )
 def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, words, tmp_path):
-    config = config.copy_and_resolve_references()
-    with config.ignore_type():
-        config.update_from_flattened_dict({key: value})
-    with pytest.raises(InputError, match=words):
-        pair_study.run(config, tmp_path)
-    assert not list(tmp_path.iterdir())
+    check_refused(pair_study.run, config, key, value, words, tmp_path)
 
 
 def test_a_cyclegan_has_rows_for_its_translations_and_for_the_slices_themselves(config):

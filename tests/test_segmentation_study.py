@@ -6,8 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import test_pairs
-from PIL import Image
-from test_lungs import drawn
+from studies import check_refused, write_slices
 
 from configs import segmentation_study as study_file
 from covjax import InputError, budgets, trained
@@ -98,12 +97,8 @@ def test_rows_are_compared_slice_by_slice_and_seed_by_seed():
 def config(tmp_path_factory):
     """A study of phantoms: painted lesions, networks of two levels, two steps each."""
     folder = tmp_path_factory.mktemp('study')
-    data, slices = str(folder / 'data'), folder / 'slices'
-    slices.mkdir()
-    for i in range(24):
-        grey, _ = drawn(2 * i, 96)
-        Image.fromarray(grey).save(slices / f'1.2.{i}.mhd_{i}.png')
-    prepare.build('luna16_patches/slices_framed', slices, data)
+    data = str(folder / 'data')
+    write_slices(folder / 'slices', data, 24)
     phantoms.write_ct_scans(folder / 'pictures', 'covid_semiseg', seed=5)
     prepare.build('ct_scans/covid_semiseg_framed', folder / 'pictures', data)
     config = study_file.get_config()
@@ -214,12 +209,7 @@ def test_a_generator_makes_lesions_and_stand_ins_need_none(config):
     ],
 )
 def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, words, tmp_path):
-    config = config.copy_and_resolve_references()
-    with config.ignore_type():
-        config.update_from_flattened_dict({key: value})
-    with pytest.raises(InputError, match=words):
-        segmentation_study.run(config, tmp_path)
-    assert not list(tmp_path.iterdir())
+    check_refused(segmentation_study.run, config, key, value, words, tmp_path)
 
 
 def test_a_generator_of_other_masks_is_refused(config, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 
 from covjax import InputError, __version__, budgets, choice, pipeline, runs, trained
 from covjax.audit import pair_tests
-from covjax.budgets import MODES, NONE, REAL, Row
+from covjax.budgets import NONE, REAL, Row
 from covjax.ct import lungs
 from covjax.data import datasets, specs
 from covjax.metrics import power
@@ -85,11 +85,9 @@ def check(config, data_dir, size):
             than is needed.
     """
     choice(config, 'read', READ)
-    for mode in config.modes:
-        choice({'modes': mode}, 'modes', MODES)
-    if not config.seeds:
-        raise InputError('config.seeds is empty; name at least one seed')
     budgets.check(config, f'{config.real}:train@covid', data_dir)
+    if min(config.steps.values()) < 1:
+        raise InputError(f'config.steps={config.steps.to_dict()}: each must be at least 1')
     if odd := {*config.cyclegan_budgets} - {*config.budgets}:
         raise InputError(
             f'config.cyclegan_budgets={config.cyclegan_budgets}: {min(odd)} is not among '

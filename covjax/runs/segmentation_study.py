@@ -8,7 +8,7 @@ chosen: every training has a fixed length, and masks are cut at 0.5.
 import numpy as np
 
 from covjax import InputError, __version__, budgets, choice, pipeline, runs, trained
-from covjax.budgets import ALL, MODES, REAL, TOGETHER
+from covjax.budgets import ALL, REAL, TOGETHER
 from covjax.data import datasets, specs
 from covjax.metrics import power
 from covjax.metrics.intervals import NO_INTERVAL, mean_over_runs
@@ -63,10 +63,6 @@ def check(config):
         InputError: a key of the config has no valid value, or a data set is missing.
     """
     choice(config, 'read', READ)
-    for mode in config.modes:
-        choice({'modes': mode}, 'modes', MODES)
-    if not config.seeds:
-        raise InputError('config.seeds is empty; name at least one seed')
     budgets.check(config, f'{config.real}:train', config.data_dir)
     for spec in (f'{config.real}:{config.read}', config.negatives):
         if spec:

@@ -1,0 +1,41 @@
+"""What tests of whole studies share: framed phantom slices, and configs that must be refused."""
+
+import pytest
+from PIL import Image
+from test_lungs import drawn
+
+from covjax import InputError
+from covjax.runs import prepare
+
+
+def write_slices(folder, data_dir, count):
+    """Prepares luna16_patches/slices_framed of phantoms without opacities.
+
+    Args:
+        folder: pathlib.Path of a new folder for the pictures.
+        data_dir: where the data set is to lie.
+        count: of slices.
+    """
+    folder.mkdir()
+    for i in range(count):
+        grey, _ = drawn(2 * i, 96)  # even seeds have no opacity
+        Image.fromarray(grey).save(folder / f'1.2.{i}.mhd_{i}.png')
+    prepare.build('luna16_patches/slices_framed', folder, data_dir)
+
+
+def check_refused(run, config, key, value, words, workdir):
+    """Checks that a study refuses a config with another value of a key, and writes nothing.
+
+    Args:
+        run: of the study.
+        config: that it accepts.
+        key, value: what is wrong; dots part the names of nested configs.
+        words: that the message must have, a regular expression.
+        workdir: pathlib.Path of an empty folder.
+    """
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError, match=words):
+        run(config, workdir)
+    assert not list(workdir.iterdir())
