@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import shutil
 
 import jax
@@ -467,6 +468,8 @@ def test_a_stand_in_paints_without_a_generator(data_dir, tmp_path, masks):
     rows = painted(data_dir, tmp_path, **(drawn if masks == 'drawn' else {}))
     assert {row.generator for row in rows} == {'painted'} and {row.masks for row in rows} == {masks}
     assert {row.lesion for row in rows} <= {*LESIONS[masks]}
+    card = json.loads((tmp_path / 'synthetic' / 'meta.json').read_text())
+    assert ('have no clear licence' in card['licence']) is (masks == 'drawn')
     places = f'{tmp_path / "data"},{data_dir}'
     part = 'slices' if masks == 'drawn' else 'slices_procedural'
     found = lineage.read_lineage(f'synthetic_pairs/{part}:train', places)
@@ -476,6 +479,12 @@ def test_a_stand_in_paints_without_a_generator(data_dir, tmp_path, masks):
 def test_what_is_made_needs_a_generator(data_dir, tmp_path):
     with pytest.raises(InputError, match='config.generator'):
         painted(data_dir, tmp_path, maker='made')
+
+
+@pytest.mark.parametrize('fields', [{'masks': 'drawn'}, {'maker': 'pasted'}])
+def test_a_stand_in_that_needs_pictures_is_refused_without(data_dir, tmp_path, fields):
+    with pytest.raises(InputError, match='config.pictures is empty; name pictures with lesions'):
+        painted(data_dir, tmp_path, **fields)
 
 
 def test_joined_masks_cover_more_and_stay_in_the_lungs(data_dir, tmp_path):

@@ -22,8 +22,12 @@ MANIFEST = 'manifest.jsonl'
 AGAIN = 'run the command that made the folder again'
 LICENCE = (
     'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and '
-    'Setio et al. 2017. The generator was trained on {}, whose pictures have no clear licence, and '
-    'may have memorised some of it.'
+    'Setio et al. 2017.'
+)
+# Where pictures took part.
+OF_PICTURES = (
+    ' The generator was trained on {}, whose pictures have no clear licence, and may have '
+    'memorised some of it.'
 )
 BOXES = 'boxes are those of the lung nodules of the sources.'
 USE = 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.'
@@ -208,6 +212,7 @@ def card(gan, rows, change, generator, generator_step):
         change: what was done to the slices.
         generator, generator_step: of the rows.
     """
+    pictures = gan.pictures if gan.task == 'pairs' else gan.covid
     return {
         'what': f'Lung-cancer CT slices, {change}; {BOXES}',
         'use': USE,
@@ -222,6 +227,6 @@ def card(gan, rows, change, generator, generator_step):
         'generator_step': generator_step,
         'generator_config': json.loads(gan.to_json()),
         'covjax': __version__,
-        'licence': LICENCE.format(gan.pictures if gan.task == 'pairs' else gan.covid),
+        'licence': LICENCE + (OF_PICTURES.format(pictures) if pictures else ''),
         'files': FILES | (FILES_OF_PAIRS if gan.task == 'pairs' else {}),
     }

@@ -459,6 +459,7 @@ def table_row(result, names):
 def _write_page(workdir, found, empty, models, tests):
     """Writes overlay.png, dice.png and masks.html."""
     page, scans = prose.read('masks'), next(iter(tests.values()))
+    empty = [{name: row[name] for name in row if name != 'segmenter'} for row in empty]
     overlay, dice = workdir / 'overlay.png', workdir / 'dice.png'
     picture.save(overlay, panels(models, scans))
     figures.save(figures.draw_forest(forest(found), 'Dice', reference=0), dice)

@@ -49,7 +49,18 @@ class Recipe(NamedTuple):
 
     @classmethod
     def of_config(cls, config):
-        """That of a config of configs/synthesize_pairs.py."""
+        """That of a config of configs/synthesize_pairs.py.
+
+        Raises:
+            InputError: masks, or the moments of real lesions, are to come from pictures, and
+                config.pictures names none.
+        """
+        if not config.pictures and (config.masks == 'drawn' or config.maker == 'pasted'):
+            raise InputError(
+                'config.pictures is empty; name pictures with lesions, such as '
+                'ct_scans/covid_semiseg_framed:train, or the workdir of a pair training in '
+                'config.generator'
+            )
         named = {key: config[key] for key in ('masks', 'pictures', 'image_size')}
         recipe = ConfigDict({'task': 'pairs', **named})
         rows = pictures_of(recipe, config.data_dir).rows
