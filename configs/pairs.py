@@ -4,12 +4,15 @@ python launch.py --config=configs/pairs.py --workdir=runs/pairs
 
 Slices without lesions get one where a mask says so, and their twin gets healthy lung in the same
 mask, made by the same network. What lesions and healthy lung look like is learned from pictures in
-which a doctor has drawn the lesions (COVID-SemiSeg, its training pictures), or of which only the
-label is known (COVID-CT). Slices and pictures are framed: cropped to the lungs (docs/synthesis.md).
+which a doctor has drawn the lesions (COVID-SemiSeg, its training pictures), in which a segmenter
+that learned from such finds them, or of which only the label is known (COVID-CT). Slices and
+pictures are framed: cropped to the lungs (docs/synthesis.md).
 
 full              256x256, for one GPU.
+predicted         the same on COVID-CT, whose lesions a segmenter finds (config.lesion_segmenter).
 procedural        the same, without any mask by hand: from blobs in the lungs of COVID-CT.
 small             96x96, narrow, 17 minutes on one CPU core (`seconds` of environment.json).
+small_predicted   predicted, as small.
 small_procedural  procedural, as small.
 
 Expect val/contrast, the grey levels by which a lesion is brighter than the sham, to rise to that of
@@ -26,11 +29,14 @@ SMALL = {
     'steps': 3000,
     'eval_every': 500,
 }
+PREDICTED = {'masks': 'predicted', 'pictures': 'covid_ct/clean_framed:train@covid'}
 PROCEDURAL = {'masks': 'procedural', 'pictures': 'covid_ct/clean_framed:train'}
 VARIANTS = {
     'full': {},
+    'predicted': PREDICTED,
     'procedural': PROCEDURAL,
     'small': SMALL,
+    'small_predicted': SMALL | PREDICTED,
     'small_procedural': SMALL | PROCEDURAL,
 }
 
@@ -40,9 +46,10 @@ def get_config(variant=''):
         'pairs',
         # Data.
         slices='luna16_patches/slices_framed:train',  # or nodules_framed
-        masks='drawn',  # by doctors, or procedural: blobs
+        masks='drawn',  # by doctors, predicted by a segmenter, or procedural: blobs
         # With lesions and their kinds; for procedural masks with COVID-19 and without.
         pictures='ct_scans/covid_semiseg_framed:train',
+        lesion_segmenter='',  # of predicted masks: workdir of a segmentation of lesions
         val='luna16_patches/slices_framed:validation',
         # COVID pictures that slices with lesions are compared with there; '' for none.
         val_pictures='covid_ct/clean_framed:validation@covid',

@@ -1,26 +1,17 @@
 """The lungs in front of a classifier: its images cropped to the lungs, or the lungs alone.
 
 It is part of the config of a classifier, so that training, evaluation and audit see the same; a
-segmenter that finds the lungs is copied into the workdir of the classifier, and what trained it is
-part of the lineage. Gozes et al. 2020 crop to the lungs, Li et al. 2020 (COVNet) black out what is
-outside.
+segmenter that finds the lungs is kept with the classifier (covjax/kept_segmenter.py). Gozes et al.
+2020 crop to the lungs, Li et al. 2020 (COVNet) black out what is outside.
 """
 
-import pathlib
-
 import numpy as np
-from ml_collections import ConfigDict
 
-from covjax import InputError, choice, segmenter, trained
+from covjax import InputError, choice, kept_segmenter, segmenter
 from covjax.ct import lungs, masks
 from covjax.ct.framing import VIEWS
-from covjax.data import datasets, lineage
-
-KEY = 'lung_segmenter'  # of the config, and what lineage.json calls it
-COPY = 'lungs.safetensors'  # of that segmenter, in the workdir of a classifier
-
-
-# ---- what is shown of an image
+from covjax.data import datasets
+from covjax.kept_segmenter import LUNGS
 
 
 def of_config(config):
@@ -39,12 +30,12 @@ def of_config(config):
         InputError: config.lungs is no valid choice, or there is no such segmenter.
     """
     if not choice(config, 'lungs', ('', *VIEWS)):
-        if config.get(KEY):
+        if config.get(LUNGS):
             raise InputError(
-                f'config.{KEY}={config[KEY]}: needs config.lungs, one of {", ".join(VIEWS)}'
+                f'config.{LUNGS}={config[LUNGS]}: needs config.lungs, one of {", ".join(VIEWS)}'
             )
         return None
-    show, find = VIEWS[config.lungs], finder(config.get(KEY), KEY)
+    show, find = VIEWS[config.lungs], finder(config.get(LUNGS), LUNGS)
 
     def view(grey):
         mask = find(grey[None])[0]
@@ -55,7 +46,7 @@ def of_config(config):
 
 def of_run(run):
     """The same of a classification run (trained.Trained), by its own copy of the segmenter."""
-    return of_config(by_copy(run.config, run.folder))
+    return of_config(kept_segmenter.by_copies(run.config, run.folder))
 
 
 def finder(named, key):
@@ -119,55 +110,3 @@ def _by_class(whole, examples):
         return f'{whole.sum()} of {len(whole)} images'
     of_class = lambda i: f'{whole[labels == i].sum()} of {(labels == i).sum()}'
     return ', '.join(f'{of_class(i)} {name}' for i, name in classes)
-
-
-# ---- the segmenter of a training
-
-
-def by_copy(config, folder):
-    """The config of a training with the copy of its segmenter, where there is one in its workdir.
-
-    Args:
-        config: ConfigDict of any training.
-        folder: pathlib.Path of its workdir.
-
-    Raises:
-        InputError: there is none yet, and config.lung_segmenter is no workdir: what an exported
-            file was trained on is not known.
-    """
-    named = config.get(KEY)
-    if not named:
-        return config
-    if (folder / COPY).is_file():
-        return ConfigDict({**config, KEY: str(folder / COPY)})
-    if pathlib.Path(named).suffix == '.safetensors':
-        raise InputError(
-            f'config.{KEY}={named}: does not say what it was trained on; give the workdir of its '
-            'training'
-        )
-    return config
-
-
-def lineage_of(config, folder):
-    """What trained the segmenter of a training: the records to add to its lineage.
-
-    Args:
-        config: ConfigDict of any training.
-        folder: pathlib.Path of its workdir.
-    """
-    if not config.get(KEY):
-        return []
-    if (folder / COPY).is_file():
-        return [record for record in lineage.read(folder) if record['through'] == KEY]
-    return [{**record, 'through': KEY} for record in lineage.read(pathlib.Path(config[KEY]))]
-
-
-def keep_copy(config, folder):
-    """Writes the copy, unless it is there or no segmenter is used.
-
-    Args:
-        config: ConfigDict of any training.
-        folder: pathlib.Path of its workdir.
-    """
-    if config.get(KEY) and not (folder / COPY).is_file():
-        segmenter.save(folder / COPY, trained.open_run(config[KEY], 'segmentation', KEY))

@@ -15,10 +15,10 @@ from functools import partial
 import jax
 import numpy as np
 
-from covjax import pair_generator
+from covjax import pair_generator, pair_pictures
 from covjax.ct import windows
 from covjax.ct.framing import WINDOW
-from covjax.data import batches, gaps
+from covjax.data import batches
 from covjax.data.lesion_masks import KINDS, SHAM
 from covjax.phantom.chest import MUSCLE, texture
 
@@ -59,7 +59,7 @@ def painted(run, data_dir):
 
 def pasted(run, data_dir):
     """Noise with the mean and deviation of real lesions, or of healthy lung in the sham."""
-    pictures = gaps.read_pictures(run.config, data_dir, run.config.image_size)
+    pictures = pair_pictures.of_run(run, data_dir)
     grey = {kind: [] for kind in range(len(KINDS))}
     for image, target, healthy in zip(pictures.images, pictures.targets, pictures.healthy):
         grey[0].append(image[healthy])

@@ -60,6 +60,7 @@ ADDED_KEYS = {
     },
     'segmentation': {'start': '', 'equal_parts': False},
     'pairs': {
+        'lesion_segmenter': '',
         'val_pictures': '',
         'gen_up': 'transposed',
         'disc_augment': '',

@@ -23,6 +23,8 @@ FLOORS = [
         *('covjax.stand_ins', 'covjax.pair_makers', 'covjax.features', 'covjax.lung_view'),
         *('covjax.pretraining', 'covjax.budgets'),
     ],
+    ['covjax.pair_pictures'],
+    ['covjax.kept_segmenter'],
     [
         *('covjax.classifier', 'covjax.generator', 'covjax.pair_generator', 'covjax.segmenter'),
         'covjax.pages',

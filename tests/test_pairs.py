@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 import shutil
 
 import jax
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from conftest import flags_of_devices
 from PIL import Image
+from segmenters import DARK, SHARPNESS, write_run
 from test_lungs import drawn
 
 from configs import pairs as config_file
 from configs import synthesize_pairs as synthesis_file
-from covjax import InputError, pair_generator, pair_makers, trained
-from covjax.ct import picture
+from covjax import InputError, pair_generator, pair_makers, pair_pictures, trained
+from covjax.ct import lungs, picture
 from covjax.data import datasets, gaps, lineage, segmented
 from covjax.data.lesion_masks import KINDS, LESIONS, SHAM
 from covjax.data.synthetic import read_manifest
@@ -53,11 +55,24 @@ def data_dir(tmp_path_factory):
     prepare.build('ct_scans/covid_semiseg_framed', folder / 'pictures', str(folder / 'data'))
     raw_files.write_covid_ct(folder / 'covid_ct', seed=4, train=16, validation=4, test=4)
     prepare.build('covid_ct/clean_framed', folder / 'covid_ct', str(folder / 'data'))
+    write_segmenter(folder / 'data', ('background', 'any_lesion'))
     return str(folder / 'data')
 
 
+def write_segmenter(data_dir, classes, name='segmenter'):
+    """The workdir of a segmenter whose region is bright pixels, "trained" on annotated pictures."""
+    workdir, spec = data_dir / name, 'ct_scans/covid_semiseg_framed:train'
+    images = [lineage.image(row) for row in datasets.read_rows(spec, str(data_dir))]
+    records = [{'role': 'train', 'dataset': spec, 'through': '', 'images': images}]
+    workdir.mkdir()
+    write_run(workdir, classes, records, -SHARPNESS, image_size=SIZE, patch=(SIZE, SIZE))
+    return workdir
+
+
 def config_of(data_dir, masks='drawn', **fields):
-    config = config_file.get_config({'drawn': 'small', 'procedural': 'small_procedural'}[masks])
+    config = config_file.get_config('small' if masks == 'drawn' else f'small_{masks}')
+    if masks == 'predicted':
+        fields = {'lesion_segmenter': f'{data_dir}/segmenter'} | fields
     config.update(TINY | {'data_dir': data_dir} | fields)
     return config
 
@@ -82,7 +97,7 @@ def run(workdirs):
 def pictures(data_dir):
     """{masks: gaps.Pictures}."""
     return {
-        masks: gaps.read_pictures(config_of(data_dir, masks), data_dir, 64) for masks in LESIONS
+        masks: pair_pictures.read(config_of(data_dir, masks), data_dir, 64) for masks in LESIONS
     }
 
 
@@ -138,12 +153,84 @@ def test_pictures_with_labels_alone_are_opacities_in_covid_and_shams_elsewhere(p
     assert found.bank is None
 
 
+def test_predicted_lesions_are_what_the_segmenter_finds_in_lungs_of_covid(data_dir):
+    found = pair_pictures.read(config_of(data_dir, 'predicted'), data_dir, SIZE)
+    index = KINDS.index('opacity')
+    examples = datasets.read('covid_ct/clean_framed:train@covid', data_dir, SIZE)
+    grey = {row.id: image for row, image in zip(examples.rows, examples.images[..., 0])}
+    assert {row.id for row in found.rows} <= {*grey} and {*found.bank.kinds} == {'opacity'}
+    for target, healthy, row in zip(found.targets, found.healthy, found.rows):
+        assert {*np.unique(target)} <= {0, index} and not (healthy & (target > 0)).any()
+        hull = lungs.hull(lungs.mask_in_crop(grey[row.id]))
+        np.testing.assert_array_equal(target > 0, (grey[row.id] >= DARK) & hull)
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        ({'lesion_segmenter': ''}, 'config.masks=predicted: needs config.lesion_segmenter'),
+        ({'lesion_segmenter': 'LUNGS'}, 'segments lung; give a segmenter of lesions'),
+        ({'lesion_segmenter': 'nowhere'}, 'config.lesion_segmenter=nowhere'),
+        ({'pictures': 'covid_ct/clean_framed:train@noncovid'}, 'finds no lesion in any picture'),
+        ({'pictures': 'luna16_patches/slices_framed:train'}, 'the classes noncovid, covid'),
+    ],
+)
+def test_lesions_that_cannot_be_predicted_are_refused(data_dir, tmp_path, fields, message):
+    if fields.get('lesion_segmenter') == 'LUNGS':
+        shutil.copytree(pathlib.Path(data_dir), tmp_path / 'data')
+        where = write_segmenter(tmp_path / 'data', ('background', 'lung'), 'lungs')
+        fields = {'lesion_segmenter': str(where)}
+    with pytest.raises(InputError, match=message):
+        pair_pictures.read(config_of(data_dir, 'predicted', **fields), data_dir, SIZE)
+
+
+def test_a_generator_keeps_its_segmenter_and_its_lineage(workdirs, data_dir):
+    """Its own pictures, those that trained the segmenter, and the search for near copies."""
+    workdir = workdirs['predicted']
+    assert (workdir / 'lesions.safetensors').is_file()
+    records = {(each['role'], each['through']): each for each in lineage.read(workdir)}
+    assert {*records} >= {
+        *(('pictures', ''), ('train', 'lesion_segmenter'), ('pictures', 'near_copies')),
+    }
+    for spec in ('ct_scans/covid_semiseg_framed:train', 'covid_ct/clean_framed:train@covid'):
+        rows = datasets.read_rows(spec, data_dir)
+        with pytest.raises(InputError, match='share a picture, patient, document or series'):
+            lineage.check(lineage.read(workdir), rows, spec, 'clean')
+
+
+def test_near_copies_in_the_other_data_set_count_as_learned_from(data_dir, tmp_path):
+    """A test picture of the one, brighter and recompressed, is a training picture of the other."""
+    data, spec = tmp_path / 'data', 'ct_scans/covid_semiseg_framed:test'
+    phantoms.write_ct_scans(tmp_path / 'pictures', 'covid_semiseg', seed=3)
+    prepare.build('ct_scans/covid_semiseg_framed', tmp_path / 'pictures', str(data))
+    raw_files.write_covid_ct(tmp_path / 'covid_ct', seed=4, train=16, validation=4, test=4)
+    (grey, copied), *_ = datasets.read_native(spec, str(data))
+    file = copied_over(tmp_path / 'covid_ct')
+    Image.fromarray(np.clip(grey * 0.9 + 20, 0, 255).astype(np.uint8)).save(file)
+    prepare.build('covid_ct/clean_framed', tmp_path / 'covid_ct', str(data))
+    segmenter = write_segmenter(data, ('background', 'any_lesion'))
+    config = config_of(str(data), 'predicted', lesion_segmenter=str(segmenter))
+    (record,) = pair_pictures.lineage_of(config, tmp_path / 'new')
+    assert copied.sha256 in {image[0] for image in record['images']}
+    rows = datasets.read_rows(spec, str(data))
+    with pytest.raises(InputError, match='share a picture'):
+        lineage.check([record], rows, spec, 'clean')
+    assert not pair_pictures.lineage_of(config_of(data_dir), tmp_path)
+
+
+def copied_over(folder):
+    """A training picture of COVID-CT that another one may take the place of."""
+    name = (folder / 'Data-split' / 'COVID' / 'trainCT_COVID.txt').read_text().split()[0]
+    (file,) = folder.rglob(name)
+    return file
+
+
 def test_pictures_of_one_class_are_refused_where_labels_are_all_that_is_known(data_dir):
     for spec in ('luna16_patches/slices_framed:train', 'covid_ct/clean_framed:train@covid'):
         with pytest.raises(InputError, match='config.pictures.*covid_ct/clean_framed:train'):
-            gaps.read_pictures({'masks': 'procedural', 'pictures': spec}, data_dir, 64)
+            pair_pictures.read({'masks': 'procedural', 'pictures': spec}, data_dir, 64)
     with pytest.raises(InputError, match='config.masks=found'):
-        gaps.read_pictures({'masks': 'found', 'pictures': spec}, data_dir, 64)
+        pair_pictures.read({'masks': 'found', 'pictures': spec}, data_dir, 64)
 
 
 @pytest.mark.parametrize('masks', LESIONS)
@@ -401,7 +488,7 @@ def test_lungs_with_lesions_are_compared_with_those_of_pictures():
 def test_what_is_compared_is_lungs_alone_in_one_window(data_dir):
     """A picture with another brightness and contrast is the same, and what is outside is black."""
     config = config_of(data_dir)
-    pictures = gaps.read_pictures(config, data_dir, SIZE)
+    pictures = pair_pictures.read(config, data_dir, SIZE)
     found = likeness.read('covid_ct/clean_framed:train@covid', pictures, data_dir, SIZE)
     assert {*found.effects} == {*LESIONS['drawn']}
     assert found.lungs.shape[1] == likeness.SIDE**2 and len(found.rows) == len(found.lungs)
@@ -462,7 +549,7 @@ def painted(data_dir, folder, **fields):
     return read_manifest(folder / 'synthetic')
 
 
-@pytest.mark.parametrize('masks', LESIONS)
+@pytest.mark.parametrize('masks', ['drawn', 'procedural'])
 def test_a_stand_in_paints_without_a_generator(data_dir, tmp_path, masks):
     drawn = {'pictures': 'ct_scans/covid_semiseg_framed:train', 'masks': 'drawn'}
     rows = painted(data_dir, tmp_path, **(drawn if masks == 'drawn' else {}))
@@ -479,6 +566,11 @@ def test_a_stand_in_paints_without_a_generator(data_dir, tmp_path, masks):
 def test_what_is_made_needs_a_generator(data_dir, tmp_path):
     with pytest.raises(InputError, match='config.generator'):
         painted(data_dir, tmp_path, maker='made')
+
+
+def test_a_stand_in_alone_has_no_segmenter(data_dir, tmp_path):
+    with pytest.raises(InputError, match='config.masks=predicted: .* its workdir in config.gener'):
+        painted(data_dir, tmp_path, masks='predicted', pictures='covid_ct/clean_framed:train')
 
 
 @pytest.mark.parametrize('fields', [{'masks': 'drawn'}, {'maker': 'pasted'}])
@@ -519,7 +611,7 @@ def test_painted_lesions_are_brighter_than_the_slice_and_shams_are_the_slice(mad
 
 
 def test_pasted_noise_has_the_moments_of_real_lesions(made, data_dir):
-    found = gaps.read_pictures(config_of(data_dir), data_dir, SIZE)
+    found = pair_pictures.read(config_of(data_dir), data_dir, SIZE)
     real = [image[target == 1] for image, target in zip(found.images, found.targets)]
     folder = made('pasted') / 'synthetic'
     rows = [row for row in read_manifest(folder) if row.kind == KINDS[1]]

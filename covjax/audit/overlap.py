@@ -10,15 +10,7 @@ import numpy as np
 from covjax.audit.verdict import Verdict
 from covjax.ct import picture
 from covjax.data import lineage
-from covjax.data.near_duplicates import (
-    SAME_DETAIL,
-    SIZE,
-    THRESHOLD,
-    across_groups,
-    detail,
-    near_duplicates,
-    shrunk,
-)
+from covjax.data.near_duplicates import SIZE, THRESHOLD, copies, shrunk
 from covjax.data.rows import Row
 from covjax.pages.html import Figure
 
@@ -75,15 +67,8 @@ def near_copies(before, tested):
     Returns:
         [(correlation, Picture of before, Picture of tested)], the most alike first.
     """
-    both = before + tested
-    small = np.stack([shrunk(each.grey) for each in both])
-    pairs = across_groups(near_duplicates(small), [each.row for each in both])
-    across = [(value, both[i], both[j]) for value, i, j in pairs if i < len(before) <= j]
-    return [
-        (value, first, second)
-        for value, first, second in across
-        if first.row.sha256 != second.row.sha256 and detail(first.grey, second.grey) > SAME_DETAIL
-    ]
+    pairs = copies(*([(each.grey, each.row) for each in some] for some in (before, tested)))
+    return [(value, before[i], tested[j]) for value, i, j in pairs]
 
 
 def check(subject):
@@ -92,17 +77,17 @@ def check(subject):
     before = pictures_before(subject)
     for test, images in subject.tests.items():
         counts, _ = lineage.overlap(subject.lineage, images.rows)
-        copies = near_copies(before, [Picture(test, grey, row) for grey, row in images.native])
+        alike = near_copies(before, [Picture(test, grey, row) for grey, row in images.native])
         for kind, text in COUNTED.items():
             rows.append((test, f'test images whose {text}', counts[kind]))
-        rows.append((test, 'near copies of training, validation or real images', len(copies)))
-        for value, first, second in copies[:SHOWN]:
+        rows.append((test, 'near copies of training, validation or real images', len(alike)))
+        for value, first, second in alike[:SHOWN]:
             pair = f'{second.row.id} is like {first.row.id} ({first.set})'
             rows.append((test, pair, f'{value:.4f}'))
-        shown += copies[:SHOWN]
+        shown += alike[:SHOWN]
         found = [f'{n} {kind}' for kind, n in counts.items() if n]
-        if copies:
-            found.append(f'{len(copies)} near copies')
+        if alike:
+            found.append(f'{len(alike)} near copies')
         if found:
             used_before.append(f'{test}: {", ".join(found)}')
     if used_before:
@@ -120,12 +105,12 @@ def check(subject):
     )
 
 
-def _figures(copies, path):
+def _figures(alike, path):
     """Draws near copies side by side, each pair one above the other -> figures of a Verdict."""
-    if not copies:
+    if not alike:
         return ()
     columns = [
-        np.vstack([_enlarged(first.grey), _enlarged(second.grey)]) for _, first, second in copies
+        np.vstack([_enlarged(first.grey), _enlarged(second.grey)]) for _, first, second in alike
     ]
     picture.save(path, np.hstack(columns))
     return (Figure(path, CAPTION),)

@@ -6,8 +6,9 @@ In slices lesions and shams get their masks from one distribution; in pictures h
 that were drawn keep all of theirs.
 
 Masks are *drawn*, which are those of doctors, bent and moved, and real lesions are what doctors
-have drawn; or *procedural*, which are blobs, and real lesions are blobs anywhere in the lungs of
-COVID pictures, whose shams are blobs in the lungs of other pictures. No human mask is read then.
+have drawn; *predicted*, the same of what a segmenter finds (covjax/pair_pictures.py); or
+*procedural*, which are blobs, and real lesions are blobs anywhere in the lungs of COVID pictures,
+whose shams are blobs in the lungs of other pictures. No human mask is read then.
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from covjax import CLASSES, InputError, choice
+from covjax import CLASSES, InputError
 from covjax.classes import POSITIVE
 from covjax.ct import framing, lungs
 from covjax.data import batches, datasets, lesion_masks, segmented
@@ -147,24 +148,6 @@ def read_labelled(spec, data_dir, size):
             'covid_ct/clean_framed:train'
         )
     return Pictures(np.stack(images), targets, healthy, rows, 'procedural', None)
-
-
-READERS = {'drawn': read_drawn, 'procedural': read_labelled}
-
-
-def read_pictures(config, data_dir, size):
-    """The Pictures of a config of pairs.
-
-    Args:
-        config: with `masks`, a key of READERS, and `pictures`.
-        data_dir: where prepared data sets lie.
-        size: S.
-
-    Raises:
-        InputError: as the readers do, or `masks` is another word.
-    """
-    read = READERS[choice(config, 'masks', READERS)]
-    return read(config['pictures'], data_dir, size)
 
 
 def read_slices(spec, data_dir, size, key):

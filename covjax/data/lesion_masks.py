@@ -1,4 +1,4 @@
-"""Kinds of lesions, and masks of them at random: blobs by a rule, or masks that doctors drew.
+"""Kinds of lesions, and masks of them at random: blobs by a rule, or those of real lesions.
 
 Lesions and shams (healthy lung made anew) get their masks from here alike, so that no mask tells
 which of the two it is. Masks are of framed slices (ct/framing.py), in which lungs take the same
@@ -12,7 +12,11 @@ from scipy import ndimage
 
 SHAM = 'sham'
 # The kinds of lesions by where their masks are from; an opacity may be any.
-LESIONS = {'drawn': ('ground_glass', 'consolidation'), 'procedural': ('opacity',)}
+LESIONS = {
+    'drawn': ('ground_glass', 'consolidation'),
+    'predicted': ('opacity',),
+    'procedural': ('opacity',),
+}
 KINDS = (SHAM, *LESIONS['drawn'], *LESIONS['procedural'])
 # The share of the slice that a mask takes: what is smaller nobody sees, what is larger leaves
 # little of the lungs.
@@ -31,7 +35,7 @@ APART = 0.02  # of the side of an image, between what counts as healthy lung and
 
 
 class Bank(NamedTuple):
-    """The lesions of annotated slices, each a mask of one kind."""
+    """The lesions of annotated or segmented slices, each a mask of one kind."""
 
     masks: tuple[np.ndarray, ...]  # bool [S, S]
     kinds: tuple[str, ...]
@@ -77,7 +81,7 @@ def procedural(rng, lungs):
 
 
 def drawn(rng, inside, bank, kind):
-    """A lesion that a doctor has drawn, mirrored, turned, scaled, moved and bent at random.
+    """A real lesion of a bank, mirrored, turned, scaled, moved and bent at random.
 
     Args:
         rng: numpy.random.Generator.

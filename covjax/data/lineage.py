@@ -3,8 +3,10 @@
 lineage.json lies in every workdir and beside every synthetic data set. It is a list of records
 {role, dataset, through, images: [[sha256, group, id], ...]}: role is the config key (cancer, covid,
 train, val); through is 'generator' for the images that trained the generator of a synthetic data
-set, 'lung_segmenter' for those of the segmenter that shows a classifier the lungs, 'pretraining'
-for those of the run that a training began with, else ''. Where a mask was the target, its hash
+set, 'lung_segmenter' for those of the segmenter that shows a classifier the lungs,
+'lesion_segmenter' for those of the one that finds lesions for a generator, 'near_copies' for what
+is nearly the same as these, 'pretraining' for those of the run that a training began with, else
+''. Where a mask was the target, its hash
 follows the id.
 """
 
@@ -28,7 +30,7 @@ class Record(TypedDict):
 
     role: str  # key of the config that named the data set
     dataset: str  # as the config named it
-    # 'generator', 'lung_segmenter', 'pretraining', or '' for what a run was trained on itself
+    # How a run knows them, or '' for what it was trained on itself.
     through: str
     images: list[IMAGE]
 
@@ -58,7 +60,7 @@ def record(named, data_dir, sources):
     """
     records = []
     for role, rows in sources.items():
-        images = [_image(row) for row in rows]
+        images = [image(row) for row in rows]
         records.append({'role': role, 'dataset': named[role], 'through': '', 'images': images})
         if role in TRAINED:
             for upstream in read_lineage(named[role], data_dir):
@@ -66,7 +68,7 @@ def record(named, data_dir, sources):
     return records
 
 
-def _image(row):
+def image(row):
     """What lineage.json holds of a Row."""
     return [row.sha256, row.group, row.id, *filter(None, [row.mask_sha256])]
 

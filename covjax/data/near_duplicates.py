@@ -85,6 +85,29 @@ def detail(first, second):
     return float(first @ second)
 
 
+def copies(first, second):
+    """Pairs of nearly the same picture in two sets that are not known to be of one patient.
+
+    Pictures with the same pixels are left out: their hash says so.
+
+    Args:
+        first, second: [(uint8 [H, W], Row)], with the groups and the hashes of the rows.
+
+    Returns:
+        [(correlation, index in first, index in second)], the most alike first.
+    """
+    both = [*first, *second]
+    rows = [row for _, row in both]
+    pairs = across_groups(near_duplicates(np.stack([shrunk(grey) for grey, _ in both])), rows)
+    return [
+        (value, i, j - len(first))
+        for value, i, j in pairs
+        if i < len(first) <= j
+        and rows[i].sha256 != rows[j].sha256
+        and detail(both[i][0], both[j][0]) > SAME_DETAIL
+    ]
+
+
 def nearest(images, others):
     """Finds for each image the one of `others` that is most like it.
 

@@ -16,6 +16,7 @@ from covjax import (
     choice,
     classifier,
     pair_makers,
+    pair_pictures,
     pipeline,
     runs,
     trained,
@@ -23,7 +24,7 @@ from covjax import (
 from covjax.audit import pair_tests
 from covjax.classes import POSITIVE
 from covjax.ct import lungs, picture
-from covjax.data import batches, datasets, gaps, lineage, specs
+from covjax.data import batches, datasets, lineage, specs
 from covjax.metrics.intervals import auc_difference, mean_interval
 from covjax.pages import pair_study as page
 from covjax.pages import pictures
@@ -330,7 +331,7 @@ def effects(rows, generator, data_dir):
     Returns:
         {maker, and 'real': {kind: {'mean', 'low', 'high', 'faint': share below FAINT, 'lesions'}}}.
     """
-    real = gaps.read_pictures(generator.config, data_dir, generator.config.image_size)
+    real = pair_pictures.of_run(generator, data_dir)
     found = {'real': real.effects()}
     spec = DATA_SETS[generator.config.masks][0] + ':test'
     for row in rows:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from covjax import InputError, choice, pair_makers, trained
+from covjax import InputError, choice, pair_makers, pair_pictures, trained
 from covjax.ct import picture
 from covjax.data import gaps, lineage, specs
 from covjax.data.lesion_masks import KINDS, SHAM
@@ -28,6 +28,7 @@ from covjax.workdir import duration
 # By where masks are from.
 DATA_SETS = {
     'drawn': ('synthetic_pairs/slices', 'synthetic_pairs/patches'),
+    'predicted': ('synthetic_pairs/slices_predicted', 'synthetic_pairs/patches_predicted'),
     'procedural': ('synthetic_pairs/slices_procedural', 'synthetic_pairs/patches_procedural'),
 }
 TRIES = 20  # draws until a mask is large enough
@@ -46,6 +47,7 @@ class Recipe(NamedTuple):
     config: ConfigDict  # of a pair training
     lineage: list  # records of the pictures whose masks are taken
     step: int = 0
+    folder: None = None
 
     @classmethod
     def of_config(cls, config):
@@ -53,8 +55,13 @@ class Recipe(NamedTuple):
 
         Raises:
             InputError: masks, or the moments of real lesions, are to come from pictures, and
-                config.pictures names none.
+                config.pictures names none; or a segmenter is to find them.
         """
+        if config.masks == pair_pictures.PREDICTED:
+            raise InputError(
+                'config.masks=predicted: only a training of pairs has them; name its workdir in '
+                'config.generator'
+            )
         if not config.pictures and (config.masks == 'drawn' or config.maker == 'pasted'):
             raise InputError(
                 'config.pictures is empty; name pictures with lesions, such as '
@@ -63,22 +70,10 @@ class Recipe(NamedTuple):
             )
         named = {key: config[key] for key in ('masks', 'pictures', 'image_size')}
         recipe = ConfigDict({'task': 'pairs', **named})
-        rows = pictures_of(recipe, config.data_dir).rows
+        rows = pair_pictures.of_run(cls(recipe, []), config.data_dir).rows
         return cls(
             recipe, lineage.record(recipe, config.data_dir, {'pictures': rows} if rows else {})
         )
-
-
-def pictures_of(config, data_dir):
-    """The gaps.Pictures of a config of a pair training, none where blobs need none.
-
-    Args:
-        config: with `masks`, `pictures` and `image_size`.
-        data_dir: where they lie.
-    """
-    if config.masks == 'procedural' and not config.pictures:
-        return gaps.Pictures.none()
-    return gaps.read_pictures(config, data_dir, config.image_size)
 
 
 def run(config, workdir):
@@ -133,7 +128,7 @@ def write_pairs(config, generator, facts, folder):
         )
     data_dir, size = trained.data_dir_of(config), generator.config.image_size
     fill = pair_makers.METHODS[config.maker](generator, data_dir)
-    drawn = pictures_of(generator.config, data_dir)
+    drawn = pair_pictures.of_run(generator, data_dir)
     manifest = []
     for dataset, split in specs.splits(config.slices, data_dir):
         began = time.monotonic()

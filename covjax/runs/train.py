@@ -2,7 +2,7 @@
 
 import jax
 
-from covjax import InputError, choice, lung_view, pretraining
+from covjax import InputError, choice, kept_segmenter, pair_pictures, pretraining
 from covjax.data import lineage
 from covjax.trained import read_classes, write_classes
 from covjax.training import classification, cyclegan, devices, loop, pairs, segmentation
@@ -25,7 +25,7 @@ def run(config, workdir):
             configs/segmentation.py.
         workdir: pathlib.Path of the folder for checkpoints/, metrics.jsonl, lineage.json, images/,
             tensorboard/ and, where the outputs of the network are classes, classes.json, their
-            names; where a segmenter shows it the lungs, lungs.safetensors, a copy of that.
+            names; where it makes use of segmenters, copies of those.
 
     Raises:
         InputError: a key of the config has no valid value, or the data are not those that the run
@@ -34,10 +34,11 @@ def run(config, workdir):
         FloatingPointError: the training diverged.
     """
     devices.check_devices(config.batch_size)  # before anything is written
-    now = pretraining.needed(lung_view.by_copy(config, workdir), workdir)
+    now = pretraining.needed(kept_segmenter.by_copies(config, workdir), workdir)
     task = MAKE[choice(config, 'task', MAKE)](now)
     record = lineage.record(config, config.data_dir, task.sources)
-    record += lung_view.lineage_of(config, workdir)
+    record += kept_segmenter.lineage_of(config, workdir)
+    record += pair_pictures.lineage_of(config, workdir)
     record += pretraining.lineage_of(config, workdir)
     if checkpoint.exists(workdir) and lineage.read(workdir) != record:
         raise InputError(
@@ -51,6 +52,6 @@ def run(config, workdir):
         )
     if jax.process_index() == 0:
         write_json(workdir / 'lineage.json', record)
-        lung_view.keep_copy(config, workdir)
+        kept_segmenter.keep(config, workdir)
         write_classes(workdir, task.classes)
     loop.fit(task, config, workdir)

@@ -25,7 +25,7 @@ import optax
 from flax import struct
 from jax import lax
 
-from covjax import InputError, pair_generator
+from covjax import InputError, pair_generator, pair_pictures
 from covjax.ct import lungs
 from covjax.data import batches, gaps, lesion_masks
 from covjax.data.augment import (
@@ -109,7 +109,7 @@ def make(config):
     """
     read = partial(gaps.read_slices, data_dir=config.data_dir, size=config.image_size)
     slices, val = read(config.slices, key='slices'), None
-    pictures = gaps.read_pictures(config, config.data_dir, config.image_size)
+    pictures = pair_pictures.read(config, config.data_dir, config.image_size)
     if config.val:
         val = read(config.val, key='val')
     spec = config.val_pictures if config.val else ''

@@ -97,7 +97,7 @@ class Builder(_synthetic.SyntheticBuilder):
             'kind': tfds.features.Text(),  # of the member: a lesion, or sham
             'lesion': tfds.features.Text(),  # the kind of the lesion of the pair
             'pair': tfds.features.Text(),  # what both members are called together
-            'masks': tfds.features.Text(),  # where the mask is from: drawn or procedural
+            'masks': tfds.features.Text(),  # where the mask is from: a key of LESIONS
         }
 
     def source_files(self, folder):
