@@ -5,28 +5,28 @@ python launch.py --config=configs/segmentation_study.py --workdir=runs/segmentat
 
 Opacity is painted into slices without lesions, where a rule says or where masks were drawn by hand;
 a generator of pairs makes lesions there. U-Nets learn from these alone, from few real masks alone,
-and from the former and then the latter, with several seeds. config.read says on which split of the
-real slices they are compared; choose on validation, and read the test set once.
+and from both, together or one after the other, with several seeds. config.read says on which split
+of the real slices they are compared; choose on validation, and read the test set once.
 
-Cost: 13 networks for each seed, each one to two minutes on one CPU core with another beside it
-(`seconds` of its environment.json), and 5 more with config.procedural. What is finished is kept, so
-the same command resumes where it was stopped.
+Cost: 19 networks for each seed, each one to two minutes on one CPU core with another beside it
+(`seconds` of its environment.json), 9 more with config.procedural and 3 with config.predicted. What
+is finished is kept, so the same command resumes where it was stopped.
 """
 
 from configs import base, evaluate_masks, segmentation, synthesize_pairs
-from covjax.budgets import TUNED
+from covjax.budgets import MODES
 
 
 def get_config():
     config = base.stage(
         'segmentation_study',
-        # Workdirs of pair trainings, whose masks were drawn or are blobs; '' leaves out their rows.
+        # Workdirs of pair trainings by where their masks are from; '' leaves out their rows.
         drawn='',
+        predicted='',
         procedural='',
         # How many real slices with masks are learned from, beside all of them.
         budgets=(5, 10, 25),
-        # How synthetic lesions join them: fine_tuned, together, or both.
-        modes=(TUNED,),
+        modes=MODES,  # how synthetic lesions join them: together, fine_tuned
         seeds=(0, 1, 2, 3, 4),
         # The real slices: their split, and the data sets.
         read='validation',  # or test, for which all of training and validation may be learned from

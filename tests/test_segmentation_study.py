@@ -103,6 +103,7 @@ def config(tmp_path_factory):
     prepare.build('ct_scans/covid_semiseg_framed', folder / 'pictures', data)
     config = study_file.get_config()
     config.update({'data_dir': data, 'seeds': (0, 1), 'budgets': (2,), 'negatives': ''})
+    config.modes = (TUNED,)
     config.synthesize.update({'per_slice': 1, 'least': 0.0})
     config.train.update({'image_size': 32, 'patch': (32, 32), 'widths': (2, 4), 'steps': 2})
     config.train.update({'eval_every': 2, 'batch_size': 2, 'warmup_steps': 0})
@@ -183,11 +184,21 @@ def test_together_half_of_every_batch_is_real(config):
     assert stage.needs == ('painted/images',)
 
 
-def test_a_generator_makes_lesions_and_stand_ins_need_none(config):
+@pytest.mark.parametrize('masks', segmentation_study.GENERATORS)
+def test_every_generator_makes_lesions_and_has_its_data_set(config, masks):
     config = config.copy_and_resolve_references()
-    config.drawn = 'runs/pairs'
-    made = {name: segmentation_study.images_of(config, name, 'drawn') for name in ('drawn',)}
-    assert (made['drawn'].maker, made['drawn'].generator) == ('made', 'runs/pairs')
+    config[masks] = 'runs/pairs'
+    assert segmentation_study.makers(config) == ['painted', 'painted_drawn', masks]
+    made = segmentation_study.images_of(config, masks, masks)
+    assert (made.maker, made.generator) == ('made', 'runs/pairs')
+    sources = {masks: segmentation_study.MASKS[masks]}
+    row = Row(masks, ALONE, NONE)
+    stage = segmentation_study.training(config, sources, row, 0, pathlib.Path('study'))
+    name = 'slices' if masks == 'drawn' else f'slices_{masks}'
+    assert stage.config.train == f'synthetic_pairs/{name}:train@covid'
+
+
+def test_stand_ins_need_no_generator(config):
     for masks in ('drawn', 'procedural'):
         painted = segmentation_study.images_of(config, 'painted', masks)
         assert (painted.maker, painted.generator, painted.masks) == ('painted', '', masks)

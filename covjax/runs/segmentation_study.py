@@ -18,13 +18,13 @@ from covjax.runs.synthesize_pairs import DATA_SETS
 from covjax.workdir import read_json, without_nan, write_json
 
 READ = ('validation', 'test')
-# Makers of lesions whose masks are drawn have seen every real mask of training.
-DRAWN, PROCEDURAL = 'drawn', 'procedural'
+DRAWN, PREDICTED, PROCEDURAL = GENERATORS = 'drawn', 'predicted', 'procedural'
 PAINTED, PAINTED_DRAWN = 'painted', 'painted_drawn'
 MASKS = {
     PAINTED: PROCEDURAL,
     PAINTED_DRAWN: DRAWN,
     DRAWN: DRAWN,
+    PREDICTED: PREDICTED,
     PROCEDURAL: PROCEDURAL,
 }
 
@@ -41,7 +41,8 @@ def run(config, workdir):
     """
     check(config)
     sources = {name: MASKS[name] for name in makers(config)}
-    knows_all = {name: masks == DRAWN for name, masks in sources.items()}
+    # Other masks than blobs come from every real mask of training, if through a segmenter.
+    knows_all = {name: masks != PROCEDURAL for name, masks in sources.items()}
     rows = budgets.rows(knows_all, config.modes, config.budgets)
     print_resolution(config)
     pipeline.follow(stages(config, sources, rows, workdir), workdir, runs.find)
@@ -67,7 +68,7 @@ def check(config):
     for spec in (f'{config.real}:{config.read}', config.negatives):
         if spec:
             next(datasets.records(spec, config.data_dir))
-    for key in (DRAWN, PROCEDURAL):
+    for key in GENERATORS:
         if config[key] and (masks := masks_of(config, key)) != key:
             raise InputError(f'config.{key}={config[key]}: has {masks} masks, not {key} ones')
 
@@ -79,7 +80,7 @@ def masks_of(config, key):
 
 def makers(config):
     """The names of the makers of synthetic lesions that a config asks for."""
-    return [PAINTED, PAINTED_DRAWN, *(key for key in (DRAWN, PROCEDURAL) if config[key])]
+    return [PAINTED, PAINTED_DRAWN, *(key for key in GENERATORS if config[key])]
 
 
 def print_resolution(config):
