@@ -8,15 +8,26 @@ Opacity painted into blobs needs neither a generator nor a picture, nor a mask b
 python launch.py --config=configs/synthesize_pairs.py --workdir=runs/painted \\
     --config.maker=painted
 
+A set to hand on, three pairs of every ready-made slice: as PNG with COCO and a data card in
+<workdir>/synthetic, as TFDS in <workdir>/data.
+
+python launch.py --config=configs/synthesize_pairs.py:released --workdir=runs/released \\
+    --config.generator=runs/pairs
+
 Cost: two passes through the generator a slice. The data set is in <workdir>/data, the pictures and
 their gates are in <workdir>/synthetic, images/pairs.png shows some: slice, gate, lesion, sham.
 """
 
 from configs import base
 
+VARIANTS = {
+    'one': {},
+    'released': {'slices': 'luna16_patches/slices_framed', 'per_slice': 3},
+}
 
-def get_config():
-    return base.stage(
+
+def get_config(variant=''):
+    config = base.stage(
         'synthesize_pairs',
         # Workdir of a pair training; '' where a stand-in does without.
         generator='',
@@ -34,3 +45,5 @@ def get_config():
         per_slice=1,  # pairs of each slice, each with a mask of its own
         seed=0,  # of masks and noise
     )
+    config.update(base.variant(variant, VARIANTS))
+    return config

@@ -139,8 +139,24 @@ def test_synthetic_folder_serves_without_covjax(workdir):
     lines = list(csv.DictReader((folder / 'annotations.csv').open()))
     count = sum(len(row.nodules) for row in rows)
     assert len(coco['annotations']) == len(lines) == card['boxes'] == count > 0
-    assert card['images'] == len(rows) == sum(card['splits'].values())
+    counts = (sum(card[key].values()) for key in ('splits', 'kinds'))
+    assert {card['images'], *counts} == {len(rows)}
     assert card['windows'] == ['lung'] and card['image_size'] == coco['images'][0]['width']
+
+
+def test_the_data_card_says_how_the_folder_is_read_and_what_must_not_test_it(workdir, monkeypatch):
+    stage = workdir / 'synthesize'
+    card = (stage / 'synthetic' / 'README.md').read_text(encoding='utf-8')
+    assert 'Not for diagnosis' in card and str(workdir) not in card
+    assert str(workdir) not in (stage / 'synthetic' / 'meta.json').read_text()
+    for record in json.loads((stage / 'lineage.json').read_text()):
+        assert f'- {record["dataset"]}: {len(record["images"])} images' in card
+    _, code, _ = re.split(r'```(?:python)?\n', card)
+    monkeypatch.chdir(stage)
+    found = {}
+    exec(code, found)
+    rows = [row for row in read_manifest(stage / 'synthetic') if row.split == 'train']
+    assert len(found['images']) == len(rows) and found['images'][0]['image'].dtype == np.uint8
 
 
 def test_generator_lineage_reaches_the_classifier(workdir):

@@ -1,50 +1,24 @@
 """The folder of synthetic images that `synthesize` writes.
 
-It has images/ and inputs/ (PNG, the same names), manifest.jsonl with one line an image, meta.json,
-which is the data card, boxes in other formats (covjax.data.coco), and lineage.json. A box stays
-right at every size: it is a share of the image, and translation keeps geometry.
+It has images/ and inputs/ (PNG, the same names), manifest.jsonl with one line an image, the data
+card (covjax.data.data_card), boxes in other formats (covjax.data.coco), and lineage.json. A box
+stays right at every size: it is a share of the image, and translation keeps geometry.
 """
 
 import dataclasses
 import json
 import pathlib
-from collections import Counter
 from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 
-from covjax import InputError, __version__
+from covjax import InputError
 from covjax.ct import archive
 from covjax.data.rows import Nodule
 from covjax.workdir import checked
 
 MANIFEST = 'manifest.jsonl'
 AGAIN = 'run the command that made the folder again'
-LICENCE = (
-    'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and '
-    'Setio et al. 2017.'
-)
-# Where pictures took part.
-OF_PICTURES = (
-    ' The generator was trained on {}, whose pictures have no clear licence, and may have '
-    'memorised some of it.'
-)
-BOXES = 'boxes are those of the lung nodules of the sources.'
-USE = 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.'
-FILES = {
-    'images/': 'PNG, 8-bit grey',
-    'inputs/': 'what was translated, under the same names',
-    'manifest.jsonl': 'one line per picture',
-    'annotations.json': 'COCO boxes',
-    'annotations.csv': 'the same boxes',
-    'lineage.json': 'what trained the generator',
-}
-FILES_OF_PAIRS = {
-    'gates/': 'PNG: where both members of a pair were regenerated, in 255 parts',
-    'annotations.json': 'COCO boxes of nodules, and lesions as run lengths',
-}
-
-
 # Fields that only members of pairs have.
 OF_PAIRS = ('label', 'kind', 'lesion', 'pair', 'gate', 'masks')
 
@@ -201,32 +175,3 @@ def _row(file, i, values):
                 f'{file}: row {i} names {name!r}, which is outside its folder; {AGAIN}'
             )
     return SyntheticRow(**values | {'nodules': tuple(map(Nodule.from_json, values['nodules']))})
-
-
-def card(gan, rows, change, generator, generator_step):
-    """The content of meta.json, which describes the whole folder, a dict.
-
-    Args:
-        gan: config of the run that trained the generator.
-        rows: [SyntheticRow].
-        change: what was done to the slices.
-        generator, generator_step: of the rows.
-    """
-    pictures = gan.pictures if gan.task == 'pairs' else gan.covid
-    return {
-        'what': f'Lung-cancer CT slices, {change}; {BOXES}',
-        'use': USE,
-        'images': len(rows),
-        'image_size': gan.image_size,
-        'boxes': sum(len(row.nodules) for row in rows),
-        'series': len({row.series for row in rows}),
-        'splits': dict(Counter(row.split for row in rows)),
-        'sources': sorted({row.source_dataset for row in rows}),
-        'windows': sorted({row.window for row in rows}),
-        'generator': generator,
-        'generator_step': generator_step,
-        'generator_config': json.loads(gan.to_json()),
-        'covjax': __version__,
-        'licence': LICENCE + (OF_PICTURES.format(pictures) if pictures else ''),
-        'files': FILES | (FILES_OF_PAIRS if gan.task == 'pairs' else {}),
-    }

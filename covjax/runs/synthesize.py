@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from covjax import InputError, choice, stand_ins, trained
 from covjax.ct import picture
-from covjax.data import coco, datasets, domains, specs, synthetic
+from covjax.data import coco, data_card, datasets, domains, specs, synthetic
 from covjax.data.synthetic import SyntheticRow
 from covjax.pages import pictures
 from covjax.runs import prepare
@@ -83,7 +83,10 @@ def publish(draft, manifest, run, change, maker, description, datasets):
         write_json(folder / 'lineage.json', run.lineage)
     synthetic.write_manifest(draft, manifest)
     coco.write(draft, manifest, run.config.image_size, description)
-    write_json(draft / 'meta.json', synthetic.card(run.config, manifest, change, **maker))
+    card = data_card.content(run.config, manifest, change, **maker)
+    write_json(draft / 'meta.json', card)
+    readme = data_card.text(card, run.lineage, datasets)
+    (draft / 'README.md').write_text(readme, encoding='utf-8')
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
     for dataset in datasets:
