@@ -12,6 +12,7 @@ from configs import segmentation_study as study_file
 from covjax import InputError, budgets, trained
 from covjax.budgets import ALL, ALONE, NONE, REAL, TOGETHER, TUNED, Row
 from covjax.metrics.intervals import mean_over_runs
+from covjax.pages import by_budget, figures
 from covjax.phantom import ct_scans as phantoms
 from covjax.runs import prepare, segmentation_study, train
 
@@ -52,6 +53,33 @@ def test_what_a_row_is_shown(mode, expected):
     real = budgets.drawn('r:train@covid+r:train@noncovid', '5', 2)
     assert budgets.train_spec(Row('s', mode, '5'), 's:train', real) == expected
     assert budgets.drawn('r:train@covid', ALL, 2) == 'r:train@covid'
+
+
+def drawn_of(row, low=0.1):
+    found = {'mean': low + 0.2, 'low': low, 'high': low + 0.4, 'seeds': [low + 0.1, low + 0.3]}
+    return by_budget.estimate(
+        by_budget.name_of(row, {'a': 'made pairs'}, 'masks'), found, 'network'
+    )
+
+
+@pytest.mark.fast
+def test_rows_of_one_budget_are_drawn_together_and_those_without_come_first():
+    rows = [row._asdict() for row in budgets.rows({'a': False}, (TUNED,), (5,))]
+    panels = by_budget.forest(rows, drawn_of, 'masks')
+    assert {title: [line.label for line in lines] for title, lines in panels.items()} == {
+        'no masks': ['made pairs'],
+        '5 masks': ['masks', 'made pairs, then masks'],
+        'all masks': ['masks', 'made pairs, then masks'],
+    }
+
+
+@pytest.mark.fast
+def test_a_forest_plot_without_limits_shows_every_interval():
+    row = Row('a', ALONE, NONE)._asdict()
+    panels = {str(low): [drawn_of(row, low)] for low in (-3.0, 0.2, 5.0, 0.1)}
+    figure = figures.draw_forest(panels, 'x', limits=None)
+    low, high = figure.axes[-1].get_xlim()
+    assert low <= -3.0 and high >= 5.4
 
 
 # ---- scores

@@ -108,7 +108,9 @@ def draw_forest(panels, label, limits=(0.0, 1.0), reference=CHANCE):
             _forest_line(ax, place, estimate)
         ax.axvline(reference, color='black', lw=0.9, ls=':')
         ax.set_yticks(range(len(lines)), [each.label for each in lines], fontsize=9)
-        ax.set(ylim=(len(lines) - 0.4, -0.6), xlim=limits)
+        ax.set_ylim(len(lines) - 0.4, -0.6)
+        if limits:
+            ax.set_xlim(limits)
         ax.set_title(title, fontsize=10, loc='left', weight='bold')
         ax.spines[['top', 'right']].set_visible(False)
     axes[-1, 0].set_xlabel(label)

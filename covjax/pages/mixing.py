@@ -1,7 +1,7 @@
 """The page of a study of mixtures: what synthetic slices add to few real pictures."""
 
 from covjax.pages import figures, html, prose
-from covjax.pages.figures import Estimate
+from covjax.pages.by_budget import estimate, forest, name_of
 from covjax.pages.html import Figure
 from covjax.pages.pair_study import scan_lines
 from covjax.pages.tables import interval
@@ -23,12 +23,8 @@ SCANS = (
     *('learned from', 'real COVID pictures', 'scan', 'mean score, a seed each'),
     *('above the healthy scan', 'infected above not, comparable slices', 'comparable pairs'),
 )
-MODES = {
-    'real': 'real pictures',
-    'alone': '{source} slices',
-    'together': '{source} slices and real pictures together',
-    'fine_tuned': '{source} slices, then real pictures',
-}
+SOURCES = {'painted': 'painted pairs', 'made': 'made pairs', 'cyclegan': 'CycleGAN slices'}
+PICTURES = 'real pictures'
 NO_GAIN = 'No mixture is better than real pictures alone by an interval above 0 on {test}.'
 GAIN = 'On {test} {names} are better than real pictures alone by an interval above 0.'
 
@@ -66,7 +62,7 @@ def write(results, workdir):
 
 
 def _name(row):
-    return MODES[row['mode']].format(source=row['source'])
+    return name_of(row, SOURCES, PICTURES)
 
 
 def about_row(row):
@@ -76,17 +72,11 @@ def about_row(row):
 
 def _figure(rows, test, workdir):
     """The Figure of a forest plot of a test, which is written."""
-    lines = [
-        Estimate(
-            ', '.join((_name(row), f'{row["budget"]} real')),
-            *(row[test][end] for end in ('mean', 'low', 'high')),
-            'network' if row['counts'] else 'reference',
-            tuple(row[test]['seeds']),
-        )
-        for row in rows
-    ]
+    kind_of = lambda row: 'network' if row['counts'] else 'reference'
+    estimate_of = lambda row: estimate(_name(row), row[test], kind_of(row))
+    panels = forest(rows, estimate_of, PICTURES)
     path = workdir / 'images' / f'{test}.png'
-    figures.save(figures.draw_forest({'': lines}, LABELS[test], limits=None), path)
+    figures.save(figures.draw_forest(panels, LABELS[test], limits=None), path)
     return Figure(path, FIGURES[test])
 
 

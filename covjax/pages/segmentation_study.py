@@ -1,11 +1,14 @@
 """The page of a study of segmenters: Dice on real slices, as tables and a figure."""
 
 from covjax.pages import figures, html, prose
-from covjax.pages.figures import Estimate
+from covjax.pages.by_budget import estimate, forest, name_of
 from covjax.pages.html import Figure
 from covjax.pages.tables import interval
 
-FIGURE = 'Dice on real slices, with intervals and every seed'
+FIGURE = (
+    'Dice on real slices, with intervals and every seed: networks of real masks alone (green) and '
+    'with synthetic lesions (blue); dotted, the best rule without a network'
+)
 LABEL = 'mean Dice at 0.5 on real slices'
 BEST = 'Without one real mask the best of them reach {alone}; {real} real masks alone {all}.'
 COLUMNS = (
@@ -14,12 +17,14 @@ COLUMNS = (
 )
 OTHER_COLUMNS = ('', 'Dice')
 NEGATIVE_COLUMNS = ('learned from', 'real masks', 'called a lesion', 'slices with over 1 %')
-MODES = {
-    'real': 'real lesions',
-    'alone': '{source} lesions',
-    'together': '{source} and real lesions together',
-    'fine_tuned': '{source} lesions, then real ones',
+SOURCES = {
+    'painted': 'lesions painted in blobs',
+    'painted_drawn': 'lesions painted in drawn masks',
+    'drawn': 'lesions made in drawn masks',
+    'predicted': 'lesions made in predicted masks',
+    'procedural': 'lesions made in blobs',
 }
+MASKS = 'real masks'
 
 
 def write(results, workdir):
@@ -30,7 +35,7 @@ def write(results, workdir):
         workdir: pathlib.Path.
     """
     rows, path = results['rows'], workdir / 'images' / 'dice.png'
-    figures.save(figures.draw_forest(forest(results), LABEL, limits=None, reference=0.5), path)
+    figures.save(draw(results), path)
     tables = {
         'dice': (COLUMNS, [_dice_line(row) for row in rows]),
         'others': (
@@ -59,30 +64,30 @@ def _best(rows):
     best = max(alone, key=lambda row: row['dice']['mean'])
     real = [row for row in rows if row['mode'] == 'real'][-1]
     return BEST.format(
-        alone=f'{_of(best["dice"])} ({best["source"]})', real=real['budget'], all=_of(real['dice'])
+        alone=f'{_of(best["dice"])} ({_name(best)})', real=real['budget'], all=_of(real['dice'])
     )
 
 
-def forest(results):
-    """{title: [Estimate]} of a figure: networks, and what needs none of this study."""
-    networks = [
-        Estimate(
-            f'{_name(row)}, {row["budget"]} real',
-            *(row['dice'][end] for end in ('mean', 'low', 'high')),
-            'network' if row['source'] else 'stand-in',
-            tuple(row['dice']['seeds']),
-        )
-        for row in results['rows']
-    ]
-    rest = [
-        Estimate(each['name'], *(each['dice'][end] for end in ('mean', 'low', 'high')), 'reference')
-        for each in results['others']
-    ]
-    return {'networks of this study': networks} | ({'others': rest} if rest else {})
+def draw(results):
+    """The figure of the study: networks by their number of real masks, and what needs none.
+
+    The dotted line is the best of the rules that need no network, fitted on all real masks.
+    """
+    estimate_of = lambda row: estimate(
+        _name(row), row['dice'], 'network' if row['source'] else 'stand-in'
+    )
+    panels = forest(results['rows'], estimate_of, MASKS)
+    others = results['others']
+    if others:
+        panels['not of this study'] = [
+            estimate(each['name'], each['dice'] | {'seeds': ()}, 'reference') for each in others
+        ]
+    rules = [each['dice']['mean'] for each in others if each['kind'] == 'rule']
+    return figures.draw_forest(panels, LABEL, limits=None, reference=max(rules, default=0.0))
 
 
 def _name(row):
-    return MODES[row['mode']].format(source=row['source'].replace('_', ' '))
+    return name_of(row, SOURCES, MASKS)
 
 
 def _of(mean):
