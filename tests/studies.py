@@ -1,11 +1,16 @@
-"""What tests of whole studies share: framed phantom slices, and configs that must be refused."""
+"""What tests of whole studies share: phantom slices, generators, and configs to be refused."""
 
+import jax
 import pytest
 from PIL import Image
 from test_lungs import drawn
 
 from covjax import InputError
+from covjax.data import lineage
 from covjax.runs import prepare
+from covjax.training import loop, pairs
+from covjax.weights import checkpoint
+from covjax.workdir import write_json
 
 
 def write_slices(folder, data_dir, count):
@@ -21,6 +26,23 @@ def write_slices(folder, data_dir, count):
         grey, _ = drawn(2 * i, 96)  # even seeds have no opacity
         Image.fromarray(grey).save(folder / f'1.2.{i}.mhd_{i}.png')
     prepare.build('luna16_patches/slices_framed', folder, data_dir)
+
+
+def write_generator(workdir, config):
+    """Writes the workdir of a pair training whose generator nothing has trained; makes the folder.
+
+    Args:
+        workdir: pathlib.Path.
+        config: of configs/pairs.py.
+    """
+    workdir.mkdir()
+    (workdir / 'config.json').write_text(config.to_json())
+    task = pairs.make(config)
+    records = lineage.record(config, config.data_dir, task.sources)
+    write_json(workdir / 'lineage.json', records)
+    state = loop.initial_state(task, config, jax.random.key(0))
+    with checkpoint.manager(workdir, config.best) as checkpoints:
+        checkpoint.save(checkpoints, 1, jax.device_get(state), 1.0)
 
 
 def check_refused(run, config, key, value, words, workdir):

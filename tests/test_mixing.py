@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import test_pairs
-from studies import check_refused, write_slices
+from studies import check_refused, write_generator, write_slices
 
 from configs import mixing as study_file
 from covjax import budgets, trained
@@ -14,7 +14,7 @@ from covjax.budgets import ALL, ALONE, MODES, NONE, REAL, TOGETHER, TUNED, Row
 from covjax.data import datasets
 from covjax.phantom import ct_scans as phantoms
 from covjax.phantom import raw_files
-from covjax.runs import mixing, pair_study, prepare, train
+from covjax.runs import mixing, pair_study, prepare
 
 
 @pytest.fixture(scope='module')
@@ -30,10 +30,7 @@ def config(tmp_path_factory):
     prepare.build('ct_scans/covid_ct_md_slices_framed', folder / 'covid_ct_md', data)
     raw_files.write_covid_ct(folder / 'covid_ct', seed=6, train=10, validation=6, test=8)
     prepare.build('covid_ct/clean_framed', folder / 'covid_ct', data)
-    pairs = test_pairs.config_of(data)
-    (folder / 'pairs').mkdir()
-    (folder / 'pairs' / 'config.json').write_text(pairs.to_json())
-    train.run(pairs, folder / 'pairs')
+    write_generator(folder / 'pairs', test_pairs.config_of(data))
     config = study_file.get_config()
     config.update({'generator': str(folder / 'pairs'), 'data_dir': data, 'seeds': (0, 1)})
     config.update({'budgets': (2,), 'cyclegan_budgets': (2,)})

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import test_pairs
-from studies import check_refused, write_slices
+from studies import check_refused, write_generator, write_slices
 
 from configs import segmentation_study as study_file
 from covjax import InputError, budgets, trained
@@ -14,7 +14,7 @@ from covjax.budgets import ALL, ALONE, NONE, REAL, TOGETHER, TUNED, Row
 from covjax.metrics.intervals import mean_over_runs
 from covjax.pages import by_budget, figures
 from covjax.phantom import ct_scans as phantoms
-from covjax.runs import prepare, segmentation_study, train
+from covjax.runs import prepare, segmentation_study
 
 # ---- rows
 
@@ -253,9 +253,7 @@ def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, w
 
 def test_a_generator_of_other_masks_is_refused(config, tmp_path):
     pairs = test_pairs.config_of(config.data_dir, val_pictures='')
-    (tmp_path / 'pairs').mkdir()
-    (tmp_path / 'pairs' / 'config.json').write_text(pairs.to_json())
-    train.run(pairs, tmp_path / 'pairs')
+    write_generator(tmp_path / 'pairs', pairs)
     config = config.copy_and_resolve_references()
     config.procedural = str(tmp_path / 'pairs')
     with pytest.raises(InputError, match='config.procedural=.*: has drawn masks, not procedural'):
