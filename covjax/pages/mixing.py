@@ -4,7 +4,7 @@ from covjax.pages import figures, html, prose
 from covjax.pages.by_budget import estimate, forest, name_of
 from covjax.pages.html import Figure
 from covjax.pages.pair_study import scan_lines
-from covjax.pages.tables import interval
+from covjax.pages.tables import interval, over_seeds
 
 FIGURES = {
     'lesions': 'Areas under the ROC curve on real lesions, with intervals and every seed',
@@ -101,7 +101,7 @@ def _line(row, test):
         f'{sum(learned) / len(learned):.3f}',
         'yes' if row['counts'] else 'no',
         interval(found['mean'], found['low'], found['high']),
-        f'{found["deviation"]:.3f}',
+        over_seeds(found),
         *(_gain(found.get(f'better_than_{other}')) for other in ('real', 'painted')),
     )
 

@@ -5,7 +5,7 @@ import numpy as np
 from covjax.pages import figures, html, prose
 from covjax.pages.figures import Estimate
 from covjax.pages.html import Figure
-from covjax.pages.tables import interval
+from covjax.pages.tables import interval, over_seeds
 
 FIGURE = 'Areas under the ROC curve on real lesions, with intervals and every seed'
 BEST = 'Those of {maker}, shown {part}, tell real lesions from healthy lung best: AUC {area}.'
@@ -51,7 +51,9 @@ def _best(rows):
     return BEST.format(maker=row['maker'], part=row['part'], area=area)
 
 
-LESION_COLUMNS = ('pairs of', 'seen', 'unseen pairs', 'counts', 'real lesions', 'over seeds')
+LESION_COLUMNS = (
+    *('pairs of', 'seen', 'unseen pairs', 'over seeds', 'counts', 'real lesions', 'over seeds'),
+)
 SCAN_COLUMNS = (
     *('pairs of', 'seen', 'scan', 'mean score, a seed each', 'above the healthy scan'),
     *('infected above not, comparable slices', 'comparable pairs'),
@@ -65,10 +67,11 @@ def _lesion_line(row):
     low, high = row.get('better', (None, None))
     return (
         *(row['maker'], row['part']),
-        f'{unseen["mean"]:.3f} (over seeds {unseen["deviation"]:.3f})',
+        f'{unseen["mean"]:.3f}',
+        over_seeds(unseen),
         'yes' if row['counts'] else 'no',
         interval(lesions['mean'], lesions['low'], lesions['high']),
-        f'{lesions["deviation"]:.3f}',
+        over_seeds(lesions),
         '' if low is None else f'{low:+.3f} to {high:+.3f}',
     )
 
@@ -95,7 +98,7 @@ def scan_lines(row, about):
             f'{numbers(above)} ({sum(np.array(above) > 0)} of {len(above)} above 0)'
             if above
             else '',
-            numbers(found.get('inside', ())),
+            numbers(found['inside']) if found.get('pairs') else '',
             str(found.get('pairs', '')),
         )
 
@@ -105,7 +108,7 @@ def _paper_lines(row):
         yield (
             *(row['maker'], row['part'], source),
             interval(found['mean'], found['low'], found['high']),
-            f'{found["deviation"]:.3f}',
+            over_seeds(found),
         )
 
 

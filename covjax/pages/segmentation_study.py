@@ -3,7 +3,7 @@
 from covjax.pages import figures, html, prose
 from covjax.pages.by_budget import estimate, forest, name_of
 from covjax.pages.html import Figure
-from covjax.pages.tables import interval
+from covjax.pages.tables import interval, over_seeds
 
 FIGURE = (
     'Dice on real slices, with intervals and every seed: networks of real masks alone (green) and '
@@ -102,9 +102,8 @@ def _gain(difference):
 
 def _dice_line(row):
     dice = row['dice']
-    deviation = '' if dice['deviation'] is None else f'{dice["deviation"]:.3f}'
     gains = (_gain(row[f'better_than_{other}']) for other in ('real', 'painted'))
-    return (_name(row), row['budget'], _of(dice), deviation, *gains, _of(row['every_slice']))
+    return (_name(row), row['budget'], _of(dice), over_seeds(dice), *gains, _of(row['every_slice']))
 
 
 def _negative_line(row):

@@ -208,6 +208,12 @@ def interval(value, low, high):
     return f'{value:.3f} ({low:.3f} to {high:.3f})'
 
 
+def over_seeds(found):
+    """The standard deviation over seeds in found['deviation'] as text; '' of a single seed."""
+    deviation = found['deviation']
+    return '' if deviation is None or np.isnan(deviation) else f'{deviation:.3f}'
+
+
 def cell(row, name):
     """The text of one rate of a Row: '0.812 (0.755 to 0.861)', '0.812', or '' without a value."""
     if row.mean[name] is None:
