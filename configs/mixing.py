@@ -39,7 +39,7 @@ def get_config():
         lesions='ct_scans/covid_semiseg_lesions96',  # lesions, and healthy lung of the same slices
         scans='ct_scans/covid_ct_md_slices_framed',  # slices of whole scans; read with the test
         # Steps of real pictures alone, of synthetic ones with or without them, and after them.
-        steps={'real': 1500, 'alone': 3000, 'together': 3000, 'fine_tuned': 750},
+        steps={'real': 1500, 'alone': 3000, 'together': 3000, 'fine_tuned': 1500},
         synthesize=pairs.synthesize,
         translate=pairs.translate,
         train=pairs.train,
