@@ -95,12 +95,7 @@ def read_predicted(network, spec, data_dir, size):
     Raises:
         InputError: there is no such data set, it has other classes, or no lesion is found.
     """
-    examples = datasets.read(spec, data_dir, size)
-    if examples.classes != CLASSES:
-        raise InputError(
-            f'config.pictures={spec}: the classes {", ".join(CLASSES)} are needed; name '
-            'covid_ct/clean_framed:train@covid'
-        )
+    examples = gaps.of_covid_and_others(spec, data_dir, size)
     chosen = np.flatnonzero(examples.labels == CLASSES.index(POSITIVE))
     lesions = [i for i, name in enumerate(network.classes) if i and not is_lung(name)]
     images, targets, healthy, rows = [], [], [], []

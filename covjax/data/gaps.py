@@ -127,12 +127,7 @@ def read_labelled(spec, data_dir, size):
         InputError: there is no such data set, it has other classes, or no picture of one of
             them.
     """
-    examples = datasets.read(spec, data_dir, size)
-    if examples.classes != CLASSES:
-        raise InputError(
-            f'config.pictures={spec}: the classes {", ".join(CLASSES)} are needed; name '
-            'covid_ct/clean_framed:train'
-        )
+    examples = of_covid_and_others(spec, data_dir, size)
     images, targets, healthy, rows = [], [], [], []
     for image, label, row in zip(examples.images[..., 0], examples.labels, examples.rows):
         lung = lungs.mask_in_crop(image)
@@ -148,6 +143,26 @@ def read_labelled(spec, data_dir, size):
             'covid_ct/clean_framed:train'
         )
     return Pictures(np.stack(images), targets, healthy, rows, 'procedural', None)
+
+
+def of_covid_and_others(spec, data_dir, size):
+    """The datasets.Examples of a spec with the classes noncovid and covid.
+
+    Args:
+        spec: 'name/config:split' of framed pictures.
+        data_dir: where prepared data sets lie.
+        size: S.
+
+    Raises:
+        InputError: there is no such data set, or it has other classes.
+    """
+    examples = datasets.read(spec, data_dir, size)
+    if examples.classes != CLASSES:
+        raise InputError(
+            f'config.pictures={spec}: the classes {", ".join(CLASSES)} are needed; name '
+            'covid_ct/clean_framed:train'
+        )
+    return examples
 
 
 def read_slices(spec, data_dir, size, key):
