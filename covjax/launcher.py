@@ -78,6 +78,8 @@ def launch(config, workdir):
         keep_memory()
     logging.set_verbosity(logging.ERROR)  # Orbax reports every step of a save
     getLogger('pydicom').setLevel('ERROR')  # a file that is damaged is refused with one line
+    getLogger('asyncio').setLevel('CRITICAL')  # and so is a checkpoint
+    sys.unraisablehook = without_closed_loops(sys.unraisablehook)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
     if COORDINATOR.value or PROCESSES.value or PROCESS.value is not None:
@@ -96,6 +98,24 @@ def launch(config, workdir):
     except KeyboardInterrupt:
         print('covjax: stopped; the same command begins this stage again', file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def without_closed_loops(hook):
+    """A sys.unraisablehook that is silent on one exception, and hands on every other.
+
+    Where Orbax cannot read one array of a damaged checkpoint it leaves the others half read, and
+    each of them fails in a thread of its own when its event loop is closed. The checkpoint has been
+    set aside or refused by then, in one line.
+
+    Args:
+        hook: the hook for all others.
+    """
+
+    def quiet(unraisable):
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            hook(unraisable)
+
+    return quiet
 
 
 def keep_memory():

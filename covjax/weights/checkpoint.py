@@ -1,9 +1,11 @@
 """Orbax checkpoints of a run, in <workdir>/checkpoints/STEP.
 
-Each has two items: `model` is what apply needs, `rest` what only training needs. On disk they are
-NumPy arrays, so that any number of devices can read them.
+Each has three items: `model` is what apply needs, `rest` what only training needs, and `sums` the
+dtype, shape and hash of every array in both, with which every read is compared: a flipped bit on a
+disk is not believed. On disk arrays are NumPy's, so that any number of devices can read them.
 """
 
+import hashlib
 import itertools
 import json
 import logging
@@ -18,6 +20,15 @@ from flax.serialization import from_state_dict, to_state_dict
 from orbax.checkpoint import checkpoint_managers as cm
 
 from covjax import InputError
+
+MODEL, REST, SUMS = 'model', 'rest', 'sums'
+TRIES = 3  # to read a run that is training, which removes old checkpoints
+BEGIN_ANEW = 'choose another --workdir, or remove the folders damaged_* to begin anew'
+
+
+class Damaged(Exception):
+    """What was read is not what was written."""
+
 
 # Orbax warns whoever opens checkpoints to read them that they are opened to be read.
 logging.getLogger('absl').addFilter(lambda record: 'is read only' not in record.getMessage())
@@ -90,11 +101,117 @@ def _best_value(metrics):
 def _set_aside_broken_metrics(folder):
     """Orbax reads the metrics of all checkpoints before anything else, and fails on broken ones."""
     for step in _steps(folder):
-        metrics = step / 'metrics' / 'metrics'  # which only runs with `best` have
         try:
-            json.loads(metrics.read_text(encoding='utf-8') if metrics.is_file() else '{}')
-        except ValueError as error:
+            _check_metrics(step)
+        except (OSError, ValueError, KeyError, TypeError, Damaged) as error:
             _set_aside(step, error)
+
+
+def _check_metrics(step):
+    """Raises where the value that a checkpoint competes by is not the one that was written."""
+    metrics, sums = step / 'metrics' / 'metrics', _read_sums(step)
+    if metrics.is_file():  # which only runs with `best` have
+        found = json.loads(metrics.read_text(encoding='utf-8'))
+        if sums and found != {'best': sums['best']}:
+            raise Damaged('metrics')
+
+
+# ---- sums
+
+
+def sums_of(model, rest, best):
+    """The item `sums` of a checkpoint.
+
+    Args:
+        model, rest: of `split_state`, leaves as NumPy arrays.
+        best: float, by which it competes.
+
+    Returns:
+        {'arrays': {path: [dtype, shape, hash]}, 'best', 'sum': hash of these}.
+    """
+    arrays = {path: _described(array) for path, array in _arrays(model, rest).items()}
+    return {'arrays': arrays, 'best': best, 'sum': _sum_of(arrays, best)}
+
+
+def _sum_of(arrays, best):
+    return _hash(json.dumps([arrays, best], sort_keys=True).encode())
+
+
+def _hash(content):
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _arrays(model, rest):
+    """{path: NumPy array} of both items."""
+    paths = {
+        '/'.join((MODEL, *path)): leaf for path, leaf in traverse_util.flatten_dict(model).items()
+    }
+    paths |= {f'{REST}/{path}': leaf for path, leaf in rest.items()}
+    return {path: np.asarray(leaf) for path, leaf in paths.items()}
+
+
+def _described(array):
+    return [str(array.dtype), list(array.shape), _hash(array.tobytes())]
+
+
+def _read_sums(step):
+    """The item `sums` of the folder of a checkpoint; None of one from before there were sums.
+
+    Raises:
+        OSError, ValueError, KeyError or Damaged: it is damaged itself.
+    """
+    if not (step / SUMS).is_dir():
+        return None
+    file = step / SUMS / 'metadata'  # the name that Orbax gives it
+    sums = json.loads(file.read_text(encoding='utf-8'))
+    if sums['sum'] != _sum_of(sums['arrays'], sums['best']):
+        raise Damaged(SUMS)
+    return sums
+
+
+def _check_arrays(sums, model, rest):
+    """Raises Damaged where arrays are not those that were written, or some are missing."""
+    found = _arrays(model, rest)
+    items = {path.partition('/')[0] for path in found}
+    for path in sums['arrays'] if sums else ():
+        if path.partition('/')[0] in items and path not in found:
+            raise Damaged(path)
+    for path, array in found.items():
+        if sums and sums['arrays'].get(path) != _described(array):
+            raise Damaged(path)
+        if path.startswith(MODEL) and not np.isfinite(array).all():
+            raise Damaged(f'{path} is not finite')
+
+
+def _check_layout(sums, model, rest, folder):
+    """Refuses a checkpoint of another network or optimizer, which is sound.
+
+    Args:
+        sums: of the checkpoint, or None.
+        model, rest: of the state that is to be restored.
+        folder: of all checkpoints, for the message.
+
+    Raises:
+        InputError: the first array that differs is named.
+    """
+    if not sums:
+        return
+    there = {path: (dtype, tuple(shape)) for path, (dtype, shape, _) in sums['arrays'].items()}
+    here = {path: (str(a.dtype), a.shape) for path, a in _arrays(model, rest).items()}
+    for path in sorted(there.keys() | here.keys()):
+        if there.get(path) != here.get(path):
+            raise InputError(
+                f'{folder}: the checkpoint has {_shown(there.get(path))} for {path}, this config '
+                f'makes {_shown(here.get(path))}; choose another --workdir, or the config that '
+                'the run was begun with'
+            )
+
+
+def _shown(layout):
+    return f'{layout[0]} {list(layout[1])}' if layout else 'nothing'
+
+
+# ---- folders
 
 
 def _folder(workdir):
@@ -107,17 +224,35 @@ def _steps(folder):
 
 
 def exists(workdir):
-    """Whether a run has a checkpoint."""
-    return bool(_steps(_folder(workdir)))
+    """Whether a run has a checkpoint.
+
+    Raises:
+        InputError: it had, but all of them are damaged.
+    """
+    folder = _folder(workdir)
+    if _steps(folder):
+        return True
+    _refuse_damaged(folder)
+    return False
+
+
+def _refuse_damaged(folder):
+    """Raises an InputError where checkpoints were set aside: a run would begin anew unnoticed."""
+    if count := len([*folder.glob('damaged_*')]):
+        raise InputError(f'{folder}: none of the {count} checkpoints there is sound; {BEGIN_ANEW}')
 
 
 def _set_aside(folder, error):
     """Renames a checkpoint that cannot be read, so that its step can be saved again."""
-    kind = type(error).__name__
-    print(f'{folder}: cannot be restored ({kind}); set aside, an older one is tried')
+    print(f'{folder}: is damaged ({_reason(error)}); set aside, an older one is tried')
     names = (folder.with_name(f'damaged_{i}_{folder.name}') for i in itertools.count(1))
     if jax.process_index() == 0:
         folder.rename(next(name for name in names if not name.exists()))
+
+
+def _reason(error):
+    """What is wrong with a checkpoint, in few words."""
+    return str(error) if isinstance(error, Damaged) else type(error).__name__
 
 
 def save(manager, step, state, best=None):
@@ -140,8 +275,12 @@ def save(manager, step, state, best=None):
             f'parameters are not finite after step {step}; '
             'lower config.learning_rate or look at the data'
         )
-    items = {'model': ocp.args.StandardSave(model), 'rest': ocp.args.StandardSave(rest)}
     value = float('-inf') if best is None else float(best)
+    items = {
+        MODEL: ocp.args.StandardSave(model),
+        REST: ocp.args.StandardSave(rest),
+        SUMS: ocp.args.JsonSave(sums_of(model, rest, value)),
+    }
     manager.save(step, args=ocp.args.Composite(**items), metrics={'best': value})
 
 
@@ -158,24 +297,29 @@ def restore_latest(manager, state):
         A state, or None where there is no checkpoint.
 
     Raises:
-        InputError: there are checkpoints, and none can be restored.
+        InputError: there are checkpoints, and none is sound, or they are of another network.
     """
     model, rest = jax.tree.map(np.asarray, split_state(state))
-    items = {'model': ocp.args.StandardRestore(model), 'rest': ocp.args.StandardRestore(rest)}
-    steps = sorted(manager.all_steps(), reverse=True)
-    for step in steps:
+    folder = pathlib.Path(manager.directory)
+    for step in sorted(manager.all_steps(), reverse=True):
         try:
-            restored = manager.restore(step, args=ocp.args.Composite(**items))
-            return join_state(state, restored.model, restored.rest)
+            sums = _read_sums(folder / str(step))
+            _check_layout(sums, model, rest, folder)
+            restored = manager.restore(step, args=_restore_args(model, rest))
+            _check_arrays(sums, restored[MODEL], restored[REST])
+            return join_state(state, restored[MODEL], restored[REST])
+        except InputError:
+            raise
         except Exception as error:  # Orbax raises whatever its storage layer raises
-            _set_aside(pathlib.Path(manager.directory) / str(step), error)
+            _set_aside(folder / str(step), error)
             manager.reload()
-    if steps:
-        raise InputError(
-            f'{manager.directory}: none of the {len(steps)} checkpoints there can be restored; '
-            'choose another --workdir'
-        )
+    _refuse_damaged(folder)
     return None
+
+
+def _restore_args(model, rest):
+    items = {MODEL: ocp.args.StandardRestore(model), REST: ocp.args.StandardRestore(rest)}
+    return ocp.args.Composite(**items)
 
 
 def load_model(workdir, key, best, has_best):
@@ -193,20 +337,39 @@ def load_model(workdir, key, best, has_best):
     Raises:
         InputError: there is no checkpoint, or it is damaged.
     """
-    if not exists(workdir):
-        raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
-    # Read only, since the run may still be training.
-    best_fn = _best_value if has_best else None
+    for attempt in range(TRIES):
+        if not exists(workdir):
+            raise InputError(f'config.{key}={workdir}: no checkpoint there; train that run first')
+        step = None
+        try:
+            with _readonly(workdir, has_best) as checkpoints:
+                step = checkpoints.best_step() if best else checkpoints.latest_step()
+                return _read_model(checkpoints, step), step
+        except Exception as error:  # Orbax raises whatever its storage layer raises
+            gone = step is None or not (_folder(workdir) / str(step)).is_dir()
+            if not gone or attempt == TRIES - 1:
+                raise InputError(
+                    f'config.{key}={workdir}: a checkpoint there is damaged '
+                    f'({_reason(error)}); run that training again'
+                ) from None
+
+
+def _readonly(workdir, has_best):
+    """The Orbax manager of a run that may still be training."""
     options = ocp.CheckpointManagerOptions(
-        read_only=True, best_fn=best_fn, save_interval_steps=0, create=False
+        read_only=True,
+        best_fn=_best_value if has_best else None,
+        save_interval_steps=0,
+        create=False,
     )
+    return ocp.CheckpointManager(_folder(workdir), options=options)
+
+
+def _read_model(checkpoints, step):
+    """The item `model` of a checkpoint, as it was written."""
+    folder = pathlib.Path(checkpoints.directory) / str(step)
+    _check_metrics(folder)
     items = ocp.args.Composite(model=ocp.args.StandardRestore())
-    try:
-        with ocp.CheckpointManager(_folder(workdir), options=options) as checkpoints:
-            step = checkpoints.best_step() if best else checkpoints.latest_step()
-            return checkpoints.restore(step, args=items).model, step
-    except Exception as error:  # Orbax raises whatever its storage layer raises
-        raise InputError(
-            f'config.{key}={workdir}: a checkpoint there is damaged ({type(error).__name__}); '
-            'run that training again'
-        ) from None
+    model = checkpoints.restore(step, args=items)[MODEL]
+    _check_arrays(_read_sums(folder), model, {})
+    return model
