@@ -21,7 +21,7 @@ import jax
 import msgspec
 from ml_collections import ConfigDict
 
-from covjax import InputError, Stopped, __version__
+from covjax import InputError, Stopped, __version__, lock
 
 # Commands that go on with what an earlier call left, and the files that show that there is some.
 # All others start anew.
@@ -112,16 +112,32 @@ def claimed(config, workdir):
         InputError: the folder holds another run, or is a file.
     """
     workdir = pathlib.Path(workdir)
-    file, existed = workdir / 'config.json', workdir.exists()
+    existed = workdir.exists()
+    _make(workdir)
+    with lock.held(workdir), _described(config, workdir, existed):
+        yield workdir
+
+
+def _make(workdir):
+    """Makes a folder where there is none."""
+    if next(path for path in (workdir, *workdir.parents) if path.exists()).is_file():
+        raise InputError(f'--workdir={workdir}: is a file; choose a folder')
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise lock.unwritable(workdir, error) from None
+
+
+@contextlib.contextmanager
+def _described(config, workdir, existed):
+    """Keeps config.json and environment.json of a folder right while a run writes to it."""
+    file, began = workdir / 'config.json', time.monotonic()
     before = read_json(file, ConfigJson) if file.is_file() else None
     if before:
         _refuse_another_run(upgraded(before), config, workdir)
-    if next(path for path in (workdir, *workdir.parents) if path.exists()).is_file():
-        raise InputError(f'--workdir={workdir}: is a file; choose a folder')
-    began = time.monotonic()
     try:
-        _begin(file, config)
-        yield workdir
+        write_json(file, json.loads(config.to_json()))
+        yield
         note_environment(workdir, config.run, time.monotonic() - began)
     except Stopped:
         note_environment(workdir, config.run, time.monotonic() - began)
@@ -134,16 +150,6 @@ def claimed(config, workdir):
         else:
             file.unlink(missing_ok=True)
         raise
-
-
-def _begin(file, config):
-    """Writes the config.json of a run, in a folder that is made where there is none."""
-    try:
-        write_json(file, json.loads(config.to_json()))
-    except OSError as error:
-        raise InputError(
-            f'--workdir={file.parent}: cannot be written ({error.strerror}); choose another'
-        ) from None
 
 
 def note_environment(workdir, run, seconds):

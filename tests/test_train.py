@@ -138,15 +138,17 @@ def test_learns_logs_and_draws(tmp_path):
 
 
 @pytest.mark.parametrize('best', ['', 'val/score'])
-def test_stopping_and_going_on_changes_nothing(tmp_path, capsys, best):
+def test_stopping_and_going_on_changes_nothing(tmp_path, capfd, best):
     """SIGTERM in step 13: saved there, and after the second half every number is the same."""
     whole = fit(settings(best=best), tmp_path / 'whole')
     with pytest.raises(Stopped) as stopped:
         fit(settings(best=best), tmp_path / 'parts', stop_at=12)
     assert stopped.value.signal == signal.SIGTERM
-    assert 'stopped after step 13;' in capsys.readouterr().out
+    printed = capfd.readouterr().out
+    assert 'SIGTERM: saving after this step; once more stops at once' in printed
+    assert 'stopped after step 13;' in printed
     parts = fit(settings(best=best), tmp_path / 'parts')
-    assert 'going on after step 13\n' in capsys.readouterr().out
+    assert 'going on after step 13\n' in capfd.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     logs = [(tmp_path / name / 'metrics.jsonl').read_text() for name in ('whole', 'parts')]
     assert logs[0] == logs[1]

@@ -1,5 +1,6 @@
 """The only training loop: init or restore, step, log, evaluate, save. It knows no loss."""
 
+import os
 import signal
 from typing import NamedTuple
 
@@ -236,6 +237,9 @@ class Stop:
     def _note(self, number, _):
         self.signal = number
         signal.signal(number, self.handlers[number])
+        name = signal.Signals(number).name
+        # Not by print: a signal may come while another line is being printed.
+        os.write(1, f'{name}: saving after this step; once more stops at once\n'.encode())
 
     def agreed(self, step):
         """The signal to stop at after this step, or 0.
