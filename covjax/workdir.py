@@ -9,7 +9,6 @@ import contextlib
 import csv
 import json
 import math
-import os
 import pathlib
 import platform
 import shutil
@@ -21,7 +20,7 @@ import jax
 import msgspec
 from ml_collections import ConfigDict
 
-from covjax import InputError, Stopped, __version__, lock
+from covjax import InputError, Stopped, __version__, drafts, lock
 
 # Commands that go on with what an earlier call left, and the files that show that there is some.
 # All others start anew.
@@ -337,30 +336,7 @@ def without_nan(value):
 
 def write_json(path, value):
     """Writes a value as JSON, in full or not at all; makes the folder."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + '.part')
-    draft.write_text(json.dumps(value, indent=1) + '\n', encoding='utf-8')
-    os.replace(draft, path)
-
-
-@contextlib.contextmanager
-def whole_or_nothing(folder):
-    """Yields a draft that replaces a folder once it is complete, and is removed otherwise.
-
-    Args:
-        folder: pathlib.Path of the folder.
-    """
-    draft = folder.with_name(folder.name + '.part')
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    drafts.write_text(path, json.dumps(value, indent=1) + '\n')
 
 
 def write_csv(path, rows):
@@ -373,7 +349,7 @@ def write_csv(path, rows):
         path: pathlib.Path of the file.
         rows: iterable of rows, the header first, each an iterable of cells.
     """
-    with path.open('w', newline='', encoding='utf-8') as file:
+    with drafts.file(path) as draft, draft.open('w', newline='', encoding='utf-8') as file:
         csv.writer(file).writerows([_harmless(cell) for cell in row] for row in rows)
 
 

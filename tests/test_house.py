@@ -33,7 +33,7 @@ FLOORS = [
     ['covjax.budgets'],
     ['covjax.weights', 'covjax.data', 'covjax.phantom', 'covjax.pipeline'],
     ['covjax.models', 'covjax.ct', 'covjax.workdir'],
-    ['covjax.metrics', 'covjax.lock'],
+    ['covjax.metrics', 'covjax.lock', 'covjax.drafts'],
     ['covjax'],
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps
 
-from covjax import InputError
+from covjax import InputError, drafts
 from covjax.ct import archive
 
 # Modes of Pillow with at most 8 bits a channel.
@@ -81,8 +81,8 @@ def _bits(image, content):
 
 def save(path, pixels):
     """Writes uint8 [H, W] or [H, W, 3] as PNG to a pathlib.Path; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    with drafts.file(path) as draft:
+        Image.fromarray(pixels).save(draft)
 
 
 def read(path):

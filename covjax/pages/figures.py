@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from covjax import drafts
 from covjax.classes import named_in_title, titles
 from covjax.metrics import roc
 from covjax.metrics.calibration import reliability
@@ -76,8 +77,8 @@ def save(figure, path, **options):
         path: pathlib.Path.
         options: of Figure.savefig, such as bbox_inches.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, **options)
+    with drafts.file(path) as draft:
+        figure.savefig(draft, dpi=110, **options)
 
 
 def draw_forest(panels, label, limits=(0.0, 1.0), reference=CHANCE):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import NamedTuple
 
-from covjax import __version__
+from covjax import __version__, drafts
 
 FOLDER = resources.files('covjax.pages')
 DOCUMENT = string.Template((FOLDER / 'document.html').read_text(encoding='utf-8'))
@@ -85,7 +85,7 @@ def page(title, opening, sections):
 
 def write(path, title, opening, sections):
     """Writes a `page` into a file (pathlib.Path)."""
-    path.write_text(page(title, opening, sections), encoding='utf-8')
+    drafts.write_text(path, page(title, opening, sections))
 
 
 def text(value):

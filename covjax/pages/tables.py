@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from covjax import drafts
 from covjax.classes import named_in_title, titles
 from covjax.data.results import KINDS, Interval
 from covjax.metrics.intervals import bootstrap
@@ -292,7 +293,7 @@ def write(folder, rows):
 
 
 def _write_parts(path, parts):
-    path.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
+    drafts.write_text(path, '\n\n'.join(parts) + '\n')
 
 
 def _write_csv(path, rows):

@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 import jax
 import numpy as np
 
-from covjax import InputError
+from covjax import InputError, drafts
 from covjax.data import datasets, domains
 from covjax.training import cyclegan, devices, loop
 from covjax.workdir import write_csv, write_json
@@ -80,7 +80,7 @@ def run(config, workdir):
     write_csv(workdir / 'benchmark.csv', [COLUMNS, *lines])
     table = markdown(rows)
     machine = json.dumps(rows[0]['machine'])
-    (workdir / 'benchmark.md').write_text(f'{machine}\n\n{table}\n', encoding='utf-8')
+    drafts.write_text(workdir / 'benchmark.md', f'{machine}\n\n{table}\n')
     print(f'\n{table}\n\n{workdir / "benchmark.md"}')
 
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 from absl import logging
 
-from covjax import InputError
+from covjax import InputError, drafts
 from covjax.ct import picture
 from covjax.data import datasets, specs
 from covjax.pages import pictures
@@ -47,7 +47,7 @@ def run(config, workdir):
     skipped = getattr(builder, 'skipped', ())
     if skipped:
         listing = workdir / 'skipped_series.txt'
-        listing.write_text('\n'.join(skipped) + '\n', encoding='utf-8')
+        drafts.write_text(listing, '\n'.join(skipped) + '\n')
         print(
             f'skipped {len(skipped)} series without a volume (first {skipped[0]}), '
             f'all listed in {listing}'

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covjax import InputError
+from covjax import InputError, drafts
 from covjax.ct import archive
 from covjax.workdir import write_json
 
@@ -47,7 +47,7 @@ def run(config, workdir):
     for test, test_sizes in by_test.items():
         lines += ['', *_findings(test, test_sizes, config)]
     print('\n'.join(lines))
-    (workdir / 'printed_rates.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    drafts.write_text(workdir / 'printed_rates.md', '\n'.join(lines) + '\n')
     document = {
         'tolerance': config.tolerance,
         'bound': config.bound,

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, joined, lung_view, require, segmenter
+from covjax import InputError, drafts, joined, lung_view, require, segmenter
 from covjax.ct import contents, lungs, masks, picture, volume, windows
 from covjax.metrics.segmentation import infection_percentage
 from covjax.pages import html, pictures, prose
 from covjax.pages.html import Figure
-from covjax.workdir import whole_or_nothing, write_csv
+from covjax.workdir import write_csv
 
 SHOWN, TILE, COLUMNS_SHOWN = 12, 256, 4  # of the picture of the page
 GIVE = {
@@ -58,7 +58,7 @@ def run(config, workdir):
     for remark in [*remarks, WINDOW_NOTE] if files else remarks:
         print(remark, flush=True)
     rows, tiles = [], []
-    with whole_or_nothing(workdir / 'masks') as draft:
+    with drafts.folder(workdir / 'masks') as draft:
         if ct:
             found = [of_volume(config, network, judge, ct, draft)]
         else:

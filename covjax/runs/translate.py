@@ -7,11 +7,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, choice, generator, require
+from covjax import InputError, choice, drafts, generator, require
 from covjax.ct import contents, picture, volume, windows
 from covjax.data import batches
 from covjax.pages import pictures
-from covjax.workdir import whole_or_nothing
 
 SHOWN = 8  # columns of the side-by-side picture
 CHUNK = 64  # pictures in memory at a time
@@ -42,7 +41,7 @@ def run(config, workdir):
             f'config.image_size={config.image_size}: volumes keep their voxels; leave it out'
         )
     final = workdir / 'translated'
-    with whole_or_nothing(final) as draft:
+    with drafts.folder(final) as draft:
         if files:
             folder = source if source.is_dir() else source.parent
             pairs = translate_pictures(config, translator, files, folder, draft)

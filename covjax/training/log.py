@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from covjax import InputError, workdir
+from covjax import InputError, drafts, workdir
 
 
 class Log:
@@ -86,7 +86,8 @@ class Log:
         if grid.shape[-1] == 1:
             grid = grid.squeeze(-1)
         file = f'{name.replace("/", "_")}_{step:06d}.png'
-        Image.fromarray(grid).save(self.folder / 'images' / file)
+        with drafts.file(self.folder / 'images' / file) as draft:
+            Image.fromarray(grid).save(draft)
 
 
 def _drop_after(path, start):
@@ -98,4 +99,5 @@ def _drop_after(path, start):
         kept = [line for line, step in zip(whole, steps) if step <= start]
     except (KeyError, TypeError, ValueError):
         raise InputError(f'{path}: is damaged; remove it, or choose another --workdir') from None
-    path.write_text(''.join(kept), encoding='utf-8')
+    if kept != lines:
+        drafts.write_text(path, ''.join(kept))

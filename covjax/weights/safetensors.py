@@ -1,13 +1,14 @@
 """Network weights as one .safetensors file; its header holds what is needed to use them again."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from covjax import InputError
+from covjax import InputError, drafts
 from covjax.workdir import checked
 
 WRITE = 'write it with configs/export.py'
@@ -26,7 +27,8 @@ def write(path, variables, about):
 
     flat = traverse_util.flatten_dict(variables, sep='/')
     arrays = {name: jax.device_get(leaf) for name, leaf in flat.items() if hasattr(leaf, 'shape')}
-    save_file(arrays, path, metadata={'covjax': json.dumps(about)})
+    with drafts.file(pathlib.Path(path)) as draft:
+        save_file(arrays, draft, metadata={'covjax': json.dumps(about)})
 
 
 def read(path, kind, header, added):
