@@ -4,15 +4,19 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import ROOT
 from flax import struct
 from jax import lax
 from ml_collections import ConfigDict
+from tensorboardX.proto.event_pb2 import Event
 
 from covjax import InputError, Stopped
 from covjax.training import loop
@@ -135,6 +139,65 @@ def test_learns_logs_and_draws(tmp_path):
     assert steps_of(tmp_path) == sorted([*range(5, 201, 5), 100, 200])
     assert (tmp_path / 'images' / 'val_picture_000200.png').is_file()
     assert any((tmp_path / 'tensorboard').iterdir())
+
+
+def events_of(folder):
+    """[Event] of every file for TensorBoard, in the order of names."""
+    events = []
+    for path in sorted((folder / 'tensorboard').iterdir()):
+        content, place = path.read_bytes(), 0
+        while place < len(content):  # length (8 bytes), its checksum (4), an event, its checksum
+            length = int.from_bytes(content[place : place + 8], 'little')
+            events.append(Event.FromString(content[place + 12 : place + 12 + length]))
+            place += length + 16
+    return events
+
+
+def points_of(events):
+    return [
+        (event.step, value.tag, np.float32(value.simple_value))
+        for event in events
+        for value in event.summary.value
+        if value.HasField('simple_value')
+    ]
+
+
+def test_tensorboard_has_the_numbers_of_the_log(tmp_path):
+    """A session that goes on says from where, so that TensorBoard hides what came later before."""
+    with pytest.raises(Stopped):
+        fit(settings(), tmp_path, stop_at=12)
+    fit(settings(), tmp_path)
+    lines = map(json.loads, (tmp_path / 'metrics.jsonl').read_text().splitlines())
+    expected = [
+        (line['step'], name, np.float32(value))
+        for line in lines
+        for name, value in line.items()
+        if name != 'step'
+    ]
+    events = events_of(tmp_path)
+    assert sorted(points_of(events)) == sorted(expected)
+    assert [event.step for event in events if event.HasField('session_log')] == [14]
+    pictures = [event for event in events if any(v.HasField('image') for v in event.summary.value)]
+    assert pictures and all(event.wall_time for event in events)
+
+
+@pytest.mark.parametrize('full', [1, 3, 1000])
+def test_a_limit_on_the_size_of_files_ends_a_run_and_hangs_nothing(tmp_path, full):
+    """The log is written at once: an error comes where it arises, not in a thread that then dies.
+
+    Limits are in KiB, and count for the process that sets them.
+    """
+    code = (
+        f'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({full << 10},) * 2)\n'
+        'import pathlib, sys\n'
+        'from covjax.training.log import Log\n'
+        'with Log(pathlib.Path(sys.argv[1]), 0, 10**6) as log:\n'
+        '    for step in range(1, 2000): log.scalars(step, {"loss": 1.0})\n'
+    )
+    words = [sys.executable, '-c', code, str(tmp_path)]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode == 0) is (full == 1000), ended.stderr
+    assert full == 1000 or 'File too large' in ended.stderr
 
 
 @pytest.mark.parametrize('best', ['', 'val/score'])

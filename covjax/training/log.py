@@ -10,7 +10,9 @@ import time
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from covjax import InputError, drafts, workdir
 
@@ -36,8 +38,7 @@ class Log:
             path = self.folder / 'metrics.jsonl'
             _drop_after(path, start)
             self.file = path.open('a')
-            purge = start + 1 if start else None
-            self.board = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=purge)
+            self.board = Board(self.folder / 'tensorboard', start)
             (self.folder / 'images').mkdir(exist_ok=True)
 
     def __enter__(self):
@@ -64,8 +65,7 @@ class Log:
             return
         self.file.write(json.dumps({'step': step, **values}) + '\n')
         self.file.flush()
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        self.board.write(step, [summary.scalar(name, value) for name, value in values.items()])
         numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
         print(f'step {step}/{self.steps}  {numbers}  {self._pace(step)}'.rstrip(), flush=True)
 
@@ -82,12 +82,46 @@ class Log:
         if not self.writes:
             return
         grid = np.concatenate(list(images))
-        self.board.add_image(name, grid, step, dataformats='HWC')
+        self.board.write(step, [summary.image(name, grid, dataformats='HWC')])
         if grid.shape[-1] == 1:
             grid = grid.squeeze(-1)
         file = f'{name.replace("/", "_")}_{step:06d}.png'
         with drafts.file(self.folder / 'images' / file) as draft:
             Image.fromarray(grid).save(draft)
+
+
+class Board:
+    """The event file of a run for TensorBoard.
+
+    tensorboardX's own writer has a thread that dies of a full disk, and then every caller waits for
+    it; this one writes at once and raises.
+
+    Args:
+        folder: pathlib.Path; made where there is none.
+        start: the step that the run goes on from; TensorBoard hides what earlier files have of
+            later steps.
+    """
+
+    def __init__(self, folder, start):
+        folder.mkdir(exist_ok=True)
+        # Names of two files that were begun in one second differ by the step.
+        self.events = EventsWriter(str(folder / 'events'), f'.{start}')
+        if start:
+            session = SessionLog(status=SessionLog.START)
+            self.events.write_event(
+                Event(step=start + 1, wall_time=time.time(), session_log=session)
+            )
+
+    def write(self, step, summaries):
+        """Writes summaries of tensorboardX for a step."""
+        for each in summaries:
+            event = Event(step=step, wall_time=time.time(), summary=each)
+            self.events.write_event(event)
+        self.events.flush()
+
+    def close(self):
+        """Ends the file."""
+        self.events.close()
 
 
 def _drop_after(path, start):
