@@ -8,6 +8,7 @@ wrong with the words is reported in plain lines, with what would be valid, and e
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import functools
 import inspect
@@ -38,6 +39,19 @@ CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names 
 # heap never shrinks, and it is one for all threads.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 MALLOPT = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0, M_ARENA_MAX: 1}
+
+# By what the system refuses.
+REMEDIES = {
+    errno.ENOSPC: 'make room on that disk, then run the same command again',
+    errno.EDQUOT: 'make room in your quota, then run the same command again',
+    errno.EFBIG: 'raise the limit on the size of files, then run the same command again',
+    errno.ENAMETOOLONG: 'choose a shorter --workdir',
+    errno.ENOENT: 'that folder has gone away; begin in another --workdir',
+    errno.EMFILE: 'raise the limit on open files, then run the same command again',
+    errno.EROFS: 'choose another --workdir',
+    errno.EACCES: 'choose another --workdir',
+    errno.EIO: 'look at that disk',
+}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string(
@@ -71,17 +85,14 @@ def launch(config, workdir):
     """Runs a config in a workdir.
 
     Wrong input and a training that diverged (FloatingPointError) end the process with code 2 and a
-    message without a traceback, a training that was stopped with 128 + signal. Every other
-    exception is a bug and passes through, so that Python exits with code 1.
+    message without a traceback, and so does a disk that is full or gone; a training that was
+    stopped ends with 128 + signal. Every other exception is a bug and passes through, so that
+    Python exits with code 1.
     """
     if config.run in TRAINING:
         keep_memory()
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every step of a save
-    getLogger('pydicom').setLevel('ERROR')  # a file that is damaged is refused with one line
-    getLogger('asyncio').setLevel('CRITICAL')  # and so is a checkpoint
-    sys.unraisablehook = without_closed_loops(sys.unraisablehook)
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
+    quieten()
+    keep_programs()
     if COORDINATOR.value or PROCESSES.value or PROCESS.value is not None:
         join(config)
     # Of several processes the first makes the folder, and takes it away again.
@@ -93,11 +104,34 @@ def launch(config, workdir):
             run(config, workdir)
     except (InputError, FloatingPointError) as error:  # the second: a training that diverged
         fail('\n  '.join([str(error), *getattr(error, 'details', ())]))
+    except OSError as error:
+        if not is_of_disk(error, workdir):
+            raise
+        fail(f'{error.filename or workdir}: {error.strerror}; {REMEDIES[error.errno]}')
     except Stopped as stopped:
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         print('covjax: stopped; the same command begins this stage again', file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def is_of_disk(error, workdir):
+    """Whether an OSError is the fault of a disk, and not of this program.
+
+    Args:
+        error: OSError.
+        workdir: of the run; a file that is missing is no fault of the disk while this is there.
+    """
+    vanished = error.errno != errno.ENOENT or not pathlib.Path(workdir).exists()
+    return error.errno in REMEDIES and vanished
+
+
+def quieten():
+    """Keeps from the terminal what other libraries say of what a line of ours says already."""
+    logging.set_verbosity(logging.FATAL)  # Orbax reports every step of a save, and raises errors
+    getLogger('pydicom').setLevel('ERROR')  # a file that is damaged is refused with one line
+    getLogger('asyncio').setLevel('CRITICAL')  # and so is a checkpoint
+    sys.unraisablehook = without_closed_loops(sys.unraisablehook)
 
 
 def without_closed_loops(hook):
@@ -116,6 +150,12 @@ def without_closed_loops(hook):
             hook(unraisable)
 
     return quiet
+
+
+def keep_programs():
+    """Has JAX keep compiled programs in CACHE, unless the environment names another folder."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
 
 
 def keep_memory():

@@ -5,12 +5,14 @@ dtype, shape and hash of every array in both, with which every read is compared:
 disk is not believed. On disk arrays are NumPy's, so that any number of devices can read them.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import logging
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -22,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers as cm
 from covjax import InputError
 
 MODEL, REST, SUMS = 'model', 'rest', 'sums'
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what its storage layer raises
 TRIES = 3  # to read a run that is training, which removes old checkpoints
 BEGIN_ANEW = 'choose another --workdir, or remove the folders damaged_* to begin anew'
 
@@ -68,18 +71,23 @@ def join_state(state, model, rest):
     return from_state_dict(state, traverse_util.unflatten_dict(leaves | empty))
 
 
+@contextlib.contextmanager
 def manager(workdir, best=''):
-    """The Orbax manager of a run's checkpoints.
+    """Yields the Orbax manager of a run's checkpoints.
 
-    It keeps the two latest, since one may be damaged.
+    It keeps the two latest, since one may be damaged. It saves in threads of its own, so that what
+    went wrong in one save is raised by the next, or at the end.
 
     Args:
         workdir: of the run.
         best: a scalar's name, or ''. Where it is not '', the checkpoint with the highest value
             given to `save` is kept too.
 
-    Returns:
+    Yields:
         orbax.checkpoint.CheckpointManager.
+
+    Raises:
+        OSError: a checkpoint could not be written, as on a full disk.
     """
     folder = _folder(workdir)
     _set_aside_broken_metrics(folder)
@@ -91,7 +99,15 @@ def manager(workdir, best=''):
         best_fn=_best_value if best else None,
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(folder, options=options)
+    try:
+        with ocp.CheckpointManager(folder, options=options) as checkpoints:
+            yield checkpoints
+    except Exception as error:
+        number = OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(folder)) from None
 
 
 def _best_value(metrics):

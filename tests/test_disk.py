@@ -1,0 +1,58 @@
+"""What a disk refuses is one line that names the place and what helps, with exit code 2."""
+
+import errno
+import os
+import pathlib
+import types
+
+import pytest
+from ml_collections import ConfigDict
+
+from covjax import launcher, runs
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch, capsys):
+    """launched(error) -> (exit code, what was printed as an error) of a run that raises it."""
+    flag = types.SimpleNamespace(value=None)
+    for name in ('COORDINATOR', 'PROCESSES', 'PROCESS'):
+        monkeypatch.setattr(launcher, name, flag)
+    for name in ('quieten', 'keep_programs'):
+        monkeypatch.setattr(launcher, name, lambda: None)
+
+    def launch(error):
+        def run(config, workdir):
+            raise error
+
+        monkeypatch.setattr(runs, 'find', lambda name: run)
+        with pytest.raises(SystemExit) as ended:
+            launcher.launch(ConfigDict({'run': 'look'}), tmp_path / 'run')
+        return ended.value.code, capsys.readouterr().err
+
+    return launch
+
+
+@pytest.mark.parametrize('number', sorted(set(launcher.REMEDIES) - {errno.ENOENT}))
+@pytest.mark.parametrize('name', ['/a/file', None])
+def test_an_error_of_a_disk_is_one_line(launched, tmp_path, number, name):
+    code, printed = launched(OSError(number, os.strerror(number), name))
+    place = name or tmp_path / 'run'
+    expected = f'covjax: {place}: {os.strerror(number)}; {launcher.REMEDIES[number]}\n'
+    assert (code, printed) == (2, expected)
+
+
+def test_only_a_folder_that_vanished_excuses_a_missing_file(launched, tmp_path, monkeypatch):
+    missing = FileNotFoundError(errno.ENOENT, 'No such file or directory', '/a/file')
+    with pytest.raises(FileNotFoundError):
+        launched(missing)
+    exists = pathlib.Path.exists
+    gone = lambda path: path != tmp_path / 'run' and exists(path)
+    monkeypatch.setattr(pathlib.Path, 'exists', gone)
+    assert launched(missing)[0] == 2
+
+
+def test_other_errors_are_bugs(launched):
+    with pytest.raises(OSError, match='Broken pipe'):
+        launched(OSError(errno.EPIPE, 'Broken pipe'))
