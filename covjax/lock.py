@@ -114,11 +114,10 @@ def _is_gone(file, text):
 def _runs(pid, started):
     """Whether a process of this machine runs that was started at a time."""
     try:
-        os.kill(pid, 0)
+        with contextlib.suppress(PermissionError):  # of another user's process, which is there
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass  # it is another user's
     return started is None or _started(pid) in (None, started)
 
 

@@ -2,7 +2,8 @@
 
 A workdir holds config.json, environment.json and what the run makes; a training also checkpoints/,
 metrics.jsonl, lineage.json, images/, tensorboard/ and, where the outputs of its network are
-classes, classes.json, or where a segmenter shows it the lungs, lungs.safetensors, a copy of that.
+classes, classes.json, or where it makes use of segmenters, copies of those. While a run writes
+there it holds the `lock`.
 """
 
 import contextlib

@@ -12,6 +12,16 @@ from covjax.training import loop, pairs
 from covjax.weights import checkpoint
 from covjax.workdir import write_json
 
+# (key, value, what must be said) of every study with budgets.
+WRONG_KEYS = [
+    ('read', 'train', 'config.read=train'),
+    ('modes', ('after',), 'config.modes=after'),
+    ('seeds', (), 'config.seeds is empty'),
+    ('budgets', (0,), 'config.budgets=.*: write whole numbers above 0'),
+    ('budgets', ('5',), 'config.budgets=.*: write whole numbers above 0'),
+    ('budgets', (500,), 'config.budgets=.*: .*:train.* has .* images; choose fewer'),
+]
+
 
 def write_slices(folder, data_dir, count):
     """Prepares luna16_patches/slices_framed of phantoms without opacities.

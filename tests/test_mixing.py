@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import test_pairs
-from studies import check_refused, write_generator, write_slices
+from studies import WRONG_KEYS, check_refused, write_generator, write_slices
 
 from configs import mixing as study_file
 from covjax import budgets, trained
@@ -135,11 +135,7 @@ def test_a_difference_is_that_of_means_over_seeds():
 @pytest.mark.parametrize(
     'key, value, words',
     [
-        ('read', 'train', 'config.read=train'),
-        ('modes', ('after',), 'config.modes=after'),
-        ('seeds', (), 'config.seeds is empty'),
-        ('budgets', (0,), 'config.budgets=.*: write whole numbers above 0'),
-        ('budgets', (500,), 'config.budgets=.*: .*train@covid has .* images; choose fewer'),
+        *WRONG_KEYS,
         ('cyclegan_budgets', (7,), 'config.cyclegan_budgets=.*: 7 is not among config.budgets'),
         ('real', 'covid_ct/none', 'covid_ct/none'),
         ('lesions', 'ct_scans/covid_semiseg_lesions96', 'lesions96'),

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import test_pairs
-from studies import check_refused, write_generator, write_slices
+from studies import WRONG_KEYS, check_refused, write_generator, write_slices
 
 from configs import segmentation_study as study_file
 from covjax import InputError, budgets, trained
@@ -236,12 +236,7 @@ def test_stand_ins_need_no_generator(config):
 @pytest.mark.parametrize(
     'key, value, words',
     [
-        ('read', 'train', 'config.read=train'),
-        ('modes', ('after',), 'config.modes=after'),
-        ('seeds', (), 'config.seeds is empty'),
-        ('budgets', (0,), 'config.budgets=.*: write whole numbers above 0'),
-        ('budgets', ('5',), 'config.budgets=.*: write whole numbers above 0'),
-        ('budgets', (500,), 'config.budgets=.*: .* images; choose fewer'),
+        *WRONG_KEYS,
         ('real', 'ct_scans/none', 'ct_scans/none: no such data set'),
         ('negatives', 'ct_scans/none:train', 'ct_scans/none: no such data set'),
         ('drawn', 'nowhere', 'config.drawn=nowhere'),

@@ -24,8 +24,8 @@ from covjax.runs.synthesize_pairs import DATA_SETS
 from covjax.workdir import without_nan, write_json
 
 PAINTED, MADE, CYCLEGAN = 'painted', 'made', 'cyclegan'
-# Area on its own training images from which on a row counts. Longer training would raise it, at the
-# cost of what classifiers score on other real pictures, which are few.
+# Area on its own training images from which on a row counts: less than a study of pairs asks for,
+# since a mixture of the same length shows each of its parts in half of the batches only.
 LEARNED = 0.9
 SAMPLED = 1000  # training images on which it is seen whether a classifier has learned them
 AREA = 0.8  # about which areas are expected, for what is printed before anything is trained
