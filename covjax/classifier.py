@@ -181,5 +181,6 @@ def save(path, run):
         'pretrained': pathlib.Path(run.config.pretrained).name,
         'step': run.step,
         'labels': run.classes,
+        'config_hash': run.config_hash,
     }
     safetensors.write(path, variables_of(run), about)

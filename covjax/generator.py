@@ -164,5 +164,5 @@ def save(path, run, direction):
         direction: 'to_covid' or 'to_cancer'.
     """
     about = {'kind': 'generator', **{key: run.config[key] for key in EXPORTED}}
-    about |= {'direction': direction, 'step': run.step}
+    about |= {'direction': direction, 'step': run.step, 'config_hash': run.config_hash}
     safetensors.write(path, {'params': run.variables['gen']['params'][direction]}, about)

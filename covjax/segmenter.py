@@ -300,5 +300,5 @@ def save(path, run):
         run: trained.Trained.
     """
     about = {'kind': 'segmenter', **{key: run.config[key] for key in EXPORTED}}
-    about |= {'step': run.step, 'labels': run.classes}
+    about |= {'step': run.step, 'labels': run.classes, 'config_hash': run.config_hash}
     safetensors.write(path, variables_of(run), about)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covjax import CLASSES, choice
+from covjax import CLASSES, choice, provenance
 from covjax.data import lineage
 from covjax.weights import checkpoint
 from covjax.workdir import read_config, read_json, read_stored_config, write_json
@@ -41,6 +41,11 @@ class Trained:
         A list of dicts, see covjax.data.lineage.
         """
         return lineage.read(self.folder)
+
+    @functools.cached_property
+    def config_hash(self):
+        """The hash of its config.json; see covjax.provenance."""
+        return provenance.config_hash(read_json(self.folder / 'config.json', dict))
 
     @functools.cached_property
     def classes(self):

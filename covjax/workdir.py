@@ -135,9 +135,14 @@ def _described(config, workdir, existed):
     before = read_json(file, ConfigJson) if file.is_file() else None
     if before:
         _refuse_another_run(upgraded(before), config, workdir)
+    as_written = json.loads(config.to_json())
+    # Of a run that begins anew the old results stay until there are new ones, and so does the
+    # config that made them.
+    if before is None or config.run in RESUMES:
+        write_json(file, as_written)
     try:
-        write_json(file, json.loads(config.to_json()))
         yield
+        write_json(file, as_written)
         note_environment(workdir, config.run, time.monotonic() - began)
     except Stopped:
         note_environment(workdir, config.run, time.monotonic() - began)

@@ -11,12 +11,14 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, flags_of_devices
+from ml_collections import ConfigDict
 
-from covjax import classifier, generator, trained
+from covjax import classifier, generator, provenance, trained
 from covjax.ct import picture
 from covjax.data import batches, datasets, lineage
 from covjax.data.synthetic import read_manifest
 from covjax.runs.report import COLUMNS
+from covjax.workdir import read_json
 
 KEYS = {
     'phantom.luna16.series': 6,
@@ -108,6 +110,20 @@ def test_every_workdir_is_complete(quickstart):
     assert list((workdir / 'cyclegan' / 'images').glob('*input_translated_reconstructed*.png'))
     for path in re.findall(r'^  [a-z ]+  (/.*)$', second, re.MULTILINE):
         assert os.path.exists(path), path
+
+
+def test_every_result_knows_its_config_and_no_hash_holds_a_path(workdir):
+    known = 0
+    for file in workdir.rglob('config.json'):
+        config = read_json(file, dict)
+        without = ConfigDict(provenance.without_places(config))
+        assert str(workdir) not in without.to_json(), file
+        for path in [*file.parent.glob('*.json'), *file.parent.glob('synthetic/meta.json')]:
+            document = json.loads(path.read_text())
+            if isinstance(document, dict) and 'config_hash' in document:
+                known += 1
+                assert document['config_hash'] == provenance.config_hash(config), path
+    assert known >= 4  # results.json of each classifier, meta.json, quality.json, audit.json
 
 
 def test_synthetic_data_set_carries_its_sources(workdir):

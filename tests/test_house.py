@@ -32,8 +32,9 @@ FLOORS = [
     ['covjax.trained', 'tfds_builders'],
     ['covjax.budgets'],
     ['covjax.weights', 'covjax.data', 'covjax.phantom', 'covjax.pipeline'],
+    ['covjax.provenance'],
     ['covjax.models', 'covjax.ct', 'covjax.workdir'],
-    ['covjax.metrics', 'covjax.lock', 'covjax.drafts'],
+    ['covjax.metrics', 'covjax.lock', 'covjax.drafts', 'covjax.hashes'],
     ['covjax'],
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

@@ -8,13 +8,12 @@ They are stages of a pipeline (covjax.pipeline) below the folder of the experime
 All are trained as the audited classifier was, and evaluated on the audit's tests of real images.
 """
 
-import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from covjax import InputError
+from covjax import InputError, provenance
 from covjax.audit import mixing, stand_ins
 from covjax.data import datasets, lineage, results, specs
 from covjax.pipeline import Stage, with_keys
@@ -88,13 +87,9 @@ def claim(folder, synthetic, audited):
         InputError: they were made of other synthetic images or with another kind of classifier, and
             what is finished there would be taken for these experiments.
     """
-    source = pathlib.Path(synthetic) / 'synthetic'
-    digest = hashlib.sha256((source / 'manifest.jsonl').read_bytes())
-    for path in sorted((source / 'images').iterdir()):
-        digest.update(path.read_bytes())
     note = folder / 'made_of.json'
     about = {key: audited[key] for key in ('model', 'seed', 'steps', 'image_size')}
-    about = {'synthetic': digest.hexdigest(), **about}
+    about = {'synthetic': provenance.images(synthetic)['content'], **about}
     known = read_json(note, dict[str, Any]) if note.is_file() else {}
     changed = [key for key, value in known.items() if about.get(key) != value]
     if changed:

@@ -17,6 +17,7 @@ from covjax.metrics.intervals import bootstrap
 from covjax.metrics.roc import auc
 from covjax.pages import tables
 from covjax.pages.figures import Estimate
+from covjax.provenance import Provenance
 
 # AUC from which something that sees no disease tells the classes apart too well, if its whole
 # interval is above 0.5 as well.
@@ -53,7 +54,7 @@ class VerdictJson(TypedDict):
     finding: str
 
 
-class AuditJson(TypedDict):
+class AuditJson(Provenance):
     """The parts of an audit.json that are read."""
 
     model: str

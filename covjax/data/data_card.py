@@ -7,7 +7,7 @@ made from, and which pictures must not be used to test what is trained on them.
 import json
 from collections import Counter
 
-from covjax import __version__
+from covjax.provenance import PLACES
 
 LICENCE = (
     'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and '
@@ -34,8 +34,6 @@ FILES_OF_PAIRS = {
     'gates/': 'PNG: where both members of a pair were made anew, in 255 parts',
     'annotations.json': 'COCO boxes of nodules, and lesions as run lengths',
 }
-# Keys of a generator's config that name places of the machine it was trained on.
-PLACES = ('data_dir', 'lesion_segmenter')
 LIMITS = (
     'Images are small and were made from few pictures; which of them are synthetic can be seen.',
     'A network can learn traces of the generator instead of disease. Judge it on real images, and '
@@ -44,7 +42,7 @@ LIMITS = (
 )
 
 
-def content(config, rows, change, generator, generator_step):
+def content(config, rows, change, generator, generator_step, made_by):
     """The content of meta.json, a dict.
 
     Args:
@@ -52,11 +50,13 @@ def content(config, rows, change, generator, generator_step):
         rows: [data.synthetic.SyntheticRow].
         change: what was done to the slices.
         generator, generator_step: of the rows.
+        made_by: provenance.Provenance of the images.
     """
     of_pairs = config.task == 'pairs'
     pictures = config.pictures if of_pairs else config.covid
     known = json.loads(config.to_json())
     return {
+        **made_by,
         'what': f'Lung-cancer CT slices, {change}; {BOXES}',
         'use': USE,
         'images': len(rows),
@@ -70,7 +70,6 @@ def content(config, rows, change, generator, generator_step):
         'generator': generator,
         'generator_step': generator_step,
         'generator_config': {key: known[key] for key in known if key not in PLACES},
-        'covjax': __version__,
         'licence': LICENCE + (OF_PICTURES.format(pictures) if pictures else ''),
         'files': FILES | (FILES_OF_PAIRS if of_pairs else {}),
     }

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import msgspec
 
-from covjax import CLASSES
+from covjax import CLASSES, provenance
 from covjax.classes import POSITIVE
-from covjax.workdir import read_json, write_json
+from covjax.provenance import Provenance
+from covjax.workdir import write_json
 
 FILE = 'results.json'
 # What a result can be of, in the order in which tables list them.
@@ -182,7 +183,7 @@ class ConfusionJson(TypedDict):
     counts: list[list[int]]
 
 
-class EvaluationJson(TypedDict):
+class EvaluationJson(Provenance):
     """The content of results.json."""
 
     classifier: str
@@ -211,11 +212,13 @@ class Evaluation:
     background: Background = Background()
     classes: tuple[str, ...] = CLASSES  # names of the classes that the classifier tells apart
     confusions: tuple[Confusion, ...] = ()  # of more than two classes, one for each test set
+    origin: Provenance = dataclasses.field(default_factory=dict)
 
 
 def write(folder, evaluation):
     """Writes results.json of an Evaluation, without its background, into a folder."""
     document = {
+        **evaluation.origin,
         'classifier': evaluation.classifier,
         'protocol': evaluation.protocol,
         'labels': list(evaluation.classes),
@@ -230,10 +233,10 @@ def read(folder):
     """The Evaluation in the workdir of a run of `evaluate`, without its background.
 
     Raises:
-        InputError: results.json is missing or damaged.
+        InputError: results.json is missing or damaged, or was made with another config than the
+            one beside it.
     """
-    file = pathlib.Path(folder) / FILE
-    document = read_json(file, EvaluationJson)
+    document = provenance.read(folder, FILE, EvaluationJson)
     results = [Result.from_json(values) for values in document['results']]
     known = lambda values: {field: values[field] for field in Confusion._fields}
     return Evaluation(
@@ -242,4 +245,5 @@ def read(folder):
         results=results,
         classes=tuple(document.get('labels', CLASSES)),
         confusions=tuple(Confusion(**known(each)) for each in document.get('confusions', ())),
+        origin={key: document[key] for key in Provenance.__annotations__ if key in document},
     )

@@ -9,16 +9,7 @@ import math
 import pathlib
 from functools import partial
 
-from covjax import (
-    CLASSES,
-    InputError,
-    __version__,
-    choice,
-    classifier,
-    lung_view,
-    pipeline,
-    runs,
-)
+from covjax import CLASSES, InputError, choice, classifier, lung_view, pipeline, provenance, runs
 from covjax.audit import (
     attribution,
     calibration,
@@ -92,7 +83,10 @@ def run(config, workdir):
         verdict = check.check(subject)
         print(f'{FLAGS[verdict.flag]:12}{verdict.name}: {verdict.finding}', flush=True)
         verdicts.append(verdict)
-    about = describe(config, network, subject.tests)
+    made_from = {'classifier': provenance.network(network)}
+    if config.synthetic:
+        made_from['synthetic'] = provenance.images(config.synthetic)
+    about = provenance.of(config, **made_from) | describe(config, network, subject.tests)
     write_json(workdir / 'audit.json', as_json(about, verdicts))
     command = '' if config.synthetic else missing(config, workdir, data_dir)
     page.write(workdir / 'audit.html', config.title, about, verdicts, command)
@@ -321,12 +315,12 @@ def describe(config, network, tests):
 
 
 def as_json(about, verdicts):
-    """The content of audit.json: version, `about` (a dict of `describe`), and the verdicts."""
+    """The content of audit.json: `about` (dict), and the verdicts."""
     lines = [verdict._asdict() for verdict in verdicts]
     for line in lines:
         del line['figures']
         line['areas'] = [{'test': test, **_numbers(each)} for test, each in line['areas']]
-    return {'covjax': __version__, **about, 'verdicts': lines}
+    return {**about, 'verdicts': lines}
 
 
 def _numbers(estimate):

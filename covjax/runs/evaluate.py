@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covjax import InputError, classifier, lung_view, trained
+from covjax import InputError, classifier, lung_view, provenance, trained
 from covjax.audit import metadata_baseline, pixel_baseline
 from covjax.audit.probe import Probe
 from covjax.classes import against_rest, check_same, listed, named_in_title, positive_classes
@@ -73,6 +73,7 @@ def run(config, workdir):
         results=found,
         classes=network.classes,
         confusions=confusions,
+        origin=provenance.of(config, classifier=provenance.network(network)),
     )
     results.write(workdir, evaluation)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from covjax import InputError, joined, segmenter, trained
+from covjax import InputError, joined, provenance, segmenter, trained
 from covjax.audit import mask_rules
 from covjax.ct import lungs, masks, picture
 from covjax.data import datasets, lineage, segmented, soft_maps, specs
@@ -100,8 +100,15 @@ def run(config, workdir):
         if model.kind == 'network'
         for row in false_infection(model, classes, spec, data_dir)
     ]
-    about = {'segmenters': [str(run.folder) for run in runs], 'protocol': config.protocol}
-    write_json(workdir / 'masks.json', {**about, 'results': found, 'negatives': empty})
+    made_by = provenance.of(config, segmenters=[provenance.network(run) for run in runs])
+    document = {
+        **made_by,
+        'segmenters': [str(run.folder) for run in runs],
+        'protocol': config.protocol,
+        'results': found,
+        'negatives': empty,
+    }
+    write_json(workdir / 'masks.json', document)
     scores = score_names(found)
     rows = [table_row(result, scores) for result in found]
     write_csv(workdir / 'table.csv', [[*COLUMNS, *map(_named, scores), LAST], *rows])

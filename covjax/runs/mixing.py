@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covjax import InputError, __version__, budgets, choice, pipeline, runs, trained
+from covjax import InputError, budgets, choice, pipeline, provenance, runs, trained
 from covjax.audit import pair_tests
 from covjax.budgets import NONE, REAL, Row
 from covjax.ct import lungs
@@ -60,7 +60,7 @@ def run(config, workdir):
     images, left_out = pair_study.read_tests(_as_pair_study(config), opened, data_dir)
     scores = {each.row: scored(each, images) for each in opened}
     results = {
-        'covjax': __version__,
+        **provenance.of(config, generator=provenance.network(generator)),
         'read': config.read,
         'learned': LEARNED,
         'left_out': left_out,

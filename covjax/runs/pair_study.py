@@ -12,12 +12,12 @@ import numpy as np
 from covjax import (
     CLASSES,
     InputError,
-    __version__,
     choice,
     classifier,
     pair_makers,
     pair_pictures,
     pipeline,
+    provenance,
     runs,
     trained,
 )
@@ -81,7 +81,7 @@ def run(config, workdir):
     rows = [open_row(config, source, workdir, data_dir) for source in found]
     images, left_out = read_tests(config, rows, data_dir)
     results = {
-        'covjax': __version__,
+        **provenance.of(config, generator=provenance.network(generator)),
         'read': config.read,
         'rules': {'learned': LEARNED, 'faint': FAINT, 'stand_in': STAND_IN},
         'left_out': left_out,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covjax import InputError, drafts
+from covjax import InputError, drafts, provenance
 from covjax.ct import archive
 from covjax.workdir import write_json
 
@@ -49,6 +49,7 @@ def run(config, workdir):
     print('\n'.join(lines))
     drafts.write_text(workdir / 'printed_rates.md', '\n'.join(lines) + '\n')
     document = {
+        **provenance.of(config),
         'tolerance': config.tolerance,
         'bound': config.bound,
         'common': {test: _common(test_sizes) for test, test_sizes in by_test.items()},

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covjax import InputError, __version__, features
+from covjax import InputError, features, provenance
 from covjax.audit.regions import lungs_only
 from covjax.ct import lungs, picture
 from covjax.data import batches, datasets, domains
@@ -109,8 +109,9 @@ def run(config, workdir):
         'real_images': len(real.rows),
         'generator_trained_on': f'{gan.covid} and {gan.cancer}',
     }
+    made_by = provenance.of(config, synthetic=provenance.images(config.synthetic))
     measured = {name: as_json(section) for name, section in sections.items()}
-    write_json(workdir / 'quality.json', {'covjax': __version__, **about, **measured})
+    write_json(workdir / 'quality.json', {**made_by, **about, **measured})
     _write_page(workdir / 'quality.html', config.title, about, sections)
     for section in sections.values():
         print(_as_text(section), flush=True)

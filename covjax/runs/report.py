@@ -10,7 +10,7 @@ import math
 import pathlib
 from typing import Any
 
-from covjax import InputError, joined, require
+from covjax import InputError, joined, provenance, require
 from covjax.audit import page as audit_page
 from covjax.audit.verdict import AuditJson
 from covjax.classes import titles
@@ -188,13 +188,13 @@ def _read_if_there(path):
 def _read_audit(folder):
     """The content of audit.json in the workdir of a run of `audit`."""
     read_config(folder, 'audit', 'audits')
-    return read_json(pathlib.Path(folder) / 'audit.json', AuditJson)
+    return provenance.read(folder, 'audit.json', AuditJson)
 
 
 def _read_quality(folder):
     """The content of quality.json in the workdir of a run of `quality`."""
     read_config(folder, 'quality', 'quality')
-    return read_json(pathlib.Path(folder) / 'quality.json', dict[str, Any])
+    return provenance.read(folder, 'quality.json', dict[str, Any])
 
 
 def _table_rows(evaluations):

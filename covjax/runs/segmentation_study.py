@@ -7,7 +7,7 @@ chosen: every training has a fixed length, and masks are cut at 0.5.
 
 import numpy as np
 
-from covjax import InputError, __version__, budgets, choice, pipeline, runs, trained
+from covjax import InputError, budgets, choice, pipeline, provenance, runs, trained
 from covjax.budgets import ALL, REAL, TOGETHER
 from covjax.data import datasets, specs
 from covjax.metrics import power
@@ -15,7 +15,7 @@ from covjax.metrics.intervals import NO_INTERVAL, mean_over_runs
 from covjax.pages import segmentation_study as page
 from covjax.pipeline import Stage, with_keys
 from covjax.runs.synthesize_pairs import DATA_SETS
-from covjax.workdir import read_json, without_nan, write_json
+from covjax.workdir import without_nan, write_json
 
 READ = ('validation', 'test')
 DRAWN, PREDICTED, PROCEDURAL = GENERATORS = 'drawn', 'predicted', 'procedural'
@@ -46,9 +46,9 @@ def run(config, workdir):
     rows = budgets.rows(knows_all, config.modes, config.budgets)
     print_resolution(config)
     pipeline.follow(stages(config, sources, rows, workdir), workdir, runs.find)
-    evaluation = read_json(workdir / f'masks_{config.read}' / 'masks.json', dict)
+    evaluation = provenance.read(workdir / f'masks_{config.read}', 'masks.json', dict)
     results = {
-        'covjax': __version__,
+        **provenance.of(config),
         'read': config.read,
         'rows': measured(config, rows, workdir, evaluation),
         'others': others(evaluation),

@@ -4,19 +4,16 @@
 <workdir>/data holds the data set synthetic_covid_ct.
 """
 
-import hashlib
 import shutil
 import time
 
-from ml_collections import ConfigDict
-
-from covjax import InputError, choice, stand_ins, trained
+from covjax import InputError, choice, provenance, stand_ins, trained
 from covjax.ct import picture
 from covjax.data import coco, data_card, datasets, domains, specs, synthetic
 from covjax.data.synthetic import SyntheticRow
 from covjax.pages import pictures
 from covjax.runs import prepare
-from covjax.workdir import duration, read_json, write_json
+from covjax.workdir import duration, write_json
 
 SHOWN, TILE = 8, 256  # slices in images/input_and_synthetic.png, and their side in pixels
 CHANGE = 'translated to the style of COVID-19 CT by a CycleGAN'
@@ -47,7 +44,10 @@ def run(config, workdir):
     change = CHANGE if stand_in == 'translated' else f'as a stand-in changed by {stand_in}'
     draft = fresh_draft(workdir)
     manifest = translate(config, gan, maker, draft)
-    final = publish(draft, manifest, gan, change, maker, DESCRIPTION, ['synthetic_covid_ct'])
+    made_by = provenance.of(config, generator=provenance.network(gan))
+    final = publish(
+        draft, manifest, gan, change, maker, made_by, DESCRIPTION, ['synthetic_covid_ct']
+    )
     picture.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, SHOWN))
 
 
@@ -62,7 +62,7 @@ def fresh_draft(workdir):
     return draft
 
 
-def publish(draft, manifest, run, change, maker, description, datasets):
+def publish(draft, manifest, run, change, maker, made_by, description, datasets):
     """Adds what goes with images to their folder, gives it its final name, builds the data set.
 
     Args:
@@ -71,6 +71,7 @@ def publish(draft, manifest, run, change, maker, description, datasets):
         run: trained.Trained of the generator.
         change: what was done to the slices, for the data card.
         maker: {'generator', 'generator_step'} of every row.
+        made_by: provenance.Provenance of the images.
         description: a sentence for the head of the boxes in COCO's format.
         datasets: names of the data sets to build of it.
 
@@ -83,7 +84,7 @@ def publish(draft, manifest, run, change, maker, description, datasets):
         write_json(folder / 'lineage.json', run.lineage)
     synthetic.write_manifest(draft, manifest)
     coco.write(draft, manifest, run.config.image_size, description)
-    card = data_card.content(run.config, manifest, change, **maker)
+    card = data_card.content(run.config, manifest, change, made_by=made_by, **maker)
     write_json(draft / 'meta.json', card)
     readme = data_card.text(card, run.lineage, datasets)
     (draft / 'README.md').write_text(readme, encoding='utf-8')
@@ -109,8 +110,7 @@ def identity(run, stand_in):
     """
     if stand_in:
         return stand_in
-    as_written = ConfigDict(read_json(run.folder / 'config.json', dict))
-    return hashlib.sha256(as_written.to_json(sort_keys=True).encode()).hexdigest()[:12]
+    return run.config_hash[:12]
 
 
 def translate(config, gan, maker, folder):

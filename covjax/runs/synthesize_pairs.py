@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from covjax import InputError, choice, pair_makers, pair_pictures, trained
+from covjax import InputError, choice, pair_makers, pair_pictures, provenance, trained
 from covjax.ct import picture
 from covjax.data import gaps, lineage, specs
 from covjax.data.lesion_masks import KINDS, SHAM
@@ -95,6 +95,8 @@ def run(config, workdir):
         'generator': synthesize.identity(generator, maker if maker != 'made' else ''),
         'generator_step': generator.step,
     }
+    upstream = {'generator': provenance.network(generator)} if config.generator else {}
+    made_by = provenance.of(config, **upstream)
     draft = synthesize.fresh_draft(workdir)
     manifest = write_pairs(config, generator, facts, draft)
     final = synthesize.publish(
@@ -103,6 +105,7 @@ def run(config, workdir):
         generator,
         CHANGE[maker],
         facts,
+        made_by,
         DESCRIPTION,
         DATA_SETS[generator.config.masks],
     )

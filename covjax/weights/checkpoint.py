@@ -6,7 +6,6 @@ disk is not believed. On disk arrays are NumPy's, so that any number of devices 
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -21,7 +20,7 @@ from flax import traverse_util
 from flax.serialization import from_state_dict, to_state_dict
 from orbax.checkpoint import checkpoint_managers as cm
 
-from covjax import InputError
+from covjax import InputError, hashes
 
 MODEL, REST, SUMS = 'model', 'rest', 'sums'
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what its storage layer raises
@@ -145,16 +144,12 @@ def sums_of(model, rest, best):
     Returns:
         {'arrays': {path: [dtype, shape, hash]}, 'best', 'sum': hash of these}.
     """
-    arrays = {path: _described(array) for path, array in _arrays(model, rest).items()}
+    arrays = {path: hashes.of_array(array) for path, array in _arrays(model, rest).items()}
     return {'arrays': arrays, 'best': best, 'sum': _sum_of(arrays, best)}
 
 
 def _sum_of(arrays, best):
-    return _hash(json.dumps([arrays, best], sort_keys=True).encode())
-
-
-def _hash(content):
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return hashes.of_bytes(json.dumps([arrays, best], sort_keys=True).encode())
 
 
 def _arrays(model, rest):
@@ -164,10 +159,6 @@ def _arrays(model, rest):
     }
     paths |= {f'{REST}/{path}': leaf for path, leaf in rest.items()}
     return {path: np.asarray(leaf) for path, leaf in paths.items()}
-
-
-def _described(array):
-    return [str(array.dtype), list(array.shape), _hash(array.tobytes())]
 
 
 def _read_sums(step):
@@ -193,7 +184,7 @@ def _check_arrays(sums, model, rest):
         if path.partition('/')[0] in items and path not in found:
             raise Damaged(path)
     for path, array in found.items():
-        if sums and sums['arrays'].get(path) != _described(array):
+        if sums and sums['arrays'].get(path) != hashes.of_array(array):
             raise Damaged(path)
         if path.startswith(MODEL) and not np.isfinite(array).all():
             raise Damaged(f'{path} is not finite')

@@ -8,7 +8,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from covjax import InputError, drafts
+from covjax import InputError, drafts, hashes
 from covjax.workdir import checked
 
 WRITE = 'write it with configs/export.py'
@@ -21,10 +21,11 @@ def write(path, variables, about):
     Args:
         path: of the file.
         variables: nested dict of arrays.
-        about: a dict that JSON can hold, for the header.
+        about: a dict that JSON can hold, for the header; the hash of the arrays is added.
     """
     from safetensors.numpy import save_file
 
+    about = {**about, 'hash': hashes.of_network(variables)}
     flat = traverse_util.flatten_dict(variables, sep='/')
     arrays = {name: jax.device_get(leaf) for name, leaf in flat.items() if hasattr(leaf, 'shape')}
     with drafts.file(pathlib.Path(path)) as draft:
@@ -63,9 +64,12 @@ def read(path, kind, header, added):
         raise InputError(f'{path}: holds a {actual}; give the file of a {kind}')
     about = checked(path, added | about, header, WRITE_AGAIN)
     try:
-        return ConfigDict(about), traverse_util.unflatten_dict(flat, sep='/')
+        variables = traverse_util.unflatten_dict(flat, sep='/')
     except (TypeError, ValueError, AttributeError):  # a name that is also the beginning of another
         raise InputError(f'{path}: its arrays have impossible names; {WRITE_AGAIN}') from None
+    if about.get('hash') not in (None, hashes.of_network(variables)):
+        raise InputError(f'{path}: is damaged (its arrays are not those written); {WRITE_AGAIN}')
+    return ConfigDict(about), variables
 
 
 def array(path, variables, name, rank):

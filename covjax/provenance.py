@@ -1,0 +1,124 @@
+"""What a result was made by, and from: hashes that go into its file, and that readers compare.
+
+A result that has another config beside it than the one that made it is refused. No path goes into a
+hash, so a workdir may be moved, copied or zipped.
+"""
+
+import hashlib
+import json
+import pathlib
+from typing import NotRequired, TypedDict
+
+from covjax import InputError, __version__, hashes
+from covjax.workdir import AGAIN, MAY_CHANGE, read_json
+
+# Keys that say where something lies. What lies there is known by `made_from`.
+PLACES = {
+    'audits',
+    'classifier',
+    'cyclegan',
+    'data_dir',
+    'drawn',
+    'evaluations',
+    'generator',
+    'lesion_segmenter',
+    'lung_segmenter',
+    'maps',
+    'predicted',
+    'pretrained',
+    'procedural',
+    'quality',
+    'segmenter',
+    'segmenters',
+    'source',
+    'start',
+    'synthetic',
+}
+
+
+class Upstream(TypedDict):
+    """What is noted of a run that a result was made from."""
+
+    config_hash: str
+    content: str  # hash of the arrays of a network, or of synthetic images
+
+
+class Provenance(TypedDict):
+    """What every file of results has, besides what it found; files of 0.5.0 have none of it."""
+
+    covjax: NotRequired[str]  # version
+    config_hash: NotRequired[str]
+    # By the key of the config that names it.
+    made_from: NotRequired[dict[str, Upstream | list[Upstream]]]
+
+
+def of(config, **made_from):
+    """The Provenance of what a run makes.
+
+    Args:
+        config: ConfigDict of the run.
+        made_from: Upstream, or several in a list, by the key that named them, such as classifier.
+    """
+    return {
+        'covjax': __version__,
+        'config_hash': config_hash(json.loads(config.to_json())),
+        'made_from': made_from,
+    }
+
+
+def network(run):
+    """The Upstream of a training (trained.Trained)."""
+    return {'config_hash': run.config_hash, 'content': hashes.of_network(run.variables)}
+
+
+def images(workdir):
+    """The Upstream of a run of `synthesize` or `synthesize_pairs`, by its workdir."""
+    folder = pathlib.Path(workdir) / 'synthetic'
+    read(workdir, 'synthetic/meta.json', dict)  # of this config
+    content = hashlib.blake2b((folder / 'manifest.jsonl').read_bytes(), digest_size=16)
+    for file in sorted((folder / 'images').iterdir()):
+        content.update(file.read_bytes())
+    config = read_json(pathlib.Path(workdir) / 'config.json', dict)
+    return {'config_hash': config_hash(config), 'content': content.hexdigest()}
+
+
+def config_hash(config):
+    """The hash of a config as config.json has it, without places and the keys that may change.
+
+    Args:
+        config: dict.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    text = json.dumps(without_places(config), sort_keys=True)
+    return hashes.of_bytes(text.encode())
+
+
+def without_places(config):
+    """What is hashed of a config (dict): all but PLACES and MAY_CHANGE, in nested configs too."""
+    if not isinstance(config, dict):
+        return config
+    kept = lambda key: isinstance(config[key], dict) or key not in PLACES | MAY_CHANGE
+    return {key: without_places(config[key]) for key in config if kept(key)}
+
+
+def read(workdir, name, kind):
+    """A file of results, compared with the config beside it.
+
+    Args:
+        workdir: of the run that made it.
+        name: of the file.
+        kind: type of its content, as covjax.workdir.read_json takes it.
+
+    Raises:
+        InputError: it is missing or damaged, or was made with another config, as where a second
+            run in the same folder was killed.
+    """
+    file = pathlib.Path(workdir) / name
+    content = read_json(file, kind)
+    config = pathlib.Path(workdir) / 'config.json'
+    known = content.get('config_hash')
+    if known and config.is_file() and known != config_hash(read_json(config, dict)):
+        raise InputError(f'{file}: was made with another config than config.json there; {AGAIN}')
+    return content

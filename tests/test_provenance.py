@@ -1,0 +1,118 @@
+"""A result knows the config that made it, wherever it lies and whatever killed the next run."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from ml_collections import ConfigDict
+
+from covjax import InputError, hashes, launcher, provenance
+from covjax.provenance import PLACES, config_hash
+from covjax.weights import safetensors
+from covjax.workdir import MAY_CHANGE, claimed, write_json
+
+pytestmark = pytest.mark.fast
+
+sys.path.insert(0, str(ROOT))
+CONFIGS = launcher.configs(ROOT)
+OTHER = {
+    bool: lambda value: not value,
+    int: lambda value: value + 1,
+    float: lambda value: value + 1,
+}
+
+
+def changed(config, key):
+    """The dict of a config with another value for 'cyclegan.steps'."""
+    tree = json.loads(config.to_json())
+    *folders, name = key.split('.')
+    inside = tree
+    for folder in folders:
+        inside = inside[folder]
+    inside[name] = OTHER.get(type(inside[name]), lambda value: [value, 'x'])(inside[name])
+    return tree
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_every_key_counts_but_places_and_those_that_may_change(path):
+    _, config = launcher.load(path, '', ROOT)
+    own = config_hash(json.loads(config.to_json()))
+    for key, _ in launcher.leaves(config):
+        free = key.rpartition('.')[2] in PLACES | MAY_CHANGE
+        assert (config_hash(changed(config, key)) == own) == free, key
+
+
+def evaluated(folder, tests):
+    config = ConfigDict({'run': 'evaluate', 'tests': tests})
+    with claimed(config, folder):
+        write_json(folder / 'results.json', provenance.of(config) | {'found': tests})
+
+
+def read(folder):
+    return provenance.read(folder, 'results.json', dict)
+
+
+def test_a_folder_that_was_moved_still_verifies(tmp_path):
+    evaluated(tmp_path / 'a', 'x')
+    shutil.move(tmp_path / 'a', tmp_path / 'b')
+    assert read(tmp_path / 'b')['found'] == 'x'
+
+
+def test_results_beside_another_config_are_refused(tmp_path):
+    evaluated(tmp_path / 'a', 'x')
+    write_json(tmp_path / 'a' / 'config.json', {'run': 'evaluate', 'tests': 'y'})
+    with pytest.raises(InputError, match='results.json: was made with another config'):
+        read(tmp_path / 'a')
+
+
+def test_results_of_early_versions_are_read(tmp_path):
+    evaluated(tmp_path / 'a', 'x')
+    write_json(tmp_path / 'a' / 'results.json', {'found': 'x'})
+    assert read(tmp_path / 'a') == {'found': 'x'}
+
+
+KILLED = """
+import os, pathlib, sys
+from ml_collections import ConfigDict
+from covjax import provenance
+from covjax.workdir import claimed, write_json
+folder = pathlib.Path(sys.argv[1])
+config = ConfigDict({'run': 'evaluate', 'tests': 'y'})
+with claimed(config, folder):
+    if sys.argv[2] == 'late':
+        write_json(folder / 'results.json', provenance.of(config) | {'found': 'y'})
+    os._exit(1)
+"""
+
+
+@pytest.mark.parametrize('when', ['early', 'late'])
+def test_a_second_run_that_is_killed_leaves_no_lie(tmp_path, when):
+    evaluated(tmp_path / 'a', 'x')
+    subprocess.run([sys.executable, '-c', KILLED, str(tmp_path / 'a'), when], cwd=ROOT)
+    if when == 'early':
+        assert read(tmp_path / 'a')['found'] == 'x'
+        assert json.loads((tmp_path / 'a' / 'config.json').read_text())['tests'] == 'x'
+    else:
+        with pytest.raises(InputError, match='results.json: was made with another config'):
+            read(tmp_path / 'a')
+    evaluated(tmp_path / 'a', 'y')
+    assert read(tmp_path / 'a')['found'] == 'y'
+
+
+def test_no_flipped_bit_of_exported_weights_is_believed(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / 'a.safetensors'
+    variables = {'params': {'a': rng.normal(size=(8, 8)).astype(np.float32)}}
+    safetensors.write(path, variables, {'kind': 'classifier'})
+    assert safetensors.read(path, 'classifier', dict, {})[0].hash == hashes.of_network(variables)
+    whole = path.read_bytes()
+    for at in rng.integers(len(whole) - 8 * 8 * 4, len(whole), 30):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        with pytest.raises(InputError, match='a.safetensors: is damaged'):
+            safetensors.read(path, 'classifier', dict, {})
