@@ -21,6 +21,36 @@ SERVER.set_forkserver_preload(
     ]
 )
 
+# The quick start in a minute.
+KEYS = {
+    'phantom.luna16.series': 6,
+    'phantom.luna16.slices': 3,
+    'phantom.luna16.size': 128,
+    'phantom.covid_ct.train': 4,
+    'phantom.covid_ct.validation': 2,
+    'phantom.covid_ct.test': 5,
+    'cyclegan.image_size': 32,
+    'cyclegan.load_size': 36,
+    'cyclegan.gen_filters': 4,
+    'cyclegan.gen_blocks': 1,
+    'cyclegan.disc_filters': 4,
+    'cyclegan.steps': 120,
+    'cyclegan.eval_every': 60,
+    'cyclegan.log_every': 5,
+    'classifier.image_size': 32,
+    'classifier.load_size': 32,
+    'classifier.batch_size': 4,
+    'classifier.steps': 2,
+    'classifier.eval_every': 1,
+    'classifier.log_every': 1,
+    'classifier.warmup_steps': 1,
+    'quality.split': '',  # the test split has one image
+}
+TINY_QUICKSTART = [
+    '--config=configs/quickstart.py',
+    *(f'--config.{key}={value}' for key, value in KEYS.items()),
+]
+
 
 def _child(words, environment, folder, output, errors):
     """Becomes `python launch.py`: its words, environment, folder, and files for what it prints."""

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, flags_of_devices
+from launching import TINY_QUICKSTART
 from ml_collections import ConfigDict
 
 from covjax import classifier, generator, provenance, trained
@@ -20,30 +21,6 @@ from covjax.data.synthetic import read_manifest
 from covjax.runs.report import COLUMNS
 from covjax.workdir import read_json
 
-KEYS = {
-    'phantom.luna16.series': 6,
-    'phantom.luna16.slices': 3,
-    'phantom.luna16.size': 128,
-    'phantom.covid_ct.train': 4,
-    'phantom.covid_ct.validation': 2,
-    'phantom.covid_ct.test': 5,
-    'cyclegan.image_size': 32,
-    'cyclegan.load_size': 36,
-    'cyclegan.gen_filters': 4,
-    'cyclegan.gen_blocks': 1,
-    'cyclegan.disc_filters': 4,
-    'cyclegan.steps': 120,
-    'cyclegan.eval_every': 60,
-    'cyclegan.log_every': 5,
-    'classifier.image_size': 32,
-    'classifier.load_size': 32,
-    'classifier.batch_size': 4,
-    'classifier.steps': 2,
-    'classifier.eval_every': 1,
-    'classifier.log_every': 1,
-    'classifier.warmup_steps': 1,
-    'quality.split': '',  # the test split has one image
-}
 CLASSIFIER = 'classifier/synthetic'
 
 
@@ -67,8 +44,7 @@ def first_run(words):
 def quickstart(tmp_path_factory, launch):
     """(workdir, stdout of the first, stopped run, stdout of the second)."""
     workdir = tmp_path_factory.mktemp('quickstart') / 'run'
-    words = ['--config=configs/quickstart.py', f'--workdir={workdir}']
-    words += [f'--config.{key}={value}' for key, value in KEYS.items()]
+    words = [*TINY_QUICKSTART, f'--workdir={workdir}']
     first = first_run(words)
     second = launch(*words, devices=2)
     assert second.returncode == 0, second.stderr

@@ -66,7 +66,6 @@ def run(config, workdir):
     found, confusions = network_results(config, network, tests, names, overlaps, data_dir)
     for spec, name in {**names, network.config.val: 'validation'}.items():
         found += baseline_results(baselines, network.classes, spec, name, data_dir)
-    write_json(workdir / 'lineage.json', network.lineage)
     evaluation = Evaluation(
         classifier=str(config.classifier),
         protocol=config.protocol,
@@ -76,6 +75,7 @@ def run(config, workdir):
         origin=provenance.of(config, classifier=provenance.network(network)),
     )
     results.write(workdir, evaluation)
+    write_json(workdir / 'lineage.json', network.lineage)
 
 
 def network_results(config, network, tests, names, overlaps, data_dir):

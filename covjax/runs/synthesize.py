@@ -80,8 +80,7 @@ def publish(draft, manifest, run, change, maker, made_by, description, datasets)
     """
     workdir, final = draft.parent, draft.with_name('synthetic')
     shutil.rmtree(workdir / 'data', ignore_errors=True)  # of the images that go away here
-    for folder in (workdir, draft):  # `prepare` puts it beside the data set
-        write_json(folder / 'lineage.json', run.lineage)
+    write_json(draft / 'lineage.json', run.lineage)  # `prepare` puts it beside the data set
     synthetic.write_manifest(draft, manifest)
     coco.write(draft, manifest, run.config.image_size, description)
     card = data_card.content(run.config, manifest, change, made_by=made_by, **maker)
@@ -90,6 +89,7 @@ def publish(draft, manifest, run, change, maker, made_by, description, datasets)
     (draft / 'README.md').write_text(readme, encoding='utf-8')
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
+    write_json(workdir / 'lineage.json', run.lineage)
     for dataset in datasets:
         prepare.build(dataset, final, str(workdir / 'data'), overwrite=True)
     place = f'{final} and as {" and ".join(datasets)} in {workdir / "data"}'

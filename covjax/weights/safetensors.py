@@ -1,7 +1,9 @@
 """Network weights as one .safetensors file; its header holds what is needed to use them again."""
 
 import json
+import os
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from ml_collections import ConfigDict
 from covjax import InputError, drafts, hashes
 from covjax.workdir import checked
 
+OS_ERROR = re.compile(r'os error (\d+)')  # in what its library raises
 WRITE = 'write it with configs/export.py'
 WRITE_AGAIN = 'write it again with configs/export.py'
 
@@ -22,14 +25,24 @@ def write(path, variables, about):
         path: of the file.
         variables: nested dict of arrays.
         about: a dict that JSON can hold, for the header; the hash of the arrays is added.
+
+    Raises:
+        OSError: the file cannot be written, as on a full disk.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     about = {**about, 'hash': hashes.of_network(variables)}
     flat = traverse_util.flatten_dict(variables, sep='/')
     arrays = {name: jax.device_get(leaf) for name, leaf in flat.items() if hasattr(leaf, 'shape')}
     with drafts.file(pathlib.Path(path)) as draft:
-        save_file(arrays, draft, metadata={'covjax': json.dumps(about)})
+        try:
+            save_file(arrays, draft, metadata={'covjax': json.dumps(about)})
+        except SafetensorError as error:
+            number = OS_ERROR.search(str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def read(path, kind, header, added):

@@ -1,0 +1,180 @@
+"""Every stage on a disk that takes no more, and killed at any moment: nothing half is left.
+
+They take minutes; the parts that need no process of their own are tested in test_disk, test_drafts,
+test_lock, test_provenance and test_train.
+"""
+
+import csv
+import filecmp
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from launching import TINY_QUICKSTART
+from PIL import Image
+from safetensors import safe_open
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """The workdir of a quick start."""
+    workdir = tmp_path_factory.mktemp('quickstart') / 'run'
+    done = started([*TINY_QUICKSTART, f'--workdir={workdir}']).wait()
+    assert done == 0
+    return workdir
+
+
+def started(words, before=(), **options):
+    """The Popen of a launch.py of its own.
+
+    Args:
+        words: of the command line.
+        before: words before those of Python, such as prlimit.
+        options: of Popen.
+    """
+    command = [*before, sys.executable, 'launch.py', *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, **options)
+
+
+def stages_of(finished):
+    """{stage: words of its command line, without --workdir} on what a quick start made."""
+    data, classifier = finished / 'data', finished / 'classifier' / 'synthetic'
+    keys = {
+        'prepare': {'dataset': 'covid_ct/clean', 'source': finished / 'phantoms' / 'covid_ct'},
+        'look': {'dataset': 'covid_ct', 'data_dir': data},
+        'synthesize': {'generator': finished / 'cyclegan'},
+        'translate': {
+            'generator': finished / 'cyclegan',
+            'input': finished / 'synthesize' / 'synthetic' / 'inputs',
+        },
+        'evaluate': {'classifier': classifier, 'tests': 'covid_ct:test'},
+        'quality': {'synthetic': finished / 'synthesize', 'split': ''},
+        'audit': {'classifier': classifier, 'tests': 'covid_ct:test', 'names': 'real'},
+        'report': {
+            'evaluations': finished / 'evaluate' / 'synthetic',
+            'audits': finished / 'audit' / 'real',
+            'quality': finished / 'quality',
+            'synthetic': finished / 'synthesize',
+        },
+        'export': {'generator': finished / 'cyclegan'},
+        'printed_rates': {},
+    }
+    return {
+        stage: [f'--config={stage}', *(f'--config.{key}={value}' for key, value in of.items())]
+        for stage, of in keys.items()
+    }
+
+
+STAGES = [*stages_of(ROOT)]
+
+
+def words_of(finished, stage, workdir):
+    """The words of a stage that writes into a workdir alone."""
+    inside = [f'--config.data_dir={workdir / "data"}'] if stage == 'prepare' else []
+    return [*stages_of(finished)[stage], f'--workdir={workdir}', *inside]
+
+
+READERS = {
+    '.json': lambda path: json.loads(path.read_text()),
+    '.jsonl': lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+    '.png': lambda path: Image.open(path).load(),
+    '.csv': lambda path: [*csv.reader(path.open())],
+    '.html': lambda path: path.read_text().rstrip().index('</html>'),
+    '.safetensors': lambda path: [safe_open(path, 'numpy').keys()],
+}
+
+
+def check_whole(workdir):
+    """Reads every file with a final name below a workdir."""
+    parts = lambda path: path.relative_to(workdir).parts
+    drafts = lambda path: any('.part' in name or 'incomplete' in name for name in parts(path))
+    for path in workdir.rglob('*'):
+        if path.suffix in READERS and not drafts(path):
+            READERS[path.suffix](path)
+
+
+@pytest.fixture
+def full(tmp_path):
+    """full(bytes) -> a folder on a disk of so many bytes."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if os.geteuid() or not shutil.which('mount'):
+        pytest.skip('only root can mount a small disk')
+
+    def mount(size):
+        options = ['-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)]
+        if subprocess.run(['mount', *options], capture_output=True).returncode:
+            pytest.skip('this system lets nobody mount a small disk')
+        return folder
+
+    yield mount
+    subprocess.run(['umount', str(folder)], capture_output=True)
+
+
+def check_refused(process, workdir, reason):
+    """One line and exit code 2, or everything was small enough."""
+    _, errors = process.communicate(timeout=300)
+    check_whole(workdir)
+    if process.returncode:
+        assert process.returncode == 2, errors
+        assert len(errors.strip().splitlines()) == 1, errors
+        assert reason in errors
+    return process.returncode
+
+
+PIPES = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.PIPE}
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_a_full_disk_is_one_line(finished, stage, full):
+    folder = full(16384)
+    process = started(words_of(finished, stage, folder / 'run'), **PIPES)
+    assert check_refused(process, folder, 'No space left on device') == 2
+
+
+@pytest.mark.parametrize('stage', sorted({*STAGES} - {'translate'}))  # whose pictures are small
+def test_a_limit_on_the_size_of_files_is_one_line(finished, stage, tmp_path):
+    limit = ['prlimit', '--fsize=9000']
+    process = started(words_of(finished, stage, tmp_path / 'run'), limit, **PIPES)
+    assert check_refused(process, tmp_path, 'File too large') == 2
+
+
+def contents(workdir):
+    """{path below a workdir: path} of what does not tell when and how fast it was made."""
+    files = [path for path in workdir.rglob('*') if path.is_file()]
+    drafts = lambda path: '.part' in str(path) or 'incomplete' in str(path)
+    return {
+        str(path.relative_to(workdir)): path
+        for path in files
+        if path.name not in ('environment.json', 'lock') and not drafts(path)
+    }
+
+
+@pytest.mark.parametrize('stage', ['prepare', 'synthesize', 'evaluate', 'report', 'quality'])
+def test_a_stage_that_is_killed_and_begun_again_ends_as_one_that_was_not(finished, stage, tmp_path):
+    rng = random.Random(stage)
+    began = time.monotonic()
+    assert started(words_of(finished, stage, tmp_path / 'a' / 'run'), **PIPES).wait() == 0
+    seconds = time.monotonic() - began
+    words = words_of(finished, stage, tmp_path / 'b' / 'run')
+    for _ in range(4):
+        process = started(words, **PIPES)
+        time.sleep(rng.uniform(0.3, 1) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        check_whole(tmp_path / 'b')
+    assert started(words, **PIPES).wait() == 0
+    alone, killed = (contents(tmp_path / name / 'run') for name in 'ab')
+    assert alone.keys() == killed.keys()
+    places = {name for name in alone if name.endswith('config.json')}
+    differ = [name for name in alone if not filecmp.cmp(alone[name], killed[name], shallow=False)]
+    assert {*differ} <= places
