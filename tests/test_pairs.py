@@ -28,7 +28,7 @@ from covjax.phantom import ct_scans as phantoms
 from covjax.phantom import raw_files
 from covjax.runs import prepare, synthesize_pairs, train
 from covjax.training import devices as parallel
-from covjax.training import likeness, pairs
+from covjax.training import likeness, loop, pairs
 
 SIZE = 32
 TINY = {
@@ -501,8 +501,8 @@ def test_what_is_compared_is_lungs_alone_in_one_window(data_dir):
 def test_a_best_that_the_training_does_not_have_is_refused_at_once(data_dir):
     for fields in ({'val': ''}, {'masks': 'procedural', 'val_pictures': ''}):
         config = config_of(data_dir, **fields)
-        with pytest.raises(InputError, match="config.best=-val/unlike: needs .*config.best=''"):
-            pairs.make(config)
+        with pytest.raises(InputError, match="config.best=-val/unlike: no such .*config.best=''"):
+            loop.check(pairs.make(config), config)
 
 
 def test_pictures_that_pick_a_checkpoint_are_no_test_images(run, data_dir):

@@ -14,7 +14,7 @@ from configs import segmentation as config_file
 from covjax import InputError
 from covjax.data import augment, segmented
 from covjax.data.rows import Row
-from covjax.training import devices, segmentation
+from covjax.training import devices, loop, segmentation
 from covjax.training.segmentation import IGNORED
 
 fast = pytest.mark.fast
@@ -545,10 +545,10 @@ def test_a_config_without_data_is_refused():
 
 @fast
 def test_a_score_needs_a_validation_set():
-    with pytest.raises(
-        InputError, match='config.val is empty, and config.best=val/dice is a score'
-    ):
-        segmentation.make(config_of(val='', best='val/dice'))
+    config = config_of(val='', best='val/dice')
+    task = segmentation.task_on(config, examples(3, (24, 24)), None)
+    with pytest.raises(InputError, match='config.best=val/dice: no such scalar; name config.val'):
+        loop.check(task, config)
 
 
 @fast

@@ -78,6 +78,7 @@ def regression(steps=30, poison=None, stop_at=None, tx=ADAM):
         summarize=summarize,
         steps=steps,
         sources={},
+        scalars=('val/score',),
     )
 
 
@@ -260,6 +261,7 @@ def test_handlers_of_signals_are_put_back(tmp_path):
 def test_an_unknown_best_is_refused(tmp_path):
     with pytest.raises(InputError, match='config.best=val/auc.*val/score'):
         fit(settings(best='val/auc'), tmp_path)
+    assert not [*tmp_path.iterdir()]  # before the first step
 
 
 @pytest.mark.parametrize(

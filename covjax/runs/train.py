@@ -33,9 +33,10 @@ def run(config, workdir):
         Stopped: a signal asked to stop; the state is saved.
         FloatingPointError: the training diverged.
     """
-    devices.check_devices(config.batch_size)  # before anything is written
+    devices.check_devices(config.batch_size)  # before anything is read
     now = pretraining.needed(kept_segmenter.by_copies(config, workdir), workdir)
     task = MAKE[choice(config, 'task', MAKE)](now)
+    loop.check(task, config)  # before anything is written
     record = lineage.record(config, config.data_dir, task.sources)
     record += kept_segmenter.lineage_of(config, workdir)
     record += pair_pictures.lineage_of(config, workdir)

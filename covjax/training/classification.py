@@ -88,6 +88,7 @@ def task_on(config, train, val):
         steps=config.steps,
         sources={'train': train.rows, 'val': val.rows},
         classes=train.classes,
+        scalars=tuple(f'val/{name}' for name in ('loss', *SUMMARY)),
     )
 
 

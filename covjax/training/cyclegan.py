@@ -126,6 +126,7 @@ def task_on(config, train, val):
         summarize=partial(summarize, validation_on(config, val)),
         steps=steps,
         sources=sources,
+        scalars=scalars_of(val),
     )
 
 
@@ -462,6 +463,18 @@ def validation_on(config, val):
     )
 
 
+def scalars_of(val):
+    """The names under which an evaluation of {domain: Examples} logs what `summarize` returns."""
+    compared = ('kid',) if can_compare([examples.rows for examples in val.values()]) else ()
+    names = ('cycle_l1', 'change_l1', 'checkerboard', *compared)
+    return tuple(f'val/{domain}/{name}' for domain in val for name in names)
+
+
+def can_compare(domains):
+    """Whether there are enough images for a kernel distance: two in every domain."""
+    return min(map(len, domains), default=0) > 1
+
+
 def summarize(validation, outputs):
     """What the log says of one domain: the mean of each number, and how real its translations look.
 
@@ -479,7 +492,7 @@ def summarize(validation, outputs):
     translated = outputs.pop(f'translated_{domain}')[..., None]
     scalars = {name: values.mean() for name, values in outputs.items()}
     scalars['checkerboard'] = checkerboard(translated)
-    if min(len(groups) for groups in validation.groups.values()) > 1:
+    if can_compare(validation.groups.values()):
         scalars['kid'] = kernel_distance(validation, domain, translated)
     return scalars, {'input_translated_reconstructed': triptych}
 

@@ -69,6 +69,13 @@ def small(images):
     return jax.image.resize(images / 255.0, shape, 'linear').reshape(len(images), -1)
 
 
+def names(reference):
+    """The names of `scalars` that are known beside a Reference."""
+    known = {'kid': reference.lungs is not None, 'effect_error': bool(reference.effects)}
+    found = [name for name, there in known.items() if there]
+    return (*found, 'unlike') if found else ()
+
+
 def scalars(reference, lesions, outputs):
     """What the log says of lesions beside real ones.
 

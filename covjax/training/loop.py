@@ -37,7 +37,7 @@ def fit(task, config, workdir):
             checkpoint of the workdir can be restored.
     """
     # Devices: the state on every one, batches split over them.
-    devices.check_devices(config.batch_size)
+    check(task, config)
     train_step, eval_step = devices.parallel(task)
 
     # Init or restore.
@@ -71,6 +71,12 @@ def fit(task, config, workdir):
                 if due.stop:
                     save_and_leave(checkpoints, step, devices.on_host(state), due.stop)
     return devices.on_host(state)
+
+
+def check(task, config):
+    """Refuses what would end a training after its beginning; see `fit`."""
+    devices.check_devices(config.batch_size)
+    check_best(config.best, task.scalars)
 
 
 # Init or restore.
@@ -165,7 +171,7 @@ def evaluate(task, eval_step, state, step, log):
     Each of several processes evaluates everything.
 
     Returns:
-        {'val/<split>/<name>': float}, or 'val/<name>' for the split ''.
+        {'val/<split>/<name>': float}, or 'val/<name>' for the split '': of every task.scalars.
     """
     values = {}
     for split, batches in task.eval_batches().items():
@@ -174,6 +180,7 @@ def evaluate(task, eval_step, state, step, log):
         values |= {f'{prefix}{name}': float(value) for name, value in scalars.items()}
         for name, array in images.items():
             log.images(step, f'{prefix}{name}', array)
+    assert values.keys() == {*task.scalars}, 'a Task names what its evaluation logs'
     if values:
         log.scalars(step, values)
     return values
@@ -198,24 +205,34 @@ def outputs_of(eval_step, state, batches):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def check_best(name, scalars):
+    """Refuses a name in config.best that no evaluation will log, before hours of training.
+
+    Args:
+        name: of a scalar, with a minus before it where its lowest value is best; '' for none.
+        scalars: names of those that there will be.
+
+    Raises:
+        InputError: there is no such scalar.
+    """
+    if name and name.removeprefix('-') not in scalars:
+        valid = f'choose one of {", ".join(scalars)}, or' if scalars else 'name config.val, or'
+        raise InputError(f"config.best={name}: no such scalar; {valid} set config.best=''")
+
+
 def best_of(values, name):
     """The number by which checkpoints compete: the highest wins.
 
     Args:
         values: {scalar: float} of an evaluation.
-        name: of a scalar, with a minus before it where its lowest value is best; '' for none.
+        name: as `check_best` takes it.
 
     Returns:
         float, or None where there is no name.
-
-    Raises:
-        InputError: there is no such scalar.
     """
     if not name:
         return None
     scalar = name.removeprefix('-')
-    if scalar not in values:
-        raise InputError(f'config.best={name}: no such scalar; choose one of {", ".join(values)}')
     return -values[scalar] if name.startswith('-') else values[scalar]
 
 

@@ -113,19 +113,8 @@ def make(config):
     if config.val:
         val = read(config.val, key='val')
     spec = config.val_pictures if config.val else ''
-    _check_best(config, spec)
     reference = likeness.read(spec, pictures, config.data_dir, config.image_size)
     return task_on(config, slices, pictures, val, reference)
-
-
-def _check_best(config, val_pictures):
-    """Refuses a scalar in config.best that this training does not have, before hours of it."""
-    known = config.val and (config.masks == 'drawn' or val_pictures)
-    if config.best.removeprefix('-') == 'val/unlike' and not known:
-        raise InputError(
-            f'config.best={config.best}: needs config.val and, for masks that are not drawn, '
-            "config.val_pictures; name them, or set config.best=''"
-        )
 
 
 def task_on(config, slices, pictures, val, reference):
@@ -163,6 +152,7 @@ def task_on(config, slices, pictures, val, reference):
         summarize=partial(summarize, LESIONS[pictures.masks], reference),
         steps=config.steps,
         sources=sources,
+        scalars=scalars_of(LESIONS[pictures.masks], reference) if val else (),
     )
 
 
@@ -444,6 +434,12 @@ def eval_step(nets, lesions, state, batch):
         alone = jnp.where(batch['hull'], outputs[kind], 0)[..., 0]
         outputs[f'lungs_{kind}'] = likeness.small(alone)
     return outputs
+
+
+def scalars_of(lesions, reference):
+    """The names under which an evaluation logs what `summarize` returns."""
+    grey = (f'grey_{kind}' for kind in (SHAM, *lesions))
+    return tuple(f'val/{name}' for name in (*grey, 'contrast', *likeness.names(reference)))
 
 
 def summarize(lesions, reference, outputs):

@@ -67,11 +67,6 @@ def make(config):
         InputError: a key of the config has no valid value, a data set cannot be read, has no masks
             or no foreground, or training and validation have other classes.
     """
-    if config.best and not config.val:
-        raise InputError(
-            f'config.val is empty, and config.best={config.best} is a score on it; name a data set '
-            "with masks, or set config.best=''"
-        )
     train, val = _read(config, 'train'), _read(config, 'val') if config.val else None
     if val and train.classes != val.classes:
         raise InputError(
@@ -129,6 +124,7 @@ def task_on(config, train, val):
         steps=config.steps,
         sources={key: examples.rows for key, examples in sets.items()},
         classes=train.classes,
+        scalars=scalars_of(train.classes) if val else (),
     )
 
 
@@ -450,6 +446,12 @@ def _panel(images, target, found):
         return jnp.where(region, grey // 2 + colours[classes] // 2, grey)
 
     return jnp.concatenate([grey, painted(target), painted(found)], 2)
+
+
+def scalars_of(classes):
+    """The names under which an evaluation logs what `summarize` returns."""
+    regions = classes[1:] if len(classes) > 2 else ()
+    return tuple(f'val/{name}' for name in ('loss', 'dice', *(f'dice_{name}' for name in regions)))
 
 
 def summarize(classes, outputs):

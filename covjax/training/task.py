@@ -52,8 +52,7 @@ class Task(NamedTuple):
     # (state, batch) -> {name: array [B, ...]}, one row an example. Pure; compiled under AXIS too.
     eval_step: Callable
     # ({name: NumPy array [N, ...]} of one split) -> ({name: number}, {name: uint8 [N, H, W, C]}).
-    # Both are logged as val/<split>/<name>, or val/<name> for a split called ''; config.best names
-    # one of the numbers.
+    # Both are logged as val/<split>/<name>, or val/<name> for a split called ''.
     summarize: Callable
     # Updates in the whole training; a task may count them in epochs.
     steps: int
@@ -63,6 +62,8 @@ class Task(NamedTuple):
     # What the outputs of the network mean: names of the classes of its logits, in their order; ()
     # where its outputs are no classes.
     classes: tuple[str, ...] = ()
+    # The names under which an evaluation logs its numbers, one of which config.best may name.
+    scalars: tuple[str, ...] = ()
 
 
 @struct.dataclass
