@@ -24,7 +24,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from covjax import InputError, Stopped, runs
+from covjax import InputError, Stopped, processes, runs
 from covjax.workdir import add_keys, claimed, refuse_old_names
 
 USAGE = (
@@ -78,6 +78,8 @@ def main(argv, home, below):
     faulthandler.enable()
     logging.use_absl_handler()  # so that its verbosity counts for what other libraries log
     config, workdir = parse(argv, home, below)
+    if COORDINATOR.value and processes.CHILD not in os.environ:
+        sys.exit(processes.watch(argv, home, below, workdir))
     launch(config, workdir)
 
 
@@ -184,7 +186,7 @@ def join(config):
         fail(f'{flag}: a run of {config.run} is one process; leave it out')
     address = None if COORDINATOR.value == 'auto' else COORDINATOR.value
     try:
-        jax.distributed.initialize(address, PROCESSES.value, PROCESS.value)
+        processes.join(address, PROCESSES.value, PROCESS.value)
     except (RuntimeError, ValueError, IndexError) as error:  # the last of an address without port
         reason = str(error).splitlines()[0]
         remedy = 'outside Slurm and Open MPI give HOST:PORT, --processes and --process'

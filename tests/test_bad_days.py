@@ -10,8 +10,10 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import ROOT
-from launching import TINY_QUICKSTART
+from launching import KEYS, TINY_QUICKSTART
 from PIL import Image
 from safetensors import safe_open
 
@@ -195,3 +197,61 @@ def examples_of(path):
     split = path.name.partition('.')[0].rpartition('-')[2]
     source = tfds.builder_from_directory(path.parent).as_data_source(split)
     return [jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), each) for each in source]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def together(finished, workdir, steps, late=0):
+    """[Popen] of two processes that train one CycleGAN; the second starts some seconds later."""
+    tiny = {name: value for name, value in KEYS.items() if name.startswith('cyclegan.')}
+    keys = [f'--config.{name.removeprefix("cyclegan.")}={value}' for name, value in tiny.items()]
+    keys += ['--config.cancer=luna16_patches/nodules:train', '--config.val=']
+    keys += [f'--config.data_dir={finished / "data"}', f'--config.steps={steps}']
+    keys += ['--config.eval_every=20', '--config.batch_size=2']
+    flags = [f'--coordinator=127.0.0.1:{free_port()}', '--processes=2']
+    processes = []
+    for i in range(2):
+        words = ['--config=cyclegan', f'--workdir={workdir}', *flags, f'--process={i}', *keys]
+        processes.append(started(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        time.sleep(late)
+    return processes
+
+
+def wait_for(process, beginning):
+    """Reads what a process prints up to the first line that begins so."""
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    pytest.fail(f'ended without {beginning!r}: {process.stderr.read()}')
+
+
+@pytest.mark.parametrize('gone', [0, 1])
+def test_a_process_whose_peer_is_gone_says_so_and_both_go_on(finished, tmp_path, gone):
+    workdir = tmp_path / 'run'
+    processes = together(finished, workdir, steps=200)
+    wait_for(processes[0], 'step 40/200')
+    processes[gone].kill()
+    began = time.monotonic()
+    _, errors = processes[1 - gone].communicate(timeout=60)
+    assert time.monotonic() - began < 20  # 15 where nothing else runs
+    assert processes[1 - gone].returncode == 2
+    assert re.fullmatch(
+        r'covjax: (process \d|another process) is gone; the same commands go on from step \d+\n',
+        errors,
+    )
+    processes = together(finished, workdir, steps=200)
+    printed = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert 'going on after step' in printed[0][0]
+    steps = [json.loads(line)['step'] for line in (workdir / 'metrics.jsonl').open()]
+    assert steps == [*range(5, 201, 5)]
+
+
+def test_a_process_may_start_a_minute_later(finished, tmp_path):
+    processes = together(finished, tmp_path / 'run', steps=10, late=60)
+    printed = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed

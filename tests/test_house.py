@@ -34,7 +34,7 @@ FLOORS = [
     ['covjax.weights', 'covjax.data', 'covjax.phantom', 'covjax.pipeline'],
     ['covjax.provenance'],
     ['covjax.models', 'covjax.ct', 'covjax.workdir'],
-    ['covjax.metrics', 'covjax.lock', 'covjax.drafts', 'covjax.hashes'],
+    ['covjax.metrics', 'covjax.lock', 'covjax.drafts', 'covjax.hashes', 'covjax.processes'],
     ['covjax'],
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
