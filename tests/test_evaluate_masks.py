@@ -13,7 +13,8 @@ from sklearn.metrics import f1_score
 from configs import evaluate_masks as config_file
 from covjax import InputError
 from covjax.audit import mask_rules
-from covjax.data import lineage, segmented
+from covjax.ct import framing
+from covjax.data import lineage, segmented, soft_maps
 from covjax.phantom import ct_scans
 from covjax.runs import evaluate_masks, prepare
 
@@ -137,6 +138,17 @@ def test_maps_of_others_are_found_by_name_and_turned_as_the_config_says(data, tm
     assert means['dice_mean_of_256_thresholds']['value'] > 0.99
     with pytest.raises(InputError, match='differs in size from test/.*config.maps_sideways'):
         evaluated(tmp_path / 'run', [tmp_path / 'net'], **{**fields, 'maps_sideways': False})
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('sideways', [False, True])
+def test_the_map_of_a_whole_picture_is_cropped_as_the_picture_was(tmp_path, sideways):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
+    Image.fromarray(grey.T if sideways else grey).save(tmp_path / 'a.png')
+    part = (slice(5, 30), slice(10, 50))
+    frames = {'test/a': np.float32(framing.as_box(part, grey.shape)).tolist()}
+    found = soft_maps.read(tmp_path, {'test/a': (25, 40)}, sideways, frames)
+    np.testing.assert_array_equal(found['test/a'], grey[part])
 
 
 def with_twin(folder):

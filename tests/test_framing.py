@@ -85,6 +85,16 @@ def test_whole_image_leaves_boxes_where_they_are():
     assert framing.as_box(part, shape) == (0, 0, 1, 1)
 
 
+@fast
+def test_a_stored_box_is_the_frame_that_it_was_made_of():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        shape = rng.integers(2, 900, 2)
+        part = tuple(slice(*sorted(rng.choice(n + 1, 2, replace=False).tolist())) for n in shape)
+        stored = np.float32(framing.as_box(part, shape)).tolist()
+        assert framing.of_box(stored, shape) == part
+
+
 # ---- the window of a slice
 
 

@@ -125,6 +125,12 @@ def as_box(part, shape):
     )
 
 
+def of_box(box, shape):
+    """The inverse of `as_box`: the frame that a box means in an image [H, W] of a shape."""
+    ymin, xmin, ymax, xmax = (round(edge * length) for edge, length in zip(box, (*shape, *shape)))
+    return slice(ymin, ymax), slice(xmin, xmax)
+
+
 def moved(box, part, shape):
     """A box of an image as a box of the part of it that a frame shows.
 

@@ -9,16 +9,20 @@ from collections import defaultdict
 import numpy as np
 
 from covjax import InputError
-from covjax.ct import picture
+from covjax.ct import framing, picture
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
-def read(folder, shapes, sideways=False):
+def read(folder, shapes, sideways=False, frames=None):
     """Reads the map of every picture.
 
     Args:
         folder: pathlib.Path of the maps; a map is of the picture of its name, without ending.
         shapes: {id of a picture: its (H, W)}.
         sideways: whether maps lie on their side, as the files of COVID-SemiSeg do.
+        frames: {id: box (ymin, xmin, ymax, xmax) in 0..1} of those pictures that show a part of
+            the one that the map is of.
 
     Returns:
         {id: uint8 [H, W]}.
@@ -38,7 +42,8 @@ def read(folder, shapes, sideways=False):
         if len(found) > 1:
             names = ' and '.join(sorted(path.name for path in found))
             raise InputError(f'{folder}: {names} are both of {name}; keep one of the two')
-        maps[name] = _read(found[0], name, shape, sideways)
+        box = (frames or {}).get(name, WHOLE)
+        maps[name] = _read(found[0], name, shape, sideways, box)
     if max((grey.max() for grey in maps.values()), default=255) <= 1:
         raise InputError(
             f'{folder}: no map has a grey level above 1; write 255 for a probability of 1'
@@ -46,13 +51,14 @@ def read(folder, shapes, sideways=False):
     return maps
 
 
-def _read(path, name, shape, sideways):
-    """The map of a file, upright."""
+def _read(path, name, shape, sideways, box):
+    """The part of the map of a file that a box shows, upright."""
     image, facts = picture.open_file(path)
     if facts['mode'] == 'P':
         raise InputError(f'{path}: has a palette, whose entries are no probabilities; save it grey')
     grey = np.asarray(image, np.uint8)
     grey = grey.T if sideways else grey
+    grey = grey[framing.of_box(box, grey.shape)]
     if grey.shape != tuple(shape):
         raise InputError(
             f'{path}: differs in size from {name}; give its map, '

@@ -232,7 +232,11 @@ def _maps(entry, sideways, scans):
             f'config.maps={entry}: maps are of pictures, and {volumes[0]} has many slices; '
             'leave them out'
         )
-    maps = soft_maps.read(folder, {scan.id: scan.grey.shape[1:] for scan in scans}, sideways)
+    shapes = {scan.id: scan.grey.shape[1:] for scan in scans}
+    frames = {
+        scan.id: scan.rows[0].others['frame'] for scan in scans if 'frame' in scan.rows[0].others
+    }
+    maps = soft_maps.read(folder, shapes, sideways, frames)
 
     def soft(scan):
         share = maps[scan.id].astype(np.float32) / 255
