@@ -4,24 +4,14 @@ from ml_collections import ConfigDict
 
 from covjax import InputError
 
-# The least value of a key, in any config that has it.
+# The least value of a key, in any config that has it; of all others it is 0.
 LEAST = {
     **dict.fromkeys(
         ['steps', 'batch_size', 'image_size', 'load_size', 'log_every', 'eval_every'], 1
     ),
     **dict.fromkeys(['gen_filters', 'disc_filters', 'disc_last_stride', 'slices'], 1),
+    **dict.fromkeys(['gen_widths', 'widths', 'patch', 'size', 'budgets', 'cyclegan_budgets'], 1),
     **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit', 'per_slice', 'joined'], 1),
-    **dict.fromkeys(
-        ['seed', 'seeds', 'gen_blocks', 'pool_size', 'freeze_steps', 'warmup_steps'], 0
-    ),
-    **dict.fromkeys(
-        ['constant_epochs', 'decay_epochs', 'epoch_images', 'workers', 'shares', 'pieces'], 0
-    ),
-    **dict.fromkeys(['learning_rate', 'body_rate', 'weight_decay', 'label_smoothing'], 0.0),
-    **dict.fromkeys(['dropout', 'bn_momentum', 'real_label', 'scale', 'rotate', 'crop'], 0.0),
-    **dict.fromkeys(['brightness', 'contrast', 'foreground', 'threshold', 'overlap', 'least'], 0.0),
-    **dict.fromkeys(['lambda_cancer', 'lambda_covid', 'lambda_identity', 'lambda_known'], 0.0),
-    **dict.fromkeys(['constant_share', 'ema'], 0.0),
     'patches': 1,  # steps of pair_study
 }
 # What a key must stay below.
@@ -30,9 +20,12 @@ BELOW = {
     **dict.fromkeys(['threshold', 'ema'], 1.0),
     'rotate': 360.0,
 }
-# The greatest value of a key.
+# The greatest value of a key; of whole numbers under other keys it is MOST_OF_ALL.
+MOST_OF_ALL = 2**31 - 1
 MOST = {
-    **dict.fromkeys(['image_size', 'load_size'], 8192),
+    **dict.fromkeys(['batch_size', 'gen_filters', 'disc_filters', 'gen_widths', 'widths'], 2**16),
+    **dict.fromkeys(['gen_blocks', 'disc_last_stride', 'workers'], 1024),
+    **dict.fromkeys(['image_size', 'load_size', 'patch', 'size'], 8192),
     **dict.fromkeys(['foreground', 'constant_share'], 1.0),
     'least': 0.1,  # masks take a fifth of a slice at most
     **dict.fromkeys(['seed', 'seeds'], 2**32 - 1),  # JAX takes 32 bits of it

@@ -18,6 +18,7 @@ import pathlib
 import runpy
 import signal
 import sys
+import warnings
 from logging import getLogger
 
 import jax
@@ -33,6 +34,7 @@ USAGE = (
 CONFIG_FLAGS = ('--config', '-config')
 # Runs that compute steps, over and over.
 TRAINING = ('train', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing')
+UNREADABLE = 'Error reading persistent compilation cache'  # in a warning of JAX
 CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 
 # Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, the
@@ -155,9 +157,36 @@ def without_closed_loops(hook):
 
 
 def keep_programs():
-    """Has JAX keep compiled programs in CACHE, unless the environment names another folder."""
+    """Has JAX keep compiled programs in CACHE, unless the environment names another folder.
+
+    JAX compiles anew what it cannot read there, but never replaces it, so that every later start
+    would be slow. Therefore damaged programs are removed.
+    """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
+    warnings.showwarning = removing_programs(warnings.showwarning)
+
+
+def removing_programs(show):
+    """A warnings.showwarning that removes compiled programs when one of them cannot be read.
+
+    Which one is not said, so that all are removed, and it is reported once.
+
+    Args:
+        show: the function for all other warnings.
+    """
+
+    def shown(message, *arguments, **keywords):
+        if UNREADABLE not in str(message):
+            return show(message, *arguments, **keywords)
+        folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+        programs = [*folder.glob('*-cache')]
+        for program in programs:
+            program.unlink(missing_ok=True)
+        if programs:
+            print(f'{folder}: a compiled program is damaged; all are made anew', flush=True)
+
+    return shown
 
 
 def keep_memory():
@@ -346,7 +375,7 @@ def _alike(value, other):
 
 def out_of_range(config):
     """What is wrong with the first number beyond the limits of configs.base, or None."""
-    from configs.base import BELOW, LEAST, MOST
+    from configs.base import BELOW, LEAST, MOST, MOST_OF_ALL
 
     for key, value in leaves(config):
         values = value if isinstance(value, tuple) else (value,)
@@ -354,12 +383,15 @@ def out_of_range(config):
         name = key.rpartition('.')[2]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             return f'--config.{key}={value}: must be a finite number'
-        if name in LEAST and not all(number >= LEAST[name] for number in numbers):
-            return f'--config.{key}={value}: must be at least {LEAST[name]}'
+        least = LEAST.get(name, 0)
+        if not all(number >= least for number in numbers):
+            return f'--config.{key}={value}: must be at least {least}'
         if name in BELOW and not all(number < BELOW[name] for number in numbers):
             return f'--config.{key}={value}: must be below {BELOW[name]}'
-        if name in MOST and not all(number <= MOST[name] for number in numbers):
-            return f'--config.{key}={value}: must be at most {MOST[name]}'
+        whole = all(isinstance(number, int) for number in numbers)
+        most = MOST.get(name, MOST_OF_ALL if whole else math.inf)
+        if not all(number <= most for number in numbers):
+            return f'--config.{key}={value}: must be at most {most}'
     return None
 
 

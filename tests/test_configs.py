@@ -163,6 +163,17 @@ def test_numbers_that_are_not_finite_are_refused_for_every_key(value):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize('value', [-1, 10**20])
+def test_every_whole_number_has_limits(value):
+    for name in NAMES:
+        for key, default in launcher.leaves(config_of(name)):
+            if type(default) is int:
+                changed = config_of(name)
+                changed.update_from_flattened_dict({key: value})
+                assert f'--config.{key}=' in (launcher.out_of_range(changed) or 'nothing')
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize('limits', [base.LEAST, base.MOST])
 def test_limits_themselves_are_in_range(limits):
     both = {key: value for key, value in limits.items() if value != base.BELOW.get(key)}

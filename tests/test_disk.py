@@ -3,9 +3,12 @@
 import errno
 import os
 import pathlib
+import subprocess
+import sys
 import types
 
 import pytest
+from conftest import ROOT
 from ml_collections import ConfigDict
 
 from covjax import launcher, runs
@@ -56,3 +59,29 @@ def test_only_a_folder_that_vanished_excuses_a_missing_file(launched, tmp_path, 
 def test_other_errors_are_bugs(launched):
     with pytest.raises(OSError, match='Broken pipe'):
         launched(OSError(errno.EPIPE, 'Broken pipe'))
+
+
+PROGRAM = """
+import sys
+import jax
+from covjax import launcher
+jax.config.update('jax_compilation_cache_dir', sys.argv[1])
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+launcher.keep_programs()
+print('sum', jax.jit(lambda x: (x * 2).sum())(jax.numpy.arange(3)))
+"""
+
+
+def test_damaged_programs_are_made_anew_once(tmp_path):
+    run = lambda: subprocess.run(
+        [sys.executable, '-c', PROGRAM, str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert run().stdout == 'sum 6\n'
+    programs = [*tmp_path.glob('*-cache')]
+    assert programs
+    for program in programs:  # cut short, as by a kill
+        program.write_bytes(program.read_bytes()[:50])
+    second, third = run(), run()
+    assert second.stdout.startswith(f'{tmp_path}: a compiled program is damaged; all are made anew')
+    assert second.stdout.endswith('sum 6\n') and third.stdout == 'sum 6\n'
+    assert 'Error reading' not in second.stderr + third.stderr

@@ -1,5 +1,6 @@
 """The loop on a task that is neither network nor image: what it promises to every task."""
 
+import importlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event
 
 from covjax import InputError, Stopped
-from covjax.training import loop
+from covjax.training import devices, loop
 from covjax.training.log import Log
 from covjax.training.task import AXIS, Net, Task
 from covjax.weights import checkpoint
@@ -420,3 +421,22 @@ def test_the_model_of_a_state_is_its_parameters_and_nothing_else():
     assert model == {'net': {'params': {'w': state.net.params['w']}}}
     assert 'step' in rest
     assert not any(key.startswith('net/params') for key in rest)
+
+
+@pytest.mark.parametrize('name', ['cyclegan', 'classifier', 'segmentation', 'pairs'])
+def test_what_no_machine_has_room_for_is_refused_before_it_is_made(name, monkeypatch):
+    config = importlib.import_module(f'configs.{name}').get_config()
+    devices.check_batch(config)
+    monkeypatch.setattr(devices, 'memory', lambda: 1000)
+    with pytest.raises(InputError, match=r'config.batch_size=\d+: .* GiB, more than the 0.0 GiB'):
+        devices.check_batch(config)
+    with pytest.raises(InputError, match='the network and its optimizer take .* GiB'):
+        devices.check_state({'w': jax.ShapeDtypeStruct((251,), jnp.float32)})
+    devices.check_state({'w': jax.ShapeDtypeStruct((250,), jnp.float32)})
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_the_memory_of_this_machine_is_known():
+    with open('/proc/meminfo', encoding='ascii') as file:
+        total = int(file.readline().split()[1]) * 1024
+    assert devices.memory() == pytest.approx(total, rel=0.01)

@@ -34,6 +34,7 @@ def run(config, workdir):
         FloatingPointError: the training diverged.
     """
     devices.check_devices(config.batch_size)  # before anything is read
+    devices.check_batch(config)
     now = pretraining.needed(kept_segmenter.by_copies(config, workdir), workdir)
     task = MAKE[choice(config, 'task', MAKE)](now)
     loop.check(task, config)  # before anything is written

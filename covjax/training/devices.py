@@ -3,11 +3,16 @@
 The only file that knows `pmap`; one device is no special case.
 """
 
+import os
+
 import jax
 from flax import jax_utils
 
 from covjax import InputError
 from covjax.training.task import AXIS
+
+GIB = 2**30
+FLOAT = 4  # bytes
 
 
 def check_devices(batch_size):
@@ -22,6 +27,52 @@ def check_devices(batch_size):
             f'config.batch_size={batch_size} cannot be split over {devices} devices; '
             f'choose a multiple of {devices}'
         )
+
+
+def check_batch(config):
+    """Refuses a batch that cannot fit, before it or anything else is allocated.
+
+    Args:
+        config: of a training, with batch_size, and image_size or patch.
+
+    Raises:
+        InputError: its images alone take more memory than a device has.
+    """
+    height, width = config.get('patch') or (config.image_size, config.image_size)
+    share = -(-config.batch_size // jax.device_count())
+    _check(
+        share * height * width * FLOAT,
+        f'config.batch_size={config.batch_size}: {share} images of {height}x{width}',
+        'choose fewer or smaller ones',
+    )
+
+
+def check_state(state):
+    """Refuses a network that cannot fit, before it is allocated.
+
+    Args:
+        state: what jax.eval_shape says of a training state, parameters and optimizer.
+
+    Raises:
+        InputError: it takes more memory than a device has.
+    """
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    _check(needed, 'the network and its optimizer', 'choose fewer filters or narrower levels')
+
+
+def _check(needed, what, remedy):
+    there = memory()
+    if needed > there:
+        raise InputError(
+            f'{what} take {needed / GIB:,.1f} GiB, more than the {there / GIB:,.1f} GiB of this '
+            f'{jax.devices()[0].platform}; {remedy}'
+        )
+
+
+def memory():
+    """Bytes of a device; those of the machine where it has none of its own."""
+    known = jax.local_devices()[0].memory_stats() or {}
+    return known.get('bytes_limit') or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
 def parallel(task):

@@ -84,7 +84,9 @@ def check(task, config):
 
 def initial_state(task, config, rng):
     """The state before the first step; prints its size and the devices."""
-    state = task.init(rng, {name: array[:1] for name, array in task.train_batch(0).items()})
+    example = {name: array[:1] for name, array in task.train_batch(0).items()}
+    devices.check_state(jax.eval_shape(task.init, rng, example))
+    state = task.init(rng, example)
     model, _ = checkpoint.split_state(state)
     kind = jax.devices()[0].device_kind
     print(
