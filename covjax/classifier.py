@@ -8,6 +8,7 @@ training code and no TFDS are imported.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
@@ -15,6 +16,7 @@ from typing import Annotated, Any, TypedDict
 import jax
 import jax.numpy as jnp
 import msgspec
+from jax.tree_util import Partial
 
 from covjax import CLASSES, models, trained
 from covjax.classes import positive_classes
@@ -124,10 +126,14 @@ def preprocess(config):
         InputError: config.pretrained is set, and Keras publishes no weights for config.model.
     """
     if not config.pretrained:
-        return lambda images: images
+        return _unchanged
     from covjax.weights import keras as keras_weights
 
     return keras_weights.preprocess(config.model, channels=1)
+
+
+def _unchanged(images):
+    return images
 
 
 def scores(classifier):
@@ -136,11 +142,23 @@ def scores(classifier):
     Column i is the probability of classifier.classes[i]: the softmax of the logits.
     """
     model, variables, preprocess = classifier
+    return Partial(_scores_by(model, preprocess), variables)
 
-    def scores(images):
+
+@functools.cache
+def _scores_by(model, preprocess):
+    """(variables, images) -> scores; one function for equal networks, compiled once."""
+
+    def scores(variables, images):
         return jax.nn.softmax(model.apply(variables, preprocess(to_float(images))))
 
     return scores
+
+
+@functools.cache
+def _score_by(model, preprocess, column):
+    scores = _scores_by(model, preprocess)
+    return lambda variables, images: scores(variables, images)[:, column]
 
 
 def score(classifier, positive=None):
@@ -159,8 +177,8 @@ def score(classifier, positive=None):
         (positive,) = positive_classes(classes)
     if positive not in classes:
         raise ValueError(f'positive={positive}: no such class; choose one of {", ".join(classes)}')
-    column, apply = classes.index(positive), scores(classifier)
-    return lambda images: apply(images)[:, column]
+    model, variables, preprocess = classifier
+    return Partial(_score_by(model, preprocess, classes.index(positive)), variables)
 
 
 def variables_of(run):

@@ -6,16 +6,16 @@ probabilities = segmenter.apply(loaded)(images)  # [B, H, W, 1] float in [-1, 1]
 No training code and no TFDS are imported.
 """
 
+import functools
 import itertools
 import pathlib
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
+from jax.tree_util import Partial
 from PIL import Image
 
 from covjax import InputError, choice, models, trained
@@ -60,8 +60,6 @@ class Segmenter(NamedTuple):
     classes: tuple[str, ...]  # of its logits, the background first
     size: int  # pixels of the square that slices were resized to in training
     patch: tuple[int, ...]  # what it saw of an image in training
-    # uint8 [B, H, W, 1] -> float32 [B, H, W, classes]. One function, so that it is compiled once.
-    probabilities: Callable
 
 
 def load(path, which='best', key='segmenter'):
@@ -127,7 +125,6 @@ def _segmenter(config, variables, classes, path, described, remedy):
         classes=classes,
         size=config.image_size,
         patch=patch,
-        probabilities=lambda images: _probabilities(model, variables, to_float(images)),
     )
 
 
@@ -196,11 +193,24 @@ def apply(segmenter):
     It takes images float [B, H, W, 1] in [-1, 1] of any size, best of that of training, and gives
     float32 [B, H, W, classes], whose sum over the classes is 1. It can be jitted.
     """
-    return partial(_probabilities, segmenter.model, segmenter.variables)
+    return Partial(_probabilities_by(segmenter.model), segmenter.variables)
 
 
-def _probabilities(model, variables, images):
-    return jax.nn.softmax(model.apply(variables, images))
+def apply_uint8(segmenter):
+    """`apply` of images uint8 [B, H, W, 1]."""
+    return Partial(_probabilities_of_uint8_by(segmenter.model), segmenter.variables)
+
+
+@functools.cache
+def _probabilities_by(model):
+    """(variables, images) -> probabilities; one function for equal networks, compiled once."""
+    return lambda variables, images: jax.nn.softmax(model.apply(variables, images))
+
+
+@functools.cache
+def _probabilities_of_uint8_by(model):
+    probabilities = _probabilities_by(model)
+    return lambda variables, images: probabilities(variables, to_float(images))
 
 
 def predict(segmenter, images, batch_size, overlap=0.5):
@@ -232,7 +242,7 @@ def predict(segmenter, images, batch_size, overlap=0.5):
         # Few tiles go alone, not with copies that would only fill up a batch; the last ones as many
         # at a time as those before, for which the program is compiled.
         at_once = at_once or min(batch_size, len(cuts))
-        found = batches.predict(segmenter.probabilities, np.stack(cuts)[..., None], at_once)
+        found = batches.predict(apply_uint8(segmenter), np.stack(cuts)[..., None], at_once)
         for i, image in enumerate(chunk):
             of_image = found[i * len(corners) : (i + 1) * len(corners)]
             yield _to_size(tiles.joined(of_image, corners, shape), image.shape)

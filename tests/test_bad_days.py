@@ -185,6 +185,37 @@ def test_a_stage_that_is_killed_and_begun_again_ends_as_one_that_was_not(finishe
     assert {pathlib.Path(name).name for name in differ} <= {'config.json', 'source.json'}  # places
 
 
+TRAININGS = {
+    'cyclegan': {'cancer': 'luna16_patches/nodules:train', 'val': ''},
+    'classifier': {'train': 'covid_ct:train', 'val': 'covid_ct:validation'},
+}
+
+
+@pytest.mark.parametrize('name', TRAININGS)
+def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(
+    finished, name, tmp_path
+):
+    tiny = {key: value for key, value in KEYS.items() if key.startswith(f'{name}.')}
+    keys = {key.removeprefix(f'{name}.'): value for key, value in tiny.items()}
+    keys |= TRAININGS[name] | {'data_dir': finished / 'data', 'steps': 60, 'eval_every': 6}
+    words = [f'--config={name}', *(f'--config.{key}={value}' for key, value in keys.items())]
+    began = time.monotonic()
+    assert started([*words, f'--workdir={tmp_path / "a"}'], **PIPES).wait() == 0
+    seconds, rng, kills = time.monotonic() - began, random.Random(name), 0
+    for _ in range(10):
+        process = started([*words, f'--workdir={tmp_path / "b"}'], **PIPES)
+        time.sleep(rng.uniform(0.3, 1) * seconds)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 5
+    assert started([*words, f'--workdir={tmp_path / "b"}'], **PIPES).wait() == 0
+    for file in ('metrics.jsonl', 'lineage.json', 'checkpoints/60/sums/metadata'):
+        assert filecmp.cmp(tmp_path / 'a' / file, tmp_path / 'b' / file, shallow=False), file
+    pictures = filecmp.dircmp(tmp_path / 'a' / 'images', tmp_path / 'b' / 'images')
+    assert not [*pictures.left_only, *pictures.right_only, *pictures.diff_files]
+
+
 def same(path, other):
     """Whether two files hold the same; of examples, whose order of keys is free, each is read."""
     if '.array_record' not in path.name:

@@ -252,3 +252,10 @@ def test_exports_with_wrong_arrays_are_one_line(exported, tmp_path, change):
 def test_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match='no config.json there'):
         classifier.load(tmp_path)
+
+
+def test_equal_networks_are_one_function(exported):
+    """So that an evaluation of a hundred seeds compiles one program."""
+    for function in (classifier.scores, lambda loaded: classifier.score(loaded, 'covid')):
+        first, second = (jax.tree.structure(function(classifier.load(exported))) for _ in range(2))
+        assert first == second

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from covjax import InputError
 from covjax.data import batches, datasets, specs
@@ -150,3 +151,17 @@ def test_a_wrong_name_comes_with_the_remedy(data_dir, spec, message):
 def test_a_data_set_in_two_folders_is_refused(data_dir):
     with pytest.raises(InputError, match='leave one of the two out'):
         specs.locate('covid_ct', f'{data_dir},{data_dir}')
+
+
+@pytest.mark.fast
+def test_networks_that_differ_in_their_weights_alone_share_a_program():
+    images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
+    compiled = batches._called._cache_size()
+    for number in range(3):
+        apply = Partial(scaled, np.float32(number))
+        np.testing.assert_array_equal(batches.predict(apply, images, 2), images * number)
+    assert batches._called._cache_size() == compiled + 1
+
+
+def scaled(factor, images):
+    return images * factor

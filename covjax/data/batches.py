@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 from tqdm import tqdm
 
 
@@ -60,11 +61,18 @@ def padded_batches(arrays, batch_size):
         yield {name: array[index] for name, array in arrays.items()} | {'mask': mask}
 
 
+@jax.jit
+def _called(apply, images):
+    return apply(images)
+
+
 def predict(apply, images, batch_size, progress=''):
     """Applies a function to every image once, batch by batch.
 
     Args:
-        apply: uint8 [batch_size, H, W, C] -> array [batch_size, ...], can be jitted.
+        apply: uint8 [batch_size, H, W, C] -> array [batch_size, ...], can be jitted. Several
+            jax.tree_util.Partial of one function, such as networks that differ in their weights
+            alone, share one compiled program.
         images: uint8 [N, H, W, C].
         batch_size: images at a time.
         progress: caption of a bar with rate and time left, which only a screen shows; '' for none.
@@ -72,10 +80,11 @@ def predict(apply, images, batch_size, progress=''):
     Returns:
         NumPy array [N, ...].
     """
-    apply, outputs = jax.jit(apply), []
+    apply = jax.device_put(apply if isinstance(apply, Partial) else Partial(apply))
+    outputs = []
     hidden = None if progress else True  # None: unless it is a screen
     with tqdm(total=len(images), desc=progress, unit='image', disable=hidden) as bar:
         for batch in padded_batches({'images': images}, batch_size):
-            outputs.append(np.asarray(apply(batch['images']))[batch['mask']])
+            outputs.append(np.asarray(_called(apply, batch['images']))[batch['mask']])
             bar.update(len(outputs[-1]))
     return np.concatenate(outputs)

@@ -15,6 +15,7 @@ their distance to the output, so branches of a block are interleaved; `_nearest_
 """
 
 import difflib
+import functools
 import io
 import pathlib
 import re
@@ -139,6 +140,7 @@ def _new_head(num_classes, features, rng):
     return {f'params/head/{name}': value for name, value in head['params'].items()}
 
 
+@functools.cache
 def preprocess(family, channels=1):
     """The function from images to what published weights of a family were trained on.
 
