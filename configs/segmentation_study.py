@@ -20,6 +20,8 @@ from covjax.budgets import MODES
 def get_config():
     config = base.stage(
         'segmentation_study',
+        # Makers of opacity that need no training: painted where a rule says, or in drawn masks.
+        makers=('painted', 'painted_drawn'),
         # Workdirs of pair trainings by where their masks are from; '' leaves out their rows.
         drawn='',
         predicted='',

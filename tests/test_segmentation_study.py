@@ -240,6 +240,7 @@ def test_stand_ins_need_no_generator(config):
         ('real', 'ct_scans/none', 'ct_scans/none: no such data set'),
         ('negatives', 'ct_scans/none:train', 'ct_scans/none: no such data set'),
         ('drawn', 'nowhere', 'config.drawn=nowhere'),
+        ('makers', ('made',), 'config.makers=made'),
     ],
 )
 def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, words, tmp_path):

@@ -64,6 +64,8 @@ def check(config):
         InputError: a key of the config has no valid value, or a data set is missing.
     """
     choice(config, 'read', READ)
+    for maker in config.makers:
+        choice({'makers': maker}, 'makers', (PAINTED, PAINTED_DRAWN))
     budgets.check(config, f'{config.real}:train', config.data_dir)
     for spec in (f'{config.real}:{config.read}', config.negatives):
         if spec:
@@ -80,7 +82,7 @@ def masks_of(config, key):
 
 def makers(config):
     """The names of the makers of synthetic lesions that a config asks for."""
-    return [PAINTED, PAINTED_DRAWN, *(key for key in GENERATORS if config[key])]
+    return [*config.makers, *(key for key in GENERATORS if config[key])]
 
 
 def print_resolution(config):
