@@ -74,6 +74,26 @@ def test_rows_of_one_budget_are_drawn_together_and_those_without_come_first():
 
 
 @pytest.mark.fast
+def test_a_curve_begins_with_synthetic_lesions_alone():
+    row = lambda source, mode, budget: {
+        **{'source': source, 'mode': mode, 'budget': budget},
+        'dice': {'mean': 0.5, 'low': 0.4, 'high': 0.6, 'seeds': [0.5]},
+    }
+    rows = [row('', REAL, '5'), row('', REAL, '10'), row('', REAL, ALL)]
+    rows += [row('a', ALONE, NONE), row('b', ALONE, NONE), row('b', TOGETHER, ALL)]
+    rows += [row('a', TOGETHER, budget) for budget in ('5', '10', ALL)]
+    found = by_budget.curves(rows, 'dice', {'a': 'A', 'b': 'B'}, 'masks')
+    assert {name: [*curve] for name, curve in found.items()} == {
+        'masks': ['5', '10', ALL],
+        'B': [NONE],
+        'A and masks together': [NONE, '5', '10', ALL],
+    }
+    (ax,) = figures.draw_curves(found, 'masks', 'Dice', ('rule', 0.45)).axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ['0', '5', '10', 'all']
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [*found, 'rule']
+
+
+@pytest.mark.fast
 def test_a_forest_plot_without_limits_shows_every_interval():
     row = Row('a', ALONE, NONE)._asdict()
     panels = {str(low): [drawn_of(row, low)] for low in (-3.0, 0.2, 5.0, 0.1)}
@@ -118,6 +138,21 @@ def test_rows_are_compared_slice_by_slice_and_seed_by_seed():
     assert segmentation_study.better(table, first, first) is None
 
 
+@pytest.mark.fast
+def test_networks_are_held_against_the_rule_that_is_best_on_the_same_slices():
+    dice = np.random.default_rng(0).random((3, 8))
+    rules = [{'kind': 'rule', **of_rule} for of_rule in results_of(dice)]
+    network = [{'kind': 'network', **of_seed} for of_seed in results_of(dice + 1)]
+    values, groups = segmentation_study.best_rule(rules + network, {'2'})
+    kept = np.delete(dice, 2, 1)
+    np.testing.assert_array_equal(values, kept[[kept.mean(1).argmax()]])
+    table = segmentation_study.dice_table(network, {'2'})
+    found = segmentation_study.difference(table, (values, groups))
+    assert found['mean'] == pytest.approx((kept + 1).mean() - kept.mean(1).max())
+    assert found['low'] < found['mean'] < found['high']
+    assert segmentation_study.best_rule(network, {'2'}) is None
+
+
 # ---- end to end
 
 
@@ -155,6 +190,10 @@ def test_study_compares_every_row(config, workdir):
     for row in found['rows']:
         assert len(row['dice']['seeds']) == 2
         assert (row['better_than_real'] is None) is (row['mode'] in (REAL, ALONE))
+        rules = [each['dice']['mean'] for each in found['others']]
+        gain = row['every_slice']['mean'] - max(rules)
+        copies = row['dice']['slices'] < row['every_slice']['slices']
+        assert copies or row['better_than_rule']['mean'] == pytest.approx(gain)
     assert {each['kind'] for each in found['others']} == {'rule'}
     page = (workdir / 'segmentation_study.html').read_text()
     assert 'Not for diagnosis' in page and '<img' in page

@@ -1,6 +1,7 @@
 """Plots, without a screen: forest plots, ROC curves and reliability curves."""
 
 import itertools
+import math
 import textwrap
 from typing import NamedTuple
 
@@ -115,6 +116,44 @@ def draw_forest(panels, label, limits=(0.0, 1.0), reference=CHANCE):
         ax.set_title(title, fontsize=10, loc='left', weight='bold')
         ax.spines[['top', 'right']].set_visible(False)
     axes[-1, 0].set_xlabel(label)
+    return figure
+
+
+def draw_curves(curves, label, value, reference=None):
+    """Numbers by how many of something they took, with their intervals and every seed.
+
+    Args:
+        curves: {name: {count: {'mean', 'low', 'high', 'seeds'}}}; counts are texts, written as they
+            are at equal distances, '0' and whole numbers in their order before all others.
+        label: of what is counted.
+        value: of the vertical axis.
+        reference: (name, where its dotted line lies), or None.
+
+    Returns:
+        A Figure.
+    """
+    size = lambda count: int(count) if count.isdigit() else math.inf
+    counts = sorted({count for curve in curves.values() for count in curve}, key=size)
+    figure = Figure(layout='constrained', figsize=(7.5, 4.4))
+    ax = figure.subplots()
+    for number, (name, curve) in enumerate(curves.items()):
+        aside = 0.06 * (number - (len(curves) - 1) / 2)  # so that intervals do not hide each other
+        places = [counts.index(count) + aside for count in curve]
+        means, low, high, seeds = (
+            [each[key] for each in curve.values()] for key in ('mean', 'low', 'high', 'seeds')
+        )
+        (line,) = ax.plot(places, means, 'D-', ms=5, lw=1.6, label=_in_lines(name, NARROW))
+        ax.vlines(places, low, high, color=line.get_color(), lw=2.2, alpha=0.5)
+        for place, of_seeds in zip(places, seeds):
+            ax.plot([place] * len(of_seeds), of_seeds, '_', color='black', ms=6)
+    if reference:
+        name, height = reference
+        ax.axhline(height, color='black', lw=0.9, ls=':', label=name)
+    ax.set_xticks(range(len(counts)), counts)
+    ax.set_xlabel(label)
+    ax.set_ylabel(value)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.legend(fontsize=8, frameon=False, loc='lower right')
     return figure
 
 

@@ -1,6 +1,6 @@
 """The page of a study of segmenters: Dice on real slices, as tables and a figure."""
 
-from covjax.pages import figures, html, prose
+from covjax.pages import by_budget, figures, html, prose
 from covjax.pages.by_budget import estimate, forest, name_of
 from covjax.pages.html import Figure
 from covjax.pages.tables import interval, over_seeds
@@ -11,9 +11,10 @@ FIGURE = (
 )
 LABEL = 'mean Dice at 0.5 on real slices'
 BEST = 'Without one real mask the best of them reach {alone}; {real} real masks alone {all}.'
+ONLY = '{real} real masks alone reach {all}.'
 COLUMNS = (
     *('learned from', 'real masks', 'Dice', 'over seeds', 'better than real masks alone by'),
-    *('better than painted by', 'Dice on every slice'),
+    *('better than painted by', 'than the best rule by', 'Dice on every slice'),
 )
 OTHER_COLUMNS = ('', 'Dice')
 NEGATIVE_COLUMNS = ('learned from', 'real masks', 'called a lesion', 'slices with over 1 %')
@@ -25,6 +26,11 @@ SOURCES = {
     'procedural': 'lesions made in blobs',
 }
 MASKS = 'real masks'
+RULE = 'best rule without a network'
+CURVES_FIGURE = (
+    'Mean Dice on real slices by how many real masks were learned from, with intervals: alone, and '
+    'with synthetic lesions; dotted, the best rule without a network'
+)
 
 
 def write(results, workdir):
@@ -34,8 +40,10 @@ def write(results, workdir):
         results: what segmentation_study.json holds (runs.segmentation_study).
         workdir: pathlib.Path.
     """
-    rows, path = results['rows'], workdir / 'images' / 'dice.png'
-    figures.save(draw(results), path)
+    rows, images = results['rows'], workdir / 'images'
+    shown = {images / 'curves.png': CURVES_FIGURE, images / 'dice.png': FIGURE}
+    for path, figure in zip(shown, (draw_curves(results), draw(results))):
+        figures.save(figure, path)
     tables = {
         'dice': (COLUMNS, [_dice_line(row) for row in rows]),
         'others': (
@@ -44,9 +52,9 @@ def write(results, workdir):
         ),
         'negatives': (NEGATIVE_COLUMNS, [_negative_line(row) for row in rows if row['negatives']]),
     }
-    page = prose.read('segmentation_study')
+    page, drawn = prose.read('segmentation_study'), [Figure(*each) for each in shown.items()]
     sections = [
-        page.section(name, *table, [Figure(path, FIGURE)] if name == 'dice' else ())
+        page.section(name, *table, drawn if name == 'dice' else ())
         for name, table in tables.items()
         if table[1]
     ]
@@ -61,11 +69,19 @@ def write(results, workdir):
 def _best(rows):
     """A sentence on the best row without real masks, and on all real masks alone."""
     alone = [row for row in rows if row['mode'] == 'alone']
-    best = max(alone, key=lambda row: row['dice']['mean'])
     real = [row for row in rows if row['mode'] == 'real'][-1]
-    return BEST.format(
-        alone=f'{_of(best["dice"])} ({_name(best)})', real=real['budget'], all=_of(real['dice'])
-    )
+    facts = {'real': real['budget'], 'all': _of(real['dice'])}
+    if not alone:
+        return ONLY.format(**facts)
+    best = max(alone, key=lambda row: row['dice']['mean'])
+    return BEST.format(alone=f'{_of(best["dice"])} ({_name(best)})', **facts)
+
+
+def draw_curves(results):
+    """Dice by number of real masks, with and without synthetic lesions of one maker."""
+    rules = [each['dice']['mean'] for each in results['others'] if each['kind'] == 'rule']
+    curves = by_budget.curves(results['rows'], 'dice', SOURCES, MASKS)
+    return figures.draw_curves(curves, MASKS, LABEL, (RULE, max(rules)) if rules else None)
 
 
 def draw(results):
@@ -102,7 +118,7 @@ def _gain(difference):
 
 def _dice_line(row):
     dice = row['dice']
-    gains = (_gain(row[f'better_than_{other}']) for other in ('real', 'painted'))
+    gains = (_gain(row[f'better_than_{other}']) for other in ('real', 'painted', 'rule'))
     return (_name(row), row['budget'], _of(dice), over_seeds(dice), *gains, _of(row['every_slice']))
 
 

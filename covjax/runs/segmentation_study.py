@@ -200,6 +200,7 @@ def measured(config, rows, workdir, evaluation):
     # Slices that share a group with what trained any row, such as near-copies of training slices.
     copies = {name for of_row in results.values() for each in of_row for name in each['overlap']}
     table = {row: dice_table(of_row, copies) for row, of_row in results.items()}
+    rule = best_rule(evaluation['results'], copies)
     negatives = {found['segmenter']: found for found in evaluation['negatives']}
     return [
         {
@@ -208,6 +209,7 @@ def measured(config, rows, workdir, evaluation):
             'every_slice': summary(*dice_table(results[row], ())),
             'better_than_real': better(table, row, budgets.Row('', REAL, row.budget)),
             'better_than_painted': better(table, row, row._replace(source=PAINTED)),
+            'better_than_rule': difference(table[row], rule) if rule else None,
             'negatives': [negatives[folder] for folder in folders[row] if folder in negatives],
         }
         for row in rows
@@ -260,11 +262,29 @@ def better(table, row, other):
     Returns:
         {'mean', 'low', 'high'}, or None where there is nothing to compare.
     """
-    if other not in table or other == row or not table[row][1]:
+    if other not in table or other == row:
         return None
-    (values, groups), (others, _) = table[row], table[other]
+    return difference(table[row], table[other])
+
+
+def difference(table, other):
+    """{'mean', 'low', 'high'} of one `dice_table` less another, or None where no slice is left."""
+    (values, groups), (others, _) = table, other
+    if not groups:
+        return None
     low, high = mean_over_runs(values - others, groups)
     return {'mean': float(np.nanmean(values - others)), 'low': low, 'high': high}
+
+
+def best_rule(results, copies):
+    """The `dice_table` of the rule that is best on these very slices, or None where there is none.
+
+    Args:
+        results: of masks.json.
+        copies: ids of slices to leave out.
+    """
+    rules = [dice_table([result], copies) for result in results if result['kind'] == 'rule']
+    return max(rules, key=lambda table: np.nanmean(table[0]), default=None)
 
 
 def others(evaluation):
