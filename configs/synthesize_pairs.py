@@ -8,11 +8,11 @@ Opacity painted into blobs needs neither a generator nor a picture, nor a mask b
 python launch.py --config=configs/synthesize_pairs.py --workdir=runs/painted \\
     --config.maker=painted
 
-A set to hand on, three pairs of every ready-made slice: as PNG with COCO and a data card in
-<workdir>/synthetic, as TFDS in <workdir>/data.
+A set to hand on, the lesions that taught segmenters most (docs/segmentation.md): three pairs of
+every ready-made slice, as PNG with COCO and a data card in <workdir>/synthetic, as TFDS in
+<workdir>/data. No picture of COVID-19 took part in it.
 
-python launch.py --config=configs/synthesize_pairs.py:released --workdir=runs/released \\
-    --config.generator=runs/pairs
+python launch.py --config=configs/synthesize_pairs.py:released --workdir=runs/released
 
 Cost: two passes through the generator a slice. The data set is in <workdir>/data, the pictures and
 their gates are in <workdir>/synthetic, images/pairs.png shows some: slice, gate, lesion, sham.
@@ -22,7 +22,12 @@ from configs import base
 
 VARIANTS = {
     'one': {},
-    'released': {'slices': 'luna16_patches/slices_framed', 'per_slice': 3},
+    'released': {
+        'slices': 'luna16_patches/slices_framed',
+        'maker': 'painted',
+        'per_slice': 3,
+        'joined': 8,
+    },
 }
 
 
