@@ -48,7 +48,7 @@ ONLY_IN = {
     'h5py': {'covjax.weights'},
     'safetensors': {'covjax.weights'},
     'torch': {'covjax.weights'},
-    'orbax': {'covjax.weights'},
+    'orbax': {'covjax.weights', 'covjax.processes'},  # the latter takes its barrier
     'tensorboardX': {'covjax.training'},
 }
 DRAWERS = {'utils', 'helpers', 'common', 'misc', 'tools'}
