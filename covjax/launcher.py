@@ -81,7 +81,7 @@ def main(argv, home, below):
     logging.use_absl_handler()  # so that its verbosity counts for what other libraries log
     config, workdir = parse(argv, home, below)
     if COORDINATOR.value and processes.CHILD not in os.environ:
-        sys.exit(processes.watch(argv, home, below, workdir))
+        sys.exit(processes.watch(argv, home, below, workdir, os.environ))
     launch(config, workdir)
 
 

@@ -6,7 +6,6 @@ asking Python; the watcher keeps these back and says in one line what happened.
 """
 
 import ctypes
-import os
 import pathlib
 import re
 import signal
@@ -54,13 +53,14 @@ def join(address, processes, process):
     jax.pmap(lambda one: jax.lax.psum(one, 'all'), axis_name='all')(ones).block_until_ready()
 
 
-def watch(words, home, below, workdir):
+def watch(words, home, below, workdir, environment):
     """Runs a command line in a child and waits for it.
 
     Args:
         words: of the command line; words[0] is the program.
         home, below: as covjax.launcher.main takes them.
         workdir: of the run.
+        environment: {name: value} of this process.
 
     Returns:
         Exit code of the child; 2 where it ended because another process is gone.
@@ -68,7 +68,7 @@ def watch(words, home, below, workdir):
     command = [sys.executable, '-c', RUN, str(home), str(below), *words]
     child = subprocess.Popen(
         command,
-        env={**os.environ, CHILD: '1'},
+        env={**environment, CHILD: '1'},
         stderr=subprocess.PIPE,
         text=True,
         errors='replace',
