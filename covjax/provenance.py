@@ -73,13 +73,18 @@ def network(run):
 
 def images(workdir):
     """The Upstream of a run of `synthesize` or `synthesize_pairs`, by its workdir."""
-    folder = pathlib.Path(workdir) / 'synthetic'
+    workdir = pathlib.Path(workdir)
     read(workdir, 'synthetic/meta.json', dict)  # of this config
-    content = hashlib.blake2b((folder / 'manifest.jsonl').read_bytes(), digest_size=16)
+    config = read_json(workdir / 'config.json', dict)
+    return {'config_hash': config_hash(config), 'content': hash_of_images(workdir / 'synthetic')}
+
+
+def hash_of_images(folder):
+    """The SHA-256 of a folder of synthetic images (pathlib.Path): of manifest and pictures."""
+    content = hashlib.sha256((folder / 'manifest.jsonl').read_bytes())
     for file in sorted((folder / 'images').iterdir()):
         content.update(file.read_bytes())
-    config = read_json(pathlib.Path(workdir) / 'config.json', dict)
-    return {'config_hash': config_hash(config), 'content': content.hexdigest()}
+    return content.hexdigest()
 
 
 def config_hash(config):

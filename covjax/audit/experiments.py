@@ -89,7 +89,8 @@ def claim(folder, synthetic, audited):
     """
     note = folder / 'made_of.json'
     about = {key: audited[key] for key in ('model', 'seed', 'steps', 'image_size')}
-    about = {'synthetic': provenance.images(synthetic)['content'], **about}
+    images = provenance.hash_of_images(pathlib.Path(synthetic) / 'synthetic')
+    about = {'synthetic': images, **about}
     known = read_json(note, dict[str, Any]) if note.is_file() else {}
     changed = [key for key, value in known.items() if about.get(key) != value]
     if changed:
