@@ -101,10 +101,11 @@ def config_hash(config):
 
 
 def without_places(config):
-    """What is hashed of a config (dict): all but PLACES and MAY_CHANGE, in nested configs too."""
+    """What is hashed of a config (dict): all but PLACES and what may change, in nested ones too."""
     if not isinstance(config, dict):
         return config
-    kept = lambda key: isinstance(config[key], dict) or key not in PLACES | MAY_CHANGE
+    free = PLACES | (MAY_CHANGE if config.get('run') == 'train' else set())
+    kept = lambda key: isinstance(config[key], dict) or key not in free
     return {key: without_places(config[key]) for key in config if kept(key)}
 
 
