@@ -21,6 +21,7 @@ SILENCE = 10  # seconds without a sign of life, after which a process is gone
 BEGINS = re.compile(r'Traceback \(most recent|Fatal Python error|[WEF]\d{4} [\d:.]+|\*\*\* Check')
 GONE = re.compile(r'Gloo [\w-]+ failed|heartbeat|CoordinationService|coordination_service')
 WHICH = re.compile(r'[Tt]ask:? ?(\d+) heartbeat|job:jax_worker/replica:0/task:(\d+)')
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a run that was asked to
 RUN = (
     'import sys, pathlib; home, below, *words = sys.argv[1:]; sys.path.insert(0, home); '
     'from covjax.launcher import main; main(words, pathlib.Path(home), pathlib.Path(below))'
@@ -74,15 +75,18 @@ def watch(words, home, below, workdir, environment):
         errors='replace',
         preexec_fn=_die_with_parent,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: child.send_signal(number))
+    hand_on = lambda number, _: child.send_signal(number)
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     held = _relay(child.stderr)
     code = child.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
     text = ''.join(held)
-    if code and GONE.search(text):
+    if not GONE.search(text):
+        sys.stderr.write(text)
+    elif code and code not in STOPPED:
         print(f'covjax: {_who(text)} is gone; {_remedy(workdir)}', file=sys.stderr)
         return 2
-    sys.stderr.write(text)
     return 128 - code if code < 0 else code
 
 
