@@ -7,9 +7,27 @@ disk leaves half of one where a later stage would read it.
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 
 PREFIX = '.part_'  # an ending would hide the one that says what a file is
+
+# How other libraries say in their own exceptions what the system refused.
+OS_ERROR = re.compile(r"os error (\d+)|os_error_code='(\d+)'")
+
+
+def refused(error, path):
+    """The OSError that an exception of another library stands for, or None.
+
+    Args:
+        error: of safetensors or Orbax.
+        path: of what was to be written.
+    """
+    number = OS_ERROR.search(str(error))
+    if number is None:
+        return None
+    code = int(number[1] or number[2])
+    return OSError(code, os.strerror(code), str(path))
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ FILES_OF_PAIRS = {
     'annotations.json': 'COCO boxes of nodules, and lesions as run lengths',
 }
 LIMITS = (
-    'Images are small and were made from few pictures; which of them are synthetic can be seen.',
+    'Images are small, and what was made in them can be seen.',
     'A network can learn traces of the generator instead of disease. Judge it on real images, and '
     'beside one that learned from a stand-in (`config.maker` or `config.stand_in`).',
     'No image was judged by a radiologist.',

@@ -105,12 +105,11 @@ def identity(run, stand_in):
         stand_in: the name of what took its place, or ''.
 
     Returns:
-        The name of the stand-in; of the generator itself, a hash of the config of its run, 12 hex
-        digits.
+        The name of the stand-in; of the generator itself, a hash of its weights, 12 hex digits.
     """
     if stand_in:
         return stand_in
-    return run.config_hash[:12]
+    return provenance.network(run)['content'][:12]
 
 
 def translate(config, gan, maker, folder):

@@ -35,8 +35,8 @@ TRIES = 20  # draws until a mask is large enough
 SHOWN, TILE = 8, 192  # pairs in images/pairs.png, and the side of a picture there
 CHANGE = {
     'made': 'a lesion or healthy lung regenerated in a mask by a generator',
-    'painted': 'as a stand-in with opacity painted into a mask',
-    'pasted': 'as a stand-in with noise in a mask',
+    'painted': 'with opacity painted into a mask',
+    'pasted': 'with noise in a mask',
 }
 DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices with a lesion, or a sham. Not for diagnosis.'
 

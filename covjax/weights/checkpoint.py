@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import pathlib
-import re
 
 import jax
 import numpy as np
@@ -20,10 +19,9 @@ from flax import traverse_util
 from flax.serialization import from_state_dict, to_state_dict
 from orbax.checkpoint import checkpoint_managers as cm
 
-from covjax import InputError, hashes
+from covjax import InputError, drafts, hashes
 
 MODEL, REST, SUMS = 'model', 'rest', 'sums'
-OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what its storage layer raises
 TRIES = 3  # to read a run that is training, which removes old checkpoints
 BEGIN_ANEW = 'choose another --workdir, or remove the folders damaged_* to begin anew'
 
@@ -102,11 +100,10 @@ def manager(workdir, best=''):
         with ocp.CheckpointManager(folder, options=options) as checkpoints:
             yield checkpoints
     except Exception as error:
-        number = OS_ERROR.search(str(error))
-        if number is None:
+        refused = drafts.refused(error, folder)
+        if refused is None:
             raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(folder)) from None
+        raise refused from None
 
 
 def _best_value(metrics):

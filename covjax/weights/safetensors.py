@@ -1,9 +1,7 @@
 """Network weights as one .safetensors file; its header holds what is needed to use them again."""
 
 import json
-import os
 import pathlib
-import re
 
 import jax
 import numpy as np
@@ -13,7 +11,6 @@ from ml_collections import ConfigDict
 from covjax import InputError, drafts, hashes
 from covjax.workdir import checked
 
-OS_ERROR = re.compile(r'os error (\d+)')  # in what its library raises
 WRITE = 'write it with configs/export.py'
 WRITE_AGAIN = 'write it again with configs/export.py'
 
@@ -39,10 +36,7 @@ def write(path, variables, about):
         try:
             save_file(arrays, draft, metadata={'covjax': json.dumps(about)})
         except SafetensorError as error:
-            number = OS_ERROR.search(str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+            raise (drafts.refused(error, path) or error) from None
 
 
 def read(path, kind, header, added):
