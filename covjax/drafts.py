@@ -5,6 +5,7 @@ disk leaves half of one where a later stage would read it.
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -12,21 +13,40 @@ import shutil
 
 PREFIX = '.part_'  # an ending would hide the one that says what a file is
 
-# How other libraries say in their own exceptions what the system refused.
-OS_ERROR = re.compile(r"os error (\d+)|os_error_code='(\d+)'")
+# By what the system refuses.
+REMEDIES = {
+    errno.ENOSPC: 'make room on that disk, then run the same command again',
+    errno.EDQUOT: 'make room in your quota, then run the same command again',
+    errno.EFBIG: 'raise the limit on the size of files, then run the same command again',
+    errno.ENAMETOOLONG: 'choose a shorter path',
+    errno.ENOENT: 'that folder has gone away; begin in another one',
+    errno.EMFILE: 'raise the limit on open files, then run the same command again',
+    errno.EROFS: 'choose another folder',
+    errno.EACCES: 'choose another folder',
+    errno.EIO: 'look at that disk',
+}
+
+# How other libraries say in their own exceptions what the system refused: safetensors, Orbax, and
+# array_record, which has the words of the system alone.
+NUMBERED = re.compile(r"os error (\d+)|os_error_code='(\d+)'")
+IN_WORDS = re.compile(r'Failed to finalize writing(?:.*write\(\) failed: ([^;]*))?', re.DOTALL)
 
 
 def refused(error, path):
     """The OSError that an exception of another library stands for, or None.
 
     Args:
-        error: of safetensors or Orbax.
+        error: of safetensors, Orbax or array_record.
         path: of what was to be written.
     """
-    number = OS_ERROR.search(str(error))
-    if number is None:
+    numbered, in_words = NUMBERED.search(str(error)), IN_WORDS.search(str(error))
+    if numbered:
+        code = int(numbered[1] or numbered[2])
+    elif in_words:
+        words = (in_words[1] or '').strip()
+        code = next((code for code in REMEDIES if os.strerror(code) == words), errno.EIO)
+    else:
         return None
-    code = int(number[1] or number[2])
     return OSError(code, os.strerror(code), str(path))
 
 

@@ -25,7 +25,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from covjax import InputError, Stopped, processes, runs
+from covjax import InputError, Stopped, drafts, processes, runs
 from covjax.workdir import add_keys, claimed, refuse_old_names
 
 USAGE = (
@@ -41,19 +41,6 @@ CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names 
 # heap never shrinks, and it is one for all threads.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 MALLOPT = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0, M_ARENA_MAX: 1}
-
-# By what the system refuses.
-REMEDIES = {
-    errno.ENOSPC: 'make room on that disk, then run the same command again',
-    errno.EDQUOT: 'make room in your quota, then run the same command again',
-    errno.EFBIG: 'raise the limit on the size of files, then run the same command again',
-    errno.ENAMETOOLONG: 'choose a shorter --workdir',
-    errno.ENOENT: 'that folder has gone away; begin in another --workdir',
-    errno.EMFILE: 'raise the limit on open files, then run the same command again',
-    errno.EROFS: 'choose another --workdir',
-    errno.EACCES: 'choose another --workdir',
-    errno.EIO: 'look at that disk',
-}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string(
@@ -111,7 +98,7 @@ def launch(config, workdir):
     except OSError as error:
         if not is_of_disk(error, workdir):
             raise
-        fail(f'{error.filename or workdir}: {error.strerror}; {REMEDIES[error.errno]}')
+        fail(f'{error.filename or workdir}: {error.strerror}; {drafts.REMEDIES[error.errno]}')
     except Stopped as stopped:
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
@@ -127,7 +114,7 @@ def is_of_disk(error, workdir):
         workdir: of the run; a file that is missing is no fault of the disk while this is there.
     """
     vanished = error.errno != errno.ENOENT or not pathlib.Path(workdir).exists()
-    return error.errno in REMEDIES and vanished
+    return error.errno in drafts.REMEDIES and vanished
 
 
 def quieten():

@@ -10,7 +10,7 @@ import pathlib
 from typing import NotRequired, TypedDict
 
 from covjax import InputError, __version__, hashes
-from covjax.workdir import AGAIN, MAY_CHANGE, read_json
+from covjax.workdir import AGAIN, MAY_CHANGE, added_keys, read_json, upgraded
 
 # Keys that say where something lies. What lies there is known by `made_from`.
 PLACES = {
@@ -61,7 +61,7 @@ def of(config, **made_from):
     """
     return {
         'covjax': __version__,
-        'config_hash': config_hash(json.loads(config.to_json())),
+        'config_hash': config_hash(config),
         'made_from': made_from,
     }
 
@@ -88,25 +88,33 @@ def hash_of_images(folder):
 
 
 def config_hash(config):
-    """The hash of a config as config.json has it, without places and the keys that may change.
+    """The hash of what a config asks for, so that a later version finds the same one.
+
+    Neither places and keys that may change count, nor keys that came later, as long as they mean
+    what was done before them.
 
     Args:
-        config: dict.
+        config: ConfigDict, or the dict that config.json has.
 
     Returns:
         32 hexadecimal digits.
     """
-    text = json.dumps(without_places(config), sort_keys=True)
-    return hashes.of_bytes(text.encode())
+    tree = config if isinstance(config, dict) else json.loads(config.to_json())
+    return hashes.of_bytes(json.dumps(asked_for(upgraded(tree)), sort_keys=True).encode())
 
 
-def without_places(config):
-    """What is hashed of a config (dict): all but PLACES and what may change, in nested ones too."""
+def asked_for(config):
+    """What is hashed of a config (dict, with the keys of this version), in nested ones too."""
     if not isinstance(config, dict):
         return config
     free = PLACES | (MAY_CHANGE if config.get('run') == 'train' else set())
-    kept = lambda key: isinstance(config[key], dict) or key not in free
-    return {key: without_places(config[key]) for key in config if kept(key)}
+    usual = added_keys(config)
+    counts = lambda key: key not in free and (key not in usual or config[key] != usual[key])
+    return {
+        key: asked_for(value)
+        for key, value in config.items()
+        if isinstance(value, dict) or counts(key)
+    }
 
 
 def read(workdir, name, kind):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from covjax import CLASSES, choice, provenance
+from covjax import CLASSES, InputError, choice, provenance
 from covjax.data import lineage
 from covjax.weights import checkpoint
 from covjax.workdir import read_config, read_json, read_stored_config, write_json
@@ -44,8 +44,8 @@ class Trained:
 
     @functools.cached_property
     def config_hash(self):
-        """The hash of its config.json; see covjax.provenance."""
-        return provenance.config_hash(read_json(self.folder / 'config.json', dict))
+        """The hash of its config; see covjax.provenance."""
+        return provenance.config_hash(self.config)
 
     @functools.cached_property
     def classes(self):
@@ -64,13 +64,18 @@ def open_run(folder, task, key, which='best'):
             empty), or 'latest'.
 
     Raises:
-        InputError: the folder holds no such run, its checkpoint is missing or damaged, or `which`
-            is neither 'best' nor 'latest'.
+        InputError: the folder holds no such run, its checkpoint is missing or damaged, its
+            config.json was changed, or `which` is neither 'best' nor 'latest'.
     """
     choice({'checkpoint': which}, 'checkpoint', ('best', 'latest'))
     config = read_config(folder, task, key)
     best = bool(config.best) and which == 'best'
-    variables, step = checkpoint.load_model(folder, key, best, bool(config.best))
+    variables, config_hash, step = checkpoint.load_model(folder, key, best, bool(config.best))
+    if config_hash and config_hash != provenance.config_hash(config):
+        raise InputError(
+            f'config.{key}={folder}: its checkpoint was trained with another config than '
+            'config.json there; take that back from a copy, or run the training again'
+        )
     chosen = which if config.best else 'latest'
     return Trained(pathlib.Path(folder), config, variables, step, chosen, config.data_dir)
 

@@ -218,22 +218,22 @@ def upgraded(tree):
     """
     if not isinstance(tree, dict):
         return tree
-    run = tree.get('run')
+    run = str(tree.get('run'))
     renamed = {RENAMED_KEYS.get((run, key), key): upgraded(value) for key, value in tree.items()}
     if run in RENAMED_RUNS:
         renamed['run'] = RENAMED_RUNS[run]
-    return _added(renamed) | renamed
+    return added_keys(renamed) | renamed
 
 
-def _added(config):
+def added_keys(config):
     """Those of ADDED_KEYS that belong to a config (ConfigDict or dict)."""
-    return ADDED_KEYS.get(config.get('task') or config.get('run'), {})
+    return ADDED_KEYS.get(str(config.get('task') or config.get('run')), {})
 
 
 def add_keys(config):
     """Gives a config (ConfigDict) those of ADDED_KEYS that it lacks, in nested configs too."""
     for stage in [config, *(value for value in config.values() if isinstance(value, ConfigDict))]:
-        for key, value in _added(stage).items():
+        for key, value in added_keys(stage).items():
             if key not in stage:
                 with stage.unlocked():
                     stage[key] = value

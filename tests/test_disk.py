@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from ml_collections import ConfigDict
 
-from covjax import launcher, runs
+from covjax import drafts, launcher, runs
 
 pytestmark = pytest.mark.fast
 
@@ -37,12 +37,12 @@ def launched(tmp_path, monkeypatch, capsys):
     return launch
 
 
-@pytest.mark.parametrize('number', sorted(set(launcher.REMEDIES) - {errno.ENOENT}))
+@pytest.mark.parametrize('number', sorted(set(drafts.REMEDIES) - {errno.ENOENT}))
 @pytest.mark.parametrize('name', ['/a/file', None])
 def test_an_error_of_a_disk_is_one_line(launched, tmp_path, number, name):
     code, printed = launched(OSError(number, os.strerror(number), name))
     place = name or tmp_path / 'run'
-    expected = f'covjax: {place}: {os.strerror(number)}; {launcher.REMEDIES[number]}\n'
+    expected = f'covjax: {place}: {os.strerror(number)}; {drafts.REMEDIES[number]}\n'
     assert (code, printed) == (2, expected)
 
 

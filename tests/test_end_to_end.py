@@ -92,7 +92,7 @@ def test_every_result_knows_its_config_and_no_hash_holds_a_path(workdir):
     known = 0
     for file in workdir.rglob('config.json'):
         config = read_json(file, dict)
-        without = ConfigDict(provenance.without_places(config))
+        without = ConfigDict(provenance.asked_for(config))
         assert str(workdir) not in without.to_json(), file
         for path in [*file.parent.glob('*.json'), *file.parent.glob('synthetic/meta.json')]:
             document = json.loads(path.read_text())

@@ -6,15 +6,18 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
+import optax
 import pytest
 from conftest import ROOT
 from ml_collections import ConfigDict
 
-from covjax import InputError, hashes, launcher, provenance
+from covjax import InputError, hashes, launcher, provenance, trained
 from covjax.provenance import PLACES, config_hash
-from covjax.weights import safetensors
-from covjax.workdir import MAY_CHANGE, claimed, write_json
+from covjax.training.task import Net
+from covjax.weights import checkpoint, safetensors
+from covjax.workdir import MAY_CHANGE, add_keys, added_keys, claimed, write_json
 
 pytestmark = pytest.mark.fast
 
@@ -47,6 +50,59 @@ def test_every_key_counts_but_places_and_those_that_may_change(path):
         run = functools.reduce(lambda stage, part: stage[part], stages, config).get('run')
         free = name in PLACES or (run == 'train' and name in MAY_CHANGE)
         assert (config_hash(changed(config, key)) == own) == free, key
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_a_config_of_an_older_version_has_the_same_hash(path):
+    """It lacks the keys that came later, or has the values that they stand for."""
+    _, config = launcher.load(path, '', ROOT)
+    add_keys(config)
+    with config.ignore_type():
+        for key, _ in launcher.leaves(config):
+            *stages, name = key.split('.')
+            stage = functools.reduce(lambda stage, part: stage[part], stages, config)
+            stage[name] = added_keys(stage).get(name, stage[name])
+    tree = json.loads(config.to_json())
+    assert config_hash(without_added(tree)) == config_hash(config)
+
+
+def without_added(tree):
+    """A config (dict) as it was before any key was added."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: without_added(tree[key]) for key in tree if key not in added_keys(tree)}
+
+
+def test_no_flipped_bit_of_the_config_of_a_training_is_believed(tmp_path):
+    """It is refused, or lies where nothing depends on it."""
+    _, config = launcher.load('configs/segmentation.py', 'small', ROOT)
+    write_network(tmp_path, config)
+    file, rng = tmp_path / 'config.json', np.random.default_rng(0)
+    whole, refused = file.read_bytes(), 0
+    own = trained.open_run(tmp_path, 'segmentation', 'segmenter')
+    for at in rng.integers(len(whole), size=60):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << rng.integers(8)
+        file.write_bytes(flipped)
+        try:
+            run = trained.open_run(tmp_path, 'segmentation', 'segmenter')
+        except InputError as error:
+            assert len(str(error).splitlines()) == 1
+            refused += 1
+        else:
+            assert run.config_hash == own.config_hash
+    assert refused > 30
+    file.write_bytes(whole)
+    assert trained.open_run(tmp_path, 'segmentation', 'segmenter').config == own.config
+
+
+def write_network(workdir, config):
+    """Writes config.json and a checkpoint of one number, as a training does."""
+    (workdir / 'config.json').write_text(config.to_json())
+    params = {'w': np.zeros(1, np.float32)}
+    net = jax.device_get(Net.create(params, optax.sgd(0.1)))
+    with checkpoint.manager(workdir, config.best) as checkpoints:
+        checkpoint.save(checkpoints, 1, {'net': net, 'step': np.int32(1)}, 1.0, config_hash(config))
 
 
 def evaluated(folder, tests):

@@ -333,7 +333,7 @@ def test_a_flipped_bit_is_never_believed(weights, tmp_path, rounds):
             content[rng.integers(len(content))] ^= 1 << rng.integers(8)
         path.write_bytes(content)
         try:
-            model, step = checkpoint.load_model(workdir, 'generator', True, True)
+            model, _, step = checkpoint.load_model(workdir, 'generator', True, True)
             assert equal(model, split_state(states[step])[0])
         except InputError as error:
             assert f'config.generator={workdir}: a checkpoint there is damaged' in str(error)
@@ -378,7 +378,7 @@ def test_a_reader_goes_on_where_a_checkpoint_goes_away_meanwhile(weights, tmp_pa
         return read(checkpoints, step)
 
     monkeypatch.setattr(checkpoint, '_read_model', gone_first)
-    model, step = checkpoint.load_model(workdir, 'generator', False, True)
+    model, _, step = checkpoint.load_model(workdir, 'generator', False, True)
     assert step == 1 and equal(model, split_state(states[1])[0])
 
 

@@ -19,11 +19,12 @@ from safetensors.numpy import load_file, save_file
 
 from configs import cyclegan as cyclegan_config
 from configs import export as export_config
+from configs import synthesize as synthesize_config
 from configs import translate as config_file
 from covjax import InputError, generator
 from covjax.ct import archive, volume, windows
 from covjax.data import augment
-from covjax.runs import export, translate
+from covjax.runs import export, synthesize, translate
 from covjax.training.task import Net
 from covjax.weights import checkpoint
 
@@ -557,3 +558,12 @@ def test_real_scans_are_translated_on_their_grid(real, to_covid, tmp_path):
         image = (2 * (hu - low) / (high - low) - 1)[None, ..., None]
         expected = low + (np.asarray(apply(image))[0, ..., 0] + 1) / 2 * (high - low)
         assert np.abs(sitk.GetArrayViewFromImage(result)[z] - expected).max() <= 1
+
+
+def test_a_generator_without_lineage_is_refused_before_anything_is_made(run, tmp_path):
+    """Of images whose generator saw nobody knows what, no evaluation could be trusted."""
+    config = synthesize_config.get_config()
+    config.update({'generator': str(run), 'cancer': 'luna16_patches/nodules'})
+    with pytest.raises(InputError, match='lineage.json: no such file'):
+        synthesize.run(config, tmp_path)
+    assert not any(tmp_path.iterdir())

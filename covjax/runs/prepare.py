@@ -279,15 +279,13 @@ def _writable(target):
     try:
         yield
     except (OSError, RuntimeError) as error:
-        message = str(error).splitlines()[0]
         # TFDS passes on what array_record says, which is a RuntimeError.
-        if isinstance(error, RuntimeError) and 'Failed to finalize writing' not in message:
+        refused = error if isinstance(error, OSError) else drafts.refused(error, target)
+        if refused is None:
             raise
-        written = message.partition('write() failed: ')[2].partition(';')[0]
-        reason = getattr(error, 'strerror', None) or written or message
+        remedy = drafts.REMEDIES.get(refused.errno, 'choose another folder')
         raise InputError(
-            f'{target}: cannot be written ({reason}); '
-            'free some space, or choose another config.data_dir'
+            f'{target}: cannot be written ({refused.strerror or refused}); {remedy}'
         ) from None
 
 

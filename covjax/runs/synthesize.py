@@ -42,7 +42,7 @@ def run(config, workdir):
         'generator_step': gan.step,
     }
     change = CHANGE if stand_in == 'translated' else f'as a stand-in changed by {stand_in}'
-    draft = fresh_draft(workdir)
+    draft = fresh_draft(workdir, gan.lineage)
     manifest = translate(config, gan, maker, draft)
     made_by = provenance.of(config, generator=provenance.network(gan))
     final = publish(
@@ -51,14 +51,19 @@ def run(config, workdir):
     picture.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, SHOWN))
 
 
-def fresh_draft(workdir):
-    """The empty folder in which synthetic images are put together; one of the final name is whole.
+def fresh_draft(workdir, lineage):
+    """The folder in which synthetic images are put together; one of the final name is whole.
 
     Args:
         workdir: pathlib.Path.
+        lineage: [data.lineage.Record] of what trained the generator. It is all there is at first.
+
+    Returns:
+        pathlib.Path.
     """
     draft = workdir / 'synthetic.part'
     shutil.rmtree(draft, ignore_errors=True)
+    write_json(draft / 'lineage.json', lineage)  # `prepare` puts it beside the data set
     return draft
 
 
@@ -80,7 +85,6 @@ def publish(draft, manifest, run, change, maker, made_by, description, datasets)
     """
     workdir, final = draft.parent, draft.with_name('synthetic')
     shutil.rmtree(workdir / 'data', ignore_errors=True)  # of the images that go away here
-    write_json(draft / 'lineage.json', run.lineage)  # `prepare` puts it beside the data set
     synthetic.write_manifest(draft, manifest)
     coco.write(draft, manifest, run.config.image_size, description)
     card = data_card.content(run.config, manifest, change, made_by=made_by, **maker)

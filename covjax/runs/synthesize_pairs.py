@@ -97,7 +97,7 @@ def run(config, workdir):
     }
     upstream = {'generator': provenance.network(generator)} if config.generator else {}
     made_by = provenance.of(config, **upstream)
-    draft = synthesize.fresh_draft(workdir)
+    draft = synthesize.fresh_draft(workdir, generator.lineage)
     manifest = write_pairs(config, generator, facts, draft)
     final = synthesize.publish(
         draft,

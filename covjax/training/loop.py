@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from covjax import InputError, Stopped
+from covjax import InputError, Stopped, provenance
 from covjax.training import devices
 from covjax.training.log import Log
 from covjax.training.task import count_params
@@ -67,9 +67,9 @@ def fit(task, config, workdir):
                 # Evaluate and save.
                 if due.evaluate:
                     best = best_of(evaluate(task, eval_step, state, step, log), config.best)
-                    checkpoint.save(checkpoints, step, devices.on_host(state), best)
+                    save(checkpoints, step, state, config, best)
                 if due.stop:
-                    save_and_leave(checkpoints, step, devices.on_host(state), due.stop)
+                    save_and_leave(checkpoints, step, state, config, due.stop)
     return devices.on_host(state)
 
 
@@ -276,9 +276,14 @@ class Stop:
             signal.signal(number, handler)
 
 
-def save_and_leave(checkpoints, step, state, number):
-    """Saves a state of host arrays, unless this step is saved already, and raises Stopped."""
-    checkpoint.save(checkpoints, step, state)
+def save(checkpoints, step, state, config, best=None):
+    """Writes a checkpoint of a state, unless this step has one; see `checkpoint.save`."""
+    checkpoint.save(checkpoints, step, devices.on_host(state), best, provenance.config_hash(config))
+
+
+def save_and_leave(checkpoints, step, state, config, number):
+    """Saves a state and raises Stopped; `number` is the signal that asked for it."""
+    save(checkpoints, step, state, config)
     checkpoints.wait_until_finished()
     print(f'stopped after step {step}; the same command resumes from there', flush=True)
     raise Stopped(number)

@@ -2,7 +2,8 @@
 
 Each has three items: `model` is what apply needs, `rest` what only training needs, and `sums` the
 dtype, shape and hash of every array in both, with which every read is compared: a flipped bit on a
-disk is not believed. On disk arrays are NumPy's, so that any number of devices can read them.
+disk is not believed. With them goes the hash of the config that trained them. On disk arrays are
+NumPy's, so that any number of devices can read them.
 """
 
 import contextlib
@@ -131,22 +132,26 @@ def _check_metrics(step):
 # ---- sums
 
 
-def sums_of(model, rest, best):
+def sums_of(model, rest, best, config_hash=''):
     """The item `sums` of a checkpoint.
 
     Args:
         model, rest: of `split_state`, leaves as NumPy arrays.
         best: float, by which it competes.
+        config_hash: of covjax.provenance.
 
     Returns:
-        {'arrays': {path: [dtype, shape, hash]}, 'best', 'sum': hash of these}.
+        {'arrays': {path: [dtype, shape, hash]}, 'best', 'config_hash', 'sum': hash of these}.
     """
     arrays = {path: hashes.of_array(array) for path, array in _arrays(model, rest).items()}
-    return {'arrays': arrays, 'best': best, 'sum': _sum_of(arrays, best)}
+    sums = {'arrays': arrays, 'best': best, 'config_hash': config_hash}
+    return sums | {'sum': _sum_of(sums)}
 
 
-def _sum_of(arrays, best):
-    return hashes.of_bytes(json.dumps([arrays, best], sort_keys=True).encode())
+def _sum_of(sums):
+    """The hash of all else in an item `sums`."""
+    others = {key: value for key, value in sums.items() if key != 'sum'}
+    return hashes.of_bytes(json.dumps(others, sort_keys=True).encode())
 
 
 def _arrays(model, rest):
@@ -168,7 +173,7 @@ def _read_sums(step):
         return None
     file = step / SUMS / 'metadata'  # the name that Orbax gives it
     sums = json.loads(file.read_text(encoding='utf-8'))
-    if sums['sum'] != _sum_of(sums['arrays'], sums['best']):
+    if sums['sum'] != _sum_of(sums):
         raise Damaged(SUMS)
     return sums
 
@@ -259,7 +264,7 @@ def _reason(error):
     return str(error) if isinstance(error, Damaged) else type(error).__name__
 
 
-def save(manager, step, state, best=None):
+def save(manager, step, state, best=None, config_hash=''):
     """Writes a checkpoint, unless the step has one.
 
     Args:
@@ -267,6 +272,7 @@ def save(manager, step, state, best=None):
         step: int.
         state: a training state of host arrays.
         best: the value that competes for the best checkpoint; None loses to any other.
+        config_hash: of the config that trained it (covjax.provenance); '' is not compared.
 
     Raises:
         FloatingPointError: a parameter is not finite.
@@ -283,7 +289,7 @@ def save(manager, step, state, best=None):
     items = {
         MODEL: ocp.args.StandardSave(model),
         REST: ocp.args.StandardSave(rest),
-        SUMS: ocp.args.JsonSave(sums_of(model, rest, value)),
+        SUMS: ocp.args.JsonSave(sums_of(model, rest, value, config_hash)),
     }
     manager.save(step, args=ocp.args.Composite(**items), metrics={'best': value})
 
@@ -336,7 +342,8 @@ def load_model(workdir, key, best, has_best):
         has_best: whether the run has noted such values.
 
     Returns:
-        (the item `model`: nested dict of NumPy arrays, step).
+        (the item `model`: nested dict of NumPy arrays; hash of the config that trained it, '' where
+        that was not noted; step).
 
     Raises:
         InputError: there is no checkpoint, or it is damaged.
@@ -348,7 +355,7 @@ def load_model(workdir, key, best, has_best):
         try:
             with _readonly(workdir, has_best) as checkpoints:
                 step = checkpoints.best_step() if best else checkpoints.latest_step()
-                return _read_model(checkpoints, step), step
+                return *_read_model(checkpoints, step), step
         except Exception as error:  # Orbax raises whatever its storage layer raises
             gone = step is None or not (_folder(workdir) / str(step)).is_dir()
             if not gone or attempt == TRIES - 1:
@@ -370,10 +377,11 @@ def _readonly(workdir, has_best):
 
 
 def _read_model(checkpoints, step):
-    """The item `model` of a checkpoint, as it was written."""
+    """(the item `model` of a checkpoint, as it was written; hash of the config of its training)."""
     folder = pathlib.Path(checkpoints.directory) / str(step)
     _check_metrics(folder)
     items = ocp.args.Composite(model=ocp.args.StandardRestore())
     model = checkpoints.restore(step, args=items)[MODEL]
-    _check_arrays(_read_sums(folder), model, {})
-    return model
+    sums = _read_sums(folder) or {}
+    _check_arrays(sums, model, {})
+    return model, sums.get('config_hash', '')
