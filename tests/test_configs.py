@@ -15,10 +15,10 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 
 from configs import base
-from covjax import InputError, launcher, models, runs, workdir
+from covjax import InputError, command_line, models, runs, workdir
 from covjax.runs import train
 
-NAMES = [pathlib.Path(path).stem for path in launcher.configs(ROOT)]
+NAMES = [pathlib.Path(path).stem for path in command_line.configs(ROOT)]
 STAGES = {
     *('prepare', 'cyclegan', 'synthesize', 'classifier', 'evaluate', 'report', 'export'),
     *('quickstart', 'benchmark', 'translate'),
@@ -64,22 +64,22 @@ def test_every_command_is_found(name):
 @pytest.mark.fast
 @pytest.mark.parametrize('name, variant', EVERY)
 def test_defaults_pass_the_checks_of_launch(name, variant):
-    assert launcher.out_of_range(config_of(name, variant)) is None
+    assert command_line.out_of_range(config_of(name, variant)) is None
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize('name, variant', EVERY)
 def test_keys_that_a_config_lacks_or_invents_are_named(name, variant):
     config = config_of(name, variant)
-    assert launcher.wrong_keys(config, ROOT) is None
+    assert command_line.wrong_keys(config, ROOT) is None
     for key in set(config) - {'run', 'task'}:
         shorter = config.copy_and_resolve_references()
         del shorter[key]
-        keys = re.findall(r'config\.(\w+)', launcher.wrong_keys(shorter, ROOT))
+        keys = re.findall(r'config\.(\w+)', command_line.wrong_keys(shorter, ROOT))
         assert keys and set(keys) == {key}
     with config.unlocked():
         config.limitt = 3
-    assert 'config.limitt: a run of' in launcher.wrong_keys(config, ROOT)
+    assert 'config.limitt: a run of' in command_line.wrong_keys(config, ROOT)
 
 
 WRONG = {  # the text of a config file of somebody else: what the one line has
@@ -114,14 +114,14 @@ def test_a_config_from_before_a_key_was_there_means_what_was_done_then(task):
     for key in workdir.ADDED_KEYS[task]:
         del config[key]
     workdir.add_keys(config)
-    assert launcher.wrong_keys(config, ROOT) is None
+    assert command_line.wrong_keys(config, ROOT) is None
     assert {key: config[key] for key in workdir.ADDED_KEYS[task]} == workdir.ADDED_KEYS[task]
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize('key', sorted(base.LEAST | base.BELOW | base.MOST))
 def test_numbers_that_are_none_are_out_of_range(key):
-    assert launcher.out_of_range(ConfigDict({key: float('nan')}))
+    assert command_line.out_of_range(ConfigDict({key: float('nan')}))
 
 
 HUGE = [99999999999999999999, float('inf')]
@@ -140,7 +140,7 @@ HUGE = [99999999999999999999, float('inf')]
 def test_numbers_beyond_a_limit_are_named_in_every_config_that_has_the_key(key, value):
     for name in NAMES:
         config = config_of(name)
-        for found, default in launcher.leaves(config):
+        for found, default in command_line.leaves(config):
             if found.rpartition('.')[2] != key:
                 continue
             changed = config.copy_and_resolve_references()
@@ -148,36 +148,36 @@ def test_numbers_beyond_a_limit_are_named_in_every_config_that_has_the_key(key, 
             stage = functools.reduce(lambda stage, part: stage[part], stages, changed)
             with stage.ignore_type():
                 stage[key] = (value,) if isinstance(default, tuple) else value
-            assert f'--config.{found}=' in (launcher.out_of_range(changed) or 'nothing')
+            assert f'--config.{found}=' in (command_line.out_of_range(changed) or 'nothing')
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), float('-inf')])
 def test_numbers_that_are_not_finite_are_refused_for_every_key(value):
     for name in NAMES:
-        for key, default in launcher.leaves(config_of(name)):
+        for key, default in command_line.leaves(config_of(name)):
             if isinstance(default, float):
                 changed = config_of(name)
                 changed.update_from_flattened_dict({key: value})
-                assert f'--config.{key}=' in (launcher.out_of_range(changed) or 'nothing')
+                assert f'--config.{key}=' in (command_line.out_of_range(changed) or 'nothing')
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize('value', [-1, 10**20])
 def test_every_whole_number_has_limits(value):
     for name in NAMES:
-        for key, default in launcher.leaves(config_of(name)):
+        for key, default in command_line.leaves(config_of(name)):
             if type(default) is int:
                 changed = config_of(name)
                 changed.update_from_flattened_dict({key: value})
-                assert f'--config.{key}=' in (launcher.out_of_range(changed) or 'nothing')
+                assert f'--config.{key}=' in (command_line.out_of_range(changed) or 'nothing')
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize('limits', [base.LEAST, base.MOST])
 def test_limits_themselves_are_in_range(limits):
     both = {key: value for key, value in limits.items() if value != base.BELOW.get(key)}
-    assert launcher.out_of_range(ConfigDict(both)) is None
+    assert command_line.out_of_range(ConfigDict(both)) is None
 
 
 @pytest.mark.fast
@@ -189,7 +189,9 @@ def test_training_configs_have_the_same_shared_keys():
 
 @pytest.mark.fast
 def test_limits_are_of_keys_that_exist():
-    keys = {key.rpartition('.')[2] for name in NAMES for key, _ in launcher.leaves(config_of(name))}
+    keys = {
+        key.rpartition('.')[2] for name in NAMES for key, _ in command_line.leaves(config_of(name))
+    }
     assert set(base.LEAST) | set(base.BELOW) | set(base.MOST) <= keys
 
 
@@ -211,7 +213,7 @@ def commands():
 @pytest.mark.parametrize('command', commands())
 def test_shown_commands_have_valid_keys(command):
     name, variant = re.search(r'--config=configs/(\w+)\.py(?::(\w+))?', command).groups()
-    valid = {key for key, _ in launcher.leaves(config_of(name, variant))}
+    valid = {key for key, _ in command_line.leaves(config_of(name, variant))}
     assert set(re.findall(r'--config\.([\w.]+)=', command)) <= valid
 
 
@@ -273,16 +275,16 @@ def test_the_name_of_a_config_may_be_a_word_of_its_own():
     path = ROOT / 'configs' / 'cyclegan.py'
     for words in (['--config', 'cyclegan:small'], ['--config=cyclegan:small']):
         argv = ['launch.py', *words, '--workdir', 'cyclegan']
-        assert launcher.config_argument(argv) == ('cyclegan', 'small')
-        replaced = launcher.with_path(argv, path, 'small')
+        assert command_line.config_argument(argv) == ('cyclegan', 'small')
+        replaced = command_line.with_path(argv, path, 'small')
         assert replaced == ['launch.py', f'--config={path}:small', '--workdir', 'cyclegan']
 
 
 @pytest.mark.fast
 def test_of_a_key_that_is_given_again_the_last_counts():
     words = ['--config.steps=1', '--config.widths=(8, 16)', '--workdir=a', '--config.steps=2']
-    assert launcher.last_of_each(words) == words[1:]
-    assert launcher.last_of_each([*words, '--config.widths=(4,)']) == [
+    assert command_line.last_of_each(words) == words[1:]
+    assert command_line.last_of_each([*words, '--config.widths=(4,)']) == [
         *words[2:],
         '--config.widths=(4,)',
     ]
@@ -327,7 +329,7 @@ def test_an_interrupt_is_one_line(tmp_path):
     program = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from covjax import launcher, runs
+from covjax import command_line, launcher, runs
 
 def interrupted(config, workdir):
     raise KeyboardInterrupt

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.fast
 FLOORS = [
     ['launch', 'covjax.__main__'],
     ['covjax.launcher'],
+    ['covjax.command_line'],
     ['covjax.runs'],
     ['configs'],
     ['covjax.training', 'covjax.audit'],

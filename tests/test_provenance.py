@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from ml_collections import ConfigDict
 
-from covjax import InputError, hashes, launcher, provenance, trained
+from covjax import InputError, command_line, hashes, provenance, trained
 from covjax.provenance import PLACES, config_hash
 from covjax.training.task import Net
 from covjax.weights import checkpoint, safetensors
@@ -22,7 +22,7 @@ from covjax.workdir import MAY_CHANGE, add_keys, added_keys, claimed, write_json
 pytestmark = pytest.mark.fast
 
 sys.path.insert(0, str(ROOT))
-CONFIGS = launcher.configs(ROOT)
+CONFIGS = command_line.configs(ROOT)
 OTHER = {
     bool: lambda value: not value,
     int: lambda value: value + 1,
@@ -43,9 +43,9 @@ def changed(config, key):
 
 @pytest.mark.parametrize('path', CONFIGS)
 def test_every_key_counts_but_places_and_those_that_may_change(path):
-    _, config = launcher.load(path, '', ROOT)
+    _, config = command_line.load(path, '', ROOT)
     own = config_hash(json.loads(config.to_json()))
-    for key, _ in launcher.leaves(config):
+    for key, _ in command_line.leaves(config):
         *stages, name = key.split('.')
         run = functools.reduce(lambda stage, part: stage[part], stages, config).get('run')
         free = name in PLACES or (run == 'train' and name in MAY_CHANGE)
@@ -55,10 +55,10 @@ def test_every_key_counts_but_places_and_those_that_may_change(path):
 @pytest.mark.parametrize('path', CONFIGS)
 def test_a_config_of_an_older_version_has_the_same_hash(path):
     """It lacks the keys that came later, or has the values that they stand for."""
-    _, config = launcher.load(path, '', ROOT)
+    _, config = command_line.load(path, '', ROOT)
     add_keys(config)
     with config.ignore_type():
-        for key, _ in launcher.leaves(config):
+        for key, _ in command_line.leaves(config):
             *stages, name = key.split('.')
             stage = functools.reduce(lambda stage, part: stage[part], stages, config)
             stage[name] = added_keys(stage).get(name, stage[name])
@@ -75,7 +75,7 @@ def without_added(tree):
 
 def test_no_flipped_bit_of_the_config_of_a_training_is_believed(tmp_path):
     """It is refused, or lies where nothing depends on it."""
-    _, config = launcher.load('configs/segmentation.py', 'small', ROOT)
+    _, config = command_line.load('configs/segmentation.py', 'small', ROOT)
     write_network(tmp_path, config)
     file, rng = tmp_path / 'config.json', np.random.default_rng(0)
     whole, refused = file.read_bytes(), 0
