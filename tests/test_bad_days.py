@@ -187,18 +187,31 @@ def test_a_stage_that_is_killed_and_begun_again_ends_as_one_that_was_not(finishe
 
 TRAININGS = {
     'cyclegan': {'cancer': 'luna16_patches/nodules:train', 'val': ''},
-    'classifier': {'train': 'covid_ct:train', 'val': 'covid_ct:validation'},
+    'classifier': {'train': 'covid_ct:train', 'val': 'covid_ct:validation', 'model': 'plain8'},
 }
+
+
+def training_of(finished, name, **changes):
+    """The words of a tiny training on what a quick start made, without --workdir."""
+    tiny = {key: value for key, value in KEYS.items() if key.startswith(f'{name}.')}
+    keys = {key.removeprefix(f'{name}.'): value for key, value in tiny.items()}
+    keys |= TRAININGS[name] | {'data_dir': finished / 'data'} | changes
+    return [f'--config={name}', *(f'--config.{key}={value}' for key, value in keys.items())]
+
+
+def check_equal_trainings(workdir, other):
+    """Compares what two trainings of 60 steps left, byte for byte."""
+    for file in ('metrics.jsonl', 'lineage.json', 'checkpoints/60/sums/metadata'):
+        assert filecmp.cmp(workdir / file, other / file, shallow=False), file
+    pictures = filecmp.dircmp(workdir / 'images', other / 'images')
+    assert not [*pictures.left_only, *pictures.right_only, *pictures.diff_files]
 
 
 @pytest.mark.parametrize('name', TRAININGS)
 def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(
     finished, name, tmp_path
 ):
-    tiny = {key: value for key, value in KEYS.items() if key.startswith(f'{name}.')}
-    keys = {key.removeprefix(f'{name}.'): value for key, value in tiny.items()}
-    keys |= TRAININGS[name] | {'data_dir': finished / 'data', 'steps': 60, 'eval_every': 6}
-    words = [f'--config={name}', *(f'--config.{key}={value}' for key, value in keys.items())]
+    words = training_of(finished, name, steps=60, eval_every=6)
     began = time.monotonic()
     assert started([*words, f'--workdir={tmp_path / "a"}'], **PIPES).wait() == 0
     seconds, rng, kills = time.monotonic() - began, random.Random(name), 0
@@ -210,10 +223,34 @@ def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(
         process.wait()
     assert kills >= 5
     assert started([*words, f'--workdir={tmp_path / "b"}'], **PIPES).wait() == 0
-    for file in ('metrics.jsonl', 'lineage.json', 'checkpoints/60/sums/metadata'):
-        assert filecmp.cmp(tmp_path / 'a' / file, tmp_path / 'b' / file, shallow=False), file
-    pictures = filecmp.dircmp(tmp_path / 'a' / 'images', tmp_path / 'b' / 'images')
-    assert not [*pictures.left_only, *pictures.right_only, *pictures.diff_files]
+    check_equal_trainings(tmp_path / 'a', tmp_path / 'b')
+
+
+@pytest.mark.parametrize('name', TRAININGS)
+def test_a_training_on_a_full_disk_goes_on_when_there_is_room(finished, name, full, tmp_path):
+    """It ends with a line wherever the disk is full, and its last sound checkpoint stays."""
+    words = training_of(finished, name, steps=60, eval_every=20)
+    assert started([*words, f'--workdir={tmp_path / "a"}'], **PIPES).wait() == 0
+    size = sum(path.stat().st_size for path in (tmp_path / 'a').rglob('*') if path.is_file())
+    folder = full(size // 8)
+    for share in (0.125, 0.25, 0.5, 0.75):
+        options = f'remount,size={int(share * size)}'
+        subprocess.run(['mount', '-o', options, str(folder)], check=True)
+        process = started([*words, f'--workdir={folder / "run"}'], **PIPES)
+        assert check_refused(process, folder, 'No space left on device') == 2
+    subprocess.run(['mount', '-o', f'remount,size={4 * size}', str(folder)], check=True)
+    assert started([*words, f'--workdir={folder / "run"}'], **PIPES).wait() == 0
+    check_equal_trainings(tmp_path / 'a', folder / 'run')
+
+
+@pytest.mark.parametrize('limit', [1000, 10_000, 40_000])
+@pytest.mark.parametrize('name', TRAININGS)
+def test_a_training_under_a_limit_on_the_size_of_files_is_one_line(finished, name, limit, tmp_path):
+    words = training_of(finished, name, steps=60, eval_every=2)
+    process = started(
+        [*words, f'--workdir={tmp_path / "run"}'], ['prlimit', f'--fsize={limit}'], **PIPES
+    )
+    assert check_refused(process, tmp_path, 'File too large') == 2
 
 
 def same(path, other):
