@@ -137,11 +137,14 @@ def last_of_each(argv):
 
 def check(config, path, home):
     """Ends the process with code 2 where a config, from the file `path`, cannot be run."""
+    from covjax import choices  # takes seconds, which --help need not wait for
+
     try:
         refuse_old_names(config)
+        add_keys(config)
+        choices.check(config)
     except InputError as error:
         fail(str(error))
-    add_keys(config)
     if wrong := wrong_keys(config, home):
         fail(f'{path}: {wrong}')
     if wrong := out_of_range(config):
@@ -180,9 +183,14 @@ def _shipped(home):
 
 
 def _alike(value, other):
-    """Whether a value could take the place of another; None stands for any, a float for an int."""
+    """Whether a value could take the place of another; None stands for any, a float for an int.
+
+    Of a tuple so could each of its values for the first of the other.
+    """
     if value is None or other is None:
         return True
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        return all(_alike(first, each) for first in value[:1] for each in other)
     kinds = (bool, int, float, str, tuple)
     first, second = ([kind for kind in kinds if isinstance(v, kind)][:1] for v in (value, other))
     return first == second or (first, second) == ([float], [int])

@@ -15,6 +15,7 @@ from covjax.data import lineage
 from covjax.weights import checkpoint
 from covjax.workdir import read_config, read_json, read_stored_config, write_json
 
+CHECKPOINTS = ('best', 'latest')
 CLASSES_FILE = 'classes.json'
 # Config keys that name the run that a run is made from.
 UPSTREAM = ('classifier', 'generator', 'synthetic')
@@ -67,7 +68,7 @@ def open_run(folder, task, key, which='best'):
         InputError: the folder holds no such run, its checkpoint is missing or damaged, its
             config.json was changed, or `which` is neither 'best' nor 'latest'.
     """
-    choice({'checkpoint': which}, 'checkpoint', ('best', 'latest'))
+    choice({'checkpoint': which}, 'checkpoint', CHECKPOINTS)
     config = read_config(folder, task, key)
     best = bool(config.best) and which == 'best'
     variables, config_hash, step = checkpoint.load_model(folder, key, best, bool(config.best))

@@ -98,8 +98,9 @@ class Environment(TypedDict):
 def claimed(config, workdir):
     """Makes the folder of a run and writes its config.json and, at the end, environment.json.
 
-    After an InputError inside the block a new folder is removed, unless it holds finished stages of
-    a pipeline; an existing one keeps its files and gets its old config.json back.
+    After an InputError or OSError inside the block a new folder is removed, and an existing one
+    keeps its files and gets its old config.json back. Checkpoints are never removed, and neither
+    are finished stages of a pipeline.
 
     Args:
         config: ConfigDict of the run.
@@ -147,14 +148,32 @@ def _described(config, workdir, existed):
     except Stopped:
         note_environment(workdir, config.run, time.monotonic() - began)
         raise
-    except InputError:
-        if not existed and not any(workdir.glob('**/finished.json')):
-            shutil.rmtree(workdir, ignore_errors=True)
-        elif before:
-            write_json(file, before)
-        else:
-            file.unlink(missing_ok=True)
+    except FileNotFoundError:  # a bug, or there is no folder any more
         raise
+    except (InputError, OSError) as error:
+        states, stages = any(workdir.glob(RESUMES['train'])), any(workdir.glob('**/finished.json'))
+        # Such a run goes on with this config; where a key of a pipeline was wrong, with another.
+        if not states and not (stages and isinstance(error, OSError)):
+            _undo(workdir, before, existed or stages)
+        raise
+
+
+def _undo(workdir, before, kept):
+    """Takes back what a run that failed did to its folder; a disk that is full may not let us.
+
+    Args:
+        workdir: pathlib.Path.
+        before: dict of the config.json that was there, or None.
+        kept: whether the folder stays.
+    """
+    file = workdir / 'config.json'
+    if not kept:
+        shutil.rmtree(workdir, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if kept and before:
+            write_json(file, before)
+        elif kept:
+            file.unlink(missing_ok=True)
 
 
 def note_environment(workdir, run, seconds):

@@ -106,6 +106,15 @@ def launch():
     return run
 
 
+@pytest.fixture(scope='session')
+def finished(launch, tmp_path_factory):
+    """The workdir of a quick start."""
+    workdir = tmp_path_factory.mktemp('quickstart') / 'run'
+    done = launch(*launching.TINY_QUICKSTART, f'--workdir={workdir}')
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
 class PlainPool:
     """The image pool of Shrivastava et al. 2017, with the choices given from outside."""
 

@@ -52,6 +52,49 @@ TINY_QUICKSTART = [
 ]
 
 
+TRAININGS = {
+    'cyclegan': {'cancer': 'luna16_patches/nodules:train', 'val': ''},
+    'classifier': {'train': 'covid_ct:train', 'val': 'covid_ct:validation', 'model': 'plain8'},
+}
+
+
+def stages_of(finished):
+    """{stage: words of its command line, without --workdir} on what a quick start made."""
+    data, classifier = finished / 'data', finished / 'classifier' / 'synthetic'
+    keys = {
+        'prepare': {'dataset': 'covid_ct/clean', 'source': finished / 'phantoms' / 'covid_ct'},
+        'look': {'dataset': 'covid_ct', 'data_dir': data},
+        'synthesize': {'generator': finished / 'cyclegan'},
+        'translate': {
+            'generator': finished / 'cyclegan',
+            'input': finished / 'synthesize' / 'synthetic' / 'inputs',
+        },
+        'evaluate': {'classifier': classifier, 'tests': 'covid_ct:test'},
+        'quality': {'synthetic': finished / 'synthesize', 'split': ''},
+        'audit': {'classifier': classifier, 'tests': 'covid_ct:test', 'names': 'real'},
+        'report': {
+            'evaluations': finished / 'evaluate' / 'synthetic',
+            'audits': finished / 'audit' / 'real',
+            'quality': finished / 'quality',
+            'synthetic': finished / 'synthesize',
+        },
+        'export': {'generator': finished / 'cyclegan'},
+        'printed_rates': {},
+    }
+    return {
+        stage: [f'--config={stage}', *(f'--config.{key}={value}' for key, value in of.items())]
+        for stage, of in keys.items()
+    }
+
+
+def training_of(finished, name, **changes):
+    """The words of a tiny training on what a quick start made, without --workdir."""
+    tiny = {key: value for key, value in KEYS.items() if key.startswith(f'{name}.')}
+    keys = {key.removeprefix(f'{name}.'): value for key, value in tiny.items()}
+    keys |= TRAININGS[name] | {'data_dir': finished / 'data'} | changes
+    return [f'--config={name}', *(f'--config.{key}={value}' for key, value in keys.items())]
+
+
 def _child(words, environment, folder, output, errors):
     """Becomes `python launch.py`: its words, environment, folder, and files for what it prints."""
     for path, descriptor in ((output, 1), (errors, 2)):

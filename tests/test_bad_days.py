@@ -23,20 +23,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import ROOT
-from launching import KEYS, TINY_QUICKSTART
+from launching import KEYS, TRAININGS, stages_of, training_of
 from PIL import Image
 from safetensors import safe_open
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-    """The workdir of a quick start."""
-    workdir = tmp_path_factory.mktemp('quickstart') / 'run'
-    done = started([*TINY_QUICKSTART, f'--workdir={workdir}']).wait()
-    assert done == 0
-    return workdir
 
 
 def started(words, before=(), **options):
@@ -51,35 +42,6 @@ def started(words, before=(), **options):
     return subprocess.Popen(command, cwd=ROOT, text=True, **options)
 
 
-def stages_of(finished):
-    """{stage: words of its command line, without --workdir} on what a quick start made."""
-    data, classifier = finished / 'data', finished / 'classifier' / 'synthetic'
-    keys = {
-        'prepare': {'dataset': 'covid_ct/clean', 'source': finished / 'phantoms' / 'covid_ct'},
-        'look': {'dataset': 'covid_ct', 'data_dir': data},
-        'synthesize': {'generator': finished / 'cyclegan'},
-        'translate': {
-            'generator': finished / 'cyclegan',
-            'input': finished / 'synthesize' / 'synthetic' / 'inputs',
-        },
-        'evaluate': {'classifier': classifier, 'tests': 'covid_ct:test'},
-        'quality': {'synthetic': finished / 'synthesize', 'split': ''},
-        'audit': {'classifier': classifier, 'tests': 'covid_ct:test', 'names': 'real'},
-        'report': {
-            'evaluations': finished / 'evaluate' / 'synthetic',
-            'audits': finished / 'audit' / 'real',
-            'quality': finished / 'quality',
-            'synthetic': finished / 'synthesize',
-        },
-        'export': {'generator': finished / 'cyclegan'},
-        'printed_rates': {},
-    }
-    return {
-        stage: [f'--config={stage}', *(f'--config.{key}={value}' for key, value in of.items())]
-        for stage, of in keys.items()
-    }
-
-
 STAGES = [*stages_of(ROOT)]
 
 
@@ -91,7 +53,8 @@ def words_of(finished, stage, workdir):
 
 READERS = {
     '.json': lambda path: json.loads(path.read_text()),
-    '.jsonl': lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+    # It grows by lines, and the last may be half of one.
+    '.jsonl': lambda path: [json.loads(line) for line in path.read_text().split('\n')[:-1]],
     '.png': lambda path: Image.open(path).load(),
     '.csv': lambda path: [*csv.reader(path.open())],
     '.html': lambda path: path.read_text().rstrip().index('</html>'),
@@ -185,23 +148,12 @@ def test_a_stage_that_is_killed_and_begun_again_ends_as_one_that_was_not(finishe
     assert {pathlib.Path(name).name for name in differ} <= {'config.json', 'source.json'}  # places
 
 
-TRAININGS = {
-    'cyclegan': {'cancer': 'luna16_patches/nodules:train', 'val': ''},
-    'classifier': {'train': 'covid_ct:train', 'val': 'covid_ct:validation', 'model': 'plain8'},
-}
-
-
-def training_of(finished, name, **changes):
-    """The words of a tiny training on what a quick start made, without --workdir."""
-    tiny = {key: value for key, value in KEYS.items() if key.startswith(f'{name}.')}
-    keys = {key.removeprefix(f'{name}.'): value for key, value in tiny.items()}
-    keys |= TRAININGS[name] | {'data_dir': finished / 'data'} | changes
-    return [f'--config={name}', *(f'--config.{key}={value}' for key, value in keys.items())]
+STEPS = 300
 
 
 def check_equal_trainings(workdir, other):
-    """Compares what two trainings of 60 steps left, byte for byte."""
-    for file in ('metrics.jsonl', 'lineage.json', 'checkpoints/60/sums/metadata'):
+    """Compares what two trainings of STEPS left, byte for byte."""
+    for file in ('metrics.jsonl', 'lineage.json', f'checkpoints/{STEPS}/sums/metadata'):
         assert filecmp.cmp(workdir / file, other / file, shallow=False), file
     pictures = filecmp.dircmp(workdir / 'images', other / 'images')
     assert not [*pictures.left_only, *pictures.right_only, *pictures.diff_files]
@@ -211,13 +163,13 @@ def check_equal_trainings(workdir, other):
 def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(
     finished, name, tmp_path
 ):
-    words = training_of(finished, name, steps=60, eval_every=6)
+    words = training_of(finished, name, steps=STEPS, eval_every=10)
     began = time.monotonic()
     assert started([*words, f'--workdir={tmp_path / "a"}'], **PIPES).wait() == 0
     seconds, rng, kills = time.monotonic() - began, random.Random(name), 0
     for _ in range(10):
         process = started([*words, f'--workdir={tmp_path / "b"}'], **PIPES)
-        time.sleep(rng.uniform(0.3, 1) * seconds)
+        time.sleep(rng.uniform(0.1, 0.4) * seconds)  # while it starts, trains or saves
         kills += process.poll() is None
         process.kill()
         process.wait()
@@ -229,7 +181,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(
 @pytest.mark.parametrize('name', TRAININGS)
 def test_a_training_on_a_full_disk_goes_on_when_there_is_room(finished, name, full, tmp_path):
     """It ends with a line wherever the disk is full, and its last sound checkpoint stays."""
-    words = training_of(finished, name, steps=60, eval_every=20)
+    words = training_of(finished, name, steps=STEPS, eval_every=100)
     assert started([*words, f'--workdir={tmp_path / "a"}'], **PIPES).wait() == 0
     size = sum(path.stat().st_size for path in (tmp_path / 'a').rglob('*') if path.is_file())
     folder = full(size // 8)
@@ -246,11 +198,33 @@ def test_a_training_on_a_full_disk_goes_on_when_there_is_room(finished, name, fu
 @pytest.mark.parametrize('limit', [1000, 10_000, 40_000])
 @pytest.mark.parametrize('name', TRAININGS)
 def test_a_training_under_a_limit_on_the_size_of_files_is_one_line(finished, name, limit, tmp_path):
-    words = training_of(finished, name, steps=60, eval_every=2)
+    words = training_of(finished, name, steps=STEPS, eval_every=2)
     process = started(
         [*words, f'--workdir={tmp_path / "run"}'], ['prlimit', f'--fsize={limit}'], **PIPES
     )
     assert check_refused(process, tmp_path, 'File too large') == 2
+
+
+def used_by(pid):
+    """(MiB of memory, threads, open files) of a process of this machine."""
+    process = pathlib.Path(f'/proc/{pid}')
+    status = dict(line.split(':', 1) for line in (process / 'status').read_text().splitlines())
+    memory = int(status['VmRSS'].split()[0]) / 1024
+    return memory, int(status['Threads']), len([*(process / 'fd').iterdir()])
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='what a process uses is read from /proc')
+@pytest.mark.parametrize('name', TRAININGS)
+def test_two_thousand_steps_use_no_more_than_a_thousand(finished, name, tmp_path):
+    words = training_of(finished, name, steps=2000, eval_every=50, log_every=50)
+    quiet = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
+    process = started([*words, f'--workdir={tmp_path / "run"}'], **quiet)
+    logged = (line for line in process.stdout if re.match(r'step \d+/2000  train', line))
+    used = np.array([used_by(process.pid) for _ in logged])
+    assert process.wait() == 0 and len(used) == 40
+    before, after = used[10:20].max(axis=0), used[30:].max(axis=0)
+    print(f'{name}: MiB, threads and open files {before} after 1000 steps, {after} after 2000')
+    assert (after <= before * (1.03, 1, 1) + (0, 1, 2)).all()
 
 
 def same(path, other):

@@ -15,7 +15,7 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 
 from configs import base
-from covjax import InputError, command_line, models, runs, workdir
+from covjax import InputError, choices, command_line, models, runs, workdir
 from covjax.runs import train
 
 NAMES = [pathlib.Path(path).stem for path in command_line.configs(ROOT)]
@@ -122,6 +122,35 @@ def test_a_config_from_before_a_key_was_there_means_what_was_done_then(task):
 @pytest.mark.parametrize('key', sorted(base.LEAST | base.BELOW | base.MOST))
 def test_numbers_that_are_none_are_out_of_range(key):
     assert command_line.out_of_range(ConfigDict({key: float('nan')}))
+
+
+@pytest.mark.fast
+def test_words_are_valid_as_they_are_and_others_refused_in_every_config():
+    seen = set()
+    for name, variant in EVERY:
+        config = config_of(name, variant)
+        choices.check(config)
+        for key, default in command_line.leaves(config):
+            *stages, last = key.split('.')
+            stage = functools.reduce(lambda stage, part: stage[part], stages, config)
+            if last in choices.WORDS | choices.WORDS_OF_TASKS.get(stage.get('task'), {}):
+                seen.add(last)
+                changed = config.copy_and_resolve_references()
+                wrong = ('nonsense',) if isinstance(default, tuple) else 'nonsense'
+                changed.update_from_flattened_dict({key: wrong})
+                with pytest.raises(InputError, match=f'config.{key}=nonsense: no such choice'):
+                    choices.check(changed)
+    known = [choices.WORDS, *choices.WORDS_OF_TASKS.values()]
+    assert seen == set().union(*known)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('key, value', [('shares', ('(1',)), ('shares', (0.5,)), ('seeds', ('a',))])
+def test_tuples_have_values_of_one_kind(key, value):
+    name = 'audit' if key == 'shares' else 'mixing'
+    config = config_of(name)
+    config.update_from_flattened_dict({key: value})
+    assert f'config.{key}=' in command_line.wrong_keys(config, ROOT)
 
 
 HUGE = [99999999999999999999, float('inf')]

@@ -18,7 +18,7 @@ FLOORS = [
     ['covjax.launcher'],
     ['covjax.command_line'],
     ['covjax.runs'],
-    ['configs'],
+    ['configs', 'covjax.choices'],
     ['covjax.training', 'covjax.audit'],
     [
         *('covjax.stand_ins', 'covjax.pair_makers', 'covjax.features', 'covjax.lung_view'),

@@ -84,6 +84,17 @@ def _row_line(row, sizes):
     return _line([row['model'], row['test'], *rates, listed])
 
 
+def _claimed(text):
+    """(positives, negatives) of 'positives/negatives'."""
+    parts = text.split('/')
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise InputError(
+            f'config.claimed={text}: write positives/negatives, for example 300/300; '
+            'empty compares none'
+        )
+    return tuple(int(part) for part in parts)
+
+
 def _listed(sizes):
     """The first sizes as text."""
     texts = [f'{positives} / {negatives}' for positives, negatives in sizes[:LISTED]]
@@ -101,7 +112,7 @@ def _findings(test, test_sizes, config):
     )
     if not config.claimed:
         return [fits_all]
-    claimed = tuple(int(part) for part in config.claimed.split('/'))
+    claimed = _claimed(config.claimed)
     fits_claim = FITS_CLAIM.format(
         test=test,
         claimed=config.claimed,

@@ -31,6 +31,7 @@ from covjax.weights import keras as keras_weights
 # the frozen phase has no backward pass through the body. Only `mark_frozen` and `is_frozen` may use
 # it.
 FROZEN = 'frozen'
+CLASS_WEIGHTS = ('', 'balanced')
 COLOUR = 2  # the number of the rng of colours
 SUMMARY = ('accuracy', 'recall', 'specificity', 'auc')  # rates in the log, after the loss
 
@@ -381,7 +382,7 @@ def class_weights(config, labels, num_classes):
     Raises:
         InputError: config.class_weights is neither.
     """
-    if choice(config, 'class_weights', ('', 'balanced')) == 'balanced':
+    if choice(config, 'class_weights', CLASS_WEIGHTS) == 'balanced':
         weights = len(labels) / (num_classes * np.bincount(labels, minlength=num_classes))
     else:
         weights = np.ones(num_classes)
