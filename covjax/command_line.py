@@ -155,7 +155,7 @@ def wrong_keys(config, home):
     """What is wrong with the keys of a config from elsewhere, or None.
 
     It lacks a key that every config of this package for the same run has, or has one that none of
-    them has, or one whose value is of another type.
+    them has, or one whose value is of another type, or calls a stage of a pipeline another.
     """
     kind = lambda config: (config.get('run'), config.get('task'))
     shipped = _shipped(home)
@@ -170,9 +170,12 @@ def wrong_keys(config, home):
         return f'has no {named(missing)}; take it from {first}'
     if extra := set(ours) - set.union(*map(set, alike.values())):
         return f'{named(extra)}: a run of {config.run} has no such key; compare with {first}'
-    for key, value in alike[first].items():
-        if key in ours and not _alike(value, ours[key]):
-            return f'config.{key}={ours[key]!r}: expected a value such as {value!r}, as in {first}'
+    for key in (key for key in alike[first] if key in ours):
+        value, given = alike[first][key], ours[key]
+        if not _alike(value, given):
+            return f'config.{key}={given!r}: expected a value such as {value!r}, as in {first}'
+        if key.endswith(('.run', '.task')) and given != value:  # what a stage of a pipeline is
+            return f'config.{key}={given}: must be {value}, as in {first}'
     return None
 
 

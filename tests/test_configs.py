@@ -153,6 +153,16 @@ def test_tuples_have_values_of_one_kind(key, value):
     assert f'config.{key}=' in command_line.wrong_keys(config, ROOT)
 
 
+@pytest.mark.fast
+def test_a_stage_of_a_pipeline_stays_what_it_is():
+    for name in NAMES:
+        for key, _ in command_line.leaves(config_of(name)):
+            if key.endswith(('.run', '.task')):
+                changed = config_of(name)
+                changed.update_from_flattened_dict({key: 'look'})
+                assert f'config.{key}=look: must be' in command_line.wrong_keys(changed, ROOT)
+
+
 HUGE = [99999999999999999999, float('inf')]
 
 
