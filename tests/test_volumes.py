@@ -417,6 +417,29 @@ def test_what_is_not_hu_is_refused_with_its_range(tmp_path, scale, ending):
     assert np.abs(actual - hu).max() <= (3 if '255' in scale else 0)
 
 
+@pytest.mark.parametrize('slope, intercept', hounsfield.KNOWN)
+def test_the_slope_and_intercept_that_are_named_make_hu(tmp_path, slope, intercept):
+    drawn = chest.render(chest.draw_chest(np.random.default_rng(0)), 0.0, 128, 2.8)
+    hu = np.repeat(np.round(drawn)[None], 3, axis=0)
+    file = tmp_path / 'a.nii'
+    stored = np.round((hu - intercept) / slope).astype(np.int16)
+    sitk.WriteImage(image_of(stored), str(file))
+    named = f'{slope:g},{intercept:g}'
+    assert_refused(file, 'is not in HU', f'config.hu={named}')
+    assert np.abs(read(file, named)[0] - hu).max() <= slope / 2 + 0.5
+
+
+@pytest.mark.parametrize('wrong', [known for known in hounsfield.KNOWN if known != (1, -1024)])
+def test_config_hu_is_not_believed_blindly(tmp_path, wrong):
+    """The values that it makes are compared with those of a chest, unless it says 1,0."""
+    file = tmp_path / 'a.nii'
+    sitk.WriteImage(image_of(np.clip(phantom(), -1024, 400) + 1024), str(file))
+    named = f'{wrong[0]:g},{wrong[1]:g}'
+    with pytest.raises(InputError, match=f'a.nii: is not in HU with config.hu={named}: values are'):
+        read(file, named)
+    assert read(file, '1,0')[0].max() == 1424
+
+
 @pytest.mark.parametrize('padding', [-1024, -1000, -2000])
 def test_one_value_alone_is_no_air(padding):
     """What fills the image outside of the field of view."""

@@ -12,14 +12,22 @@ INT16 = np.iinfo(np.int16)
 EXACT = 1e-3  # how far a whole number may be from one after slope and intercept
 AS_STORED = (1.0, 0.0)  # slope and intercept of values that are HU
 # HU of air and aerated lung. Less (-2000, -3024) is what scanners write outside their field of
-# view.
-AIR = (-1100, -500)
+# view, in one or two values; noise of a sharp kernel ends well above NOTHING.
+AIR, NOTHING = (-1100, -700), -1500
 TISSUE = (-200, 200)  # HU of fat, muscle, blood
-MOST_SHIFTED = 5200  # what HU + 1024 reaches at most, metal and a little more
+# What else is met, by the slope and intercept that make HU of it.
+KNOWN = {
+    (1, -1024): 'HU + 1024 or so',
+    (1, 1024): 'HU - 1024, as of an intercept that was applied twice,',
+    (0.1, 0): 'ten times HU',
+    (2, 0): 'half of HU',
+    (1, -512): 'HU + 512',
+}
 # HU + 1024 that was resampled has some values of air between its body and what fills the outside.
 # No chest has so much bone of the values that its tissue has then, and so little air.
 SHIFT, MUCH_BONE, LITTLE_AIR = 1024, 0.05, 0.02
 LEAST = 2e-3  # the share of the voxels of a chest CT, or of a slice of one, in each of the two
+MOST_BELOW = 0.02  # the share of voxels below NOTHING, without the two values that fill the outside
 
 
 def parse(text):
@@ -80,35 +88,53 @@ def to_int16(values, slope=1.0, intercept=0.0, exact=False):
     return whole.astype(np.int16)
 
 
-def check(hu, path):
+def check(hu, path, given=''):
     """Refuses a volume that is not in HU.
 
     Args:
         hu: int16 [z, y, x] or [y, x], the volume or a slice of it.
         path: of the file, for the message.
+        given: config.hu where that made the values; '' where the file did.
 
     Raises:
-        InputError: hardly any voxel is air, or hardly any is tissue, or both are 1024 too high. The
+        InputError: hardly any voxel is air, or hardly any is tissue, or many are neither. The
             message has the range found and what it looks like.
     """
     counts = histogram(hu)
+    if likeness(counts):
+        return
+    found = np.flatnonzero(counts) + INT16.min
+    inside = found[found >= AIR[0]]
+    least, most = int(min(inside, default=found[0])), int(found[-1])
+    below = ', and less' if inside.size and found[0] < AIR[0] else ''
+    is_not = f'is not in HU with config.hu={given}' if given else 'is not in HU'
+    raise InputError(
+        f'{path}: {is_not}: values are {least} to {most}{below}, and a chest CT has air and lung '
+        f'({AIR[0]} to {AIR[1]} HU) and tissue ({TISSUE[0]} to {TISSUE[1]} HU); '
+        f'{GIVE if given else _guess(counts, least, most)}'
+    )
+
+
+def likeness(counts):
+    """How much values are like the HU of a chest CT, or of a slice of one.
+
+    Args:
+        counts: of `histogram`.
+
+    Returns:
+        The smaller of the shares of air and tissue; 0.0 for values that cannot be such HU.
+    """
     between = lambda low, high: counts[low - INT16.min : high - INT16.min + 1]
     # One value alone, such as -1024, may be what fills the image outside the field of view.
     air = (between(*AIR).sum() - between(*AIR).max()) / counts.sum()
     tissue = between(*TISSUE).sum() / counts.sum()
     moved = between(*(end + SHIFT for end in TISSUE)).sum() / counts.sum()
+    below = between(INT16.min, NOTHING)
     is_shifted = moved >= MUCH_BONE and air < LITTLE_AIR
-    if min(air, tissue) >= LEAST and not is_shifted:
-        return
-    found = np.flatnonzero(counts) + INT16.min
-    inside = found[found >= AIR[0]]
-    inside = inside if inside.size else found
-    least, most = int(inside[0]), int(inside[-1])
-    raise InputError(
-        f'{path}: is not in HU: values are {least} to {most}, and a chest CT has air and lung '
-        f'({AIR[0]} to {AIR[1]} HU) and tissue ({TISSUE[0]} to {TISSUE[1]} HU); '
-        f'{_guess(least, most)}'
-    )
+    is_stretched = below.sum() - np.sort(below)[-2:].sum() > MOST_BELOW * counts.sum()
+    if min(air, tissue) < LEAST or is_shifted or is_stretched:
+        return 0.0
+    return float(min(air, tissue))
 
 
 def histogram(hu):
@@ -119,15 +145,27 @@ def histogram(hu):
     )
 
 
-def _guess(least, most):
-    """What values of a range look like, and what to do about it."""
-    given = 'if you know slope and intercept, give them'
+GIVE = 'give the slope and intercept that make HU of the stored values'
+
+
+def _guess(counts, least, most):
+    """What values look like, and what to do about it; `counts` are those of `histogram`."""
+    known = 'if you know slope and intercept, give them'
     if least >= 0 and most <= 1:
-        return f'it looks like 0..1: {given} as config.hu=SLOPE,INTERCEPT'
+        return f'it looks like 0..1: {known} as config.hu=SLOPE,INTERCEPT'
     if least >= 0 and most <= 255:
-        return f'it looks like grey levels 0..255: {given} as config.hu=SLOPE,INTERCEPT'
-    if 1000 < most <= MOST_SHIFTED:
-        return 'it looks like HU + 1024 or so: give config.hu=1,-1024, so that air becomes -1000'
-    return (
-        'give a chest CT in HU; if this is one, say so with config.hu=1,0, or ' + given + ' there'
-    )
+        return f'it looks like grey levels 0..255: {known} as config.hu=SLOPE,INTERCEPT'
+    likely = {scale: likeness(_changed(counts, *scale)) for scale in KNOWN}
+    slope, intercept = most_likely = max(likely, key=likely.get)
+    if likely[most_likely]:
+        name = KNOWN[most_likely]
+        return f'it looks like {name}: if it is, give config.hu={slope:g},{intercept:g}'
+    return f'give a chest CT in HU; if this is one, say so with config.hu=1,0, or {known} there'
+
+
+def _changed(counts, slope, intercept):
+    """The `histogram` of slope x value + intercept."""
+    found = np.flatnonzero(counts)
+    values = to_int16((found + INT16.min).astype(np.float64), slope, intercept)
+    weights = counts[found]
+    return np.bincount(values.astype(np.int32) - INT16.min, weights, minlength=1 << 16).astype(int)

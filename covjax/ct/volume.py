@@ -183,6 +183,8 @@ def _read(volume, **block):
 def _check_hu(volume, hu):
     if volume.hu is None:
         hounsfield.check(hu, volume.path)
+    elif not volume.exact and volume.hu != hounsfield.AS_STORED:  # which says that they are
+        hounsfield.check(hu, volume.path, ','.join(f'{part:g}' for part in volume.hu))
 
 
 def extract(volume, index, size):
