@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from covjax import InputError, segmenter, trained
 from covjax.data import lineage
+from covjax.weights import checkpoint
 
 # {key of the config, and what lineage.json calls it: the copy in the workdir of the training}.
 LUNGS, LESIONS = 'lung_segmenter', 'lesion_segmenter'
@@ -18,20 +19,20 @@ COPIES = {LUNGS: 'lungs.safetensors', LESIONS: 'lesions.safetensors'}
 
 
 def by_copies(config, folder):
-    """The config of a training with the copies of its segmenters, where its workdir has them.
+    """The config of a training with the copies of its segmenters, once it has a checkpoint.
 
     Args:
         config: ConfigDict of any training.
         folder: pathlib.Path of its workdir.
 
     Raises:
-        InputError: there is no copy yet, and the config names no workdir: what an exported file was
-            trained on is not known.
+        InputError: there is no checkpoint yet, and the config names no workdir: what an exported
+            file was trained on is not known.
     """
     for key, name in COPIES.items():
         if not config.get(key):
             continue
-        if (folder / name).is_file():
+        if checkpoint.exists(folder):
             config = ConfigDict({**config, key: str(folder / name)})
         elif pathlib.Path(config[key]).suffix == '.safetensors':
             raise InputError(
@@ -49,8 +50,8 @@ def lineage_of(config, folder):
         folder: pathlib.Path of its workdir.
     """
     records = []
-    for key, name in COPIES.items():
-        if config.get(key) and (folder / name).is_file():
+    for key in COPIES:
+        if config.get(key) and checkpoint.exists(folder):
             records += [record for record in lineage.read(folder) if record['through'] == key]
         elif config.get(key):
             known = lineage.read(pathlib.Path(config[key]))
@@ -59,12 +60,12 @@ def lineage_of(config, folder):
 
 
 def keep(config, folder):
-    """Writes the copies, unless they are there or no segmenter is used.
+    """Writes the copies, unless a checkpoint came about with those that are there.
 
     Args:
         config: ConfigDict of any training.
         folder: pathlib.Path of its workdir.
     """
     for key, name in COPIES.items():
-        if config.get(key) and not (folder / name).is_file():
+        if config.get(key) and not checkpoint.exists(folder):
             segmenter.save(folder / name, trained.open_run(config[key], 'segmentation', key))

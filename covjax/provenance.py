@@ -12,7 +12,7 @@ from typing import NotRequired, TypedDict
 from covjax import InputError, __version__, hashes
 from covjax.workdir import AGAIN, MAY_CHANGE, added_keys, read_json, upgraded
 
-# Keys that say where something lies. What lies there is known by `made_from`.
+# Keys that say where something lies, or '' for nothing. What lies there is known by `made_from`.
 PLACES = {
     'audits',
     'classifier',
@@ -71,6 +71,22 @@ def network(run):
     return {'config_hash': run.config_hash, 'content': hashes.of_network(run.variables)}
 
 
+def beside(config, workdir):
+    """What a checkpoint keeps of the files of its workdir that say how it came about.
+
+    Args:
+        config: ConfigDict of the training.
+        workdir: its folder.
+
+    Returns:
+        {name: hash}: of config.json what `config_hash` is, of lineage.json and classes.json, where
+        they are, of the file.
+    """
+    files = [pathlib.Path(workdir) / name for name in ('lineage.json', 'classes.json')]
+    hashed = {file.name: hashes.of_bytes(file.read_bytes()) for file in files if file.is_file()}
+    return {'config.json': config_hash(config), **hashed}
+
+
 def images(workdir):
     """The Upstream of a run of `synthesize` or `synthesize_pairs`, by its workdir."""
     workdir = pathlib.Path(workdir)
@@ -90,8 +106,8 @@ def hash_of_images(folder):
 def config_hash(config):
     """The hash of what a config asks for, so that a later version finds the same one.
 
-    Neither places and keys that may change count, nor keys that came later, as long as they mean
-    what was done before them.
+    Of places counts whether there is one. Keys that may change do not count, nor do keys that came
+    later as long as they mean what was done before them.
 
     Args:
         config: ConfigDict, or the dict that config.json has.
@@ -107,14 +123,12 @@ def asked_for(config):
     """What is hashed of a config (dict, with the keys of this version), in nested ones too."""
     if not isinstance(config, dict):
         return config
-    free = PLACES | (MAY_CHANGE if config.get('run') == 'train' else set())
+    free = {'data_dir'} | (MAY_CHANGE if config.get('run') == 'train' else set())
     usual = added_keys(config)
     counts = lambda key: key not in free and (key not in usual or config[key] != usual[key])
-    return {
-        key: asked_for(value)
-        for key, value in config.items()
-        if isinstance(value, dict) or counts(key)
-    }
+    inside = {key: asked_for(value) for key, value in config.items() if isinstance(value, dict)}
+    kept = {key: config[key] for key in config if key not in inside and counts(key)}
+    return inside | {key: bool(kept[key]) if key in PLACES else kept[key] for key in kept}
 
 
 def read(workdir, name, kind):

@@ -65,20 +65,23 @@ def open_run(folder, task, key, which='best'):
             empty), or 'latest'.
 
     Raises:
-        InputError: the folder holds no such run, its checkpoint is missing or damaged, its
-            config.json was changed, or `which` is neither 'best' nor 'latest'.
+        InputError: the folder holds no such run, its checkpoint is missing or damaged, a file
+            that says how that came about was changed, or `which` is neither 'best' nor 'latest'.
     """
     choice({'checkpoint': which}, 'checkpoint', CHECKPOINTS)
     config = read_config(folder, task, key)
-    best = bool(config.best) and which == 'best'
-    variables, config_hash, step = checkpoint.load_model(folder, key, best, bool(config.best))
-    if config_hash and config_hash != provenance.config_hash(config):
+    has_best = bool(config.get('best'))
+    best = has_best and which == 'best'
+    variables, known, step = checkpoint.load_model(folder, key, best, has_best)
+    found = provenance.beside(config, folder)
+    if changed := [name for name, value in known.items() if found.get(name) != value]:
         raise InputError(
-            f'config.{key}={folder}: its checkpoint was trained with another config than '
-            'config.json there; take that back from a copy, or run the training again'
+            f'config.{key}={folder}: {changed[0]} there is not the one of its checkpoint; '
+            'take it back from a copy, or run that training again'
         )
-    chosen = which if config.best else 'latest'
-    return Trained(pathlib.Path(folder), config, variables, step, chosen, config.data_dir)
+    chosen = which if has_best else 'latest'
+    data_dir = config.get('data_dir', '')
+    return Trained(pathlib.Path(folder), config, variables, step, chosen, data_dir)
 
 
 def read_classes(folder):
@@ -120,7 +123,7 @@ def data_dir_of(config):
     Returns:
         str as covjax.data.specs takes it; '' is TFDS's own folder.
     """
-    if config.data_dir:
+    if config.get('data_dir'):
         return config.data_dir
     folders = (config.get(key) for key in UPSTREAM)
     configs = (pathlib.Path(folder) / 'config.json' for folder in folders if folder)

@@ -15,7 +15,7 @@ import platform
 import shutil
 import time
 from importlib import metadata
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import msgspec
@@ -83,9 +83,12 @@ ADDED_KEYS = {
 
 
 class ConfigJson(TypedDict):
-    """What every config.json has."""
+    """What every config.json has, and what is read of it before it is known to be whole."""
 
     run: str
+    task: NotRequired[str]
+    best: NotRequired[str]
+    data_dir: NotRequired[str]
 
 
 class Environment(TypedDict):

@@ -1,16 +1,18 @@
 """What tests of whole studies share: phantom slices, generators, and configs to be refused."""
 
+import json
+
 import jax
 import pytest
 from PIL import Image
 from test_lungs import drawn
 
-from covjax import InputError
+from covjax import InputError, provenance
 from covjax.data import lineage
 from covjax.runs import prepare
 from covjax.training import loop, pairs
 from covjax.weights import checkpoint
-from covjax.workdir import write_json
+from covjax.workdir import read_json, read_stored_config, write_json
 
 # (key, value, what must be said) of every study with budgets.
 WRONG_KEYS = [
@@ -53,6 +55,18 @@ def write_generator(workdir, config):
     state = loop.initial_state(task, config, jax.random.key(0))
     with checkpoint.manager(workdir, config.best) as checkpoints:
         checkpoint.save(checkpoints, 1, jax.device_get(state), 1.0)
+
+
+def vouch(workdir):
+    """Has the checkpoints of a training vouch for the files beside them that a test has changed.
+
+    Args:
+        workdir: pathlib.Path.
+    """
+    config = read_stored_config(workdir / 'config.json')
+    for file in workdir.glob('checkpoints/*/sums/metadata'):
+        sums = read_json(file) | {'beside': provenance.beside(config, workdir)}
+        file.write_text(json.dumps(sums | {'sum': checkpoint._sum_of(sums)}))
 
 
 def check_refused(run, config, key, value, words, workdir):

@@ -1,5 +1,7 @@
 """What trained a model must not test it."""
 
+import pathlib
+
 import pytest
 
 from covjax import InputError
@@ -97,5 +99,23 @@ def test_lineage_of_a_generator_travels_with_its_data_set(with_generator):
         ('train', '', 16),
         ('covid', 'generator', 1),
         ('val', '', 2),
+        ('val', 'generator', 1),  # it made the images that picked the checkpoint
     ]
     assert records[0]['images'][3] == ['s3', 'doc3/p', 'i3']
+
+
+@pytest.mark.parametrize('role', ['train', 'val'])
+def test_what_made_synthetic_images_must_be_known(with_generator, role):
+    folder = pathlib.Path(with_generator)
+    (folder / 'synthetic').rename(folder / 'synthetic_covid_ct')
+    named = {role: 'synthetic_covid_ct:train'}
+    assert len(lineage.record(named, with_generator, {role: []})) == 2
+    (folder / 'synthetic_covid_ct' / '1.0.0' / 'lineage.json').unlink()
+    with pytest.raises(InputError, match='lineage.json: no such file'):
+        lineage.record(named, with_generator, {role: []})
+
+
+def test_images_that_a_leaky_generator_made_for_validation_are_a_leak():
+    records = [RECORDS[0] | {'role': 'val', 'through': 'generator'}]
+    rows = [Row('leaked', 'doc1/p1', 's1')]
+    assert lineage.overlap(records, rows)[0]['validation'] == 1

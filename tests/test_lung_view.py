@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from segmenters import write_run
+from studies import vouch
 
 from configs import classifier as training
 from configs import evaluate as evaluation
@@ -180,6 +181,9 @@ def test_what_trained_the_segmenter_counts_as_what_trained_the_classifier(
     row = datasets.read_rows('framed:test', data_dir)[0]
     records[-1]['images'] = [[row.sha256, 'elsewhere', row.id]]
     (workdir / 'lineage.json').write_text(json.dumps(records))
+    with pytest.raises(InputError, match='lineage.json there is not the one of its checkpoint'):
+        evaluated(workdir, tmp_path / 'evaluate', protocol='clean')
+    vouch(workdir)
     with pytest.raises(InputError, match='1 of 10 images share'):
         evaluated(workdir, tmp_path / 'evaluate', protocol='clean')
 
@@ -190,6 +194,7 @@ def test_a_threshold_is_not_chosen_on_other_images_than_the_checkpoint(
     workdir, config = trained_run
     stored = json.loads((workdir / 'config.json').read_text())
     (workdir / 'config.json').write_text(json.dumps(stored | {'val': 'other:validation'}))
+    vouch(workdir)
     with pytest.raises(InputError, match='other:validation: does not hold the images'):
         evaluated(workdir, tmp_path / 'evaluate')
 

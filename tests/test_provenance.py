@@ -47,8 +47,10 @@ def test_every_key_counts_but_places_and_those_that_may_change(path):
     own = config_hash(json.loads(config.to_json()))
     for key, _ in command_line.leaves(config):
         *stages, name = key.split('.')
-        run = functools.reduce(lambda stage, part: stage[part], stages, config).get('run')
-        free = name in PLACES or (run == 'train' and name in MAY_CHANGE)
+        stage = functools.reduce(lambda stage, part: stage[part], stages, config)
+        elsewhere = name in PLACES and bool(stage[name])  # of '' another value is not free
+        may_change = stage.get('run') == 'train' and name in MAY_CHANGE
+        free = elsewhere or may_change or name == 'data_dir'
         assert (config_hash(changed(config, key)) == own) == free, key
 
 
@@ -102,7 +104,8 @@ def write_network(workdir, config):
     params = {'w': np.zeros(1, np.float32)}
     net = jax.device_get(Net.create(params, optax.sgd(0.1)))
     with checkpoint.manager(workdir, config.best) as checkpoints:
-        checkpoint.save(checkpoints, 1, {'net': net, 'step': np.int32(1)}, 1.0, config_hash(config))
+        state, beside = {'net': net, 'step': np.int32(1)}, provenance.beside(config, workdir)
+        checkpoint.save(checkpoints, 1, state, 1.0, beside)
 
 
 def evaluated(folder, tests):

@@ -22,6 +22,7 @@ TRAINED = ('cancer', 'covid', 'slices', 'pictures', 'train')
 PICKED = ('val', 'val_pictures')  # only pick checkpoints
 # [sha256, group, id] of an image, and [..., sha256] of its mask where that was the target.
 IMAGE = Annotated[list[str], msgspec.Meta(min_length=3, max_length=4)]
+SYNTHETIC = 'synthetic_'  # how the names of data sets begin whose images a generator made
 PROTOCOLS = ('clean', 'official', 'paper')
 
 
@@ -57,14 +58,18 @@ def record(named, data_dir, sources):
 
     Returns:
         [record] as lineage.json holds them.
+
+    Raises:
+        InputError: the lineage of a synthetic data set is missing or damaged.
     """
     records = []
     for role, rows in sources.items():
         images = [image(row) for row in rows]
         records.append({'role': role, 'dataset': named[role], 'through': '', 'images': images})
-        if role in TRAINED:
-            for upstream in read_lineage(named[role], data_dir):
-                records.append({**upstream, 'through': 'generator'})
+        for upstream in read_lineage(named[role], data_dir):
+            # What made the images that pick a checkpoint has a part in the choice.
+            other = {'role': role} if role in PICKED else {}
+            records.append({**upstream, 'through': 'generator', **other})
     return records
 
 
@@ -173,10 +178,14 @@ def check_same(records, role, rows, spec):
 
 
 def read_lineage(spec, data_dir):
-    """The lineage beside the data sets of a spec: what trained the generator that made them."""
-    folders = dict.fromkeys(specs.locate(dataset, data_dir) for dataset, _, _ in specs.parse(spec))
+    """The lineage beside the data sets of a spec: what trained the generator that made them.
+
+    Raises:
+        InputError: that of a synthetic data set is missing or damaged.
+    """
     records = []
-    for folder in folders:
-        if (folder / 'lineage.json').is_file():
+    for dataset in dict.fromkeys(dataset for dataset, _, _ in specs.parse(spec)):
+        folder = specs.locate(dataset, data_dir)
+        if dataset.startswith(SYNTHETIC) or (folder / 'lineage.json').is_file():
             records += read(folder)
     return records

@@ -6,10 +6,11 @@
 
 import shutil
 import time
+from functools import partial
 
 from covjax import InputError, choice, provenance, stand_ins, trained
 from covjax.ct import picture
-from covjax.data import coco, data_card, datasets, domains, specs, synthetic
+from covjax.data import coco, data_card, datasets, domains, lineage, specs, synthetic
 from covjax.data.synthetic import SyntheticRow
 from covjax.pages import pictures
 from covjax.runs import prepare
@@ -51,19 +52,19 @@ def run(config, workdir):
     picture.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, SHOWN))
 
 
-def fresh_draft(workdir, lineage):
+def fresh_draft(workdir, records):
     """The folder in which synthetic images are put together; one of the final name is whole.
 
     Args:
         workdir: pathlib.Path.
-        lineage: [data.lineage.Record] of what trained the generator. It is all there is at first.
+        records: [data.lineage.Record] of what trained the generator, which is all that is there.
 
     Returns:
         pathlib.Path.
     """
     draft = workdir / 'synthetic.part'
     shutil.rmtree(draft, ignore_errors=True)
-    write_json(draft / 'lineage.json', lineage)  # `prepare` puts it beside the data set
+    write_json(draft / 'lineage.json', records)  # `prepare` puts it beside the data set
     return draft
 
 
@@ -132,7 +133,7 @@ def translate(config, gan, maker, folder):
         InputError: the data set has no slices of CT series.
     """
     data_dir, size = trained.data_dir_of(config), gan.config.image_size
-    training = lambda name: domains.domain(gan.config[name], name, size, data_dir).images
+    training = partial(training_images, gan, size=size, data_dir=data_dir)
     apply = stand_ins.METHODS[config.stand_in](gan, training, config.batch_size)
     manifest = []
     for dataset, split in specs.splits(config.cancer, data_dir):
@@ -150,6 +151,24 @@ def translate(config, gan, maker, folder):
         rate = f'{len(rows) / seconds:.0f}/s, {duration(seconds)}'
         print(f'{dataset}:{split}  {len(rows)} slices translated, {rate}', flush=True)
     return manifest
+
+
+def training_images(gan, name, size, data_dir):
+    """The images of a domain that trained a CycleGAN, for stand-ins: uint8 [N, size, size, 1].
+
+    Args:
+        gan: trained.Trained.
+        name: one of domains.DOMAINS.
+        size: pixels of each side.
+        data_dir: where the data sets lie.
+
+    Raises:
+        InputError: the data set there holds other images.
+    """
+    spec = gan.config[name]
+    examples = domains.domain(spec, name, size, data_dir)
+    lineage.check_same(gan.lineage, name, examples.rows, spec)
+    return examples.images
 
 
 def check_series(rows, key, dataset):

@@ -132,6 +132,8 @@ def write_pairs(config, generator, facts, folder):
     data_dir, size = trained.data_dir_of(config), generator.config.image_size
     fill = pair_makers.METHODS[config.maker](generator, data_dir)
     drawn = pair_pictures.of_run(generator, data_dir)
+    if drawn.rows:
+        lineage.check_same(generator.lineage, 'pictures', drawn.rows, generator.config.pictures)
     manifest = []
     for dataset, split in specs.splits(config.slices, data_dir):
         began = time.monotonic()

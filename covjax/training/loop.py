@@ -46,7 +46,7 @@ def fit(task, config, workdir):
     with checkpoint.manager(workdir, config.best) as checkpoints, Stop() as stop:
         state, start = restored(checkpoints, state)
         state = devices.replicated(state)
-        unseen = []
+        unseen, beside = [], provenance.beside(config, workdir)
 
         with Log(workdir, start, task.steps, writes=jax.process_index() == 0) as log:
             for step in range(start + 1, task.steps + 1):
@@ -67,9 +67,9 @@ def fit(task, config, workdir):
                 # Evaluate and save.
                 if due.evaluate:
                     best = best_of(evaluate(task, eval_step, state, step, log), config.best)
-                    save(checkpoints, step, state, config, best)
+                    save(checkpoints, step, state, beside, best)
                 if due.stop:
-                    save_and_leave(checkpoints, step, state, config, due.stop)
+                    save_and_leave(checkpoints, step, state, beside, due.stop)
     return devices.on_host(state)
 
 
@@ -276,14 +276,14 @@ class Stop:
             signal.signal(number, handler)
 
 
-def save(checkpoints, step, state, config, best=None):
+def save(checkpoints, step, state, beside, best=None):
     """Writes a checkpoint of a state, unless this step has one; see `checkpoint.save`."""
-    checkpoint.save(checkpoints, step, devices.on_host(state), best, provenance.config_hash(config))
+    checkpoint.save(checkpoints, step, devices.on_host(state), best, beside)
 
 
-def save_and_leave(checkpoints, step, state, config, number):
+def save_and_leave(checkpoints, step, state, beside, number):
     """Saves a state and raises Stopped; `number` is the signal that asked for it."""
-    save(checkpoints, step, state, config)
+    save(checkpoints, step, state, beside)
     checkpoints.wait_until_finished()
     print(f'stopped after step {step}; the same command resumes from there', flush=True)
     raise Stopped(number)

@@ -2,8 +2,8 @@
 
 Each has three items: `model` is what apply needs, `rest` what only training needs, and `sums` the
 dtype, shape and hash of every array in both, with which every read is compared: a flipped bit on a
-disk is not believed. With them goes the hash of the config that trained them. On disk arrays are
-NumPy's, so that any number of devices can read them.
+disk is not believed. With them go hashes of the files of the workdir that say how they came about.
+On disk arrays are NumPy's, so that any number of devices can read them.
 """
 
 import contextlib
@@ -132,19 +132,19 @@ def _check_metrics(step):
 # ---- sums
 
 
-def sums_of(model, rest, best, config_hash=''):
+def sums_of(model, rest, best, beside=None):
     """The item `sums` of a checkpoint.
 
     Args:
         model, rest: of `split_state`, leaves as NumPy arrays.
         best: float, by which it competes.
-        config_hash: of covjax.provenance.
+        beside: {name: hash} of files in the workdir that go with the arrays; none without.
 
     Returns:
-        {'arrays': {path: [dtype, shape, hash]}, 'best', 'config_hash', 'sum': hash of these}.
+        {'arrays': {path: [dtype, shape, hash]}, 'best', 'beside', 'sum': hash of these}.
     """
     arrays = {path: hashes.of_array(array) for path, array in _arrays(model, rest).items()}
-    sums = {'arrays': arrays, 'best': best, 'config_hash': config_hash}
+    sums = {'arrays': arrays, 'best': best, 'beside': beside or {}}
     return sums | {'sum': _sum_of(sums)}
 
 
@@ -264,7 +264,7 @@ def _reason(error):
     return str(error) if isinstance(error, Damaged) else type(error).__name__
 
 
-def save(manager, step, state, best=None, config_hash=''):
+def save(manager, step, state, best=None, beside=None):
     """Writes a checkpoint, unless the step has one.
 
     Args:
@@ -272,7 +272,8 @@ def save(manager, step, state, best=None, config_hash=''):
         step: int.
         state: a training state of host arrays.
         best: the value that competes for the best checkpoint; None loses to any other.
-        config_hash: of the config that trained it (covjax.provenance); '' is not compared.
+        beside: {name: hash} of the files in the workdir that say how it came about, which whoever
+            reads it compares; none without.
 
     Raises:
         FloatingPointError: a parameter is not finite.
@@ -289,7 +290,7 @@ def save(manager, step, state, best=None, config_hash=''):
     items = {
         MODEL: ocp.args.StandardSave(model),
         REST: ocp.args.StandardSave(rest),
-        SUMS: ocp.args.JsonSave(sums_of(model, rest, value, config_hash)),
+        SUMS: ocp.args.JsonSave(sums_of(model, rest, value, beside)),
     }
     manager.save(step, args=ocp.args.Composite(**items), metrics={'best': value})
 
@@ -342,8 +343,8 @@ def load_model(workdir, key, best, has_best):
         has_best: whether the run has noted such values.
 
     Returns:
-        (the item `model`: nested dict of NumPy arrays; hash of the config that trained it, '' where
-        that was not noted; step).
+        (the item `model`: nested dict of NumPy arrays; what `save` was given of the files beside
+        it, {name: hash}; step).
 
     Raises:
         InputError: there is no checkpoint, or it is damaged.
@@ -377,11 +378,11 @@ def _readonly(workdir, has_best):
 
 
 def _read_model(checkpoints, step):
-    """(the item `model` of a checkpoint, as it was written; hash of the config of its training)."""
+    """(the item `model` of a checkpoint, as it was written; {name: hash} of files beside it)."""
     folder = pathlib.Path(checkpoints.directory) / str(step)
     _check_metrics(folder)
     items = ocp.args.Composite(model=ocp.args.StandardRestore())
     model = checkpoints.restore(step, args=items)[MODEL]
     sums = _read_sums(folder) or {}
     _check_arrays(sums, model, {})
-    return model, sums.get('config_hash', '')
+    return model, sums.get('beside', {})
