@@ -44,8 +44,9 @@ def check(config, spec, data_dir):
     Raises:
         InputError: one of these keys has no valid value, or there are fewer images.
     """
-    if not config.seeds:
-        raise InputError('config.seeds is empty; name at least one seed')
+    check_seeds(config)
+    if len({*config.budgets}) < len(config.budgets):
+        raise InputError(f'config.budgets={config.budgets}: names one twice; name each once')
     for mode in config.modes:
         choice({'modes': mode}, 'modes', MODES)
     if not all(type(budget) is int and budget > 0 for budget in config.budgets):
@@ -55,6 +56,18 @@ def check(config, spec, data_dir):
         raise InputError(
             f'config.budgets={config.budgets}: {spec} has {images} images; choose fewer'
         )
+
+
+def check_seeds(config):
+    """Refuses seeds of which there is none, or one twice, which would count as two.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not config.seeds:
+        raise InputError('config.seeds is empty; name at least one seed')
+    if len({*config.seeds}) < len(config.seeds):
+        raise InputError(f'config.seeds={config.seeds}: names one twice; name each once')
 
 
 def rows(sources, modes, budgets):

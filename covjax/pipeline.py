@@ -1,7 +1,8 @@
 """A small "make" for runs: stages that build on one another, each in a folder of its own.
 
 A stage that is finished is left alone, so the same command goes on where it was stopped. A stage is
-made again when its config has changed or when a stage that it is made from has been made again.
+made again when its config has changed, when a stage that it is made from has been made again, or
+when another training lies where its config names one.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from covjax import provenance
 from covjax.workdir import claimed, duration, read_json, upgraded, write_json
 
 
@@ -36,9 +38,9 @@ def follow(stages, workdir, find):
     began, stages = time.monotonic(), list(stages)
     for i, (name, config, _) in enumerate(stages, 1):
         folder, as_written = workdir / name, json.loads(config.to_json())
-        note = folder / 'finished.json'
-        known = upgraded(read_json(note, dict)) if note.is_file() else None
-        if known == as_written:
+        note, made_from = folder / 'finished.json', provenance.of_places(config)
+        known = upgraded(read_json(note, dict)) if note.is_file() else {}
+        if known.pop('made_from', made_from) == made_from and known == as_written:
             print(f'== {name} is finished ({i} of {len(stages)})', flush=True)
             continue
         passed = duration(time.monotonic() - began)
@@ -47,7 +49,7 @@ def follow(stages, workdir, find):
             for stale in {name} | _made_from(name, stages):
                 (workdir / stale / 'finished.json').unlink(missing_ok=True)
             find(config.run)(config, folder)
-        write_json(note, as_written)
+        write_json(note, as_written | {'made_from': made_from})
         jax.clear_caches()  # programs of this stage are of no use to the next
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from covjax import InputError, trained
 from covjax.data import lineage
 from covjax.weights import checkpoint, safetensors
+from covjax.workdir import read_config
 
 KEY = 'start'  # of the config
 THROUGH = 'pretraining'  # what lineage.json calls it
@@ -83,4 +84,5 @@ def lineage_of(config, workdir):
         return []
     if checkpoint.exists(workdir):
         return [record for record in lineage.read(workdir) if record['through'] == THROUGH]
+    read_config(config[KEY], config.task, KEY)  # whose message names the key
     return [{**record, 'through': THROUGH} for record in lineage.read(pathlib.Path(config[KEY]))]

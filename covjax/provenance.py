@@ -103,6 +103,25 @@ def hash_of_images(folder):
     return content.hexdigest()
 
 
+def of_places(config):
+    """What lies at the places that a config names, where trainings do.
+
+    Args:
+        config: ConfigDict.
+
+    Returns:
+        {key: hash of all checkpoints of the training there}.
+    """
+    found = {}
+    for key in PLACES & set(config):
+        if not isinstance(config[key], str) or not config[key]:
+            continue
+        sums = sorted(pathlib.Path(config[key]).glob('checkpoints/[0-9]*/sums/metadata'))
+        if sums:
+            found[key] = hashes.of_bytes(b''.join(file.read_bytes() for file in sums))
+    return found
+
+
 def config_hash(config):
     """The hash of what a config asks for, so that a later version finds the same one.
 

@@ -19,6 +19,8 @@ WRONG_KEYS = [
     ('read', 'train', 'config.read=train'),
     ('modes', ('after',), 'config.modes=after'),
     ('seeds', (), 'config.seeds is empty'),
+    ('seeds', (0, 0), 'config.seeds=.*: names one twice'),
+    ('budgets', (5, 5), 'config.budgets=.*: names one twice'),
     ('budgets', (0,), 'config.budgets=.*: write whole numbers above 0'),
     ('budgets', ('5',), 'config.budgets=.*: write whole numbers above 0'),
     ('budgets', (500,), 'config.budgets=.*: .*:train.* has .* images; choose fewer'),

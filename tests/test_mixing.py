@@ -136,17 +136,22 @@ def test_a_difference_is_that_of_means_over_seeds():
     'key, value, words',
     [
         *WRONG_KEYS,
-        ('cyclegan_budgets', (7,), 'config.cyclegan_budgets=.*: 7 is not among config.budgets'),
         ('real', 'covid_ct/none', 'covid_ct/none'),
         ('lesions', 'ct_scans/covid_semiseg_lesions96', 'lesions96'),
         ('scans', 'covid_ct/clean_framed', 'which slices show infection'),
         ('generator', 'nowhere', 'config.generator=nowhere'),
-        ('steps.alone', 0, 'config.steps=.*: each must be at least 1'),
+        ('steps.alone', 0, 'config.steps.alone=0: must be at least 1'),
         ('train.lungs', 'crop', 'config.train.lungs=crop'),
     ],
 )
 def test_wrong_keys_are_refused_before_anything_is_trained(config, key, value, words, tmp_path):
     check_refused(mixing.run, config, key, value, words, tmp_path)
+
+
+def test_budgets_of_a_cyclegan_count_where_there_is_one(config, tmp_path):
+    config.cyclegan = 'runs/cyclegan'
+    words = 'config.cyclegan_budgets=.*: 7 is not among config.budgets'
+    check_refused(mixing.run, config, 'cyclegan_budgets', (7,), words, tmp_path)
 
 
 def test_images_that_trained_any_seed_are_no_test_images(config, workdir, tmp_path):

@@ -150,6 +150,19 @@ def test_what_is_made_again_reaches_everything_downstream(tmp_path, capsys):
 
 
 @pytest.mark.fast
+def test_another_training_in_the_place_of_the_one_before_is_noticed(tmp_path):
+    ran, generator = [], tmp_path / 'generator'
+    sums = generator / 'checkpoints' / '5' / 'sums' / 'metadata'
+    sums.parent.mkdir(parents=True)
+    config = ConfigDict({'run': 'x', 'generator': str(generator)})
+    planned = [Stage('a', config), Stage('b', ConfigDict({'run': 'x'}), ('a',))]
+    for content in ('first', 'first', 'second'):
+        sums.write_text(content)
+        pipeline.follow(planned, tmp_path / 'study', lambda name: lambda _, f: ran.append(f.name))
+    assert ran == ['a', 'b', 'a', 'b']
+
+
+@pytest.mark.fast
 def test_a_kill_after_a_stage_leaves_nothing_stale_that_counts_as_finished(tmp_path):
     ran, killed_in = [], []
 

@@ -180,11 +180,16 @@ def check_same(records, role, rows, spec):
 def read_lineage(spec, data_dir):
     """The lineage beside the data sets of a spec: what trained the generator that made them.
 
+    Args:
+        spec: as covjax.data.specs takes it; a comma separates several.
+        data_dir: where the data sets lie.
+
     Raises:
         InputError: that of a synthetic data set is missing or damaged.
     """
     records = []
-    for dataset in dict.fromkeys(dataset for dataset, _, _ in specs.parse(spec)):
+    named = specs.parse(spec.replace(',', '+'))
+    for dataset in dict.fromkeys(dataset for dataset, _, _ in named):
         folder = specs.locate(dataset, data_dir)
         if dataset.startswith(SYNTHETIC) or (folder / 'lineage.json').is_file():
             records += read(folder)

@@ -76,8 +76,13 @@ def drawn(split):
 
     Returns:
         (split as TFDS has it, number of examples, seed), or None of any other split.
+
+    Raises:
+        InputError: it looks like such a split, and is none.
     """
     match = DRAWN.fullmatch(split)
+    if '~' in split and not match:
+        raise InputError(f"'{split}': write [NUMBER~SEED], for example train[25~3]")
     return match and (match['split'], int(match['count']), int(match['seed']))
 
 

@@ -90,12 +90,14 @@ def check(config, data_dir, size):
     """
     choice(config, 'read', READ)
     budgets.check(config, f'{config.real}:train@covid', data_dir)
-    if min(config.steps.values()) < 1:
-        raise InputError(f'config.steps={config.steps.to_dict()}: each must be at least 1')
-    if odd := {*config.cyclegan_budgets} - {*config.budgets}:
+    for name, steps in config.steps.items():
+        if steps < 1:
+            raise InputError(f'config.steps.{name}={steps}: must be at least 1')
+    odd = {*config.cyclegan_budgets} - {*config.budgets}
+    if config.cyclegan and odd:
         raise InputError(
             f'config.cyclegan_budgets={config.cyclegan_budgets}: {min(odd)} is not among '
-            f'config.budgets={config.budgets}'
+            f'config.budgets={config.budgets}; name some of those'
         )
     pair_study.check_real(config.train, config.cyclegan, _as_pair_study(config), data_dir, size)
 

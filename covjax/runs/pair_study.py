@@ -12,6 +12,7 @@ import numpy as np
 from covjax import (
     CLASSES,
     InputError,
+    budgets,
     choice,
     classifier,
     pair_makers,
@@ -111,8 +112,7 @@ def check(config, data_dir, size):
             raise InputError(f'config.{key} is empty; name some of {", ".join(valid)}')
         for name in config[key]:
             choice({key: name}, key, valid)
-    if not config.seeds:
-        raise InputError('config.seeds is empty; name at least one seed')
+    budgets.check_seeds(config)
     check_real(config.train, config.cyclegan, config, data_dir, size)
 
 

@@ -48,13 +48,19 @@ def run(config, workdir):
     pipeline.follow(stages(config, sources, rows, workdir), workdir, runs.find)
     evaluation = provenance.read(workdir / f'masks_{config.read}', 'masks.json', dict)
     results = {
-        **provenance.of(config),
+        **provenance.of(config, **_upstream(config)),
         'read': config.read,
         'rows': measured(config, rows, workdir, evaluation),
         'others': others(evaluation),
     }
     write_json(workdir / 'segmentation_study.json', without_nan(results))
     page.write(results, workdir)
+
+
+def _upstream(config):
+    """{key: provenance.Upstream} of the generators that a config names."""
+    named = [key for key in GENERATORS if config[key]]
+    return {key: provenance.network(trained.open_run(config[key], 'pairs', key)) for key in named}
 
 
 def check(config):
