@@ -64,7 +64,7 @@ def load(path, direction):
     """
     choice({'direction': direction}, 'direction', DIRECTIONS)
     name = pathlib.Path(path).name.lower()
-    if name.endswith(('.pth', '.pt', '.pth.tar')):
+    if name.endswith(('.pth', '.pt', '.pth.tar', '.ckpt')):
         from covjax.weights import pytorch
 
         return translator(*pytorch.load_generator(path))

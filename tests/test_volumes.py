@@ -556,6 +556,31 @@ def test_a_truncated_slice_is_refused_in_one_line(tmp_path, kept):
     assert message.count('IM00001') == 1 and message.count(';') == 1, message
 
 
+CAPTURES = {  # pictures of a screen that some systems put beside the slices, as Modality CT
+    'secondary capture': {'SOPClassUID': '1.2.840.10008.5.1.4.1.1.7'},
+    'multi-frame capture': {'SOPClassUID': '1.2.840.10008.5.1.4.1.1.7.2'},
+    'colour': {'SamplesPerPixel': 3, 'PhotometricInterpretation': 'RGB'},
+}
+
+
+@pytest.mark.parametrize('kind', CAPTURES)
+def test_pictures_of_a_screen_are_left_out_with_a_line(tmp_path, kind):
+    folder = write_series(tmp_path / 'in')
+    picture = slice_of(phantom()[0], 20, **CAPTURES[kind])
+    del picture.ImagePositionPatient, picture.ImageOrientationPatient
+    save(picture, folder / 'z.dcm')
+    assert_is(folder, phantom())
+    remarks = contents.open_series(contents.look(folder, tmp_path / 'run')).remarks
+    assert '1 DICOM files that are no CT slices: z.dcm' in '; '.join(remarks)
+
+
+@pytest.mark.parametrize('stored, named', [('a.nii.gz', 'a.nii'), ('a.nii', 'a.nii.gz')])
+def test_a_nifti_file_whose_name_says_wrongly_whether_it_is_packed(tmp_path, stored, named):
+    sitk.WriteImage(image_of(phantom()), str(tmp_path / stored))
+    (tmp_path / stored).rename(tmp_path / named)
+    assert_refused(tmp_path / named, f'{named}: is', 'packed with gzip', f'rename it to {stored}')
+
+
 def test_dicom_without_preamble(tmp_path):
     (tmp_path / 'in').mkdir()
     for z, hu in enumerate(phantom()):

@@ -23,6 +23,7 @@ from covjax.ct import hounsfield
 from covjax.ct.grid import MOST_VOXELS, Grid
 
 CT_CLASSES = {pydicom.uid.CTImageStorage, pydicom.uid.EnhancedCTImageStorage}
+SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7'  # how the classes of pictures of a screen begin
 MAGIC = b'DICM'  # at byte 128
 # How files begin that lack the 128 bytes and the magic: with group 2 or 8, in either byte order.
 GROUPS = (b'\x02\x00', b'\x08\x00', b'\x00\x08')
@@ -148,9 +149,13 @@ def named(names, what):
 
 
 def _is_ct(header):
-    """Whether a header is that of CT slices: no localizer, no report, no segmentation."""
-    kinds = header.get('ImageType') or ()
-    return header.get('Modality') == 'CT' and 'Rows' in header and 'LOCALIZER' not in kinds
+    """Whether a header is that of CT slices: no localizer, no report, no picture of a screen."""
+    if header.get('Modality') != 'CT' or 'Rows' not in header:
+        return False
+    is_capture = str(header.get('SOPClassUID', '')).startswith(SECONDARY_CAPTURE)
+    is_picture = is_capture or header.get('SamplesPerPixel', 1) != 1
+    is_placed = 'ImagePositionPatient' in header
+    return 'LOCALIZER' not in (header.get('ImageType') or ()) and (is_placed or not is_picture)
 
 
 def _says_ct(header):

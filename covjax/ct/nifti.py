@@ -27,6 +27,7 @@ WRONG = (
 TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's x runs to the right and y to the front
 ASSUMED = 'x is taken to run to the left, as nibabel does'
 CHUNK = 1 << 22  # bytes that are unpacked at a time
+GZIP = b'\x1f\x8b'  # how a packed file begins
 
 
 class Header(NamedTuple):
@@ -53,6 +54,7 @@ def open_file(path):
     if not archive.is_file(path):
         raise InputError(f'{path}: no such volume')
     with archive.on_disk(path) as file:
+        _check_name(path, file)
         try:
             image = nibabel.load(file)
             shape, affine, kind = image.shape, image.affine, image.get_data_dtype()
@@ -76,6 +78,16 @@ def open_file(path):
         _check_whole(path, file, begin + math.prod(shape) * kind.itemsize)
     remarks = () if placed else (f'{path.name}: does not say how the patient lies; {ASSUMED}',)
     return Header(path, grid, scaling, remarks)
+
+
+def _check_name(path, file):
+    """Refuses a file whose name says wrongly whether it is packed; programs go by the name."""
+    with open(file, 'rb') as content:
+        is_packed = content.read(2) == GZIP
+    if is_packed and file.suffix.lower() != '.gz':
+        raise InputError(f'{path}: is packed with gzip; rename it to {path.name}.gz')
+    if not is_packed and file.suffix.lower() == '.gz' and file.stat().st_size:
+        raise InputError(f'{path}: is not packed with gzip; rename it to {path.stem}')
 
 
 def _grid(shape, affine):
