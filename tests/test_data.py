@@ -135,7 +135,7 @@ def test_every_example_is_drawn_as_often_as_any_other(data_dir):
         ('covid_ct:train[99~0]@covid', 'train.99~0.@covid: has 8 examples'),
         ('covid_ct:train[0~0]', 'is empty'),
         ('covid_ct:nope[1~0]', 'no such split'),
-        ('covid_ct:train[1~x]', 'nothing to read'),
+        ('covid_ct:train[1~x]', 'write .NUMBER~SEED.'),
         ('covid_ct:nope', 'no such split; it has .*train'),
         ('covid_ct:train@nope', 'noncovid, covid'),
         ('unknown_set:train', 'configs/prepare.py'),

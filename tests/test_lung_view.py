@@ -182,7 +182,7 @@ def test_what_trained_the_segmenter_counts_as_what_trained_the_classifier(
     records[-1]['images'] = [[row.sha256, 'elsewhere', row.id]]
     (workdir / 'lineage.json').write_text(json.dumps(records))
     with pytest.raises(InputError, match='lineage.json there is not the one of its checkpoint'):
-        evaluated(workdir, tmp_path / 'evaluate', protocol='clean')
+        evaluated(workdir, tmp_path / 'unknown', protocol='clean')
     vouch(workdir)
     with pytest.raises(InputError, match='1 of 10 images share'):
         evaluated(workdir, tmp_path / 'evaluate', protocol='clean')
