@@ -110,6 +110,28 @@ def test_a_full_disk_is_one_line(finished, stage, full):
     assert check_refused(process, folder, 'No space left on device') == 2
 
 
+@pytest.mark.parametrize('stage', STAGES)
+def test_a_place_that_cannot_be_written_is_one_line(finished, stage, full):
+    folder = full(16384)
+    subprocess.run(['mount', '-o', 'remount,ro', str(folder)], check=True)
+    process = started(words_of(finished, stage, folder / 'run'), **PIPES)
+    assert check_refused(process, folder, 'Read-only file system') == 2
+    process = started(words_of(finished, stage, folder / ('n' * 300)), **PIPES)
+    assert check_refused(process, folder, 'name too long') == 2
+
+
+@pytest.mark.parametrize('stage', [*STAGES, *TRAININGS])
+def test_a_folder_that_vanishes_is_one_line(finished, stage, tmp_path):
+    """Or it is made anew, where a stage makes the folders of its files."""
+    workdir = tmp_path / 'run'
+    words = [*training_of(finished, stage), f'--workdir={workdir}'] if stage in TRAININGS else []
+    words = words or words_of(finished, stage, workdir)
+    process = started(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(process, f'{"train" if stage in TRAININGS else stage}: writing to')
+    workdir.rename(tmp_path / 'elsewhere')
+    check_refused(process, tmp_path, '; ')
+
+
 @pytest.mark.parametrize('stage', sorted({*STAGES} - {'translate'}))  # whose pictures are small
 def test_a_limit_on_the_size_of_files_is_one_line(finished, stage, tmp_path):
     limit = ['prlimit', '--fsize=9000']
