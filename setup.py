@@ -45,7 +45,7 @@ setup(
         'cuda13': ['jax[cuda13]'],
         'tf': ['tensorflow-cpu'],  # only for tfds.load
         'beam': ['apache-beam'],  # luna16_patches on a cluster
-        'torch': ['torch'],  # .pth generators, and the peer of the tests and of the benchmark
+        'torch': ['torch', 'monai'],  # .pth generators; peers of the tests and of the benchmark
         'test': [
             *('pytest', 'pytest-xdist', 'hypothesis', 'keras>=3.10', 'ruff==0.17.6'),
             'pycocotools',  # the peer of what is written as COCO

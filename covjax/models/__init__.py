@@ -15,6 +15,7 @@ from covjax.models.plain import Plain8
 from covjax.models.resnet import ResNet18, ResNet50
 from covjax.models.unet import UNet
 from covjax.models.vgg import VGG16
+from covjax.models.vnet import V_NET, VB_NET
 
 MODELS = {
     'vgg16': VGG16,
@@ -25,8 +26,9 @@ MODELS = {
     'resnet18': ResNet18,
     'plain8': Plain8,
 }
-# Networks with a class for every pixel.
+# Networks with a class for every pixel, and those with one for every voxel of a volume.
 SEGMENTERS = {'unet': UNet}
+VOLUME_SEGMENTERS = {'vnet': V_NET, 'vbnet': VB_NET}
 # The backbones of Jiang et al. 2020, whose results covjax reproduces.
 PUBLISHED = ('vgg16', 'resnet50', 'inception_v3', 'inception_resnet_v2', 'densenet169')
 DTYPES = ('float32', 'bfloat16')
@@ -36,19 +38,20 @@ def create(name, num_classes=2, **options):
     """The module of a network by its name.
 
     Args:
-        name: a key of MODELS or of SEGMENTERS.
-        num_classes: how many logits it gives, an image or a pixel; a backbone with None gives
-            pooled features.
+        name: a key of MODELS, SEGMENTERS or VOLUME_SEGMENTERS.
+        num_classes: how many logits it gives, an image, a pixel or a voxel; a backbone with None
+            gives pooled features.
         **options: other fields of the module: of models.backbone.Backbone, such as dtype,
-            axis_name, dropout or hidden, or of models.unet.UNet, such as widths, up or norm.
+            axis_name, dropout or hidden, of models.unet.UNet, such as widths, up or norm, or of
+            models.vnet.VNet.
 
     Returns:
-        models.backbone.Backbone or models.unet.UNet.
+        models.backbone.Backbone, models.unet.UNet or models.vnet.VNet.
 
     Raises:
         InputError: no model has that name.
     """
-    networks = MODELS | SEGMENTERS
+    networks = MODELS | SEGMENTERS | VOLUME_SEGMENTERS
     if name not in networks:
         raise InputError(f'{name}: no such model; choose one of {", ".join(networks)}')
     return networks[name](num_classes=num_classes, **options)

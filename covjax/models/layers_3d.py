@@ -1,0 +1,125 @@
+"""Layers of networks on volumes. Arrays are [B, D, H, W, C].
+
+On CPU a convolution of volumes is written as one of slices, which is several times faster than
+XLA's own. Parameters and results are the same.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from covjax.models import layers
+
+NDHWC = ('NDHWC', 'DHWIO', 'NDHWC')  # dimension_numbers of lax convolutions
+
+
+class Conv(nn.Module):
+    """A convolution with an odd kernel and stride 1 that keeps the size, padded with zeros."""
+
+    features: int
+    size: int  # of the kernel, on every side
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """[B, D, H, W, C] -> [B, D, H, W, features]."""
+        shape = (self.size,) * 3 + (x.shape[-1], self.features)
+        x, kernel, bias = _parameters(self, x, shape, self.use_bias)
+        return _with_bias(convolve(x, kernel), bias)
+
+
+class Halved(nn.Module):
+    """Halves the size of maps by a convolution of 2x2x2 with stride 2, and a bias.
+
+    Its windows do not overlap, so it is a matrix product of the eight voxels of each. The kernel is
+    [2, 2, 2, C, features].
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """[B, D, H, W, C] -> [B, D / 2, H / 2, W / 2, features]; the sides are even."""
+        shape = (2, 2, 2, x.shape[-1], self.features)
+        x, kernel, bias = _parameters(self, x, shape, self.use_bias)
+        y = _eights(x) @ kernel.reshape(-1, self.features)
+        return _with_bias(y, bias)
+
+
+class Doubled(nn.Module):
+    """Doubles the size of maps by a transposed convolution of 2x2x2 with stride 2, and a bias.
+
+    y[2i + a, 2j + b, 2k + c] = x[i, j, k] kernel[a, b, c]. The kernel is [2, 2, 2, C, features].
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """[B, D, H, W, C] -> [B, 2D, 2H, 2W, features]."""
+        shape = (2, 2, 2, x.shape[-1], self.features)
+        x, kernel, bias = _parameters(self, x, shape, self.use_bias)
+        batch, *sides, channels = x.shape
+        y = x.reshape(-1, channels) @ kernel.transpose(3, 0, 1, 2, 4).reshape(channels, -1)
+        y = y.reshape(batch, *sides, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+        return _with_bias(y.reshape(batch, *(2 * side for side in sides), -1), bias)
+
+
+def _parameters(module, x, shape, use_bias):
+    """(x, kernel, bias or None) of a module in its dtype."""
+    kernel = module.param('kernel', nn.initializers.he_normal(), shape)
+    zeros = nn.initializers.zeros_init()
+    bias = module.param('bias', zeros, shape[-1:]) if use_bias else None
+    return nn.dtypes.promote_dtype(x, kernel, bias, dtype=module.dtype)
+
+
+def _with_bias(y, bias):
+    return y if bias is None else y + bias.reshape(1, 1, 1, 1, -1)
+
+
+def _eights(x):
+    """[B, D, H, W, C] -> [B, D / 2, H / 2, W / 2, 8C], the voxels of every 2x2x2 in order."""
+    batch, depth, height, width, channels = x.shape
+    halves = depth // 2, height // 2, width // 2
+    y = x.reshape(batch, halves[0], 2, halves[1], 2, halves[2], 2, channels)
+    return y.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, *halves, 8 * channels)
+
+
+def convolve(x, kernel):
+    """Convolution with stride 1 that keeps the size.
+
+    Args:
+        x: [B, D, H, W, C].
+        kernel: [k, k, k, C, F] of the same dtype, k odd.
+
+    Returns:
+        [B, D, H, W, F].
+    """
+    if kernel.shape[:3] == (1, 1, 1):
+        return x @ kernel[0, 0, 0]
+    if layers.on_cpu():
+        return by_slices(x, kernel)
+    return lax.conv_general_dilated(x, kernel, (1, 1, 1), 'SAME', dimension_numbers=NDHWC)
+
+
+def by_slices(x, kernel):
+    """`convolve` as one two-dimensional convolution: slices that it covers become channels."""
+    batch, depth, height, width, channels = x.shape
+    size, margin = len(kernel), len(kernel) // 2
+    high = jnp.pad(x, ((0, 0), (margin, margin), (0, 0), (0, 0), (0, 0)))
+    beside = jnp.concatenate([high[:, z : z + depth] for z in range(size)], -1)
+    y = lax.conv_general_dilated(
+        beside.reshape(-1, height, width, size * channels),
+        jnp.concatenate([*kernel], -2),
+        (1, 1),
+        'SAME',
+        dimension_numbers=layers.NHWC,
+    )
+    return y.reshape(batch, depth, height, width, -1)

@@ -1,0 +1,202 @@
+"""V-Net and VB-Net equal MONAI's and PyTorch's of the same structure, weight for weight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from covjax import InputError
+from covjax.models import layers_3d
+from covjax.models.vnet import V_NET, VB_NET
+
+COUNTS = [  # (network, parameters, running statistics), of one channel and two classes
+    (V_NET(), 45_597_898, 5_316),
+    (VB_NET(bottleneck=None), 14_563_296, 0),
+    (VB_NET(bottleneck=3), 8_664_096, 0),
+    (VB_NET(), 2_167_840, 0),
+]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('model, params, statistics', COUNTS)
+def test_number_of_parameters(model, params, statistics):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    assert count(shapes['params']) == params
+    assert count(shapes.get('batch_stats', {})) == statistics
+
+
+SMALL = (4, 8, 16)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('model', [V_NET(widths=SMALL), VB_NET(widths=SMALL)])
+@pytest.mark.parametrize('sides', [(4, 8, 12), (3, 9, 5), (1, 1, 1)])
+def test_any_size_is_continued_by_its_edge(model, sides):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (2, *sides, 1)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x)
+    logits, maps = model.apply(variables, x, endpoints=True)
+    assert logits.shape == (2, *sides, 2) and logits.dtype == jnp.float32
+    margins = ((0, 0), *((0, -side % 4) for side in sides), (0, 0))
+    whole = model.apply(variables, np.pad(x, margins, mode='edge'))
+    cropped = whole[:, : sides[0], : sides[1], : sides[2]]
+    np.testing.assert_allclose(logits, cropped, rtol=1e-4, atol=1e-5)
+    assert {*maps} == {'down0', 'down1', 'down2', 'up1', 'up0', 'features'}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    'model, shape, words',
+    [
+        (V_NET(), (1, 16, 16, 1), 'vnet needs volumes'),
+        (VB_NET(), (1, 16, 16, 16, 3), 'vbnet needs volumes'),
+        (VB_NET(bottleneck=5), (1, 16, 16, 16, 1), 'config.bottleneck=5'),
+        (V_NET(widths=(3, 8)), (1, 16, 16, 16, 1), 'an even number of features'),
+        (V_NET(widths=(4,) * 6), (1, 16, 16, 16, 1), 'at most 5 levels'),
+        (V_NET(widths=(4, 0)), (1, 16, 16, 16, 1), 'is no number of features'),
+    ],
+)
+def test_what_does_not_fit_is_refused(model, shape, words):
+    with pytest.raises(InputError, match=words):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('size', [1, 3, 5])
+@pytest.mark.parametrize('channels', [1, 4])
+def test_a_convolution_by_slices_is_one(size, channels):
+    """And so are its gradients."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 6, 7, 8, channels)).astype(np.float32)
+    kernel = rng.normal(size=(size,) * 3 + (channels, 3)).astype(np.float32)
+    plain = lambda x, kernel: lax.conv_general_dilated(
+        x, kernel, (1, 1, 1), 'SAME', dimension_numbers=layers_3d.NDHWC
+    )
+    squares = lambda convolve: lambda *arrays: (convolve(*arrays) ** 2).sum()
+    for convolve in (layers_3d.convolve, layers_3d.by_slices):
+        np.testing.assert_allclose(convolve(x, kernel), plain(x, kernel), rtol=1e-4, atol=1e-3)
+        ours = jax.grad(squares(convolve), (0, 1))(x, kernel)
+        for one, other in zip(ours, jax.grad(squares(plain), (0, 1))(x, kernel)):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-2 * np.abs(other).max())
+
+
+# ---- PyTorch
+
+
+def ours_of(weight, transposed=False):
+    """A kernel of PyTorch, [O, I, ...] or transposed [I, O, ...], as [..., I, O]."""
+    axes = (2, 3, 4, 0, 1) if transposed else (2, 3, 4, 1, 0)
+    return weight.detach().numpy().transpose(axes)
+
+
+def ours_from(named):
+    """The variables of a VNet from layers of PyTorch, {our name: module}."""
+    params, statistics = {}, {}
+    for name, layer in named.items():
+        is_norm = layer.weight.ndim == 1
+        transposed = 'Transpose' in type(layer).__name__
+        weight = layer.weight.detach().numpy()
+        kernel = {'scale': weight} if is_norm else {'kernel': ours_of(layer.weight, transposed)}
+        bias = {} if layer.bias is None else {'bias': layer.bias.detach().numpy()}
+        params[name] = kernel | bias
+        if hasattr(layer, 'running_mean'):
+            mean, var = layer.running_mean.numpy(), layer.running_var.numpy()
+            statistics[name] = {'mean': mean, 'var': var}
+    return {'params': params} | ({'batch_stats': statistics} if statistics else {})
+
+
+def layers_of_monai(network):
+    """{our name: module} of a monai.networks.nets.VNet."""
+    found = {}
+    blocks = {'down0': network.in_tr.conv_block, 'logits': network.out_tr.conv_block}
+    for level, width in enumerate((32, 64, 128, 256), 1):
+        down, up = getattr(network, f'down_tr{width}'), getattr(network, f'up_tr{width}')
+        found[f'down{level}_halved'], found[f'down{level}_halved_norm'] = down.down_conv, down.bn1
+        found[f'up{level - 1}_doubled'], found[f'up{level - 1}_doubled_norm'] = up.up_conv, up.bn1
+        for name, units in ((f'down{level}', down.ops), (f'up{level - 1}', up.ops)):
+            blocks |= {f'{name}_conv{i}': unit.conv_block for i, unit in enumerate(units, 1)}
+    for name, block in blocks.items():
+        found[name], found[f'{name}_norm'] = block.conv, block.adn.N
+    return found | {'head': network.out_tr.conv2}
+
+
+def test_v_net_equals_that_of_monai():
+    torch = pytest.importorskip('torch')
+    nets = pytest.importorskip('monai.networks.nets')
+    torch.manual_seed(0)
+    network = nets.VNet(3, 1, 2, bias=False).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 16, 32, 16, 1)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.tensor(x).permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1).numpy()
+    variables = ours_from(layers_of_monai(network))
+    shapes = jax.eval_shape(V_NET().init, jax.random.key(0), x)
+    assert jax.tree.structure(shapes) == jax.tree.structure(variables)
+    actual = jax.jit(V_NET().apply)(variables, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def vb_net_of_pytorch(torch, bottleneck):
+    """({our name: module}, function of a volume [B, 1, D, H, W]) of a VB-Net in PyTorch."""
+    torch.manual_seed(0)
+    nn, named, relu = torch.nn, {}, torch.relu
+
+    def unit(x, name, features, size=3, active=True, kind='Conv3d'):
+        halves = {'kernel_size': 2, 'stride': 2}
+        options = {'kernel_size': size, 'padding': size // 2} if size else halves
+        layer = named.setdefault(name, getattr(nn, kind)(x.shape[1], features, **options))
+        norm = named.setdefault(f'{name}_norm', nn.GroupNorm(1, features))
+        x = norm(layer(x))
+        return relu(x) if active else x
+
+    def level(x, name, count, narrow):
+        y, features = x, x.shape[1]
+        for i in range(1, count + 1):
+            place, size = f'{name}_conv{i}', bottleneck if narrow else 3
+            if narrow:
+                y = unit(y, f'{place}_narrowed', features // 4, size)
+                y = unit(y, f'{place}_narrow', features // 4)
+            y = unit(y, place, features, size, active=i < count)
+        return relu(x + y)
+
+    def network(x):
+        skips = [x := unit(x, 'down0', 16)]
+        for depth, count in enumerate((1, 2, 3, 3), 1):
+            x = unit(x, f'down{depth}_halved', 16 << depth, size=0)
+            skips.append(x := level(x, f'down{depth}', count, bottleneck and depth > 1))
+        for depth, count in zip((3, 2, 1, 0), (3, 3, 2, 1)):
+            x = unit(x, f'up{depth}_doubled', 16 << depth, size=0, kind='ConvTranspose3d')
+            x = torch.cat([x, skips[depth]], 1)
+            x = level(x, f'up{depth}', count, bottleneck and depth > 1)
+        x = unit(x, 'logits', 2)
+        x = unit(x, 'head', 2, size=1, active=False)
+        return x
+
+    return named, network
+
+
+@pytest.mark.parametrize('bottleneck', [None, 1, 3])
+def test_vb_net_equals_that_of_pytorch(bottleneck):
+    torch = pytest.importorskip('torch')
+    named, network = vb_net_of_pytorch(torch, bottleneck)
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 16, 1)).astype(np.float32)
+    volumes = torch.tensor(x).permute(0, 4, 1, 2, 3)
+    with torch.no_grad():
+        network(volumes)  # makes the layers
+        for name, module in named.items():
+            if name.endswith('norm'):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.1)
+        expected = network(volumes).permute(0, 2, 3, 4, 1).numpy()
+    model, variables = VB_NET(bottleneck=bottleneck), ours_from(named)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert jax.tree.structure(shapes) == jax.tree.structure(variables)
+    actual = jax.jit(model.apply)(variables, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
