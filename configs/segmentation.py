@@ -1,4 +1,4 @@
-"""U-Net: a class for every pixel of a CT slice, such as lung or lesion.
+"""U-Net, V-Net, VB-Net: a class for every pixel of a CT slice or volume, such as lung or lesion.
 
 Source: Ronneberger et al. 2015 (arXiv 1505.04597); loss, foreground patches and tiles as in nnU-Net
 (Isensee et al. 2021).
@@ -7,20 +7,38 @@ python launch.py --config=configs/segmentation.py --workdir=runs/lesions \\
     --config.train=ct_scans/covid_semiseg:train --config.val=ct_scans/covid_semiseg:validation \\
     --config.regions=ground_glass+consolidation
 
-full    The published widths at 256x256.
+full    A U-Net of the published widths at 256x256.
 small   A quarter of the widths at 176x176 and 600 steps, for two CPU cores.
+vnet    A V-Net (Milletari et al. 2016, arXiv 1606.04797), for volumes.
+vbnet   A VB-Net (Shan et al. 2020, arXiv 2003.04655), for volumes.
+vbnet_small  The same at half of the widths, in patches of 32x48x48, for two CPU cores.
 
 Expect val/dice to rise within the first hundred steps; images/ shows image, mask and prediction.
 """
 
 from configs import base
 
+VOLUMES = {
+    'widths': (16, 32, 64, 128, 256),
+    'patch': (96, 96, 96),
+    'batch_size': 2,
+}
 VARIANTS = {
     'full': {},
     'small': {
         'widths': (16, 32, 64, 128, 256),
         'image_size': 176,
         'patch': (176, 176),
+        'steps': 600,
+        'eval_every': 100,
+    },
+    'vnet': VOLUMES | {'model': 'vnet'},
+    'vbnet': VOLUMES | {'model': 'vbnet'},
+    'vbnet_small': {
+        'model': 'vbnet',
+        'widths': (8, 16, 32, 64),
+        'patch': (32, 48, 48),
+        'batch_size': 4,
         'steps': 600,
         'eval_every': 100,
     },
@@ -52,10 +70,11 @@ def get_config(variant=''):
             **{'brightness': 0.2, 'contrast': 0.2},
         },
         # Network.
-        model='unet',
+        model='unet',  # of slices; vnet and vbnet of volumes
         widths=(64, 128, 256, 512, 1024),
         up='transposed',  # or bilinear
-        norm='batch',  # or instance
+        norm='batch',  # or instance; like `up` of the U-Net alone
+        bottleneck=1,  # of the VB-Net: kernel at both ends of its bottlenecks, 1 or 3; 0 for none
         dtype='float32',  # of the computation, or bfloat16; parameters and statistics are float32
         bn_momentum=0.9,
         start='',  # the workdir of a run of the same network, to begin with its weights

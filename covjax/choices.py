@@ -5,7 +5,7 @@ Otherwise a study would find a wrong word when it comes to the stage that it is 
 
 from ml_collections import ConfigDict
 
-from covjax import choice, models, pair_makers, pair_pictures, stand_ins, trained
+from covjax import choice, models, pair_makers, pair_pictures, segmenter, stand_ins, trained
 from covjax.ct import framing, windows
 from covjax.data import lineage
 from covjax.generator import DIRECTIONS
@@ -36,7 +36,8 @@ WORDS_OF_TASKS = {
     'cyclegan': {'loss': cyclegan.LOSSES, 'norm': translators.NORMS},
     'segmentation': {
         'loss': segmentation.LOSSES,
-        'model': models.SEGMENTERS,
+        'model': segmenter.ALL,
+        'bottleneck': segmenter.BOTTLENECKS,
         'norm': unet.NORMS,
     },
 }

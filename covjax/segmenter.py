@@ -27,9 +27,13 @@ from covjax.weights import safetensors
 from covjax.workdir import AGAIN, checked
 
 LEAST_PATCH = 8  # pixels a side
-# Keys of the run in an exported file; `network` needs the first five.
+SQUARE = '(side, side)', '(176, 176)'  # what a patch of slices is, and an example
+ALL = models.SEGMENTERS | models.VOLUME_SEGMENTERS
+BOTTLENECKS = (0, 1, 3)  # of a VB-Net; 0 is none
+ADDED = {'bottleneck': 1}  # what files of earlier versions lack
+# Keys of the run in an exported file; `network` needs the first six.
 EXPORTED = (
-    *('model', 'widths', 'up', 'norm', 'dtype'),
+    *('model', 'widths', 'up', 'norm', 'bottleneck', 'dtype'),
     *('image_size', 'patch', 'regions', 'train', 'seed'),
 )
 
@@ -41,6 +45,7 @@ class Described(TypedDict):
     widths: list[int]
     up: str
     norm: str
+    bottleneck: int
     dtype: str
     image_size: Annotated[int, msgspec.Meta(ge=1, le=8192)]
     patch: list[int]
@@ -83,7 +88,7 @@ def load(path, which='best', key='segmenter'):
 
 def _exported(path):
     """The Segmenter of a .safetensors file."""
-    config, variables = safetensors.read(path, 'segmenter', Exported, {})
+    config, variables = safetensors.read(path, 'segmenter', Exported, ADDED)
     named = path, 'its header', safetensors.WRITE_AGAIN
     return _segmenter(config, variables, tuple(config.labels), *named)
 
@@ -110,6 +115,8 @@ def _segmenter(config, variables, classes, path, described, remedy):
         described: what the arrays must fit, for messages.
         remedy: the end of messages.
     """
+    if config.model in models.VOLUME_SEGMENTERS:
+        raise InputError(f'{path}: {config.model} sees volumes, with which only training works yet')
     try:
         _check_classes(classes)
         model, patch = network(config, len(classes)), patch_of(config)
@@ -139,23 +146,27 @@ def _check_classes(classes):
 
 
 def patch_of(config):
-    """What a network sees of an image in training: config.patch as (side, side).
+    """What a network sees of an image in training: config.patch, of slices (side, side).
 
     Args:
-        config: with patch and image_size.
+        config: with model, patch and image_size.
+
+    Returns:
+        (side, side), or of volumes (depth, side, side).
 
     Raises:
         InputError: it is anything else, or larger than the images.
     """
-    patch = config.patch
+    patch, of_volumes = config.patch, config.model in models.VOLUME_SEGMENTERS
     sides = tuple(patch) if isinstance(patch, (tuple, list)) else (patch,)
     whole = all(type(side) is int and side >= LEAST_PATCH for side in sides)
-    if len(sides) != 2 or not whole or sides[0] != sides[1]:
+    shape, example = ('(depth, side, side)', '(64, 96, 96)') if of_volumes else SQUARE
+    if len(sides) != 2 + of_volumes or not whole or sides[-1] != sides[-2]:
         raise InputError(
-            f'config.patch={sides}: write (side, side), one whole number of at least {LEAST_PATCH} '
-            'twice, such as (176, 176)'
+            f'config.patch={sides}: write {shape}, whole numbers of at least {LEAST_PATCH}, the '
+            f'sides alike, such as {example}'
         )
-    if sides[0] > config.image_size:
+    if not of_volumes and sides[0] > config.image_size:
         raise InputError(
             f'config.patch={sides}: is larger than the images, config.image_size='
             f'{config.image_size}; choose a smaller patch'
@@ -167,21 +178,23 @@ def network(config, num_classes, **options):
     """The network of a segmentation config.
 
     Args:
-        config: with model, widths, up, norm and dtype.
+        config: with model, widths, up, norm, bottleneck and dtype.
         num_classes: with the background.
         **options: other fields of the module, such as axis_name.
 
     Raises:
         InputError: a key has no valid value.
     """
-    up = choice(config, 'up', UPS)
+    name, up = choice(config, 'model', ALL), choice(config, 'up', UPS)
     check_widths(config.widths, up)
+    if name in models.SEGMENTERS:
+        options |= {'up': up, 'norm': choice(config, 'norm', NORMS)}
+    elif name == 'vbnet':
+        options |= {'bottleneck': choice(config, 'bottleneck', BOTTLENECKS) or None}
     return models.create(
-        choice(config, 'model', models.SEGMENTERS),
+        name,
         num_classes=num_classes,
         widths=tuple(config.widths),
-        up=up,
-        norm=choice(config, 'norm', NORMS),
         dtype=models.compute_dtype(config),
         **options,
     )

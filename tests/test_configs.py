@@ -29,6 +29,7 @@ VARIANTS = {
     'classifier': tuple(models.MODELS),
     'clean': ('full', 'small'),
     'paper': ('full', 'small'),
+    'segmentation': ('full', 'small', 'vnet', 'vbnet', 'vbnet_small'),
 }
 EVERY = [(name, variant) for name in NAMES for variant in ('', *VARIANTS.get(name, ()))]
 
@@ -136,9 +137,9 @@ def test_words_are_valid_as_they_are_and_others_refused_in_every_config():
             if last in choices.WORDS | choices.WORDS_OF_TASKS.get(stage.get('task'), {}):
                 seen.add(last)
                 changed = config.copy_and_resolve_references()
-                wrong = ('nonsense',) if isinstance(default, tuple) else 'nonsense'
+                wrong = {tuple: ('nonsense',), int: 99}.get(type(default), 'nonsense')
                 changed.update_from_flattened_dict({key: wrong})
-                with pytest.raises(InputError, match=f'config.{key}=nonsense: no such choice'):
+                with pytest.raises(InputError, match=f'config.{key}=(nonsense|99): no such choice'):
                     choices.check(changed)
     known = [choices.WORDS, *choices.WORDS_OF_TASKS.values()]
     assert seen == set().union(*known)

@@ -1,5 +1,6 @@
 """The segmentation task: patches, augmentation, losses, counts of whole images, devices."""
 
+import json
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ from conftest import flags_of_devices
 from sklearn import metrics
 
 from configs import segmentation as config_file
-from covjax import InputError
+from covjax import InputError, models, segmenter
 from covjax.data import augment, segmented
 from covjax.data.rows import Row
 from covjax.training import devices, loop, segmentation
@@ -454,7 +455,7 @@ def test_two_devices_equal_one():
     'fields, message',
     [
         *(
-            ({'patch': patch}, r'config.patch=\(.*\): write \(side, side\), one whole number of')
+            ({'patch': patch}, r'config.patch=\(.*\): write \(side, side\), whole numbers of')
             for patch in (
                 *(
                     (),
@@ -597,3 +598,44 @@ def test_regions_are_joined_left_out_and_ordered(regions, names, table):
 def test_regions_that_masks_do_not_have_are_refused(regions):
     with pytest.raises(InputError, match='config.regions=.*they have lung, lesion'):
         segmented.classes_of(regions, ('background', 'lung', 'lesion'))
+
+
+# ---- volumes
+
+VOLUMES = {'widths': (4, 8), 'patch': (8, 16, 16), 'learning_rate': 1e-2, 'steps': 200}
+
+
+@pytest.mark.parametrize('model', models.VOLUME_SEGMENTERS)
+def test_networks_of_volumes_learn(tmp_path, model):
+    config = config_of(**VOLUMES, model=model, eval_every=200, best='val/dice')
+    sets = [examples(n, (9, 24, 20), classes=2, seed=n) for n in (6, 3)]
+    loop.fit(segmentation.task_on(config, *sets), config, tmp_path)
+    logged = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+    dice = [line['val/dice'] for line in logged if 'val/dice' in line]
+    assert dice[-1] > 0.8
+    assert [path.name for path in (tmp_path / 'images').iterdir()] == ['val_panel_000200.png']
+
+
+@fast
+@pytest.mark.parametrize('model', models.VOLUME_SEGMENTERS)
+def test_slices_are_refused_by_networks_of_volumes(model):
+    sets = {name: examples(2, (24, 24)) for name in ('train', 'val')}
+    with pytest.raises(InputError, match=f'has slices, and {model} sees volumes'):
+        segmentation.task_on(config_of(**VOLUMES, model=model), **sets)
+
+
+@fast
+@pytest.mark.parametrize('patch', [(16, 16), (16,), (8, 16, 12), (4, 16, 16), (8.0, 16, 16)])
+def test_patches_of_volumes_have_three_sides(patch):
+    config = config_of(**VOLUMES | {'patch': patch}, model='vbnet')
+    with pytest.raises(InputError, match=r'config.patch=.*: write \(depth, side, side\)'):
+        segmenter.patch_of(config)
+
+
+@fast
+def test_bottlenecks_are_those_of_a_vb_net():
+    for bottleneck in segmenter.BOTTLENECKS:
+        config = config_of(**VOLUMES, model='vbnet', bottleneck=bottleneck)
+        assert segmenter.network(config, 2).bottleneck == (bottleneck or None)
+    with pytest.raises(InputError, match='config.bottleneck=2'):
+        segmenter.network(config_of(**VOLUMES, model='vbnet', bottleneck=2), 2)

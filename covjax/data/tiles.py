@@ -13,7 +13,7 @@ def corners(shape, tile, step):
     """The first corners of tiles that cover an array.
 
     Tiles start every `step` pixels, the last ones so that they end with the array, if it is as
-    large as a tile. With step = tile they overlap nowhere but hang over the end, as `cut` allows.
+    large as a tile.
 
     Args:
         shape: of the array.
@@ -31,10 +31,13 @@ def _starts(size, tile, step):
     """Where tiles start along one axis."""
     if size <= tile:
         return [0]
-    if step == tile:
-        return list(range(0, size, step))
     last = size - tile
     return sorted({*range(0, last, step), last})
+
+
+def inside(corner, tile):
+    """Where a tile lies in an array, as an index of it."""
+    return tuple(slice(start, start + n) for start, n in zip(corner, tile))
 
 
 def cut(array, corner, tile, fill):
@@ -94,8 +97,8 @@ def joined(found, corners, shape):
     total = np.zeros((*shape, found.shape[-1]), np.float32)
     weight, of_tile = np.zeros(shape, np.float32), gaussian(tile)
     for values, corner in zip(found, corners):
-        inside = tuple(slice(c, c + n) for c, n in zip(corner, tile))
+        place = inside(corner, tile)
         part = tuple(slice(0, min(n, size - c)) for c, n, size in zip(corner, tile, shape))
-        total[inside] += (values * of_tile[..., None])[part]
-        weight[inside] += of_tile[part]
+        total[place] += (values * of_tile[..., None])[part]
+        weight[place] += of_tile[part]
     return total / weight[..., None]

@@ -1,8 +1,8 @@
 """Segmentation of CT slices, a class for every pixel, as a Task.
 
 A batch is {'image': uint8 [B, *patch], 'target': uint8 [B, *patch]}; a target is an index of a
-class, the background 0, or IGNORED where there is no image. Patches are two-dimensional; what is
-written here holds for three dimensions too, where the last two are the plane of a slice.
+class, the background 0, or IGNORED where there is no image. Patches are of slices or of volumes, of
+which the last two dimensions are the plane of a slice.
 """
 
 from functools import partial, reduce
@@ -38,7 +38,7 @@ MOST_PLACES = 10_000  # of foreground that are kept of an image, to centre patch
 class Parts(NamedTuple):
     """What the steps need of a config."""
 
-    model: Any  # a network of models.SEGMENTERS
+    model: Any  # a network of models.SEGMENTERS or VOLUME_SEGMENTERS
     loss: Any  # (logits [B, *patch, classes], target [B, *patch]) -> float [B]
     tx: optax.GradientTransformation
     augment: dict  # settings of data.augment
@@ -101,8 +101,8 @@ def task_on(config, train, val):
         InputError: a key of the config has no valid value, or images are volumes.
     """
     sets = {'train': train} | ({'val': val} if val else {})
-    _check_slices(config, **sets)
     shape = segmenter.patch_of(config)
+    _check_dimensions(config, len(shape), **sets)
     parts = parts_of(config, train.classes)
     patches = Patches(
         images=train.images,
@@ -128,13 +128,25 @@ def task_on(config, train, val):
     )
 
 
-def _check_slices(config, **sets):
-    """Refuses volumes, by {'train', 'val': segmented.Segmented}: networks see slices."""
+def _check_dimensions(config, dimensions, **sets):
+    """Refuses volumes of a network that sees slices (2 dimensions), and the other way round.
+
+    Args:
+        config: with model, and the names of the data sets.
+        dimensions: that the network sees.
+        **sets: {'train', 'val': segmented.Segmented}.
+    """
     for key, examples in sets.items():
-        if any(image.ndim != 2 for image in examples.images):
+        found = {image.ndim for image in examples.images}
+        if found != {2} and dimensions == 2:
             raise InputError(
                 f'config.{key}={config[key]}: has volumes, and {config.model} sees slices; prepare '
                 f'and name {segmented.of_slices(config[key])}'
+            )
+        if found != {3} and dimensions == 3:
+            raise InputError(
+                f'config.{key}={config[key]}: has slices, and {config.model} sees volumes; prepare '
+                'and name a data set of volumes, such as ct_scans/folder'
             )
 
 
@@ -218,17 +230,22 @@ def _corner(rng, patches, index):
 
 
 def eval_batches(val, shape, batch_size):
-    """{'': batches of tiles that cover every image once}, with 'mask' and 'scan', its index."""
+    """{'': batches of tiles that cover every image}, with 'mask' and 'scan', its index.
+
+    Where tiles overlap the first one counts, and the target of the others is IGNORED.
+    """
     cuts = []
     for scan, (image, target) in enumerate(zip(val.images, val.targets)):
+        uncounted = target.copy()
         for corner in tiles.corners(image.shape, shape, shape):
             cuts.append(
                 {
                     'image': tiles.cut(image, corner, shape, 0)[..., None],
-                    'target': tiles.cut(target, corner, shape, IGNORED),
+                    'target': tiles.cut(uncounted, corner, shape, IGNORED),
                     'scan': np.int32(scan),
                 }
             )
+            uncounted[tiles.inside(corner, shape)] = IGNORED
     arrays = {name: np.stack([tile[name] for tile in cuts]) for name in cuts[0]}
     return {'': batches.padded_batches(arrays, batch_size)}
 
