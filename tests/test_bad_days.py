@@ -156,16 +156,18 @@ def test_a_stage_that_is_killed_and_begun_again_ends_as_one_that_was_not(finishe
     began = time.monotonic()
     assert started(words_of(finished, stage, tmp_path / 'a' / 'run'), **PIPES).wait() == 0
     seconds = time.monotonic() - began
-    words = words_of(finished, stage, tmp_path / 'b' / 'run')
+    words, kills = words_of(finished, stage, tmp_path / 'b' / 'run'), 0
     for _ in range(4):
         process = started(words, **PIPES)
-        time.sleep(rng.uniform(0.3, 1) * seconds)
+        time.sleep(rng.uniform(0.2, 0.8) * seconds)
+        kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
         check_whole(tmp_path / 'b')
     assert started(words, **PIPES).wait() == 0
     alone, killed = (contents(tmp_path / name / 'run') for name in 'ab')
     assert alone.keys() == killed.keys()
+    print(f'{stage}: killed {kills} times')
     differ = {name for name in alone if not same(alone[name], killed[name])}
     assert {pathlib.Path(name).name for name in differ} <= {'config.json', 'source.json'}  # places
 
@@ -195,6 +197,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(
         kills += process.poll() is None
         process.kill()
         process.wait()
+    print(f'{name}: killed {kills} times')
     assert kills >= 5
     assert started([*words, f'--workdir={tmp_path / "b"}'], **PIPES).wait() == 0
     check_equal_trainings(tmp_path / 'a', tmp_path / 'b')
@@ -246,7 +249,8 @@ def test_two_thousand_steps_use_no_more_than_a_thousand(finished, name, tmp_path
     assert process.wait() == 0 and len(used) == 40
     before, after = used[10:20].max(axis=0), used[30:].max(axis=0)
     print(f'{name}: MiB, threads and open files {before} after 1000 steps, {after} after 2000')
-    assert (after <= before * (1.03, 1, 1) + (0, 1, 2)).all()
+    # Threads that save come and go; one that stays would come with each of twenty evaluations.
+    assert (after <= before * (1.03, 1, 1) + (0, 5, 2)).all()
 
 
 def same(path, other):
