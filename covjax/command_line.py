@@ -251,9 +251,16 @@ def leaves(config, prefix=''):
             yield prefix + key, value
 
 
-def fail(message):
-    """Prints one message and ends the process with code 2."""
+def fail(message, waits=True):
+    """Prints one message and ends the process with code 2.
+
+    Args:
+        message: str.
+        waits: whether it waits for its threads; of several processes none does, since the others
+            may be training.
+    """
     print(f'covjax: {message}', file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
-        os._exit(2)  # or this process would wait for the others, which may be training
+    if jax.distributed.is_initialized() or not waits:
+        sys.stdout.flush()
+        os._exit(2)
     sys.exit(2)

@@ -23,6 +23,11 @@ REMEDIES = {
     errno.EMFILE: 'raise the limit on open files, then run the same command again',
     errno.EROFS: 'choose another folder',
     errno.EACCES: 'choose another folder',
+    errno.EPERM: 'choose another folder',
+    errno.EISDIR: 'a folder lies where a file should; choose another --workdir',
+    errno.ENOTDIR: 'a file lies where a folder should; choose another --workdir',
+    errno.EEXIST: 'something else lies there; choose another --workdir',
+    errno.ESTALE: 'that disk has gone away; begin in another folder',
     errno.EIO: 'look at that disk',
 }
 

@@ -71,17 +71,31 @@ def launch(config, workdir):
         with claimed(config, workdir) if first else contextlib.nullcontext():
             print(f'{config.run}: writing to {workdir}', flush=True)
             run(config, workdir)
-    except (InputError, FloatingPointError) as error:  # the second: a training that diverged
+    except (Exception, KeyboardInterrupt) as error:
+        end(error, workdir)
+
+
+def end(error, workdir):
+    """Ends the process as what ended a run asks for; raises a bug again.
+
+    Args:
+        error: the exception.
+        workdir: of the run.
+    """
+    if isinstance(error, (InputError, FloatingPointError)):  # the second: a training that diverged
         fail('\n  '.join([str(error), *getattr(error, 'details', ())]))
-    except OSError as error:
-        if not is_of_disk(error, workdir):
-            raise
-        fail(f'{error.filename or workdir}: {error.strerror}; {drafts.REMEDIES[error.errno]}')
-    except Stopped as stopped:
-        sys.exit(128 + stopped.signal)
-    except KeyboardInterrupt:
+    if isinstance(error, BrokenPipeError):  # nobody reads on, as of `| head`
+        os._exit(128 + signal.SIGPIPE)
+    if isinstance(error, OSError) and is_of_disk(error, workdir):
+        reason = f'{error.filename or workdir}: {error.strerror}'
+        # Threads of Orbax may wait for a checkpoint that cannot be written.
+        fail(f'{reason}; {drafts.REMEDIES[error.errno]}', waits=False)
+    if isinstance(error, Stopped):
+        sys.exit(128 + error.signal)
+    if isinstance(error, KeyboardInterrupt):
         print('covjax: stopped; the same command begins this stage again', file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    raise error
 
 
 def is_of_disk(error, workdir):

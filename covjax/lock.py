@@ -16,6 +16,7 @@ import time
 from covjax import InputError
 
 NAME = 'lock'
+MOST_PID = 2**31
 BEAT, SILENT = 10, 120  # seconds between two heartbeats; without one until a process counts as gone
 
 
@@ -77,7 +78,7 @@ def _take(file, own):
     while True:
         try:
             with open(file, 'x', encoding='utf-8') as opened:
-                opened.write(own)
+                _write(opened, own, file)
             return
         except FileExistsError:
             holder = _read(file)
@@ -86,10 +87,20 @@ def _take(file, own):
             _remove(file, holder)
 
 
+def _write(opened, own, file):
+    """Writes what a lock says; one that cannot be written, as on a full disk, is taken away."""
+    try:
+        opened.write(own)
+        opened.flush()
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
+
+
 def _read(file):
     """The text of a lock, None where there is none."""
     try:
-        return file.read_text(encoding='utf-8')
+        return file.read_text(encoding='utf-8', errors='replace')
     except FileNotFoundError:
         return None
 
@@ -113,6 +124,8 @@ def _is_gone(file, text):
 
 def _runs(pid, started):
     """Whether a process of this machine runs that was started at a time."""
+    if not 0 < pid < MOST_PID:
+        return False  # of a lock that is damaged
     try:
         with contextlib.suppress(PermissionError):  # of another user's process, which is there
             os.kill(pid, 0)

@@ -191,7 +191,7 @@ def note_environment(workdir, run, seconds):
     """
     file = workdir / 'environment.json'
     known = run in RESUMES and file.is_file()
-    before = read_json(file, Environment)['seconds'] if known else 0.0
+    before = _seconds(file) if known else 0.0
     environment = {
         'covjax': __version__,
         'python': platform.python_version(),
@@ -200,6 +200,14 @@ def note_environment(workdir, run, seconds):
         'seconds': round(before + seconds, 1),
     }
     write_json(file, environment)
+
+
+def _seconds(file):
+    """Those of an environment.json; 0.0 of one that is damaged, for which no run should end."""
+    try:
+        return read_json(file, Environment)['seconds']
+    except InputError:
+        return 0.0
 
 
 def _refuse_another_run(before, config, workdir):

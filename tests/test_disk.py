@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import types
@@ -22,6 +23,7 @@ def launched(tmp_path, monkeypatch, capsys):
     flag = types.SimpleNamespace(value=None)
     for name in ('COORDINATOR', 'PROCESSES', 'PROCESS'):
         monkeypatch.setattr(launcher, name, flag)
+    monkeypatch.setattr(os, '_exit', sys.exit)
     for name in ('quieten', 'keep_programs'):
         monkeypatch.setattr(launcher, name, lambda: None)
 
@@ -56,9 +58,13 @@ def test_only_a_folder_that_vanished_excuses_a_missing_file(launched, tmp_path, 
     assert launched(missing)[0] == 2
 
 
+def test_a_reader_that_is_gone_ends_a_run_silently(launched):
+    assert launched(BrokenPipeError(errno.EPIPE, 'Broken pipe')) == (128 + signal.SIGPIPE, '')
+
+
 def test_other_errors_are_bugs(launched):
-    with pytest.raises(OSError, match='Broken pipe'):
-        launched(OSError(errno.EPIPE, 'Broken pipe'))
+    with pytest.raises(OSError, match='No child'):
+        launched(OSError(errno.ECHILD, 'No child'))
 
 
 PROGRAM = """

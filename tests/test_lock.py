@@ -1,7 +1,9 @@
 """One process writes to a folder: who comes second is refused, who is gone is no hindrance."""
 
+import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -113,3 +115,34 @@ def test_of_many_that_find_a_lock_of_nobody_one_gets_it(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     refused(tmp_path / 'nowhere', '--workdir=.*nowhere: cannot be written .*; choose another')
+
+
+@pytest.mark.parametrize('pid', [0, -1, 10**30])
+def test_a_process_id_that_no_process_has_is_gone(tmp_path, pid):
+    held_by(tmp_path, host=socket.gethostname(), pid=pid)
+    with lock.held(tmp_path):
+        pass
+
+
+def test_a_lock_that_is_no_text_counts_while_it_is_new(tmp_path):
+    (tmp_path / lock.NAME).write_bytes(b'\xff\xfe')
+    with pytest.raises(InputError), lock.held(tmp_path):
+        pass
+    os.utime(tmp_path / lock.NAME, (1, 1))
+    with lock.held(tmp_path):
+        pass
+
+
+def test_a_lock_that_cannot_be_written_is_taken_away(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, 'No space left on device')
+
+    def opened(file, mode, encoding):
+        file.touch()
+        return Full()
+
+    monkeypatch.setattr(lock, 'open', opened, raising=False)
+    with pytest.raises(InputError, match='No space left'), lock.held(tmp_path):
+        pass
+    assert not [*tmp_path.iterdir()]

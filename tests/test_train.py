@@ -19,7 +19,7 @@ from jax import lax
 from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event
 
-from covjax import InputError, Stopped
+from covjax import InputError, Stopped, provenance
 from covjax.training import devices, loop
 from covjax.training.log import Log
 from covjax.training.task import AXIS, Net, Task
@@ -238,7 +238,8 @@ def test_rates_and_time_left_do_not_count_the_compiler(tmp_path, capsys, monkeyp
     ]
 
 
-def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
+def test_half_a_line_of_a_killed_run_is_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, 'beside', lambda *_: {})  # so that it may become longer
     fit(settings(steps=10), tmp_path)
     with (tmp_path / 'metrics.jsonl').open('a') as file:
         file.write('{"step": 15, "train/lo')
@@ -443,3 +444,12 @@ def test_the_memory_of_this_machine_is_known():
     with open('/proc/meminfo', encoding='ascii') as file:
         total = int(file.readline().split()[1]) * 1024
     assert devices.memory() == pytest.approx(total, rel=0.01)
+
+
+@pytest.mark.parametrize('changed', [{'batch_size': 8}, {'steps': 40}, {'seed': 1}])
+def test_a_run_does_not_go_on_with_another_config(tmp_path, changed):
+    """Whatever config.json says by now."""
+    fit(settings(), tmp_path)
+    with pytest.raises(InputError, match='was begun with another config.json'):
+        fit(settings(**changed), tmp_path)
+    fit(settings(), tmp_path)

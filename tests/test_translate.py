@@ -567,3 +567,13 @@ def test_a_generator_without_lineage_is_refused_before_anything_is_made(run, tmp
     with pytest.raises(InputError, match='lineage.json: no such file'):
         synthesize.run(config, tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['data/notes.txt', 'synthetic/notes.txt', 'data/covid_ct/clean/x'])
+def test_folders_of_somebody_else_are_not_replaced(run, tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True)
+    file.write_text('mine')
+    with pytest.raises(InputError, match='is not of such a run; choose another'):
+        synthesize.fresh_draft(tmp_path, [])
+    assert file.read_text() == 'mine'

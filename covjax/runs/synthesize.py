@@ -61,11 +61,27 @@ def fresh_draft(workdir, records):
 
     Returns:
         pathlib.Path.
+
+    Raises:
+        InputError: the workdir has folders of these names that are not of such a run.
     """
+    _check_own(workdir)
     draft = workdir / 'synthetic.part'
     shutil.rmtree(draft, ignore_errors=True)
     write_json(draft / 'lineage.json', records)  # `prepare` puts it beside the data set
     return draft
+
+
+def _check_own(workdir):
+    """Refuses a workdir whose folders `publish` would replace, and that are not of such a run."""
+    final, data = workdir / 'synthetic', workdir / 'data'
+    of_tfds = {name.partition('/')[0] for name in prepare.MADE_BY_TFDS}
+    is_own = lambda name: name.startswith(lineage.SYNTHETIC) or name in of_tfds
+    other = [path for path in data.glob('*') if not is_own(path.name)]
+    if final.exists() and not (final / 'manifest.jsonl').is_file():
+        other.append(final)
+    if other:
+        raise InputError(f'--workdir={workdir}: {other[0]} is not of such a run; choose another')
 
 
 def publish(draft, manifest, run, change, maker, made_by, description, datasets):

@@ -44,9 +44,9 @@ def fit(task, config, workdir):
     init_rng, run_rng = jax.random.split(jax.random.key(config.seed))
     state = initial_state(task, config, init_rng)
     with checkpoint.manager(workdir, config.best) as checkpoints, Stop() as stop:
-        state, start = restored(checkpoints, state)
-        state = devices.replicated(state)
         unseen, beside = [], provenance.beside(config, workdir)
+        state, start = restored(checkpoints, state, beside)
+        state = devices.replicated(state)
 
         with Log(workdir, start, task.steps, writes=jax.process_index() == 0) as log:
             for step in range(start + 1, task.steps + 1):
@@ -97,9 +97,9 @@ def initial_state(task, config, rng):
     return state
 
 
-def restored(checkpoints, state):
+def restored(checkpoints, state, beside):
     """(state of the newest checkpoint, or `state` without one, number of steps that led to it)."""
-    newest = checkpoint.restore_latest(checkpoints, state)
+    newest = checkpoint.restore_latest(checkpoints, state, beside)
     if newest is not None:
         state = newest
     start = int(state.step)

@@ -216,6 +216,17 @@ def _check_layout(sums, model, rest, folder):
             )
 
 
+def _check_beside(sums, beside, folder):
+    """Refuses a checkpoint that came about with other files beside it; see `restore_latest`."""
+    known = (sums or {}).get('beside', {})
+    for name in sorted(known.keys() & beside.keys()):
+        if known[name] != beside[name]:
+            raise InputError(
+                f'{folder.parent}: was begun with another {name}; give the config that it was '
+                'begun with, or choose another --workdir'
+            )
+
+
 def _shown(layout):
     return f'{layout[0]} {list(layout[1])}' if layout else 'nothing'
 
@@ -295,7 +306,7 @@ def save(manager, step, state, best=None, beside=None):
     manager.save(step, args=ocp.args.Composite(**items), metrics={'best': value})
 
 
-def restore_latest(manager, state):
+def restore_latest(manager, state, beside=None):
     """The newest readable checkpoint of a run.
 
     A damaged one is set aside, which is reported in a line.
@@ -303,6 +314,7 @@ def restore_latest(manager, state):
     Args:
         manager: of `manager`.
         state: a training state of the same structure and shapes.
+        beside: {name: hash} of files beside it, which must be those that `save` was given.
 
     Returns:
         A state, or None where there is no checkpoint.
@@ -316,6 +328,7 @@ def restore_latest(manager, state):
         try:
             sums = _read_sums(folder / str(step))
             _check_layout(sums, model, rest, folder)
+            _check_beside(sums, beside or {}, folder)
             restored = manager.restore(step, args=_restore_args(model, rest))
             _check_arrays(sums, restored[MODEL], restored[REST])
             return join_state(state, restored[MODEL], restored[REST])
