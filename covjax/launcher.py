@@ -25,6 +25,7 @@ from covjax.workdir import claimed
 # Runs that compute steps, over and over.
 TRAINING = ('train', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing')
 UNREADABLE = 'Error reading persistent compilation cache'  # in a warning of JAX
+EXHAUSTED = 'RESOURCE_EXHAUSTED'  # in an exception of XLA
 CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 
 # Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, the
@@ -70,9 +71,24 @@ def launch(config, workdir):
         run = runs.find(config.run)
         with claimed(config, workdir) if first else contextlib.nullcontext():
             print(f'{config.run}: writing to {workdir}', flush=True)
-            run(config, workdir)
+            with enough_memory():
+                run(config, workdir)
     except (Exception, KeyboardInterrupt) as error:
         end(error, workdir)
+
+
+@contextlib.contextmanager
+def enough_memory():
+    """Turns what NumPy and XLA say of too little memory into an InputError."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else 'MemoryError'
+        if not isinstance(error, MemoryError) and EXHAUSTED not in reason:
+            raise
+        raise InputError(
+            f'not enough memory ({reason}); lower config.batch_size or the size of images'
+        ) from None
 
 
 def end(error, workdir):

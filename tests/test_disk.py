@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
 from conftest import ROOT
 from ml_collections import ConfigDict
@@ -60,6 +61,19 @@ def test_only_a_folder_that_vanished_excuses_a_missing_file(launched, tmp_path, 
 
 def test_a_reader_that_is_gone_ends_a_run_silently(launched):
     assert launched(BrokenPipeError(errno.EPIPE, 'Broken pipe')) == (128 + signal.SIGPIPE, '')
+
+
+@pytest.mark.parametrize('kind', [MemoryError, jax.errors.JaxRuntimeError])
+def test_too_little_memory_is_one_line_and_leaves_nothing(launched, tmp_path, kind):
+    code, printed = launched(kind('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nmore'))
+    assert code == 2 and len(printed.splitlines()) == 1
+    assert 'Out of memory allocating 9 bytes); lower config.batch_size' in printed
+    assert not (tmp_path / 'run').exists()
+
+
+def test_other_errors_of_xla_are_bugs(launched):
+    with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+        launched(jax.errors.JaxRuntimeError('INTERNAL: x'))
 
 
 def test_other_errors_are_bugs(launched):
