@@ -59,6 +59,8 @@ def launch(config, workdir):
     stopped ends with 128 + signal. Every other exception is a bug and passes through, so that
     Python exits with code 1.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as launch.py leaves it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.run in TRAINING:
         keep_memory()
     quieten()

@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,3 +106,15 @@ def test_damaged_programs_are_made_anew_once(tmp_path):
     assert second.stdout.startswith(f'{tmp_path}: a compiled program is damaged; all are made anew')
     assert second.stdout.endswith('sum 6\n') and third.stdout == 'sum 6\n'
     assert 'Error reading' not in second.stderr + third.stderr
+
+
+@pytest.mark.parametrize('words', [['launch.py'], ['-m', 'covjax']])
+def test_ctrl_c_while_modules_are_imported_ends_silently(tmp_path, words):
+    package = tmp_path / 'covjax'
+    package.mkdir()
+    shutil.copy(ROOT / 'launch.py', tmp_path)
+    shutil.copy(ROOT / 'covjax' / '__main__.py', package)
+    (package / '__init__.py').touch()
+    (package / 'launcher.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGINT)')
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, '')
