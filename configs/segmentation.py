@@ -11,7 +11,7 @@ full    A U-Net of the published widths at 256x256.
 small   A quarter of the widths at 176x176 and 600 steps, for two CPU cores.
 vnet    A V-Net (Milletari et al. 2016, arXiv 1606.04797), for volumes.
 vbnet   A VB-Net (Shan et al. 2020, arXiv 2003.04655), for volumes.
-vbnet_small  The same at half of the widths, in patches of 32x48x48, for two CPU cores.
+vbnet_small  The same of four levels of half the widths, in patches of 32x48x48, for a CPU.
 
 Expect val/dice to rise within the first hundred steps; images/ shows image, mask and prediction.
 """

@@ -16,7 +16,7 @@ import time
 from covjax import InputError
 
 NAME = 'lock'
-MOST_PID = 2**31
+MOST_PID = 2**31  # no process has such a number
 BEAT, SILENT = 10, 120  # seconds between two heartbeats; without one until a process counts as gone
 
 

@@ -15,6 +15,7 @@ AS_STORED = (1.0, 0.0)  # slope and intercept of values that are HU
 # view, in one or two values; noise of a sharp kernel ends well above NOTHING.
 AIR, NOTHING = (-1100, -700), -1500
 TISSUE = (-200, 200)  # HU of fat, muscle, blood
+GIVE = 'give the slope and intercept that make HU of the stored values'
 # What else is met, by the slope and intercept that make HU of it.
 KNOWN = {
     (1, -1024): 'HU + 1024 or so',
@@ -143,9 +144,6 @@ def histogram(hu):
     return sum(
         np.bincount(part.ravel().astype(np.int32) - INT16.min, minlength=1 << 16) for part in slices
     )
-
-
-GIVE = 'give the slope and intercept that make HU of the stored values'
 
 
 def _guess(counts, least, most):

@@ -1,7 +1,7 @@
 """Layers of networks on volumes. Arrays are [B, D, H, W, C].
 
-On CPU a convolution of volumes is written as one of slices, which is several times faster than
-XLA's own. Parameters and results are the same.
+On CPU a convolution of volumes is written as one of slices, which is faster than XLA's own
+(benchmarks/convolutions_3d.py prints by how much). Parameters and results are the same.
 """
 
 from typing import Any
@@ -26,8 +26,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         """[B, D, H, W, C] -> [B, D, H, W, features]."""
-        shape = (self.size,) * 3 + (x.shape[-1], self.features)
-        x, kernel, bias = _parameters(self, x, shape, self.use_bias)
+        x, kernel, bias = _parameters(self, x, self.size)
         return _with_bias(convolve(x, kernel), bias)
 
 
@@ -45,8 +44,7 @@ class Halved(nn.Module):
     @nn.compact
     def __call__(self, x):
         """[B, D, H, W, C] -> [B, D / 2, H / 2, W / 2, features]; the sides are even."""
-        shape = (2, 2, 2, x.shape[-1], self.features)
-        x, kernel, bias = _parameters(self, x, shape, self.use_bias)
+        x, kernel, bias = _parameters(self, x, 2)
         y = _eights(x) @ kernel.reshape(-1, self.features)
         return _with_bias(y, bias)
 
@@ -64,19 +62,19 @@ class Doubled(nn.Module):
     @nn.compact
     def __call__(self, x):
         """[B, D, H, W, C] -> [B, 2D, 2H, 2W, features]."""
-        shape = (2, 2, 2, x.shape[-1], self.features)
-        x, kernel, bias = _parameters(self, x, shape, self.use_bias)
+        x, kernel, bias = _parameters(self, x, 2)
         batch, *sides, channels = x.shape
         y = x.reshape(-1, channels) @ kernel.transpose(3, 0, 1, 2, 4).reshape(channels, -1)
         y = y.reshape(batch, *sides, 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
         return _with_bias(y.reshape(batch, *(2 * side for side in sides), -1), bias)
 
 
-def _parameters(module, x, shape, use_bias):
-    """(x, kernel, bias or None) of a module in its dtype."""
+def _parameters(module, x, size):
+    """(x, kernel [size, size, size, C, features], bias or None) of a module in its dtype."""
+    features, zeros = module.features, nn.initializers.zeros_init()
+    shape = (size, size, size, x.shape[-1], features)
     kernel = module.param('kernel', nn.initializers.he_normal(), shape)
-    zeros = nn.initializers.zeros_init()
-    bias = module.param('bias', zeros, shape[-1:]) if use_bias else None
+    bias = module.param('bias', zeros, (features,)) if module.use_bias else None
     return nn.dtypes.promote_dtype(x, kernel, bias, dtype=module.dtype)
 
 
