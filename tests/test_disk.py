@@ -108,6 +108,14 @@ def test_damaged_programs_are_made_anew_once(tmp_path):
     assert 'Error reading' not in second.stderr + third.stderr
 
 
+# Becomes another program, to which Ctrl-C counts; in the background shells have it ignored.
+ANSWERING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize('words', [['launch.py'], ['-m', 'covjax']])
 def test_ctrl_c_while_modules_are_imported_ends_silently(tmp_path, words):
     package = tmp_path / 'covjax'
@@ -116,5 +124,6 @@ def test_ctrl_c_while_modules_are_imported_ends_silently(tmp_path, words):
     shutil.copy(ROOT / 'covjax' / '__main__.py', package)
     (package / '__init__.py').touch()
     (package / 'launcher.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGINT)')
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, '-c', ANSWERING, sys.executable, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, '')
