@@ -60,15 +60,28 @@ def parse(argv, home, below):
     try:
         others = flags.FLAGS(with_path(argv, path, variant))[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        keys = '\n  '.join(f'config.{key}' for key, _ in leaves(config))
-        message = str(error).splitlines()[0].strip('"')
-        if message.startswith("'"):  # ml_collections says no more than the name
-            message = f'config has no key {message}'
-        fail(f'{message}\nvalid keys of {name}:\n  {keys}')
+        fail(what_is_wrong(error, name, config))
     check(CONFIG.value, path, home)
     if others:
         fail(f'{others[0]}: not a flag; write keys as --config.key=value')
     return CONFIG.value, pathlib.Path(WORKDIR.value or below / default_name(name, variant))
+
+
+def what_is_wrong(error, name, config):
+    """What to say of words that the flags refuse.
+
+    Args:
+        error: the exception of absl or ml_collections.
+        name: of the config.
+        config: ConfigDict, the one that is shipped.
+    """
+    message = str(error).splitlines()[0].strip('"')
+    if isinstance(error, flags.IllegalFlagValueError):  # the key is right
+        return message
+    if message.startswith("'"):  # ml_collections says no more than the name
+        message = f'config has no key {message}'
+    keys = '\n  '.join(f'config.{key}' for key, _ in leaves(config))
+    return f'{message}\nvalid keys of {name}:\n  {keys}'
 
 
 def load(name, variant, home):

@@ -4,6 +4,7 @@ The words are parsed, the workdir is claimed, and the run is called. `launch.py`
 `python -m covjax` of an installed package start here.
 """
 
+import _thread
 import contextlib
 import ctypes
 import errno
@@ -12,6 +13,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import warnings
 from logging import getLogger
 
@@ -26,6 +28,7 @@ from covjax.workdir import claimed
 TRAINING = ('train', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing')
 UNREADABLE = 'Error reading persistent compilation cache'  # in a warning of JAX
 EXHAUSTED = 'RESOURCE_EXHAUSTED'  # in an exception of XLA
+LATER = 0.05  # seconds until Ctrl-C comes again, by when the callback that lost it has returned
 CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 
 # Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, the
@@ -132,7 +135,7 @@ def quieten():
     logging.set_verbosity(logging.FATAL)  # Orbax reports every step of a save, and raises errors
     getLogger('pydicom').setLevel('ERROR')  # a file that is damaged is refused with one line
     getLogger('asyncio').setLevel('CRITICAL')  # and so is a checkpoint
-    sys.unraisablehook = without_closed_loops(sys.unraisablehook)
+    sys.unraisablehook = resending_ctrl_c(without_closed_loops(sys.unraisablehook))
 
 
 def without_closed_loops(hook):
@@ -151,6 +154,25 @@ def without_closed_loops(hook):
             hook(unraisable)
 
     return quiet
+
+
+def resending_ctrl_c(hook):
+    """A sys.unraisablehook that has Ctrl-C come again where nobody could hear it.
+
+    Python lets no exception out of a callback of its garbage collector, and JAX has one.
+
+    Args:
+        hook: the hook for all other exceptions.
+    """
+
+    def heard(unraisable):
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            return hook(unraisable)
+        again = threading.Timer(LATER, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+
+    return heard
 
 
 def keep_programs():

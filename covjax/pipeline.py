@@ -1,8 +1,10 @@
 """A small "make" for runs: stages that build on one another, each in a folder of its own.
 
 A stage that is finished is left alone, so the same command goes on where it was stopped. A stage is
-made again when its config has changed, when a stage that it is made from has been made again, or
-when another training lies where its config names one.
+made again when its config has changed, when a file that it left is gone, when a stage that it is
+made from has been made again, or when another training lies where its config names one.
+
+The whole folder of a pipeline may be moved: places inside it are noted from there.
 """
 
 import json
@@ -14,6 +16,10 @@ from ml_collections import ConfigDict
 
 from covjax import provenance
 from covjax.workdir import claimed, duration, read_json, upgraded, write_json
+
+NOTE = 'finished.json'  # of a finished stage: its config, and what it was made from and left
+NOT_MISSED = (NOTE, 'lock', 'environment.json')
+CURVES = 'tensorboard'  # a folder that nothing is made from, and that may be deleted
 
 
 class Stage(NamedTuple):
@@ -37,20 +43,63 @@ def follow(stages, workdir, find):
     """
     began, stages = time.monotonic(), list(stages)
     for i, (name, config, _) in enumerate(stages, 1):
-        folder, as_written = workdir / name, json.loads(config.to_json())
-        note, made_from = folder / 'finished.json', provenance.of_places(config)
-        known = upgraded(read_json(note, dict)) if note.is_file() else {}
-        if known.pop('made_from', made_from) == made_from and known == as_written:
+        asked_for = _inside(json.loads(config.to_json()), workdir)
+        if _is_finished(workdir / name, asked_for, provenance.of_places(config), workdir):
             print(f'== {name} is finished ({i} of {len(stages)})', flush=True)
             continue
         passed = duration(time.monotonic() - began)
         print(f'\n== {name} ({i} of {len(stages)}), {passed} after the start', flush=True)
-        with claimed(config, folder):
+        with claimed(config, workdir / name) as folder:
             for stale in {name} | _made_from(name, stages):
-                (workdir / stale / 'finished.json').unlink(missing_ok=True)
+                (workdir / stale / NOTE).unlink(missing_ok=True)
             find(config.run)(config, folder)
-        write_json(note, as_written | {'made_from': made_from})
+        left = {'made_from': provenance.of_places(config), 'files': _files(folder)}
+        write_json(folder / NOTE, asked_for | left)
         jax.clear_caches()  # programs of this stage are of no use to the next
+
+
+def _is_finished(folder, asked_for, made_from, workdir):
+    """Whether a stage has been finished as its config asks for, and all that it left is there.
+
+    Args:
+        folder: pathlib.Path of the stage.
+        asked_for: its config, a dict, as `_inside` returns it.
+        made_from: what provenance.of_places finds of it now.
+        workdir: pathlib.Path of the pipeline.
+    """
+    if not (folder / NOTE).is_file():
+        return False
+    known = upgraded(read_json(folder / NOTE, dict))
+    was_made_from, files = known.pop('made_from', made_from), known.pop('files', [])
+    if was_made_from != made_from or _inside(known, workdir) != asked_for:
+        return False
+    gone = next((name for name in files if not (folder / name).is_file()), None)
+    if gone:
+        print(f'{folder / gone} is gone; its stage is made again', flush=True)
+    return gone is None
+
+
+def _inside(value, workdir):
+    """A config as dicts and plain values, with places inside a folder as seen from there.
+
+    Places in one text are separated by commas.
+    """
+    if isinstance(value, dict):
+        return {key: _inside(child, workdir) for key, child in value.items()}
+    if not isinstance(value, str):
+        return value
+    places = (place.removeprefix(f'{workdir}/') for place in value.split(','))
+    return ','.join(places)
+
+
+def _files(folder):
+    """What a finished stage left in its folder (pathlib.Path), sorted names from there."""
+    names = (
+        file.relative_to(folder)
+        for file in folder.rglob('*')
+        if file.is_file() and file.name not in NOT_MISSED
+    )
+    return sorted(str(name) for name in names if CURVES not in name.parts)
 
 
 def _made_from(name, stages):

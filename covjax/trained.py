@@ -122,10 +122,21 @@ def data_dir_of(config):
 
     Returns:
         str as covjax.data.specs takes it; '' is TFDS's own folder.
+
+    Raises:
+        InputError: the run that it is made from names folders that are not there any more.
     """
     if config.get('data_dir'):
         return config.data_dir
     folders = (config.get(key) for key in UPSTREAM)
     configs = (pathlib.Path(folder) / 'config.json' for folder in folders if folder)
     file = next((file for file in configs if file.is_file()), None)
-    return data_dir_of(read_stored_config(file)) if file else ''
+    if file is None:
+        return ''
+    found = data_dir_of(read_stored_config(file))
+    if found and not any(pathlib.Path(each).expanduser().exists() for each in found.split(',')):
+        raise InputError(
+            f'{file}: its data sets lay in {found}, where there is nothing any more; '
+            'say with --config.data_dir where they lie now'
+        )
+    return found

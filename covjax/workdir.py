@@ -116,10 +116,15 @@ def claimed(config, workdir):
         InputError: the folder holds another run, or is a file.
     """
     workdir = pathlib.Path(workdir)
-    existed = workdir.exists()
+    made = [path for path in (workdir, *workdir.parents) if not path.exists()]
     _make(workdir)
-    with lock.held(workdir), _described(config, workdir, existed):
-        yield workdir
+    try:
+        with lock.held(workdir), _described(config, workdir, not made):
+            yield workdir
+    finally:
+        for folder in made:  # the innermost first; what is not empty stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _make(workdir):
@@ -140,11 +145,11 @@ def _described(config, workdir, existed):
     if before:
         _refuse_another_run(upgraded(before), config, workdir)
     as_written = json.loads(config.to_json())
-    # Of a run that begins anew the old results stay until there are new ones, and so does the
-    # config that made them.
-    if before is None or config.run in RESUMES:
-        write_json(file, as_written)
     try:
+        # Of a run that begins anew the old results stay until there are new ones, and so does the
+        # config that made them.
+        if before is None or config.run in RESUMES:
+            write_json(file, as_written)
         yield
         write_json(file, as_written)
         note_environment(workdir, config.run, time.monotonic() - began)

@@ -1,12 +1,14 @@
 """What a disk refuses is one line that names the place and what helps, with exit code 2."""
 
 import errno
+import gc
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -127,3 +129,18 @@ def test_ctrl_c_while_modules_are_imported_ends_silently(tmp_path, words):
     command = [sys.executable, '-c', ANSWERING, sys.executable, *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, '')
+
+
+def test_ctrl_c_in_a_callback_of_the_garbage_collector_comes_again(monkeypatch):
+    """There Python prints and drops it; JAX has such a callback."""
+    monkeypatch.setattr(sys, 'unraisablehook', launcher.resending_ctrl_c(pytest.fail))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupted = lambda phase, _: phase == 'start' and signal.raise_signal(signal.SIGINT)
+    gc.callbacks.append(interrupted)
+    try:
+        gc.collect()
+        gc.callbacks.remove(interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, before)

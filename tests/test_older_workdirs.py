@@ -80,6 +80,7 @@ def test_renamed_keys_are_read_under_their_new_names(old):
 @pytest.mark.fast
 def test_where_the_data_lie_is_found_upstream(old, monkeypatch):
     monkeypatch.chdir(old)
+    (old / 'somewhere').mkdir()
     file = old / 'cyclegan' / 'config.json'
     config = json.loads(file.read_text()) | {'data_dir': 'somewhere'}
     file.write_text(json.dumps(config))

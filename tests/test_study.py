@@ -163,6 +163,49 @@ def test_another_training_in_the_place_of_the_one_before_is_noticed(tmp_path):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+    'lost, again', [('a', ['a', 'b']), ('b', ['b']), ('tensorboard/curve', []), ('lock', [])]
+)
+def test_a_stage_that_lost_what_it_made_is_made_again(tmp_path, capsys, lost, again):
+    """Lost is one file of a stage; the curves are of no use to any other."""
+    ran = []
+
+    def make(config, folder):
+        ran.append(folder.name)
+        for name in (folder.name, 'tensorboard/curve', 'lock'):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
+
+    config = ConfigDict({'run': 'x'})
+    planned = [Stage('a', config), Stage('b', config, ('a',))]
+    for _ in range(2):
+        pipeline.follow(planned, tmp_path, lambda name: make)
+        for folder in ('a', 'b'):
+            (tmp_path / folder / lost).unlink(missing_ok=True)
+    assert ran == ['a', 'b', *again]
+    told = [tmp_path / name / lost for name in again[:1]]
+    assert all(
+        f'{file} is gone; its stage is made again' in capsys.readouterr().out for file in told
+    )
+
+
+@pytest.mark.fast
+def test_a_pipeline_that_was_moved_is_still_finished(tmp_path):
+    ran = []
+
+    def plan(workdir):
+        places = f'{workdir}/data,elsewhere'
+        config = ConfigDict({'run': 'x', 'data_dir': places, 'in': {'tests': f'{workdir}/a'}})
+        return [Stage('a', config), Stage('b', config, ('a',))]
+
+    for name in ('before', 'after', 'copy'):
+        workdir = tmp_path / name
+        pipeline.follow(plan(workdir), workdir, lambda _: lambda config, folder: ran.append(folder))
+        workdir.rename(tmp_path / 'after') if name == 'before' else None
+    assert ran == [tmp_path / name for name in ('before/a', 'before/b', 'copy/a', 'copy/b')]
+
+
+@pytest.mark.fast
 def test_a_kill_after_a_stage_leaves_nothing_stale_that_counts_as_finished(tmp_path):
     ran, killed_in = [], []
 

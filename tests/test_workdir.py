@@ -87,3 +87,13 @@ def test_a_folder_that_cannot_be_made():
     for folder in ('/proc/nope', '/dev/full/x'):
         with pytest.raises(InputError, match=folder), claimed(ConfigDict({'run': 'look'}), folder):
             pass
+
+
+def test_folders_that_were_made_for_a_run_go_with_it(tmp_path):
+    (tmp_path / 'kept').mkdir()
+    with (
+        pytest.raises(InputError),
+        claimed(ConfigDict({'run': 'train'}), tmp_path / 'kept' / 'new' / 'newer'),
+    ):
+        raise InputError('wrong')
+    assert [*tmp_path.rglob('*')] == [tmp_path / 'kept']

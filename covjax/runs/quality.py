@@ -121,6 +121,11 @@ def run(config, workdir):
 def _generator_config(config):
     """The config of the CycleGAN run that made config.synthetic."""
     synthesize = read_config(config.synthetic, 'synthesize', 'synthetic')
+    if not pathlib.Path(synthesize.generator).is_dir():
+        raise InputError(
+            f'{config.synthetic}/config.json: its generator {synthesize.generator} is not there '
+            'any more; write there where it lies now'
+        )
     return read_config(synthesize.generator, 'cyclegan', 'generator')
 
 

@@ -45,7 +45,7 @@ def run(config, workdir):
     if checkpoint.exists(workdir) and lineage.read(workdir) != record:
         raise InputError(
             f'{workdir} was trained on other images than config.data_dir={config.data_dir} now '
-            'holds; choose another --workdir'
+            f'holds; to train it anew remove {workdir}, or choose another --workdir'
         )
     if checkpoint.exists(workdir) and task.classes and read_classes(workdir) != task.classes:
         raise InputError(
