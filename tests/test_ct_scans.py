@@ -18,7 +18,8 @@ from PIL import Image
 from scipy import ndimage
 
 from covjax import InputError
-from covjax.ct import luna16, lungs
+from covjax.ct import luna16, lungs, resampling
+from covjax.ct.grid import Grid
 from covjax.data import datasets, segmented
 from covjax.phantom import ct_scans
 from covjax.runs import prepare
@@ -27,6 +28,7 @@ from tfds_builders.ct_scans import layouts
 WRITTEN = tuple(ct_scans.WRITERS)
 VOLUMES = tuple(name for name in WRITTEN if name not in ('covid_semiseg', 'folder_pictures'))
 SPLITS = ('train', 'validation', 'test')
+STRAIGHT = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
 
 
 def config_of(written):
@@ -166,6 +168,41 @@ def test_no_group_is_in_two_splits_unless_published_so(written, built):
         assert all('test' in pair for pair in shared)
     else:
         assert not shared
+
+
+@pytest.mark.parametrize(
+    'written, ending',
+    [*((written, '_3900um_hu') for written in VOLUMES), ('covid_ct_seg', '_3900um')],
+)
+def test_voxels_have_the_size_in_the_name(written, ending, phantoms, built):
+    """Volumes, masks and their classes, in the splits of those that stay as they are."""
+    name, data_dir = built(written, ending)
+    of_volume = {key: split for key, (split, _) in all_of(*built(written)).items()}
+    names = datasets.mask_classes(name, data_dir)
+    for split in splits_of(name, data_dir):
+        for record in datasets.records(f'{name}:{split}', data_dir):
+            row, truth = record.row, phantoms(written)[1][record.row.id]
+            grid = Grid(truth.image.shape[::-1], truth.spacing[::-1], (0,) * 3, STRAIGHT)
+            expected, target = resampling.to_spacing(truth.image, grid, 3.9)
+            expected = expected if ending.endswith('_hu') else grey_of(expected)
+            found = record.image[..., 0].astype(int)  # spacings of files are rounded
+            np.testing.assert_allclose(found, expected.astype(int), rtol=0, atol=1)
+            np.testing.assert_allclose(row.others['spacing'], target.spacing)
+            assert split == of_volume[row.id]
+            if truth.regions:
+                regions = {
+                    region: resampling.classes_to_spacing(where.astype(np.uint8), grid, 3.9) > 0
+                    for region, where in truth.regions.items()
+                }
+                assert_mask(datasets.volume(record.mask), names, regions)
+
+
+@pytest.mark.parametrize(
+    'name', ['folder_299um', 'folder_10001um', 'folder_slices_1500um', 'folder_15um']
+)
+def test_sizes_of_voxels_that_no_data_set_has(name, tmp_path):
+    with pytest.raises(InputError, match=f'ct_scans/{name}: no such data set'):
+        prepare.build(f'ct_scans/{name}', tmp_path, str(tmp_path / 'data'))
 
 
 @pytest.mark.parametrize('written', VOLUMES)
@@ -1134,10 +1171,12 @@ def test_volumes_that_are_not_in_hu_are_refused_until_their_scale_is_given(
     np.testing.assert_array_equal(example['image'][..., 0], truth.image)
 
 
-@pytest.mark.parametrize('ending, options', [('_slices', {}), ('_hu', {}), ('', {'hu': '1,0'})])
-def test_pictures_have_no_slices_and_no_hu(ending, options, phantoms, tmp_path):
+@pytest.mark.parametrize(
+    'ending, options', [('_slices', {}), ('_hu', {}), ('_1500um', {}), ('', {'hu': '1,0'})]
+)
+def test_pictures_have_no_slices_no_voxels_and_no_hu(ending, options, phantoms, tmp_path):
     folder = phantoms('folder_pictures')[0]
-    with pytest.raises(InputError, match='^ct_scans/folder.*: pictures have no slices and no HU'):
+    with pytest.raises(InputError, match='^ct_scans/folder.*: pictures have no slices, no voxels'):
         prepare.build(f'ct_scans/folder{ending}', folder, str(tmp_path / 'data'), **options)
 
 

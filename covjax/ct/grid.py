@@ -74,6 +74,17 @@ class Grid(NamedTuple):
             'origin': float((apart('origin') / spacing.min()).max()),
         }
 
+    def resampled(self, spacing):
+        """The Grid of cubic voxels that begins at the same edge and ends nearest to the other.
+
+        Args:
+            spacing: mm a side of the new voxels.
+        """
+        old, new = np.array(self.spacing), np.full(3, float(spacing))
+        size = np.maximum(np.rint(self.size * old / new), 1).astype(int)
+        origin = np.array(self.origin) + np.reshape(self.direction, (3, 3)) @ ((new - old) / 2)
+        return Grid(tuple(size.tolist()), (float(spacing),) * 3, tuple(origin), self.direction)
+
     def place(self, image):
         """Gives a SimpleITK image of any size this origin, spacing and direction."""
         image.SetOrigin(self.origin)

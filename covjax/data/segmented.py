@@ -20,7 +20,7 @@ from covjax.data.rows import Row
 
 ANY_LESION = 'any_lesion'
 # A config of ct_scans, whose volumes can also be prepared as slices.
-VOLUMES = re.compile(r'(?P<name>ct_scans/\w+?)(?:_slices)?(?P<hu>_hu)?')
+VOLUMES = re.compile(r'(?P<name>ct_scans/\w+?)(?:_slices|_\d{3,5}um)?(?P<hu>_hu)?')
 
 
 class Segmented(NamedTuple):

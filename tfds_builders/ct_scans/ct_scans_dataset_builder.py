@@ -1,10 +1,11 @@
 """CT scans and pictures of any origin, with masks, labels and patients where there are any.
 
-A config is a layout (layouts.py), which tells where files are. Volumes are kept whole, or as slices
-with the ending `_slices`; with `_hu` images stay int16 HU, otherwise they are grey through the lung
-window. `_framed` crops pictures and slices to the lungs, slices in the window of the clinic;
-`_lesions96` cuts lesions and healthy lung out of such pictures, brought to 96x96. Arrays run to the
-patient's left, to the back, and from foot to head.
+A config is a layout (layouts.py), which tells where files are. Volumes are kept whole, with
+`_1500um` on cubic voxels of 1.5 mm, or as slices with the ending `_slices`; with `_hu` images stay
+int16 HU, otherwise they are grey through the lung window. `_framed` crops pictures and slices to
+the lungs, slices in the window of the clinic; `_lesions96` cuts lesions and healthy lung out of
+such pictures, brought to 96x96. Arrays run to the patient's left, to the back, and from foot to
+head.
 """
 
 import dataclasses
@@ -20,18 +21,29 @@ from PIL import Image
 from tqdm import tqdm
 
 from covjax import InputError
-from covjax.ct import archive, contents, framing, hounsfield, lungs, masks, volume, windows
+from covjax.ct import (
+    archive,
+    contents,
+    framing,
+    hounsfield,
+    lungs,
+    masks,
+    resampling,
+    volume,
+    windows,
+)
 from covjax.data import datasets, grouping, lesion_patches, near_duplicates
 from tfds_builders import _base
 from tfds_builders.ct_scans.layouts import LAYOUTS, Layout, Scan
 from tfds_builders.ct_scans.layouts import folder as layout_of_folder
 
 NAME = re.compile(
-    r'(?P<layout>\w+?)(?P<slices>_slices)?(?P<hu>_hu)?'
+    r'(?P<layout>\w+?)(?P<slices>_slices)?(_(?P<micrometres>\d{3,5})um)?(?P<hu>_hu)?'
     r'(?P<framed>_framed)?(?P<lesions>_lesions(?P<side>\d{2,3}))?'
 )
 # The names of splits; official ones, or those of grouping.splits_of.
 SPLITS = ('train', 'validation', 'test')
+FINEST, COARSEST = 300, 10_000  # micrometres a side of cubic voxels
 CHECKED = 24  # slices of a volume that are compared with its mask
 MOST_CHECKED = 200  # pictures of a folder that are compared with their masks, all at once
 MOST_COMPARED = 20_000  # pictures without patients
@@ -50,6 +62,7 @@ class Config(tfds.core.BuilderConfig):
 
     layout: str = ''
     slices: bool = False
+    spacing: float = 0.0  # mm a side of cubic voxels; 0: voxels stay as they are
     hu: bool = False
     framed: bool = False
     side: int = 0  # of pictures, before patches of their lesions are cut out; 0: no patches
@@ -65,11 +78,16 @@ def described(name):
     match = NAME.fullmatch(name)
     if not match or match['layout'] not in (*LAYOUTS, 'folder'):
         return None
+    micrometres = int(match['micrometres'] or 0)
+    if micrometres and (match['slices'] or not FINEST <= micrometres <= COARSEST):
+        return None
     kept = 'slices' if match['slices'] else 'pictures or whole volumes'
+    kept = f'volumes of cubic voxels of {micrometres / 1000:g} mm' if micrometres else kept
     config = Config(
         name=name,
         layout=match['layout'],
         slices=bool(match['slices']),
+        spacing=micrometres / 1000,
         hu=bool(match['hu']),
         framed=bool(match['framed']),
         side=int(match['side'] or 0),
@@ -86,7 +104,8 @@ def described(name):
     return config
 
 
-# The configs that are listed; a name may also end in _hu, _framed or _lesionsN.
+# The configs that are listed; a name may also end in _1500um or another size of voxels, _hu,
+# _framed or _lesionsN.
 NAMES = (
     *LAYOUTS,
     'folder',
@@ -145,9 +164,9 @@ class Builder(_base.ArrayRecordBuilder):
             layout = layout_of_folder(self.source or folder)
         else:
             raise InputError(f'ct_scans/{config.name}: give the builder its folder, source=FOLDER')
-        if layout.pictures and (config.slices or config.hu or self.hu):
+        if layout.pictures and (config.slices or config.spacing or config.hu or self.hu):
             raise InputError(
-                f'ct_scans/{config.name}: pictures have no slices and no HU; '
+                f'ct_scans/{config.name}: pictures have no slices, no voxels and no HU; '
                 f'choose ct_scans/{config.layout}, without config.hu'
             )
         if config.side and (layout.labels or not layout.pictures or not layout.regions):
@@ -475,9 +494,11 @@ def lesion_examples(job):
 def volume_examples(job):
     """Yields (key, example) of a volume, or of each of its slices."""
     hu, grid = _read_volume(job)
+    mask = _read_mask(job, hu, grid) if job.scan.mask else None
+    if job.config.spacing:
+        hu, mask, grid = _resampled(job, hu, mask, grid)
     window = windows.WINDOWS[job.config.window]
     spacing, image = grid.spacing[::-1], hu if job.config.hu else windows.to_grey(hu, window)
-    mask = _read_mask(job, hu, grid) if job.scan.mask else None
     if not job.config.slices:
         yield job.scan.id, _example(job, job.scan.id, image, mask, spacing)
         return
@@ -544,6 +565,16 @@ def _read_mask(job, hu, grid):
             tqdm.write(f'{path}: {remark}', file=sys.stderr)
         masks.check_hu(mask_part, hu_part, names, job.scan.image)
     return mask
+
+
+def _resampled(job, hu, mask, grid):
+    """(HU, classes or None, their grid.Grid) on the cubic voxels of a config."""
+    spacing = job.config.spacing
+    grid.resampled(spacing).check(job.scan.image)  # before anything is allocated
+    if mask is not None:
+        mask = resampling.classes_to_spacing(mask, grid, spacing)
+    hu, grid = resampling.to_spacing(hu, grid, spacing)
+    return hu, mask, grid
 
 
 def _by_slice(job, row):
