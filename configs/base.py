@@ -27,6 +27,7 @@ MOST = {
     **dict.fromkeys(['gen_blocks', 'disc_last_stride', 'workers'], 1024),
     **dict.fromkeys(['image_size', 'load_size', 'patch', 'size'], 8192),
     **dict.fromkeys(['foreground', 'constant_share'], 1.0),
+    'spacing': 10.0,  # mm
     'least': 0.1,  # masks take a fifth of a slice at most
     **dict.fromkeys(['seed', 'seeds'], 2**32 - 1),  # JAX takes 32 bits of it
     'shares': 100,

@@ -59,6 +59,9 @@ def get_config(variant=''):
         regions='',
         # Slices and their masks are resized to this square; volumes are not resized.
         image_size=256,
+        # Of networks of volumes: mm a side of the cubic voxels, which the data sets must have and
+        # to which scans are brought that are segmented; 0: voxels as they are, in both.
+        spacing=1.5,
         patch=(256, 256),  # what the network sees of an image in training
         # The share of patches that have a pixel of a region in the middle.
         foreground=1 / 3,

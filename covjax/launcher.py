@@ -26,7 +26,9 @@ from covjax.workdir import claimed
 
 # Runs that compute steps, over and over.
 TRAINING = ('train', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing')
-UNREADABLE = 'Error reading persistent compilation cache'  # in a warning of JAX
+# In warnings of JAX.
+UNREADABLE = 'Error reading persistent compilation cache'
+UNWRITABLE = 'Error writing persistent compilation cache'
 EXHAUSTED = 'RESOURCE_EXHAUSTED'  # in an exception of XLA
 LATER = 0.05  # seconds until Ctrl-C comes again, by when the callback that lost it has returned
 CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
@@ -179,7 +181,8 @@ def keep_programs():
     """Has JAX keep compiled programs in CACHE, unless the environment names another folder.
 
     JAX compiles anew what it cannot read there, but never replaces it, so that every later start
-    would be slow. Therefore damaged programs are removed.
+    would be slow. Therefore damaged programs are removed. A program that cannot be kept is no
+    matter for the run, which ends with a line of its own where it needs that disk.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
@@ -189,6 +192,8 @@ def keep_programs():
 def removing_programs(show):
     """A warnings.showwarning that removes compiled programs when one of them cannot be read.
 
+    It is silent on one that cannot be written.
+
     Which one is not said, so that all are removed, and it is reported once.
 
     Args:
@@ -196,6 +201,8 @@ def removing_programs(show):
     """
 
     def shown(message, *arguments, **keywords):
+        if UNWRITABLE in str(message):
+            return None
         if UNREADABLE not in str(message):
             return show(message, *arguments, **keywords)
         folder = pathlib.Path(jax.config.jax_compilation_cache_dir)

@@ -66,6 +66,7 @@ def finder(named, key):
         return lambda grey: np.stack([lungs.mask(plane) for plane in grey])
     network = segmenter.load(named, key=key)
     segmenter.check_lungs(network, f'config.{key}={named}')
+    segmenter.check_slices(network, f'config.{key}={named}')
 
     def find(grey):
         found = [segmenter.decided(p) for p in segmenter.predict(network, grey, batch_size=8)]

@@ -70,6 +70,7 @@ def segmenter_of(config):
             'lesions (configs/segmentation.py)'
         )
     found = segmenter.load(named, key=key)
+    segmenter.check_slices(found, f'config.{key}={named}')
     if all(map(is_lung, found.classes[1:])):
         raise InputError(
             f'config.{key}={named}: segments {", ".join(found.classes[1:])}; give a segmenter of '

@@ -3,7 +3,8 @@
 loaded = segmenter.load('runs/lungs')
 probabilities = segmenter.apply(loaded)(images)  # [B, H, W, 1] float in [-1, 1] -> [B, H, W, C]
 
-No training code and no TFDS are imported.
+Networks see slices or volumes; whole scans go through either by `scan_segmenter`. No training code
+and no TFDS are imported.
 """
 
 import functools
@@ -30,11 +31,11 @@ LEAST_PATCH = 8  # pixels a side
 SQUARE = '(side, side)', '(176, 176)'  # what a patch of slices is, and an example
 ALL = models.SEGMENTERS | models.VOLUME_SEGMENTERS
 BOTTLENECKS = (0, 1, 3)  # of a VB-Net; 0 is none
-ADDED = {'bottleneck': 1}  # what files of earlier versions lack
+ADDED = {'bottleneck': 1, 'spacing': 0.0}  # what files of earlier versions lack
 # Keys of the run in an exported file; `network` needs the first six.
 EXPORTED = (
     *('model', 'widths', 'up', 'norm', 'bottleneck', 'dtype'),
-    *('image_size', 'patch', 'regions', 'train', 'seed'),
+    *('image_size', 'spacing', 'patch', 'regions', 'train', 'seed'),
 )
 
 
@@ -48,6 +49,7 @@ class Described(TypedDict):
     bottleneck: int
     dtype: str
     image_size: Annotated[int, msgspec.Meta(ge=1, le=8192)]
+    spacing: Annotated[float, msgspec.Meta(ge=0, le=30)]
     patch: list[int]
 
 
@@ -60,11 +62,18 @@ class Exported(Described):
 class Segmenter(NamedTuple):
     """A network, ready for use."""
 
-    model: Any  # a network of models.SEGMENTERS
+    model: Any  # a network of models.SEGMENTERS or VOLUME_SEGMENTERS
     variables: dict  # {'params', 'batch_stats'}
     classes: tuple[str, ...]  # of its logits, the background first
     size: int  # pixels of the square that slices were resized to in training
-    patch: tuple[int, ...]  # what it saw of an image in training
+    # What it saw of an image in training: (side, side) of slices, (depth, side, side) of volumes.
+    patch: tuple[int, ...]
+    spacing: float = 0.0  # mm a side of the cubic voxels of volumes; 0: they stayed as they were
+
+    @property
+    def sees_volumes(self):
+        """Whether it sees volumes, otherwise slices."""
+        return len(self.patch) == 3
 
 
 def load(path, which='best', key='segmenter'):
@@ -115,8 +124,6 @@ def _segmenter(config, variables, classes, path, described, remedy):
         described: what the arrays must fit, for messages.
         remedy: the end of messages.
     """
-    if config.model in models.VOLUME_SEGMENTERS:
-        raise InputError(f'{path}: {config.model} sees volumes, with which only training works yet')
     try:
         _check_classes(classes)
         model, patch = network(config, len(classes)), patch_of(config)
@@ -132,6 +139,7 @@ def _segmenter(config, variables, classes, path, described, remedy):
         classes=classes,
         size=config.image_size,
         patch=patch,
+        spacing=config.spacing if len(patch) == 3 else 0.0,
     )
 
 
@@ -203,14 +211,15 @@ def network(config, num_classes, **options):
 def apply(segmenter):
     """A pure function from images to the probability of every class, by a Segmenter.
 
-    It takes images float [B, H, W, 1] in [-1, 1] of any size, best of that of training, and gives
-    float32 [B, H, W, classes], whose sum over the classes is 1. It can be jitted.
+    It takes images float [B, H, W, 1], or volumes [B, D, H, W, 1], in [-1, 1] of any size, best of
+    that of training, and gives float32 [B, ..., classes], whose sum over the classes is 1. It can
+    be jitted.
     """
     return Partial(_probabilities_by(segmenter.model), segmenter.variables)
 
 
 def apply_uint8(segmenter):
-    """`apply` of images uint8 [B, H, W, 1]."""
+    """`apply` of uint8, grey through the lung window."""
     return Partial(_probabilities_of_uint8_by(segmenter.model), segmenter.variables)
 
 
@@ -306,6 +315,37 @@ def check_lungs(segmenter, named):
         raise InputError(
             f'{named}: segments {", ".join(segmenter.classes[1:])}; give a segmenter with a region '
             'named lung'
+        )
+
+
+def check_slices(segmenter, named):
+    """Refuses a Segmenter that sees volumes.
+
+    Args:
+        segmenter: Segmenter.
+        named: how the message names it.
+
+    Raises:
+        InputError: it sees volumes.
+    """
+    if segmenter.sees_volumes:
+        raise InputError(f'{named}: sees volumes; give a segmenter of slices, such as a unet')
+
+
+def check_pictures(segmenter, named, source):
+    """Refuses pictures, which have no size of voxels, for a Segmenter that sees volumes.
+
+    Args:
+        segmenter: Segmenter.
+        named: what config.segmenter says.
+        source: what config.input says.
+
+    Raises:
+        InputError: it sees volumes.
+    """
+    if segmenter.sees_volumes:
+        raise InputError(
+            f'config.input={source}: has pictures, and {named} sees volumes; give CT scans'
         )
 
 

@@ -58,7 +58,7 @@ ADDED_KEYS = {
         'brightness': 0.0,
         'contrast': 0.0,
     },
-    'segmentation': {'start': '', 'equal_parts': False, 'bottleneck': 1},
+    'segmentation': {'start': '', 'equal_parts': False, 'bottleneck': 1, 'spacing': 0.0},
     'pairs': {
         'lesion_segmenter': '',
         'val_pictures': '',

@@ -110,6 +110,13 @@ def test_damaged_programs_are_made_anew_once(tmp_path):
     assert 'Error reading' not in second.stderr + third.stderr
 
 
+def test_programs_that_cannot_be_kept_are_no_matter(tmp_path):
+    limited = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))' + PROGRAM
+    command = [sys.executable, '-c', limited, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr, done.returncode) == ('sum 6\n', '', 0)
+
+
 # Becomes another program, to which Ctrl-C counts; in the background shells have it ignored.
 ANSWERING = """
 import os, signal, sys

@@ -25,7 +25,7 @@ FLOORS = [
         'covjax.pretraining',
     ],
     ['covjax.pair_pictures'],
-    ['covjax.kept_segmenter'],
+    ['covjax.kept_segmenter', 'covjax.scan_segmenter'],
     [
         *('covjax.classifier', 'covjax.generator', 'covjax.pair_generator', 'covjax.segmenter'),
         'covjax.pages',

@@ -1,6 +1,7 @@
 """What a folder holds: pictures, volume files, DICOM slices, and what is none of these."""
 
 import pathlib
+from collections import defaultdict
 from typing import NamedTuple
 
 from covjax import InputError
@@ -159,3 +160,45 @@ def inputs(source, hu, workdir):
         return found.pictures, None, found.remarks
     ct = open_series(found, hu)
     return [], ct, [*found.remarks, *ct.remarks]
+
+
+def scans(source, hu, workdir):
+    """The same as `inputs`, but of a folder that may hold many scans.
+
+    Each volume file is a scan, and so is each folder of DICOM files, unless all of them are of one
+    series.
+
+    Args:
+        source, hu, workdir: as for `inputs`.
+
+    Returns:
+        (pathlib.Paths of pictures or [], [volume.Volume] whose headers are read, remarks).
+
+    Raises:
+        InputError: as for `inputs`, or a scan is damaged.
+    """
+    if not source.is_dir() or source.resolve() == workdir.resolve():
+        return _listed(inputs(source, hu, workdir))
+    found, series = look(source, workdir), defaultdict(list)
+    for path in found.dicom:
+        series[path.parent].append(path)
+    numbers = [dicom.series_of(files[0]) for files in series.values()]
+    if found.pictures or len(found.volumes) + len(set(numbers)) < 2:
+        return _listed(inputs(source, hu, workdir))
+    if len(set(numbers)) < len(numbers):
+        raise InputError(
+            f'{source}: a DICOM series lies in more than one folder beside other scans; give each '
+            'series a folder of its own'
+        )
+    volumes = [volume.open_volume(path, hu) for path in found.volumes]
+    for folder, files in series.items():
+        others = [path for path in found.others if path.parent == folder]
+        volumes.append(open_series(Contents(folder, [], [], files, others), hu))
+    remarks = [f'{ct.path}: {remark}' for ct in volumes for remark in ct.remarks]
+    return [], sorted(volumes, key=lambda ct: ct.path), [*found.remarks, *remarks]
+
+
+def _listed(found):
+    """What `inputs` returns, with the volume in a list."""
+    files, ct, remarks = found
+    return files, [ct] if ct else [], remarks

@@ -106,6 +106,11 @@ def _check_deflated(path):
             raise InputError(f'{path}: unpacks to more than {MOST_BYTES >> 20} MiB; leave it out')
 
 
+def series_of(path):
+    """The SeriesInstanceUID of a DICOM file, '' where it has none."""
+    return str(_header(path).get('SeriesInstanceUID', ''))
+
+
 def open_series(path, files):
     """Reads the headers of files and puts their slices into order. No pixel is read.
 

@@ -30,6 +30,17 @@ class Grid(NamedTuple):
         """The Grid of a SimpleITK image, or of a reader that has read a header."""
         return cls(header.GetSize(), header.GetSpacing(), header.GetOrigin(), header.GetDirection())
 
+    @classmethod
+    def straight(cls, shape, spacing):
+        """The Grid of an array in LPS whose place in the scanner is not known.
+
+        Args:
+            shape: of the array, (z, y, x).
+            spacing: mm between its voxels, (z, y, x).
+        """
+        mm = tuple(map(float, spacing))
+        return cls(tuple(shape)[::-1], mm[::-1], (0.0,) * 3, (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+
     def check(self, path):
         """Refuses what cannot be the grid of a CT volume.
 

@@ -13,6 +13,8 @@ PLAUSIBLE = (0.05, 0.7)
 SMALLEST = 0.01
 # The share of the side over which lungs are closed, so that vessels and opacities belong to them.
 CLOSED = 0.04
+# The share of a piece of lung beyond the mediastinum up to which it is of one lung.
+ONE_SIDED = 0.25
 
 
 def mask(grey):
@@ -71,6 +73,37 @@ def largest(mask, count):
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), sortByObjectSize=True)
     return (sitk.GetArrayViewFromImage(pieces) <= count) & mask
+
+
+def left(mask):
+    """The left lung of a mask of both.
+
+    The mediastinum is where the fewest lungs are in the middle third; each connected piece of a
+    slice is of the side on which most of it lies, and one that reaches far into both is parted.
+
+    Args:
+        mask: bool [slices, H, W] of lungs in LPS, whose columns run to the patient's left.
+
+    Returns:
+        bool of the same shape; the rest of the mask is the right lung.
+    """
+    columns = mask.sum((0, 1))
+    if not columns.any():
+        return np.zeros_like(mask)
+    first, last = np.flatnonzero(columns)[[0, -1]]
+    third = (last + 1 - first) // 3
+    middle = first + third + int(np.argmin(columns[first + third : last + 1 - third]))
+    beyond = np.arange(mask.shape[2]) >= middle
+    found = mask & beyond
+    for plane, whole in zip(found, mask):
+        pieces = sitk.ConnectedComponent(sitk.GetImageFromArray(whole.astype(np.uint8)), True)
+        numbered = sitk.GetArrayFromImage(pieces)
+        sizes, of_left = np.bincount(numbered.ravel()), np.bincount(numbered[:, beyond].ravel())
+        of_left = np.pad(of_left, (0, len(sizes) - len(of_left)))
+        share = of_left / np.maximum(sizes, 1)
+        plane[(share > 1 - ONE_SIDED)[numbered] & whole] = True
+        plane[(share < ONE_SIDED)[numbered]] = False
+    return found
 
 
 def hull(mask):

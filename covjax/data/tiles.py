@@ -82,6 +82,34 @@ def gaussian(tile, share=1 / 8):
     return np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
 
 
+class Mean:
+    """The results of a function on tiles, put together as they come: the mean where they overlap.
+
+    Args:
+        shape: of the whole array.
+        tile: shape of a tile; it may be larger than the array, and what lies outside is left out.
+        channels: of the results.
+    """
+
+    def __init__(self, shape, tile, channels):
+        self.shape, self.of_tile = shape, gaussian(tile)
+        self.total = np.zeros((*shape, channels), np.float32)
+        self.weight = np.zeros(shape, np.float32)
+
+    def add(self, values, corner):
+        """Adds the results float [*tile, channels] of the tile at a corner, none negative."""
+        tile = self.of_tile.shape
+        place = inside(corner, tile)
+        part = tuple(slice(0, min(n, size - c)) for c, n, size in zip(corner, tile, self.shape))
+        self.total[place] += (values * self.of_tile[..., None])[part]
+        self.weight[place] += self.of_tile[part]
+
+    def result(self):
+        """float32 [*shape, channels], once every pixel is in a tile; ends the sum."""
+        self.total /= self.weight[..., None]
+        return self.total
+
+
 def joined(found, corners, shape):
     """The results of a function on tiles, put together: the mean where they overlap.
 
@@ -93,12 +121,7 @@ def joined(found, corners, shape):
     Returns:
         float32 [*shape, channels].
     """
-    tile = found.shape[1:-1]
-    total = np.zeros((*shape, found.shape[-1]), np.float32)
-    weight, of_tile = np.zeros(shape, np.float32), gaussian(tile)
+    mean = Mean(shape, found.shape[1:-1], found.shape[-1])
     for values, corner in zip(found, corners):
-        place = inside(corner, tile)
-        part = tuple(slice(0, min(n, size - c)) for c, n, size in zip(corner, tile, shape))
-        total[place] += (values * of_tile[..., None])[part]
-        weight[place] += of_tile[part]
-    return total / weight[..., None]
+        mean.add(values, corner)
+    return mean.result()

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from covjax import InputError, joined, provenance, segmenter, trained
+from covjax import InputError, joined, provenance, scan_segmenter, segmenter, trained
 from covjax.audit import mask_rules
 from covjax.ct import lungs, masks, picture
+from covjax.ct.grid import Grid
 from covjax.data import datasets, lineage, segmented, soft_maps, specs
 from covjax.metrics import segmentation as metrics
 from covjax.pages import figures, html, pictures, prose
@@ -189,11 +190,21 @@ def _scan(name, parts):
 def _network(config, run):
     """The Model of a segmentation run, with the threshold of its validation set, if it has one."""
     network = segmenter.of_run(run)
-    predict = lambda grey: np.stack(list(segmenter.predict(network, grey, config.batch_size)))
+
+    def predict(scan):
+        if network.spacing and not scan.in_mm:
+            raise InputError(
+                f'{scan.id}: the size of its voxels is not known, which {run.folder} needs; leave '
+                'that data set out'
+            )
+        grid = Grid.straight(scan.grey.shape, scan.spacing)
+        found = scan_segmenter.predict(network, scan.grey, grid, config.batch_size)
+        return np.stack(list(found))
+
     return Model(
         name=run.config.model,
         kind='network',
-        soft=lambda scan: predict(scan.grey),
+        soft=predict,
         lineage=run.lineage,
         seed=run.config.seed,
         step=run.step,
@@ -208,13 +219,13 @@ def _threshold(config, run, predict):
     Args:
         config: of this evaluation.
         run: trained.Trained.
-        predict: uint8 [slices, H, W] -> float32 [slices, H, W, classes].
+        predict: Scan -> float32 [slices, H, W, classes].
     """
     dice, val = [], run.config.val
     scans = read_scans(val, config.data_dir or run.data_dir, run.config.regions, run.classes)
     lineage.check_same(run.lineage, 'val', [row for scan in scans for row in scan.rows], val)
     for scan in scans:
-        region = 1 - predict(scan.grey)[..., 0]
+        region = 1 - predict(scan)[..., 0]
         dice.append([metrics.dice(region >= t, scan.target > 0) for t in THRESHOLDS])
     threshold = float(THRESHOLDS[np.nanmean(dice, 0).argmax()])
     print(f'{run.folder}: threshold {threshold:.2f} by {val}', flush=True)

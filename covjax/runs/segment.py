@@ -1,17 +1,20 @@
-"""Pictures or a CT scan segmented by a trained network: a mask of every file, a table and a page.
+"""Pictures or CT scans segmented by a trained network: a mask of every file, a table and a page.
 
 Masks lie on the grid of their file, in its orientation.
 """
 
 import itertools
 import pathlib
+import resource
+import sys
+import time
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, drafts, joined, lung_view, require, segmenter
+from covjax import InputError, drafts, joined, lung_view, require, scan_segmenter, segmenter
 from covjax.ct import contents, lungs, masks, picture, volume, windows
 from covjax.metrics.segmentation import infection_percentage
 from covjax.pages import html, pictures, prose
@@ -21,10 +24,12 @@ from covjax.workdir import write_csv
 SHOWN, TILE, COLUMNS_SHOWN = 12, 256, 4  # of the picture of the page
 GIVE = {
     'segmenter': 'give the workdir of a segmentation run, or a .safetensors file of it',
-    'input': 'give a folder of pictures, a picture or a CT scan',
+    'input': 'give a folder of pictures or of CT scans, a picture or a CT scan',
 }
 OTSU = 'otsu'  # what config.lungs calls the lungs that Otsu's threshold finds
-COLUMNS = ('file', 'region', 'slices', 'voxels', 'litres', 'percent of lungs')
+COLUMNS = ('file', 'region', 'side', 'slices', 'voxels', 'litres', 'percent of lungs')
+WHOLE, SIDES = 'both', ('left', 'right')  # of the patient; pictures do not say which is which
+GIB = 2**30
 WINDOW_NOTE = 'pictures have no HU: their grey levels are taken as they are'
 # What the opening of the page says (the rest is prose/segment.toml).
 FOUND = 'Regions were found in {some} of {count}: {regions}.'
@@ -54,22 +59,24 @@ def run(config, workdir):
     source = pathlib.Path(config.input)
     network = segmenter.load(config.segmenter, config.checkpoint)
     judge = _lung_judge(config, network)
-    files, ct, remarks = contents.inputs(source, config.hu, workdir)
+    files, scans, remarks = contents.scans(source, config.hu, workdir)
+    if files:
+        segmenter.check_pictures(network, config.segmenter, source)
     for remark in [*remarks, WINDOW_NOTE] if files else remarks:
         print(remark, flush=True)
-    rows, tiles = [], []
+    count = len(files) or len(scans)
+    rows, tiles, each = [], [], SHOWN if len(scans) == 1 else max(SHOWN // count, 1)
+    folder = source if source.is_dir() else source.parent
     with drafts.folder(workdir / 'masks') as draft:
-        if ct:
-            found = [of_volume(config, network, judge, ct, draft)]
-        else:
-            folder = source if source.is_dir() else source.parent
+        if files:
             found = of_pictures(config, network, judge, files, folder, draft)
+        else:
+            found = of_volumes(config, network, judge, scans, folder, draft)
         for one in found:
             rows += measured(one, network.classes)
-            tiles += tiles_of(one, SHOWN if ct else 1) if len(tiles) < SHOWN else []
+            tiles += tiles_of(one, each) if len(tiles) < SHOWN else []
     write_csv(workdir / 'table.csv', [COLUMNS, *rows])
     picture.save(workdir / 'overlay.png', pictures.contact_sheet(tiles, COLUMNS_SHOWN))
-    count = 1 if ct else len(files)
     write_page(config, network, workdir, rows, count)
     for row in rows[:SHOWN]:
         print(', '.join(f'{name} {value}' for name, value in zip(COLUMNS, row) if value != ''))
@@ -93,32 +100,98 @@ def _without_small_pieces(config, network, classes):
     return classes
 
 
-def of_volume(config, network, judge, ct, target):
-    """Segments a volume and writes its mask, on its own grid, into the folder `target`.
+def of_volumes(config, network, judge, scans, folder, target):
+    """Segments volumes; each mask is a NIfTI file of its name in `target`, on its own grid.
+
+    Prints what each takes.
+
+    Args:
+        config: of the run.
+        network: segmenter.Segmenter.
+        judge: of `_lung_judge`.
+        scans: [volume.Volume].
+        folder: pathlib.Path that they lie in, or that is the one scan.
+        target: pathlib.Path.
+
+    Yields:
+        Found.
+
+    Raises:
+        InputError: the voxels of a scan are damaged or no HU, or two masks would have one name.
+    """
+    names = _names_of(scans, folder)
+    for i, (name, ct) in enumerate(zip(names, scans), 1):
+        began = time.monotonic()
+        print(f'{name} ({i} of {len(scans)}): {_about(config, network, ct)}', flush=True)
+        file = target / f'{name}.nii.gz'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield of_volume(config, network, judge, ct, name, file)
+        took = time.monotonic() - began
+        print(f'{name}: {took:.0f} s, peak of memory {peak_memory() / GIB:.1f} GiB', flush=True)
+
+
+def _names_of(scans, folder):
+    """The names of scans below a folder, without endings; refuses two of one name."""
+    seen = {}
+    for ct in scans:
+        inside = folder in ct.path.parents
+        name = (ct.path.relative_to(folder).parent / ct.name).as_posix() if inside else ct.name
+        if name in seen:
+            raise InputError(
+                f'{ct.path}: differs from {seen[name].path.name} only in its ending, and masks are '
+                '.nii.gz files; rename one of the two'
+            )
+        seen[name] = ct
+    return list(seen)
+
+
+def _about(config, network, ct):
+    """What goes through a network of a volume.Volume, such as how many tiles."""
+    shown = lambda size: ' x '.join(map(str, size))
+    if not network.sees_volumes:
+        return f'{ct.size[2]} slices of {shown(ct.size[:2])}'
+    grid = ct.header.grid
+    seen = grid.resampled(network.spacing) if network.spacing else grid
+    count = len(scan_segmenter.tiles_of(network, seen.size[::-1], config.overlap))
+    voxels = f'{shown(grid.size)} voxels'
+    voxels += f' as {shown(seen.size)} of {network.spacing:g} mm' if network.spacing else ''
+    return f'{voxels}, {count} tiles'
+
+
+def peak_memory():
+    """The most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def of_volume(config, network, judge, ct, name, file):
+    """Segments a volume and writes its mask, on its own grid.
 
     Args:
         config: of the run.
         network: segmenter.Segmenter.
         judge: of `_lung_judge`.
         ct: volume.Volume.
-        target: pathlib.Path.
+        name: of the scan.
+        file: pathlib.Path of the mask, .nii.gz.
 
     Returns:
         Found.
     """
     hu, grid, code = volume.lps(ct)
+    probabilities = scan_segmenter.predict(
+        network, hu, grid, config.batch_size, config.overlap, 'segmenting'
+    )
+    classes = np.empty(hu.shape, np.uint8)
+    for z, of_slice in enumerate(probabilities):
+        classes[z] = segmenter.decided(of_slice, config.threshold)
     grey = windows.to_grey(hu)
     del hu
-    probabilities = segmenter.predict(network, grey, config.batch_size, config.overlap)
-    classes = np.empty(grey.shape, np.uint8)
-    bar = tqdm(probabilities, 'segmenting', total=len(grey), unit='slice', disable=None)
-    for z, of_slice in enumerate(bar):
-        classes[z] = segmenter.decided(of_slice, config.threshold)
     classes = _without_small_pieces(config, network, classes)
-    volume.write(target / f'{ct.name}.nii.gz', classes, grid, code)
+    volume.write(file, classes, grid, code)
     lung = judge(grey) if judge else _own_lungs(classes, network)
     millilitres = float(np.prod(grid.spacing)) / 1000
-    return Found(ct.name, grey, classes, lung, millilitres)
+    return Found(name, grey, classes, lung, millilitres)
 
 
 def of_pictures(config, network, judge, files, folder, target):
@@ -180,27 +253,41 @@ def save_mask(path, classes):
 def measured(found, names):
     """The rows of the table of one file, in the order of COLUMNS.
 
+    Of a scan whose lungs are known each region has a row for either side, too.
+
     Args:
         found: Found.
         names: of the classes.
     """
-    rows = []
-    for region, name in enumerate(names[1:], 1):
-        where = found.classes == region
-        rows.append(_row(found, name, where))
+    regions = {name: found.classes == region for region, name in enumerate(names[1:], 1)}
     if found.lungs is not None and not any(map(masks.is_lung, names)):
-        rows.append(_row(found, 'lungs', found.lungs))
+        regions['lungs'] = found.lungs
+    sides, rows = sides_of(found), []
+    for name, where in regions.items():
+        for side, part in sides.items():
+            lung = None if found.lungs is None else found.lungs & part
+            rows.append(_row(found, name, side, where & part, lung))
     return rows
 
 
-def _row(found, name, where):
-    """A row of the table, of a region that is at `where`."""
+def sides_of(found):
+    """{side: bool [slices, H, W]} of a Found: all of it and, where known, left and right."""
+    whole = {WHOLE: np.ones(found.classes.shape, bool)}
+    if found.lungs is None or found.millilitres is None or not found.lungs.any():
+        return whole
+    regions = found.lungs | (found.classes > 0)
+    left = lungs.left(regions)
+    return whole | dict(zip(SIDES, (left, regions & ~left)))
+
+
+def _row(found, name, side, where, lung):
+    """A row of the table, of a region that is at `where` in lungs that are at `lung`, or None."""
     voxels = int(where.sum())
     litres = '' if found.millilitres is None else round(voxels * found.millilitres / 1000, 4)
     percent = ''
-    if found.lungs is not None and found.lungs.any() and not masks.is_lung(name):
-        percent = round(infection_percentage(where, found.lungs), 2)
-    return found.name, name, int(where.any((1, 2)).sum()), voxels, litres, percent
+    if lung is not None and lung.any() and not masks.is_lung(name):
+        percent = round(infection_percentage(where, lung), 2)
+    return found.name, name, side, int(where.any((1, 2)).sum()), voxels, litres, percent
 
 
 def tiles_of(found, count):

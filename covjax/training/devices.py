@@ -3,6 +3,7 @@
 The only file that knows `pmap`; one device is no special case.
 """
 
+import math
 import os
 
 import jax
@@ -38,11 +39,11 @@ def check_batch(config):
     Raises:
         InputError: its images alone take more memory than a device has.
     """
-    height, width = config.get('patch') or (config.image_size, config.image_size)
+    sides = config.get('patch') or (config.image_size, config.image_size)
     share = -(-config.batch_size // jax.device_count())
     _check(
-        share * height * width * FLOAT,
-        f'config.batch_size={config.batch_size}: {share} images of {height}x{width}',
+        share * math.prod(sides) * FLOAT,
+        f'config.batch_size={config.batch_size}: {share} images of {"x".join(map(str, sides))}',
         'choose fewer or smaller ones',
     )
 

@@ -146,7 +146,22 @@ def _check_dimensions(config, dimensions, **sets):
         if found != {3} and dimensions == 3:
             raise InputError(
                 f'config.{key}={config[key]}: has slices, and {config.model} sees volumes; prepare '
-                'and name a data set of volumes, such as ct_scans/folder'
+                'and name a data set of volumes, such as ct_scans/folder_1500um'
+            )
+        if dimensions == 3 and config.spacing:
+            _check_spacing(config, key, examples.rows)
+
+
+def _check_spacing(config, key, rows):
+    """Refuses volumes (data.rows.Row) whose voxels are no cubes of config.spacing."""
+    for row in rows:
+        found = row.others.get('spacing', (0, 0, 0))
+        if not np.allclose(found, config.spacing, rtol=1e-3):
+            shape = ' x '.join(f'{mm:.3g}' for mm in found)
+            raise InputError(
+                f'config.{key}={config[key]}: {row.id} has voxels of {shape} mm (z, y, x), and '
+                f'config.spacing={config.spacing:g}; prepare and name data sets whose names end in '
+                f'_{config.spacing * 1000:.0f}um, or set config.spacing=0'
             )
 
 
