@@ -17,6 +17,7 @@ from covjax.ct import framing
 from covjax.data import lineage, segmented, soft_maps
 from covjax.phantom import ct_scans
 from covjax.runs import evaluate_masks, prepare
+from tfds_builders.ct_scans.layouts import LAYOUTS
 
 REGIONS = 'ground_glass+consolidation'
 PICTURES, VOLUMES = 'ct_scans/covid_semiseg', 'ct_scans/covid_ct_seg'
@@ -28,9 +29,9 @@ def data(tmp_path_factory):
     raw, data_dir = tmp_path_factory.mktemp('raw'), str(tmp_path_factory.mktemp('data'))
     for layout in ('covid_semiseg', 'covid_ct_seg'):
         ct_scans.write_ct_scans(raw / layout, layout, seed=3)
-    for config in ('covid_semiseg', 'covid_ct_seg_slices', 'covid_ct_seg_slices_hu'):
-        layout = config.removesuffix('_hu').removesuffix('_slices')
-        prepare.build(f'ct_scans/{config}', str(raw / layout), data_dir)
+    for ending in ('', '_slices', '_slices_hu'):
+        prepare.build(f'{VOLUMES}{ending}', str(raw / 'covid_ct_seg'), data_dir)
+    prepare.build(PICTURES, str(raw / 'covid_semiseg'), data_dir)
     return data_dir
 
 
@@ -43,9 +44,9 @@ def run_of(folder, data_dir, dataset=PICTURES, regions=REGIONS, seed=0, **fields
         folder,
         val.classes,
         lineage.record(named, data_dir, {'val': val.rows}),
-        **{'data_dir': data_dir, 'image_size': 96, 'patch': (96, 96), 'seed': seed},
-        **named,
-        **fields,
+        **{'data_dir': data_dir, 'image_size': 96, 'patch': (96, 96), 'seed': seed}
+        | named
+        | fields,
     )
     return folder
 
@@ -89,6 +90,28 @@ def test_slices_of_a_scan_are_scored_as_one_scan_in_mm(data, tmp_path):
         dice = f1_score(scan.target.ravel() > 0, scan.grey.ravel() < DARK)
         assert score['dice'] == pytest.approx(dice, abs=1e-6)
     assert otsu['summary']['means']['dice']['value'] > 0.9
+
+
+def test_networks_of_volumes_are_scored_as_those_of_slices(data, tmp_path):
+    """Of single voxels both, on voxels as they are: every number is the same."""
+    fields = {'model': 'vnet', 'patch': (8, 32, 32), 'spacing': 0.0}
+    networks = [
+        run_of(tmp_path / 'slices', data, f'{VOLUMES}_slices', 'lung+lesion'),
+        run_of(tmp_path / 'volumes', data, VOLUMES, 'lung+lesion', **fields),
+    ]
+    scores = []
+    for network, ending in zip(networks, ('_slices', '')):
+        run = tmp_path / f'run{ending}'
+        (result,) = evaluated(run, [network], tests=f'{VOLUMES}{ending}:test')['results']
+        scores.append(result['scans'])
+    assert scores[0] == scores[1] and scores[0][0]['dice'] > 0.3
+
+
+def test_networks_with_a_spacing_refuse_what_has_none(data, tmp_path):
+    fields = {'model': 'vnet', 'patch': (8, 32, 32), 'spacing': 1.5}
+    network = run_of(tmp_path / 'net', data, regions=REGIONS, **fields)
+    with pytest.raises(InputError, match='the size of its voxels is not known, which .*net needs'):
+        evaluated(tmp_path / 'run', [network], protocol='official')
 
 
 def test_rules_and_seeds_stand_side_by_side_in_table_and_page(data, tmp_path):
@@ -347,48 +370,69 @@ def test_the_mean_mask_is_where_most_masks_are():
 # ---- from raw files to masks
 
 
-def test_one_command_a_step_from_raw_files_to_a_table(launch, tmp_path):
-    """On phantoms: prepare, train, resume, export, evaluate, segment."""
-    raw, data_dir, runs = tmp_path / 'raw', tmp_path / 'data', tmp_path / 'runs'
-    ct_scans.write_ct_scans(raw, 'covid_semiseg', seed=3)
+# Of slices and of volumes: the layout, data set, network and key of its input, and its rules.
+WAYS = {
+    'slices': (
+        'covid_semiseg',
+        PICTURES,
+        REGIONS,
+        ['--config=configs/segmentation.py', '--config.image_size=48', '--config.patch=(48,48)'],
+        ['--config.protocol=official', f'--config.rules={PICTURES}:train'],
+    ),
+    'volumes': (
+        'covid_ct_seg',
+        f'{VOLUMES}_8000um',
+        'lesion',
+        [
+            *('--config=configs/segmentation.py:vbnet', '--config.spacing=8'),
+            *('--config.patch=(8,16,16)', '--config.batch_size=2'),
+        ],
+        [],
+    ),
+}
 
-    def step(config, *words, workdir):
-        words = [f'--config=configs/{config}.py', f'--workdir={runs / workdir}', *words]
-        result = launch(*words)
+
+@pytest.mark.parametrize('way', WAYS)
+def test_one_command_a_step_from_raw_files_to_a_table(way, launch, tmp_path):
+    """On phantoms: prepare, train, resume, export, evaluate, segment."""
+    layout, dataset, regions, network, judged = WAYS[way]
+    raw, data_dir, runs = tmp_path / 'raw', tmp_path / 'data', tmp_path / 'runs'
+    ct_scans.write_ct_scans(raw, layout, seed=3)
+
+    def step(name, *words, workdir=''):
+        result = launch(f'--workdir={runs / (workdir or name)}', *words)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
     step(
         'prepare',
-        f'--config.dataset={PICTURES}',
-        f'--config.source={raw}',
-        f'--config.data_dir={data_dir}',
-        workdir='prepare',
+        *('--config=configs/prepare.py', f'--config.dataset={dataset}'),
+        *(f'--config.source={raw}', f'--config.data_dir={data_dir}'),
     )
     small = [
-        *(f'--config.data_dir={data_dir}', f'--config.regions={REGIONS}'),
-        *(f'--config.train={PICTURES}:train', f'--config.val={PICTURES}:validation'),
-        *('--config.widths=(4,8)', '--config.image_size=48', '--config.patch=(48,48)'),
-        *('--config.steps=6', '--config.eval_every=3', '--config.warmup_steps=1'),
+        *(*network, f'--config.data_dir={data_dir}', f'--config.regions={regions}'),
+        *(f'--config.train={dataset}:train', f'--config.val={dataset}:validation'),
+        *('--config.widths=(4,8)', '--config.warmup_steps=1'),
+        *('--config.steps=6', '--config.eval_every=3'),
     ]
-    out = step('segmentation', *small, workdir='net')
+    out = step('net', *small)
     assert 'val/dice' in out
-    assert json.loads((runs / 'net' / 'classes.json').read_text()) == ['background', REGIONS]
-    assert 'going on after step 6' in step('segmentation', *small, workdir='net')
-    step('export', f'--config.segmenter={runs / "net"}', workdir='export')
+    assert json.loads((runs / 'net' / 'classes.json').read_text()) == ['background', regions]
+    assert 'going on after step 6' in step('net', *small)
+    step('export', '--config=configs/export.py', f'--config.segmenter={runs / "net"}')
     step(
-        'evaluate_masks',
-        f'--config.segmenters={runs / "net"}',
-        '--config.protocol=official',
-        f'--config.rules={PICTURES}:train',
-        workdir='evaluate',
+        'evaluate',
+        *('--config=configs/evaluate_masks.py', f'--config.segmenters={runs / "net"}'),
+        *(f'--config.tests={dataset}:test', *judged),
     )
-    assert len(json.loads((runs / 'evaluate' / 'masks.json').read_text())['results']) == 5
-    picture = next((raw / 'test' / 'Imgs').iterdir())
+    found = json.loads((runs / 'evaluate' / 'masks.json').read_text())['results']
+    assert len(found) == (5 if judged else 1)
+    (exported,) = (runs / 'export').glob('*.safetensors')
+    scan = next(scan.image for scan in LAYOUTS[layout].scans(raw))
     step(
         'segment',
-        f'--config.segmenter={runs / "export" / "unet.safetensors"}',
-        f'--config.input={picture}',
-        workdir='segment',
+        *('--config=configs/segment.py', f'--config.segmenter={exported}'),
+        f'--config.input={scan}',
     )
-    assert (runs / 'segment' / 'masks' / f'{picture.stem}.png').is_file()
+    (mask,) = (runs / 'segment' / 'masks').iterdir()
+    assert mask.name.partition('.')[0] == scan.name.partition('.')[0]

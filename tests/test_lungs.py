@@ -109,3 +109,35 @@ def test_the_hull_is_convex_and_the_smallest_one(seed):
 def test_a_mask_without_lungs_has_no_hull():
     for mask in (np.zeros((9, 9), bool), np.eye(9, dtype=bool)):
         np.testing.assert_array_equal(lungs.hull(mask), mask)
+
+
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('shift', [-9, 0, 9])
+def test_the_left_lung_of_phantoms_is_the_one_that_was_drawn(seed, shift):
+    """Wherever in the image they lie."""
+    truth = np.stack([drawn(seed, z=z)[1] for z in (-30, -10, 10, 30)])
+    expected = truth & (np.arange(truth.shape[2]) >= truth.shape[2] / 2)
+    found = lungs.left(np.roll(truth, shift, 2))
+    np.testing.assert_array_equal(found, np.roll(expected, shift, 2))
+
+
+def test_lungs_that_touch_are_parted_and_what_crosses_the_middle_stays_with_its_lung():
+    both = np.zeros((3, 20, 40), bool)
+    both[:, 2:18, 4:18] = both[:, 2:18, 22:36] = True
+    both[1, 9:11, 18:22] = True  # they touch in front of the heart
+    both[2, 2:4, 18:21] = True  # the right one reaches across
+    both[2, 2:18, 21:23] = False
+    expected = both.copy()
+    expected[:2, :, :18], expected[2, :, :21] = False, False
+    expected[1, 9:11, 18] = False
+    found = lungs.left(both)
+    assert (found & both == found).all()
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[2], expected[2])
+    assert (found[1] != expected[1]).sum() <= 8  # within the bridge
+
+
+@pytest.mark.parametrize('mask', [np.zeros((2, 8, 8), bool), np.ones((1, 4, 1), bool)], ids=str)
+def test_the_left_of_nothing_is_nothing(mask):
+    assert lungs.left(mask).shape == mask.shape
+    assert not lungs.left(mask & False).any()

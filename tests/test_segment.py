@@ -125,6 +125,69 @@ def test_every_format_is_read(lesions, hu, tmp_path, end):
     np.testing.assert_array_equal(found, windows.to_grey(hu) < DARK)
 
 
+@pytest.mark.parametrize('code', ['LPS', 'RAI', 'SAR'])
+@pytest.mark.parametrize('spacing', [0.0, 1.5])
+def test_networks_of_volumes_give_masks_on_the_grid_of_the_scan(tmp_path, code, spacing, capsys):
+    """Blocks of 10 mm, of which the edges are a mixture; on the file's own grid in any case."""
+    blocks = np.where(np.random.default_rng(0).random((4, 4, 5)) > 0.5, -900, 0)
+    hu = blocks.repeat(4, 0).repeat(11, 1).repeat(12, 2).astype(np.int16)
+    write_volume(tmp_path / 'scan.nii.gz', hu, code)
+    (tmp_path / 'network').mkdir()
+    write_run(
+        tmp_path / 'network',
+        ('background', 'lesion'),
+        **{'model': 'vnet', 'patch': (16, 16, 16), 'spacing': spacing},
+    )
+    fields = {'lungs': '', 'hu': '1,0'}
+    workdir = segmented(tmp_path / 'network', tmp_path / 'scan.nii.gz', tmp_path / 'run', **fields)
+    scan, mask = (
+        sitk.ReadImage(str(path))
+        for path in (tmp_path / 'scan.nii.gz', workdir / 'masks' / 'scan.nii.gz')
+    )
+    for fact in ('GetSize', 'GetSpacing', 'GetOrigin', 'GetDirection'):
+        np.testing.assert_allclose(getattr(mask, fact)(), getattr(scan, fact)(), atol=1e-5)
+    truth, found = sitk.GetArrayFromImage(scan) < -500, sitk.GetArrayFromImage(mask) > 0
+    dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    assert dice == 1 if not spacing else dice > 0.9
+    shown = capsys.readouterr().out
+    seen = ' as 32 x 26 x 27 of 1.5 mm, 27 tiles' if spacing else ', 35 tiles'
+    assert f'scan (1 of 1): 60 x 44 x 16 voxels{seen}' in shown or code != 'LPS'
+    assert re.search(r'scan: \d+ s, peak of memory \d+\.\d GiB', shown)
+
+
+@pytest.mark.parametrize('kind', ['of volumes', 'of slices'])
+def test_a_folder_may_hold_many_scans(lesions, hu, tmp_path, kind):
+    for i, name in enumerate(('a.nii.gz', 'b/a.mha', 'b/c.nrrd')):
+        (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+        write_volume(tmp_path / 'in' / name, np.roll(hu, i, 0))
+    network = lesions
+    if kind == 'of volumes':
+        network = tmp_path / 'network'
+        network.mkdir()
+        fields = {'model': 'vnet', 'patch': (8, 16, 16), 'spacing': 0.0}
+        write_run(network, ('background', 'lesion'), **fields)
+    workdir = segmented(network, tmp_path / 'in', tmp_path / 'run')
+    for i, name in enumerate(('a', 'b/a', 'b/c')):
+        mask = sitk.ReadImage(str(workdir / 'masks' / f'{name}.nii.gz'))
+        expected = windows.to_grey(np.roll(hu, i, 0)) < DARK
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), expected)
+    assert {row['file'] for row in rows(workdir)} == {'a', 'b/a', 'b/c'}
+
+
+def test_two_scans_whose_masks_would_have_one_name_are_refused(lesions, hu, tmp_path):
+    for end in ('.mha', '.nrrd'):
+        write_volume(tmp_path / f'a{end}', hu)
+    with pytest.raises(InputError, match='a.nrrd: differs from a.mha only in its ending'):
+        segmented(lesions, tmp_path, tmp_path / 'run')
+
+
+def test_pictures_are_refused_by_networks_of_volumes(tmp_path):
+    write_run(tmp_path, model='vnet', patch=(8, 16, 16))
+    picture.save(tmp_path / 'in' / 'a.png', np.zeros((40, 40), np.uint8))
+    with pytest.raises(InputError, match='config.input=.*: has pictures, and .* sees volumes'):
+        segmented(tmp_path, tmp_path / 'in', tmp_path / 'run')
+
+
 def test_a_scale_of_hu_is_refused_beside_pictures(lesions, tmp_path):
     picture.save(tmp_path / 'in' / 'a.png', np.zeros((40, 40), np.uint8))
     for source in (tmp_path / 'in', tmp_path / 'in' / 'a.png'):
@@ -156,13 +219,45 @@ def test_tiles_and_the_whole_slice_give_one_mask(hu, tmp_path):
 
 def test_litres_and_percentage_are_those_of_the_voxels(lesions, hu, tmp_path):
     write_volume(tmp_path / 'scan.nii.gz', hu, spacing=(0.8, 0.9, 2.5))
-    lesion, lung = rows(segmented(lesions, tmp_path / 'scan.nii.gz', tmp_path / 'run'))
+    found = rows(segmented(lesions, tmp_path / 'scan.nii.gz', tmp_path / 'run'))
+    lesion, lung = (row for row in found if row['side'] == 'both')
     voxels = (windows.to_grey(hu) < DARK).sum()
     assert lesion['region'] == 'lesion' and int(lesion['voxels']) == voxels
     assert float(lesion['litres']) == pytest.approx(voxels * 0.8 * 0.9 * 2.5 / 1e6, abs=1e-4)
     assert lung['region'] == 'lungs' and not lung['percent of lungs']
     percent = 100 * voxels / int(lung['voxels'])
     assert float(lesion['percent of lungs']) == pytest.approx(percent, abs=0.01)
+
+
+def two_lungs():
+    """(lungs, classes) of a scan in LPS: lesions in a tenth of the right one, half of the left."""
+    lung, classes = np.zeros((4, 30, 40), bool), np.zeros((4, 30, 40), np.uint8)
+    lung[:, 5:25, 4:14] = lung[:, 5:25, 24:36] = True
+    classes[:, 5:7, 4:14] = classes[:, 5:15, 24:36] = 1
+    return lung, classes
+
+
+def test_either_side_has_the_percentage_of_its_own_lung():
+    lung, classes = two_lungs()
+    found = segment.Found('a', classes, classes, lung, 0.001)
+    table = segment.measured(found, ('background', 'lesion'))
+    shown = {row[1:3]: (row[4], row[5], row[6]) for row in table}
+    assert shown == {
+        ('lesion', 'both'): (560, 0.0006, 31.82),
+        ('lesion', 'left'): (480, 0.0005, 50.0),
+        ('lesion', 'right'): (80, 0.0001, 10.0),
+        ('lungs', 'both'): (1760, 0.0018, ''),
+        ('lungs', 'left'): (960, 0.001, ''),
+        ('lungs', 'right'): (800, 0.0008, ''),
+    }
+
+
+@pytest.mark.parametrize('known', ['no lungs', 'a picture'])
+def test_sides_are_told_apart_only_where_they_are_known(known):
+    lung, classes = two_lungs()
+    lung, millilitres = (None, 0.001) if known == 'no lungs' else (lung, None)
+    found = segment.Found('a', classes, classes, lung, millilitres)
+    assert {row[2] for row in segment.measured(found, ('background', 'lesion'))} == {'both'}
 
 
 def test_the_lungs_of_a_segmenter_can_be_what_lesions_are_a_percentage_of(

@@ -1,5 +1,6 @@
 """The segmentation task: patches, augmentation, losses, counts of whole images, devices."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -602,7 +603,10 @@ def test_regions_that_masks_do_not_have_are_refused(regions):
 
 # ---- volumes
 
-VOLUMES = {'widths': (4, 8), 'patch': (8, 16, 16), 'learning_rate': 1e-2, 'steps': 200}
+VOLUMES = {
+    **{'widths': (4, 8), 'patch': (8, 16, 16), 'spacing': 0.0},
+    **{'learning_rate': 1e-2, 'steps': 200},
+}
 
 
 @pytest.mark.parametrize('model', models.VOLUME_SEGMENTERS)
@@ -622,6 +626,24 @@ def test_slices_are_refused_by_networks_of_volumes(model):
     sets = {name: examples(2, (24, 24)) for name in ('train', 'val')}
     with pytest.raises(InputError, match=f'has slices, and {model} sees volumes'):
         segmentation.task_on(config_of(**VOLUMES, model=model), **sets)
+
+
+@fast
+@pytest.mark.parametrize('spacing', [(1.5, 1.5, 1.49), (5.0, 1.5, 1.5), (0.0, 0.0, 0.0), None])
+def test_volumes_must_have_the_voxels_of_the_config(spacing):
+    config = config_of(**VOLUMES | {'spacing': 1.5}, model='vbnet')
+    others = [{} if spacing is None else {'spacing': spacing}, {'spacing': (1.5, 1.5, 1.5)}]
+    sets = {}
+    for name, of_set in zip(('train', 'val'), (others[1:], others)):
+        sets[name] = examples(len(of_set), (9, 24, 20))
+        rows = [dataclasses.replace(row, others=o) for row, o in zip(sets[name].rows, of_set)]
+        sets[name] = sets[name]._replace(rows=rows)
+    shape = ' x '.join(f'{mm:.3g}' for mm in spacing or (0, 0, 0))
+    message = f'config.val=.*: 0 has voxels of {shape} mm .*end in _1500um, or set config.spacing=0'
+    with pytest.raises(InputError, match=message):
+        segmentation.task_on(config, **sets)
+    segmentation.task_on(config, sets['train'], None)
+    segmentation.task_on(config_of(**VOLUMES, model='vbnet'), **sets)
 
 
 @fast

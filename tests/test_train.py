@@ -427,9 +427,12 @@ def test_the_model_of_a_state_is_its_parameters_and_nothing_else():
     assert not any(key.startswith('net/params') for key in rest)
 
 
-@pytest.mark.parametrize('name', ['cyclegan', 'classifier', 'segmentation', 'pairs'])
+@pytest.mark.parametrize(
+    'name', ['cyclegan', 'classifier', 'segmentation', 'segmentation:vbnet', 'pairs']
+)
 def test_what_no_machine_has_room_for_is_refused_before_it_is_made(name, monkeypatch):
-    config = importlib.import_module(f'configs.{name}').get_config()
+    name, *variant = name.split(':')
+    config = importlib.import_module(f'configs.{name}').get_config(*variant)
     devices.check_batch(config)
     monkeypatch.setattr(devices, 'memory', lambda: 1000)
     with pytest.raises(InputError, match=r'config.batch_size=\d+: .* GiB, more than the 0.0 GiB'):
