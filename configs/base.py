@@ -11,7 +11,7 @@ LEAST = {
     ),
     **dict.fromkeys(['gen_filters', 'disc_filters', 'disc_last_stride', 'slices'], 1),
     **dict.fromkeys(['gen_widths', 'widths', 'patch', 'size', 'budgets', 'cyclegan_budgets'], 1),
-    **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit', 'per_slice', 'joined'], 1),
+    **dict.fromkeys(['warmup', 'rounds', 'shown', 'limit', 'per_slice', 'joined', 'number'], 1),
     'patches': 1,  # steps of pair_study
 }
 # What a key must stay below.

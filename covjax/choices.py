@@ -5,7 +5,16 @@ Otherwise a study would find a wrong word when it comes to the stage that it is 
 
 from ml_collections import ConfigDict
 
-from covjax import choice, models, pair_makers, pair_pictures, segmenter, stand_ins, trained
+from covjax import (
+    choice,
+    models,
+    pair_makers,
+    pair_pictures,
+    rounds,
+    segmenter,
+    stand_ins,
+    trained,
+)
 from covjax.ct import framing, windows
 from covjax.data import lineage
 from covjax.generator import DIRECTIONS
@@ -22,9 +31,11 @@ WORDS = {
     'gen_up': unet.UPS,
     'maker': pair_makers.METHODS,
     'masks': pair_pictures.READERS,
+    'order': rounds.ORDERS,
     'protocol': lineage.PROTOCOLS,
     'schedule': optimizer.SCHEDULES,
     'stand_in': stand_ins.METHODS,
+    'step': rounds.STEPS,
     'stand_ins': stand_ins.STAND_INS,
     'up': unet.UPS,
     'upsample': translators.UPSAMPLE,

@@ -128,15 +128,18 @@ def find(name, home):
 
 
 def with_path(argv, path, variant):
-    """The words of a command line, with the path of the config in place of its name."""
+    """The words of a command line, with the path of the config in place of its name.
+
+    It comes first, wherever it was: its keys can be set only after it.
+    """
     value = f'{path}:{variant}' if variant else str(path)
-    words = last_of_each(argv)
+    program, *words = last_of_each(argv)
     for i, word in enumerate(words):
         flag, equals, _ = word.partition('=')
         if flag in CONFIG_FLAGS:
-            words[i : i + 1 + (not equals)] = [f'{flag}={value}']
-            break
-    return words
+            del words[i : i + 1 + (not equals)]
+            return [program, f'{flag}={value}', *words]
+    return [program, *words]
 
 
 def last_of_each(argv):

@@ -50,7 +50,10 @@ def main(argv, home, below):
     """
     faulthandler.enable()
     logging.use_absl_handler()  # so that its verbosity counts for what other libraries log
-    config, workdir = parse(argv, home, below)
+    try:
+        config, workdir = parse(argv, home, below)
+    except BrokenPipeError:  # of --help, as in `--help | head`
+        os._exit(128 + signal.SIGPIPE)
     if COORDINATOR.value and processes.CHILD not in os.environ:
         sys.exit(processes.watch(argv, home, below, workdir, os.environ))
     launch(config, workdir)

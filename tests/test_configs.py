@@ -311,13 +311,13 @@ def test_help_of_a_config_explains_it_and_lists_its_keys(launch, word):
 
 
 @pytest.mark.fast
-def test_the_name_of_a_config_may_be_a_word_of_its_own():
+def test_the_name_of_a_config_may_be_a_word_of_its_own_and_come_after_its_keys():
     path = ROOT / 'configs' / 'cyclegan.py'
     for words in (['--config', 'cyclegan:small'], ['--config=cyclegan:small']):
-        argv = ['launch.py', *words, '--workdir', 'cyclegan']
-        assert command_line.config_argument(argv) == ('cyclegan', 'small')
-        replaced = command_line.with_path(argv, path, 'small')
-        assert replaced == ['launch.py', f'--config={path}:small', '--workdir', 'cyclegan']
+        for argv in ([*words, '--workdir', 'cyclegan'], ['--workdir', 'cyclegan', *words]):
+            assert command_line.config_argument(argv) == ('cyclegan', 'small')
+            replaced = command_line.with_path(['launch.py', *argv], path, 'small')
+            assert replaced == ['launch.py', f'--config={path}:small', '--workdir', 'cyclegan']
 
 
 @pytest.mark.fast

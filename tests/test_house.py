@@ -32,7 +32,7 @@ FLOORS = [
     ],
     ['covjax.trained', 'tfds_builders'],
     ['covjax.budgets'],
-    ['covjax.weights', 'covjax.data', 'covjax.phantom', 'covjax.pipeline'],
+    ['covjax.weights', 'covjax.data', 'covjax.phantom', 'covjax.pipeline', 'covjax.rounds'],
     ['covjax.provenance'],
     ['covjax.models', 'covjax.ct', 'covjax.workdir'],
     ['covjax.metrics', 'covjax.lock', 'covjax.drafts', 'covjax.hashes', 'covjax.processes'],

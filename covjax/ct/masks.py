@@ -223,7 +223,7 @@ def check_hu(mask, hu, names, path):
     Raises:
         InputError: they have.
     """
-    lung = hu[np.isin(mask, _lung_numbers(names))]
+    lung = hu[np.isin(mask, lung_numbers(names))]
     median = np.median(lung) if lung.size >= LEAST_PIXELS else LUNG_HU[0]
     if not LUNG_HU[0] <= median <= LUNG_HU[1]:
         raise InputError(
@@ -252,7 +252,7 @@ def check_place(masks, images, names, path):
     Raises:
         InputError: they do not.
     """
-    lung, lesion = _lung_numbers(names), _lesion_numbers(names)
+    lung, lesion = lung_numbers(names), _lesion_numbers(names)
     if not lung and not lesion:
         return f'where {", ".join(names[1:])} should be is not known, so the masks were not checked'
     found = [_lungs_of(image) for image in images]
@@ -263,7 +263,7 @@ def check_place(masks, images, names, path):
     return _check_lesions(inside, images, found, path)
 
 
-def _lung_numbers(names):
+def lung_numbers(names):
     """The numbers of the classes that are lungs."""
     return [i for i, name in enumerate(names) if is_lung(name)]
 
@@ -312,7 +312,7 @@ def _check_sides(masks, names, path):
     """Refuses left lungs that lie to the right of right ones."""
     sides = []
     for side in SIDES:
-        chosen = [i for i in _lung_numbers(names) if side in names[i].split('_')]
+        chosen = [i for i in lung_numbers(names) if side in names[i].split('_')]
         columns = sum(_columns(np.isin(mask, chosen)) for mask in masks)
         sides.append(columns[0] / columns[1] if columns[1] else None)
     left, right = sides

@@ -123,6 +123,37 @@ def write_lungs(folder, seed=0, people=(60, 15, 20), opacities=(0, 4, 8), size=2
     (folder / 'PHANTOM.txt').write_text(NOTE, encoding='utf-8')
 
 
+def write_volumes(folder, seed=0, people=(16, 4, 12), size=96, slices=64, most=7):
+    """Writes scans of whole lungs with their opacities in the layout `folder`, as NIfTI.
+
+    Each person has 1 to `most` opacities, which reach over several slices; masks have the regions
+    lung and lesion, which is part of no lung there.
+
+    Args:
+        folder: where to; made where there is none.
+        seed: of everything that is drawn.
+        people: how many in train, validation and test.
+        size: pixels a side of a slice.
+        slices: of a volume, THICKNESS apart.
+        most: opacities of a person.
+    """
+    folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 22])
+    persons = [
+        (split, i) for split, n in zip(('train', 'validation', 'test'), people) for i in range(n)
+    ]
+    rows = []
+    for split, i in tqdm(persons, 'drawing', unit='person', disable=None):
+        drawn = _draw(rng, size, slices, int(rng.integers(1, most + 1)))
+        name, mask = f'scans/{split}_{i:02d}.nii.gz', f'masks/{split}_{i:02d}.nii.gz'
+        regions = {'lung': drawn.lung, 'lesion': drawn.opacity}
+        _write_volume(folder / name, drawn.hu, drawn.spacing)
+        _write_volume(folder / mask, _valued(regions, {'lung': 1, 'lesion': 2}), drawn.spacing)
+        rows.append([name, mask, f'{split}_{i:02d}', split])
+    _write_table(folder / 'scans.csv', ['file', 'mask', 'patient', 'split'], *rows)
+    _write_table(folder / 'regions.csv', ['value', 'region'], [1, 'lung'], [2, 'lesion'])
+    (folder / 'PHANTOM.txt').write_text(NOTE, encoding='utf-8')
+
+
 def _draw(rng, size, slices, opacities=OPACITIES):
     """A Drawn person."""
     pixel, height = FIELD / size, (slices - 1) * THICKNESS

@@ -58,7 +58,7 @@ def run(config, workdir):
     require(config, GIVE)
     source = pathlib.Path(config.input)
     network = segmenter.load(config.segmenter, config.checkpoint)
-    judge = _lung_judge(config, network)
+    judge = lung_judge(config, network)
     files, scans, remarks = contents.scans(source, config.hu, workdir)
     if files:
         segmenter.check_pictures(network, config.segmenter, source)
@@ -84,7 +84,7 @@ def run(config, workdir):
     print(f'{masks_of} in {workdir / "masks"}, page {workdir / "segment.html"}')
 
 
-def _lung_judge(config, network):
+def lung_judge(config, network):
     """What finds the lungs: a function of uint8 [slices, H, W] -> bool, or None for the network."""
     if not config.lungs or any(map(masks.is_lung, network.classes)):
         return None
@@ -108,7 +108,7 @@ def of_volumes(config, network, judge, scans, folder, target):
     Args:
         config: of the run.
         network: segmenter.Segmenter.
-        judge: of `_lung_judge`.
+        judge: of `lung_judge`.
         scans: [volume.Volume].
         folder: pathlib.Path that they lie in, or that is the one scan.
         target: pathlib.Path.
@@ -119,7 +119,7 @@ def of_volumes(config, network, judge, scans, folder, target):
     Raises:
         InputError: the voxels of a scan are damaged or no HU, or two masks would have one name.
     """
-    names = _names_of(scans, folder)
+    names = names_of(scans, folder)
     for i, (name, ct) in enumerate(zip(names, scans), 1):
         began = time.monotonic()
         print(f'{name} ({i} of {len(scans)}): {_about(config, network, ct)}', flush=True)
@@ -130,7 +130,7 @@ def of_volumes(config, network, judge, scans, folder, target):
         print(f'{name}: {took:.0f} s, peak of memory {peak_memory() / GIB:.1f} GiB', flush=True)
 
 
-def _names_of(scans, folder):
+def names_of(scans, folder):
     """The names of scans below a folder, without endings; refuses two of one name."""
     seen = {}
     for ct in scans:
@@ -170,7 +170,7 @@ def of_volume(config, network, judge, ct, name, file):
     Args:
         config: of the run.
         network: segmenter.Segmenter.
-        judge: of `_lung_judge`.
+        judge: of `lung_judge`.
         ct: volume.Volume.
         name: of the scan.
         file: pathlib.Path of the mask, .nii.gz.
@@ -209,7 +209,7 @@ def of_pictures(config, network, judge, files, folder, target):
     Raises:
         InputError: a file is no picture.
     """
-    _check_names(files, folder)
+    check_names(files, folder)
     read = (np.asarray(picture.open_file(path)[0]) for path in files)
     images, shown = itertools.tee(read)
     probabilities = segmenter.predict(network, images, config.batch_size, config.overlap)
@@ -224,7 +224,7 @@ def of_pictures(config, network, judge, files, folder, target):
         yield Found(str(path.relative_to(folder)), grey[None], classes, lung, None)
 
 
-def _check_names(files, folder):
+def check_names(files, folder):
     """Refuses pictures whose masks would have one name."""
     seen = {}
     for path in files:

@@ -41,6 +41,7 @@ NAME = re.compile(
     r'(?P<layout>\w+?)(?P<slices>_slices)?(_(?P<micrometres>\d{3,5})um)?(?P<hu>_hu)?'
     r'(?P<framed>_framed)?(?P<lesions>_lesions(?P<side>\d{2,3}))?'
 )
+OWN = ('folder', 'annotated')  # whose files tables name; the second is what a person corrected
 # The names of splits; official ones, or those of grouping.splits_of.
 SPLITS = ('train', 'validation', 'test')
 FINEST, COARSEST = 300, 10_000  # micrometres a side of cubic voxels
@@ -76,7 +77,7 @@ class Config(tfds.core.BuilderConfig):
 def described(name):
     """The Config of a name such as covid_ct_md_slices_hu, or None where it describes none."""
     match = NAME.fullmatch(name)
-    if not match or match['layout'] not in (*LAYOUTS, 'folder'):
+    if not match or match['layout'] not in (*LAYOUTS, *OWN):
         return None
     micrometres = int(match['micrometres'] or 0)
     if micrometres and (match['slices'] or not FINEST <= micrometres <= COARSEST):
@@ -108,9 +109,9 @@ def described(name):
 # _framed or _lesionsN.
 NAMES = (
     *LAYOUTS,
-    'folder',
+    *OWN,
     *(f'{name}_slices' for name, layout in LAYOUTS.items() if not layout.pictures),
-    'folder_slices',
+    *(f'{name}_slices' for name in OWN),
 )
 
 
@@ -131,7 +132,7 @@ class Builder(_base.ArrayRecordBuilder):
     Splits are the official ones where there are any, otherwise by patient, or by what looks alike.
 
     Args:
-        source: the folder of the files, for config `folder`, whose classes its tables name.
+        source: the folder of the files, for the configs OWN, whose classes their tables name.
         hu: 'SLOPE,INTERCEPT' for volumes whose values are not HU, HU = SLOPE x value + INTERCEPT;
             '' refuses such volumes.
         unchecked_masks: whether to take masks that do not lie on the lungs of their images.

@@ -1,0 +1,340 @@
+"""A person in the loop, who is exact: what is drawn, taken back, told and trained on."""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from scipy.stats import entropy
+from segmenters import write_run
+from sklearn.metrics import f1_score
+
+from configs import annotate as config_file
+from covjax import InputError, rounds, trained
+from covjax.ct import masks, windows
+from covjax.data import segmented
+from covjax.phantom import ct_scans
+from covjax.runs import annotate
+from covjax.workdir import claimed, read_json
+
+NETWORKS = {
+    'pictures': {'image_size': 64, 'patch': (64, 64)},
+    'slices': {'image_size': 64, 'patch': (64, 64)},
+    'volumes': {'model': 'vnet', 'patch': (8, 32, 32), 'spacing': 8.0},
+}
+ENDINGS = {'pictures': '.png', 'slices': '.nii.gz', 'volumes': '.nii.gz'}
+COUNT, NUMBER = 5, 2
+
+
+class Project:
+    """Unlabelled images, their true lungs, and a segmenter of dark pixels."""
+
+    def __init__(self, folder, kind):
+        self.kind, self.raw, self.workdir = kind, folder / 'raw', folder / 'project'
+        self.network, self.truth = folder / 'network', {}
+        self.network.mkdir(parents=True)
+        training = {'val': '', 'best': '', 'augment': {**STILL}, 'batch_size': 2}
+        write_run(self.network, sharpness=0.4, **NETWORKS[kind], **training)
+        rng = np.random.default_rng(5)
+        for i in range(COUNT):
+            drawn = ct_scans._draw(rng, 64, 6, opacities=i)
+            name = f'P{i // 2}/scan{i}' if i % 2 else f'scan{i}'
+            file = self.raw / f'{name}{ENDINGS[kind]}'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if kind == 'pictures':
+                Image.fromarray(windows.to_grey(drawn.hu[3])).save(file)
+                self.truth[name] = drawn.lung[3:4]
+            else:
+                ct_scans._write_volume(file, drawn.hu, drawn.spacing, 'RAI' if i % 2 else 'LPS')
+                self.truth[name] = drawn.lung
+
+    def run(self, step, **fields):
+        """Does a step as the launcher would."""
+        config = config_file.get_config()
+        first = {'segmenter': str(self.network), 'input': str(self.raw)}
+        again = (self.workdir / 'round_1' / 'network').is_dir()
+        fields = (first if step == 'predict' and not again else {}) | fields
+        config.update({'step': step, 'number': NUMBER, 'old_data': False, 'steps': 2} | fields)
+        with claimed(config, self.workdir) as workdir:
+            annotate.run(config, workdir)
+        return rounds.read(self.workdir)[-1]
+
+    def correct(self, one, names=None, minutes='', value=1):
+        """Does what the exact person does: writes true masks, and marks them as done."""
+        file = one.folder / 'worklist.csv'
+        table = list(csv.DictReader(file.open(encoding='utf-8')))
+        for row in table:
+            if names is None or row['file'] in names:
+                self.write(one.file('masks', row['file']), self.truth[row['file']] * value)
+                row.update(done='x', minutes=minutes)
+        with file.open('w', newline='', encoding='utf-8') as opened:
+            writer = csv.DictWriter(opened, table[0])
+            writer.writeheader()
+            writer.writerows(table)
+        return [row['file'] for row in table]
+
+    def write(self, path, mask):
+        """Writes a mask as an editor would, in the place and orientation of what was there."""
+        mask = mask.astype(np.uint8)
+        if self.kind == 'pictures':
+            Image.fromarray(mask[0]).save(path)
+            return
+        draft = sitk.ReadImage(str(path))
+        code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(draft.GetDirection())
+        straight = sitk.DICOMOrient(draft, 'LPS')
+        image = sitk.GetImageFromArray(mask)
+        image.CopyInformation(straight)
+        sitk.WriteImage(sitk.DICOMOrient(image, code), str(path))
+
+
+STILL = {'scale': 0.0, 'flip': False, 'rotate': 0.0, 'brightness': 0.0, 'contrast': 0.0}
+
+
+@pytest.fixture(scope='module', params=NETWORKS)
+def project(request, tmp_path_factory):
+    return Project(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return Project(tmp_path, 'pictures')
+
+
+class Circle:
+    """Two rounds of a project, and what was there after each step."""
+
+    def __init__(self, project):
+        self.project = project
+        self.drawn = project.run('predict')
+        self.first = project.correct(self.drawn, minutes='7,5')
+        self.taken = project.run('take')
+        with (project.workdir / 'rounds.csv').open(encoding='utf-8') as file:
+            (self.told,) = csv.DictReader(file)
+        self.data = self.read()
+        self.trained = project.run('train')
+        self.again = project.run('predict')
+        self.second = project.correct(self.again)
+        project.run('take')
+
+    def read(self):
+        """What was taken, as the data set has it."""
+        dataset = self.taken.about['dataset']
+        return segmented.read(f'{dataset}:train', str(self.project.workdir / 'data'))
+
+
+@pytest.fixture(scope='module')
+def circle(project):
+    return Circle(project)
+
+
+def test_drafts_come_with_the_least_certain_first(circle):
+    with (circle.drawn.folder / 'worklist.csv').open(encoding='utf-8') as file:
+        table = list(csv.DictReader(file))
+    unsure = [float(row['uncertainty']) for row in table]
+    assert [row['file'] for row in table] == circle.first and len(unsure) == NUMBER
+    assert unsure == sorted(unsure, reverse=True) and 0 < unsure[-1] < 1
+    for kind in ('scans', 'masks', 'drafts'):
+        files = [path for path in (circle.drawn.folder / kind).rglob('*') if path.is_file()]
+        assert len(files) == NUMBER
+
+
+def test_what_was_edited_is_told(circle):
+    truth = circle.project.truth
+    assert {each['name'] for each in circle.taken.taken} == {*circle.first}
+    for each in circle.taken.taken:
+        name = each['name']
+        draft, final = (rounds.read_mask(circle.taken, kind, name) for kind in ('drafts', 'masks'))
+        np.testing.assert_array_equal(final, truth[name])
+        either = (draft > 0) | (final > 0)
+        assert each['edited'] == pytest.approx((draft != final).sum() / either.sum())
+        assert each['dice'] == pytest.approx(f1_score(final.ravel() > 0, draft.ravel() > 0))
+        assert 0.3 < each['dice'] < 1
+    assert float(circle.told['minutes']) == 7.5 and int(circle.told['files']) == NUMBER
+    means = {key: np.mean([each[key] for each in circle.taken.taken]) for key in ('edited', 'dice')}
+    assert {key: float(circle.told[key]) for key in means} == pytest.approx(means)
+    with (circle.project.workdir / 'rounds.csv').open(encoding='utf-8') as file:
+        assert [row['minutes'] for row in csv.DictReader(file)] == ['7.5', '']
+    assert (circle.project.workdir / 'annotate.html').stat().st_size > 1000
+
+
+def test_what_was_taken_is_a_data_set_on_the_voxels_that_the_network_sees(circle):
+    project, data = circle.project, circle.data
+    assert data.classes == ('background', 'lung')
+    if project.kind == 'volumes':
+        assert {tuple(row.others['spacing']) for row in data.rows} == {(8.0, 8.0, 8.0)}
+    else:
+        whole = sum(target.sum(dtype=int) for target in data.targets)
+        assert whole == sum(project.truth[name].sum() for name in circle.first)
+    rows = circle.read().rows  # of both rounds
+    assert len({row.others.get('scan') or row.id for row in rows}) == 2 * NUMBER
+    for row in rows:
+        for person in ('P0', 'P1'):
+            if f'/{person}/' in row.id and project.kind != 'pictures':
+                assert row.group == person
+
+
+def test_training_goes_on_and_the_next_round_draws_with_it_what_is_left(circle):
+    opened = trained.open_run(circle.trained.network, 'segmentation', 'segmenter')
+    assert opened.config.start == str(circle.project.network) and opened.step == 2
+    assert circle.again.number == 2 and circle.again.about['segmenter'] == str(opened.folder)
+    assert not {*circle.first} & {*circle.second}
+
+
+def test_a_random_pick_is_drawn_alone_and_another_one_by_another_seed(pictures, tmp_path):
+    picks = []
+    for seed in (0, 0, 1, 2):
+        pictures.workdir = tmp_path / f'{len(picks)}'
+        one = pictures.run('predict', order='random', seed=seed)
+        picks.append([path.name for path in sorted((one.folder / 'drafts').rglob('*.png'))])
+    assert picks[0] == picks[1] and all(len(pick) == NUMBER for pick in picks)
+    assert len({*map(tuple, picks)}) > 1
+
+
+def test_what_is_not_done_is_drawn_again(pictures):
+    done, one = [], pictures.run('predict')
+    pictures.correct(one, names=[rounds_first(one)])
+    while len(done) < COUNT:
+        done += [name for name, _ in rounds.read_done(one)]
+        pictures.run('take')
+        if len(done) < COUNT:
+            one = pictures.run('predict')
+            pictures.correct(one)
+    assert sorted(done) == sorted(pictures.truth)
+    with pytest.raises(InputError, match='config.input=.*: all of its images have been taken'):
+        pictures.run('predict')
+
+
+def rounds_first(one):
+    """The first file of the worklist of a round."""
+    with (one.folder / 'worklist.csv').open(encoding='utf-8') as file:
+        return next(csv.DictReader(file))['file']
+
+
+def test_entropy_is_that_of_scipy():
+    p = np.random.default_rng(0).dirichlet((1, 1, 1), (4, 5)).astype(np.float32)
+    np.testing.assert_allclose(annotate.entropy(p), entropy(p, axis=-1, base=3), rtol=1e-5)
+    assert annotate.entropy(np.array([1.0, 0.0])) == pytest.approx(0, abs=1e-9)
+
+
+def test_joined_regions_stay_the_classes_of_the_network(tmp_path):
+    about = {'classes': ['background', 'ground_glass+consolidation', 'lung'], 'ending': '.png'}
+    one = rounds.Round(1, tmp_path / 'round_1', about, [{'name': 'a'}])
+    rounds.write_tables(tmp_path, [one])
+    lines = (tmp_path / 'regions.csv').read_text().split()
+    assert lines == ['value,region', '1,ground_glass', '1101,consolidation', '2,lung']
+    names = masks.classes({1: 'ground_glass', 1101: 'consolidation', 2: 'lung'})
+    classes, table = segmented.classes_of('ground_glass+consolidation,lung', names)
+    assert classes == tuple(about['classes'])
+    assert table.tolist() == [0, 1, 1, 2]
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize('step', ['take', 'train'])
+def test_it_is_the_turn_of_another_step(pictures, step):
+    with pytest.raises(InputError, match='has no round'):
+        pictures.run(step)
+    assert not pictures.workdir.exists()
+
+
+@pytest.mark.parametrize('step', ['predict', 'train'])
+def test_a_round_that_was_not_taken_is_never_replaced(pictures, step):
+    one = pictures.run('predict')
+    with pytest.raises(InputError, match='round_1: its masks have not been taken back; mark in'):
+        pictures.run(step)
+    assert one.file('masks', next(iter(pictures.correct(one)))).is_file()
+
+
+def another_size(project, file):
+    project.write(file, np.zeros((1, 9, 9)))
+
+
+def another_value(project, file):
+    project.write(file, 7 * np.ones((1, 64, 64)))
+
+
+def another_place(project, file):
+    name = file.relative_to(next(path for path in file.parents if path.name == 'masks'))
+    name = name.with_suffix('').as_posix()
+    project.write(file, np.roll(project.truth[name], 20, 1))
+
+
+def in_colour(project, file):
+    Image.new('RGB', (64, 64), (1, 2, 3)).save(file)
+
+
+def cut_short(project, file):
+    file.write_bytes(file.read_bytes()[:40])
+
+
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (another_size, 'is 9 x 9 x 1, its image 64 x 64 x 1'),
+        (another_value, 'has the values 7 besides those listed'),
+        (another_place, 'does not lie on the lungs of its images'),
+        (in_colour, 'is a mask in colour'),
+        (cut_short, 'masks.*png'),
+        (lambda project, file: file.unlink(), 'masks.* is not there; leave `file` as it was'),
+    ],
+    ids=['size', 'value', 'place', 'colour', 'cut', 'gone'],
+)
+def test_masks_that_cannot_be_meant_are_refused_and_nothing_is_taken(pictures, spoil, message):
+    one = pictures.run('predict')
+    for name in pictures.correct(one):
+        spoil(pictures, one.file('masks', name))
+    before = sorted(path for path in pictures.workdir.rglob('*') if path.is_file())
+    with pytest.raises(InputError, match=message):
+        pictures.run('take')
+    after = sorted(path for path in pictures.workdir.rglob('*') if path.is_file())
+    assert after == before and rounds.read(pictures.workdir)[-1].taken is None
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda text: text, 'nothing is marked as done'),
+        (lambda text: text.replace('done', 'ready'), 'has the columns file'),
+        (lambda text: '', 'has the columns of nothing'),
+        (lambda text: text.replace('scan', 'slice').replace(',,', ',x,'), 'names .*slice'),
+        (lambda text: text.replace(',\n', ',long\n').replace(',,', ',x,'), 'has long minutes'),
+    ],
+    ids=['untouched', 'columns', 'empty', 'names', 'minutes'],
+)
+def test_worklists_that_say_nothing_are_refused(pictures, change, message):
+    file = pictures.run('predict').folder / 'worklist.csv'
+    file.write_text(change(file.read_text().replace('\r\n', '\n')))
+    with pytest.raises(InputError, match=f'worklist.csv.*{message}'):
+        pictures.run('take')
+
+
+def test_worklists_of_spreadsheets_with_semicolons_are_read(pictures):
+    one = pictures.run('predict')
+    pictures.correct(one)
+    file = one.folder / 'worklist.csv'
+    file.write_text('\ufeff' + file.read_text().replace(',', ';'), encoding='utf-8')
+    assert len(rounds.read_done(one)) == NUMBER
+
+
+def test_the_data_that_trained_the_network_are_shown_too_unless_told_otherwise(pictures):
+    opened = trained.open_run(pictures.network, 'segmentation', 'segmenter')
+    for train in ('a:train', 'a:train+ct_scans/annotated_1500um:train'):
+        opened.config.train = train
+        config = config_file.get_config()
+        asked = annotate.training_config(config, opened, pathlib.Path('p'), 'ct_scans/annotated')
+        assert asked.train == 'a:train+ct_scans/annotated:train' and asked.equal_parts
+        assert asked.data_dir.split(',')[-1] == 'p/data' and asked.start == str(pictures.network)
+    config.old_data = False
+    asked = annotate.training_config(config, opened, pathlib.Path('p'), 'ct_scans/annotated')
+    assert asked.train == 'ct_scans/annotated:train' and not asked.equal_parts
+
+
+def test_a_round_says_what_drew_it(pictures):
+    one = pictures.run('predict')
+    about = read_json(one.folder / 'round.json')
+    assert about['made_from']['segmenter']['content'] and about['covjax']
+    assert json.loads((pictures.workdir / 'config.json').read_text())['step'] == 'predict'
