@@ -34,7 +34,7 @@ def by_copies(config, folder):
             continue
         if checkpoint.exists(folder):
             config = ConfigDict({**config, key: str(folder / name)})
-        elif pathlib.Path(config[key]).suffix == '.safetensors':
+        elif pathlib.Path(config[key]).suffix in segmenter.FILES:
             raise InputError(
                 f'config.{key}={config[key]}: does not say what it was trained on; give the '
                 'workdir of its training'

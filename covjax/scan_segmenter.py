@@ -35,7 +35,8 @@ def predict(network, image, grid, batch_size, overlap=0.5, progress=''):
     """
     hidden = None if progress else True  # None: unless it is a screen
     if not network.sees_volumes:
-        found = segmenter.predict(network, as_grey(image), batch_size, overlap)
+        window = network.window if image.dtype == np.int16 else 'lung'
+        found = segmenter.predict(network, as_grey(image, window), batch_size, overlap, window)
         yield from tqdm(found, progress, total=len(image), unit='slice', disable=hidden)
         return
     seen, own = image, grid
@@ -45,9 +46,9 @@ def predict(network, image, grid, batch_size, overlap=0.5, progress=''):
     yield from resampling.slices_from(found, own, grid) if network.spacing else found
 
 
-def as_grey(image):
-    """uint8 through the lung window, of HU or of what is grey already."""
-    return image if image.dtype == np.uint8 else windows.to_grey(image)
+def as_grey(image, window='lung'):
+    """uint8 through a window, of HU or of what is grey already."""
+    return image if image.dtype == np.uint8 else windows.to_grey(image, windows.WINDOWS[window])
 
 
 def tiles_of(network, shape, overlap):

@@ -20,14 +20,16 @@ from jax.tree_util import Partial
 from PIL import Image
 
 from covjax import InputError, choice, models, trained
-from covjax.ct import masks
+from covjax.ct import body, masks, windows
 from covjax.data import batches, tiles
 from covjax.data.augment import to_float
 from covjax.models.unet import NORMS, UPS, check_widths
-from covjax.weights import safetensors
+from covjax.weights import lungmask, safetensors
 from covjax.workdir import AGAIN, checked
 
 LEAST_PATCH = 8  # pixels a side
+FILES = ('.safetensors', '.pth')  # endings of what is no workdir: an export, or one of lungmask
+LUNGMASK_PATCH = (256, 256)  # pixels of what the networks of lungmask see
 SQUARE = '(side, side)', '(176, 176)'  # what a patch of slices is, and an example
 ALL = models.SEGMENTERS | models.VOLUME_SEGMENTERS
 BOTTLENECKS = (0, 1, 3)  # of a VB-Net; 0 is none
@@ -69,6 +71,8 @@ class Segmenter(NamedTuple):
     # What it saw of an image in training: (side, side) of slices, (depth, side, side) of volumes.
     patch: tuple[int, ...]
     spacing: float = 0.0  # mm a side of the cubic voxels of volumes; 0: they stayed as they were
+    window: str = 'lung'  # of ct.windows.WINDOWS, through which it saw HU
+    crops: bool = False  # whether slices were cropped to the body
 
     @property
     def sees_volumes(self):
@@ -80,7 +84,8 @@ def load(path, which='best', key='segmenter'):
     """The Segmenter of a file or folder.
 
     Args:
-        path: the workdir of a segmentation run, or a .safetensors file of `export`.
+        path: the workdir of a segmentation run, a .safetensors file of `export`, or a .pth file of
+            lungmask.
         which: of a workdir, 'best' (checkpoint by validation) or 'latest'.
         key: the config key that named the path, for messages.
 
@@ -90,8 +95,11 @@ def load(path, which='best', key='segmenter'):
     Raises:
         InputError: there is no segmenter, or it is damaged.
     """
-    if pathlib.Path(path).suffix == '.safetensors':
+    exported, of_lungmask = FILES
+    if pathlib.Path(path).suffix == exported:
         return _exported(path)
+    if pathlib.Path(path).suffix == of_lungmask:
+        return _of_lungmask(path)
     return of_run(trained.open_run(path, 'segmentation', key, which))
 
 
@@ -100,6 +108,24 @@ def _exported(path):
     config, variables = safetensors.read(path, 'segmenter', Exported, ADDED)
     named = path, 'its header', safetensors.WRITE_AGAIN
     return _segmenter(config, variables, tuple(config.labels), *named)
+
+
+def _of_lungmask(path):
+    """The Segmenter of a .pth file of lungmask, which sees slices as that program shows them."""
+    model, variables, classes = lungmask.load(path)
+    image = jax.ShapeDtypeStruct((1, *LUNGMASK_PATCH, 1), jnp.float32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), image)
+    named = 'networks of lungmask', lungmask.EXAMPLE
+    safetensors.check_fits(path, variables, expected, *named)
+    return Segmenter(
+        model=model,
+        variables=jax.tree.map(jnp.asarray, variables),
+        classes=classes,
+        size=LUNGMASK_PATCH[0],
+        patch=LUNGMASK_PATCH,
+        window='lungmask',
+        crops=True,
+    )
 
 
 def of_run(run):
@@ -235,7 +261,7 @@ def _probabilities_of_uint8_by(model):
     return lambda variables, images: probabilities(variables, to_float(images))
 
 
-def predict(segmenter, images, batch_size, overlap=0.5):
+def predict(segmenter, images, batch_size, overlap=0.5, window='lung'):
     """The probability of every class in slices or pictures of any size.
 
     Each is resized to the square that the network was trained on and covered with tiles, whose
@@ -246,6 +272,7 @@ def predict(segmenter, images, batch_size, overlap=0.5):
         images: iterable of uint8 [H, W].
         batch_size: tiles, and images, at a time; no more tiles than the first such images have.
         overlap: share of a side that neighbouring tiles have in common, below 1.
+        window: of ct.windows.WINDOWS, that made the images grey.
 
     Yields:
         float32 [H, W, classes] for each image, the sum over the classes 1.
@@ -254,20 +281,40 @@ def predict(segmenter, images, batch_size, overlap=0.5):
     shape = (segmenter.size, segmenter.size)
     step = [max(round(n * (1 - overlap)), 1) if n < segmenter.size else n for n in tile]
     corners = tiles.corners(shape, tile, step)
-    images, at_once = iter(images), None
-    while chunk := list(itertools.islice(images, batch_size)):
+    seen, at_once = (_seen(segmenter, image, window) for image in images), None
+    while chunk := list(itertools.islice(seen, batch_size)):
         cuts = [
             tiles.cut(small, corner, tile, 0)
-            for small in (_resized(image, shape, Image.Resampling.BILINEAR) for image in chunk)
+            for small in (_resized(part, shape, Image.Resampling.BILINEAR) for part, *_ in chunk)
             for corner in corners
         ]
         # Few tiles go alone, not with copies that would only fill up a batch; the last ones as many
         # at a time as those before, for which the program is compiled.
         at_once = at_once or min(batch_size, len(cuts))
         found = batches.predict(apply_uint8(segmenter), np.stack(cuts)[..., None], at_once)
-        for i, image in enumerate(chunk):
+        for i, (part, place, whole) in enumerate(chunk):
             of_image = found[i * len(corners) : (i + 1) * len(corners)]
-            yield _to_size(tiles.joined(of_image, corners, shape), image.shape)
+            inside = _to_size(tiles.joined(of_image, corners, shape), part.shape)
+            yield inside if part.shape == whole else _outside(inside, place, whole)
+
+
+def _seen(segmenter, image, window):
+    """(the part of an image that a Segmenter sees, its place, shape of the image)."""
+    if window != segmenter.window:
+        stored, shown = (windows.WINDOWS[name] for name in (window, segmenter.window))
+        image = windows.rewindow(image, stored, shown)
+    place = np.s_[:, :]
+    if segmenter.crops:
+        place = body.place(image, windows.WINDOWS[segmenter.window])
+    return image[place], place, image.shape
+
+
+def _outside(inside, place, shape):
+    """Probabilities float32 [h, w, classes] of a place in an image; the rest is background."""
+    found = np.zeros((*shape, inside.shape[-1]), np.float32)
+    found[..., 0] = 1
+    found[place] = inside
+    return found
 
 
 def _resized(image, shape, how):

@@ -16,6 +16,7 @@ WINDOWS = {
     'lung': Window(-1000.0, 400.0),
     'wide': Window(-1024.0, 1024.0),
     'clinic': Window(-1350.0, 150.0),  # width 1500, level -600: that of most readers of lungs
+    'lungmask': Window(-1024.0, 600.0),  # that of lungmask's networks
     'covid': Window(-1250.0, 250.0),  # that of COVNet, and of the 8-bit scans of COVID-19-CT-Seg
 }
 AIR = -1024.0  # HU of what is not in the image

@@ -520,18 +520,23 @@ class Doubled(nn.Module):
         return y.reshape(batch, 2 * height, 2 * width, -1) + bias.reshape(1, 1, 1, -1)
 
 
-def bilinear_twice(x):
-    """Maps interpolated to double size, corners on corners: [B, H, W, C] -> [B, 2H, 2W, C].
+def bilinear_twice(x, corners=True):
+    """Maps interpolated to double size: [B, H, W, C] -> [B, 2H, 2W, C].
 
-    It is PyTorch's Upsample(scale_factor=2, mode='bilinear', align_corners=True), as one matrix
+    It is PyTorch's Upsample(scale_factor=2, mode='bilinear', align_corners=corners), as one matrix
     product along each side.
+
+    Args:
+        x: [B, H, W, C].
+        corners: whether corners stay on corners, otherwise edges on edges.
     """
-    rows, columns = (_interpolation(n, x.dtype) for n in x.shape[1:3])
+    rows, columns = (_interpolation(n, x.dtype, corners) for n in x.shape[1:3])
     return jnp.einsum('ih,jw,bhwc->bijc', rows, columns, x)
 
 
-def _interpolation(n, dtype):
-    """The matrix [2n, n] that interpolates n values to twice as many, the ends kept."""
-    places = np.linspace(0, n - 1, 2 * n)
+def _interpolation(n, dtype, corners):
+    """The matrix [2n, n] that interpolates n values to twice as many."""
+    between = np.linspace(0, n - 1, 2 * n)
+    places = between if corners else np.clip((np.arange(2 * n) + 0.5) / 2 - 0.5, 0, n - 1)
     weights = np.maximum(1 - np.abs(places[:, None] - np.arange(n)), 0)
     return jnp.asarray(weights, dtype)

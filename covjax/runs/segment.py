@@ -23,7 +23,7 @@ from covjax.workdir import write_csv
 
 SHOWN, TILE, COLUMNS_SHOWN = 12, 256, 4  # of the picture of the page
 GIVE = {
-    'segmenter': 'give the workdir of a segmentation run, or a .safetensors file of it',
+    'segmenter': 'give the workdir of a segmentation run, its .safetensors file or one of lungmask',
     'input': 'give a folder of pictures or of CT scans, a picture or a CT scan',
 }
 OTSU = 'otsu'  # what config.lungs calls the lungs that Otsu's threshold finds

@@ -33,7 +33,7 @@ def load_generator(path):
     Raises:
         InputError: PyTorch is missing, or the file is missing, damaged or not a ResNet generator.
     """
-    state = _read(path)
+    state = read(path, EXAMPLE)
     if _has_batch_norm(state):
         print(f'{path}: has BatchNorm; its running statistics are used, as PyTorch does in eval()')
     elif any(name.endswith('running_var') for name in state):
@@ -48,26 +48,38 @@ def load_generator(path):
     return model, params
 
 
-def _read(path):
-    """{name: float32 array} of a file that torch.save wrote."""
+def read(path, example):
+    """The arrays of a file that torch.save wrote.
+
+    Args:
+        path: of the file.
+        example: the end of messages: which file to give.
+
+    Returns:
+        {name without PREFIXES: float32 array}.
+
+    Raises:
+        InputError: PyTorch is missing, or the file is missing, damaged, or holds not one dict of
+            tensors.
+    """
     try:
         import torch
     except ImportError:
         raise InputError(f'{path}: reading .pth files needs PyTorch; pip install torch') from None
     try:
         stored = torch.load(path, map_location='cpu', weights_only=True)
-        tensors = _tensors(path, stored, torch.Tensor)
+        tensors = _tensors(path, stored, torch.Tensor, example)
         return {_plain(name): tensor.float().numpy() for name, tensor in tensors.items()}
     except FileNotFoundError:
-        raise InputError(f'{path}: no such file; {EXAMPLE}') from None
+        raise InputError(f'{path}: no such file; {example}') from None
     except InputError:
         raise
     except Exception as error:  # torch raises whatever its unpickler raises
         kind = type(error).__name__
-        raise InputError(f'{path}: holds no dict of tensors ({kind}); {EXAMPLE}') from None
+        raise InputError(f'{path}: holds no dict of tensors ({kind}); {example}') from None
 
 
-def _tensors(path, stored, kind):
+def _tensors(path, stored, kind, example):
     """The one dict of tensors of a file, which may lie in another one beside epochs and losses."""
     is_state = lambda value: (
         isinstance(value, dict) and value and all(isinstance(v, kind) for v in value.values())
@@ -82,7 +94,7 @@ def _tensors(path, stored, kind):
             inside += [(f'{name} {key}'.strip(), inner) for key, inner in value.items()]
     if len(states) != 1:
         found = f'{len(states)} dicts of tensors ({", ".join(sorted(states))})'
-        raise InputError(f'{path}: holds {found if states else "no dict of tensors"}; {EXAMPLE}')
+        raise InputError(f'{path}: holds {found if states else "no dict of tensors"}; {example}')
     return next(iter(states.values()))
 
 
