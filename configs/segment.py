@@ -18,8 +18,8 @@ def get_config():
         # lungmask.
         segmenter='',
         checkpoint='best',  # of a workdir: by validation, or latest
-        # A folder of pictures or one of them; a volume (.mhd, .mha, .nii, .nii.gz, .nrrd, DICOM); or
-        # a folder of volumes and of folders with a DICOM series each.
+        # A folder of pictures or one of them; a volume (.mhd, .mha, .nii, .nii.gz, .nrrd, DICOM);
+        # or a folder of volumes and of folders with a DICOM series each.
         input='',
         # For volumes whose values are not HU: SLOPE,INTERCEPT with HU = SLOPE x value + INTERCEPT.
         # '' refuses such volumes.
