@@ -2,10 +2,10 @@
 
 python benchmarks/annotate_phantoms.py FOLDER [--seeds=3] [--rounds=3]
 
-Draws 16 scans to learn from, of which 4 are labelled at the start, 4 for validation and 12 to test,
-and 24 that nobody has labelled. A small VB-Net learns the lesions of the four; then each round takes
-the exact masks of four more, those that it is least certain of or a random pick, and it trains on.
-Every network is evaluated on the test scans at the end. What is finished in FOLDER is kept.
+Draws 16 scans to learn from, of which 4 are labelled at the start, 4 for validation, 12 to test,
+and 24 that nobody has labelled. A small VB-Net learns the lesions of the four; then each round
+takes the exact masks of four more, those that it is least certain of or a random pick, and it
+trains on. Every network is evaluated on the test scans at the end. What is finished is kept.
 """
 
 import argparse
