@@ -1,9 +1,10 @@
 """How much memory and time segmenting a CT scan takes: random HU, random weights.
 
-python benchmarks/segment_volume.py SLICES WIDTH [WIDTH ...]
+python benchmarks/segment_volume.py SLICES [vnet|vbnet] WIDTH [WIDTH ...]
 
-Slices are of 512x512 and go through a U-Net of these widths at 256x256: one width is a network of
-next to no cost, so that what remains is the rest. configs/segment.py runs in a process of its own,
+Slices are of 512x512 and go through a U-Net of these widths at 256x256, or as voxels of 1.5 mm in
+tiles of 96x96x96 through a V-Net or VB-Net: one width is a network of next to no cost, so that what
+remains is the rest. configs/segment.py runs in a process of its own,
 whose peak of memory is printed.
 """
 
@@ -22,26 +23,32 @@ from covjax.trained import Trained, write_classes
 CLASSES = ('background', 'lesion')
 
 
-def write_segmenter(path, widths):
-    """Writes an untrained U-Net as .safetensors."""
-    config = segmentation.get_config()
+def write_segmenter(path, model, widths):
+    """Writes an untrained network as .safetensors."""
+    config = segmentation.get_config('' if model == 'unet' else model)
     config.update({'widths': widths})
-    network, image = segmenter.network(config, len(CLASSES)), np.zeros((1, 32, 32, 1), np.float32)
-    variables = network.init(jax.random.key(0), image)
-    stored = {'net': {'params': variables['params']}, 'batch_stats': variables['batch_stats']}
+    network = segmenter.network(config, len(CLASSES))
+    image = np.zeros((1, *[32] * len(config.patch), 1), np.float32)
+    variables = jax.jit(network.init)(jax.random.key(0), image)
+    stored = {
+        'net': {'params': variables['params']},
+        'batch_stats': variables.get('batch_stats', {}),
+    }
     write_classes(path.parent, CLASSES)
     segmenter.save(path, Trained(path.parent, config, stored, 0, 'latest', ''))
 
 
-def main(slices, *widths):
+def main(slices, *words):
     """Segments a scan and prints what it took."""
+    model = 'unet' if words[0].isdigit() else words[0]
+    widths = tuple(int(word) for word in words if word.isdigit())
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        write_segmenter(folder / 'n.safetensors', widths)
-        write_volume(folder / 'v.mhd', slices)
-        what = f'{slices} slices of 512x512, widths {widths}'
+        write_segmenter(folder / 'n.safetensors', model, widths)
+        write_volume(folder / 'v.mhd', int(slices))
+        what = f'{slices} slices of 512x512, {model}, widths {widths}'
         measured(folder, 'segment', 'segmenter', what)
 
 
 if __name__ == '__main__':
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])
