@@ -1,4 +1,4 @@
-"""U-Net in PyTorch, the peer of tests/test_unet.py and benchmarks/unet.py.
+"""U-Net in PyTorch, the peer of tests/test_unet.py and benchmarks/segmenters.py.
 
 Written from the description of milesial's implementation: padded convolutions without bias,
 BatchNorm, and a 2x2 transposed convolution or bilinear interpolation on the way up.

@@ -143,49 +143,13 @@ def test_v_net_equals_that_of_monai():
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def vb_net_of_pytorch(torch, bottleneck):
-    """({our name: module}, function of a volume [B, 1, D, H, W]) of a VB-Net in PyTorch."""
-    torch.manual_seed(0)
-    nn, named, relu = torch.nn, {}, torch.relu
-
-    def unit(x, name, features, size=3, active=True, kind='Conv3d'):
-        halves = {'kernel_size': 2, 'stride': 2}
-        options = {'kernel_size': size, 'padding': size // 2} if size else halves
-        layer = named.setdefault(name, getattr(nn, kind)(x.shape[1], features, **options))
-        norm = named.setdefault(f'{name}_norm', nn.GroupNorm(1, features))
-        x = norm(layer(x))
-        return relu(x) if active else x
-
-    def level(x, name, count, narrow):
-        y, features = x, x.shape[1]
-        for i in range(1, count + 1):
-            place, size = f'{name}_conv{i}', bottleneck if narrow else 3
-            if narrow:
-                y = unit(y, f'{place}_narrowed', features // 4, size)
-                y = unit(y, f'{place}_narrow', features // 4)
-            y = unit(y, place, features, size, active=i < count)
-        return relu(x + y)
-
-    def network(x):
-        skips = [x := unit(x, 'down0', 16)]
-        for depth, count in enumerate((1, 2, 3, 3), 1):
-            x = unit(x, f'down{depth}_halved', 16 << depth, size=0)
-            skips.append(x := level(x, f'down{depth}', count, bottleneck and depth > 1))
-        for depth, count in zip((3, 2, 1, 0), (3, 3, 2, 1)):
-            x = unit(x, f'up{depth}_doubled', 16 << depth, size=0, kind='ConvTranspose3d')
-            x = torch.cat([x, skips[depth]], 1)
-            x = level(x, f'up{depth}', count, bottleneck and depth > 1)
-        x = unit(x, 'logits', 2)
-        x = unit(x, 'head', 2, size=1, active=False)
-        return x
-
-    return named, network
-
-
 @pytest.mark.parametrize('bottleneck', [None, 1, 3])
 def test_vb_net_equals_that_of_pytorch(bottleneck):
     torch = pytest.importorskip('torch')
-    named, network = vb_net_of_pytorch(torch, bottleneck)
+    from benchmarks import torch_vbnet
+
+    torch.manual_seed(0)
+    named, network = torch_vbnet.vb_net(bottleneck)
     x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 32, 16, 1)).astype(np.float32)
     volumes = torch.tensor(x).permute(0, 4, 1, 2, 3)
     with torch.no_grad():
