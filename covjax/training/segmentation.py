@@ -247,22 +247,36 @@ def _corner(rng, patches, index):
 def eval_batches(val, shape, batch_size):
     """{'': batches of tiles that cover every image}, with 'mask' and 'scan', its index.
 
-    Where tiles overlap the first one counts, and the target of the others is IGNORED.
+    Where tiles overlap the first one counts, and the target of the others is IGNORED. Tiles are cut
+    as they are needed, so that scans are not there twice.
     """
-    cuts = []
-    for scan, (image, target) in enumerate(zip(val.images, val.targets)):
-        uncounted = target.copy()
-        for corner in tiles.corners(image.shape, shape, shape):
-            cuts.append(
-                {
-                    'image': tiles.cut(image, corner, shape, 0)[..., None],
-                    'target': tiles.cut(uncounted, corner, shape, IGNORED),
-                    'scan': np.int32(scan),
-                }
-            )
-            uncounted[tiles.inside(corner, shape)] = IGNORED
-    arrays = {name: np.stack([tile[name] for tile in cuts]) for name in cuts[0]}
-    return {'': batches.padded_batches(arrays, batch_size)}
+    places = [
+        (scan, corner)
+        for scan, image in enumerate(val.images)
+        for corner in tiles.corners(image.shape, shape, shape)
+    ]
+    return {'': _tile_batches(val, places, shape, batch_size)}
+
+
+def _tile_batches(val, places, shape, batch_size):
+    """Yields the batches of tiles at places: (index of a scan, corner)."""
+    for batch in batches.padded_batches({'place': np.arange(len(places))}, batch_size):
+        cuts = [_tile(val, *places[i], shape) for i in batch.pop('place')]
+        yield batch | {name: np.stack([cut[name] for cut in cuts]) for name in cuts[0]}
+
+
+def _tile(val, scan, corner, shape):
+    """One tile of a scan: {'image', 'target', 'scan'}."""
+    target = tiles.cut(val.targets[scan], corner, shape, IGNORED)
+    for axis, (start, n) in enumerate(zip(corner, shape)):
+        # What the tile before it has, along this axis.
+        covered = -start % n
+        target[(slice(None),) * axis + (slice(covered),)] = IGNORED
+    return {
+        'image': tiles.cut(val.images[scan], corner, shape, 0)[..., None],
+        'target': target,
+        'scan': np.int32(scan),
+    }
 
 
 def init(parts, config, rng, batch):
