@@ -515,15 +515,19 @@ def test_masks_do_not_depend_on_the_batch_and_batches_have_no_more_than_there_is
     assert set(used) == {min(batch_size, tiles_of_first)}
 
 
-def test_the_documented_snippet_runs(run):
+def test_the_documented_snippets_run(run, hu, tmp_path):
     text = (ROOT / 'docs' / 'models.md').read_text(encoding='utf-8')
     snippets = re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
-    (code,) = (snippet for snippet in snippets if 'segmenter.load(' in snippet)
+    code, of_scan = (snippet for snippet in snippets if 'segmenter.load(' in snippet)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 40, 32, 1)).astype(np.float32)
     names = {'images': images}
     exec(code.replace("'runs/lesions'", repr(str(run))), names)
     dark = (images[..., 0] + 1) * 127.5 < DARK - 0.5
     np.testing.assert_array_equal(names['probabilities'][..., 1] > 0.5, dark)
+    write_volume(tmp_path / 'scan.nii.gz', hu)
+    of_scan = of_scan.replace("'scan.nii.gz'", repr(str(tmp_path / 'scan.nii.gz')))
+    exec(of_scan.replace("'runs/lesions'", repr(str(run))), names)
+    np.testing.assert_array_equal(names['found'][..., 1] > 0.5, windows.to_grey(hu) < DARK)
 
 
 def test_a_segmenter_needs_no_training_code(run):
