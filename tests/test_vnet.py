@@ -66,16 +66,17 @@ def test_what_does_not_fit_is_refused(model, shape, words):
 @pytest.mark.fast
 @pytest.mark.parametrize('size', [1, 3, 5])
 @pytest.mark.parametrize('channels', [1, 4])
-def test_a_convolution_by_slices_is_one(size, channels):
+@pytest.mark.parametrize('sides', [(6, 7, 8), (2, 3, 4), (1, 1, 1)], ids=str)
+def test_a_convolution_written_otherwise_is_one(size, channels, sides):
     """And so are its gradients."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 6, 7, 8, channels)).astype(np.float32)
+    x = rng.normal(size=(2, *sides, channels)).astype(np.float32)
     kernel = rng.normal(size=(size,) * 3 + (channels, 3)).astype(np.float32)
     plain = lambda x, kernel: lax.conv_general_dilated(
         x, kernel, (1, 1, 1), 'SAME', dimension_numbers=layers_3d.NDHWC
     )
     squares = lambda convolve: lambda *arrays: (convolve(*arrays) ** 2).sum()
-    for convolve in (layers_3d.convolve, layers_3d.by_slices):
+    for convolve in (layers_3d.convolve, layers_3d.by_slices, layers_3d.by_taps):
         np.testing.assert_allclose(convolve(x, kernel), plain(x, kernel), rtol=1e-4, atol=1e-3)
         ours = jax.grad(squares(convolve), (0, 1))(x, kernel)
         for one, other in zip(ours, jax.grad(squares(plain), (0, 1))(x, kernel)):
