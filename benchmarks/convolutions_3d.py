@@ -15,7 +15,14 @@ from jax import lax
 
 from covjax.models import layers_3d
 
-SHAPES = [(1, 16, 48, 3), (16, 16, 48, 3), (32, 32, 32, 3), (64, 64, 16, 3), (16, 16, 48, 5)]
+SHAPES = [
+    (1, 16, 48, 3),
+    (16, 16, 48, 3),
+    (32, 32, 32, 3),
+    (64, 64, 16, 3),
+    (16, 16, 48, 5),
+    (256, 256, 4, 5),
+]
 TURNS = 5
 
 
@@ -54,7 +61,7 @@ def least(functions):
 
 def main():
     """Prints the table."""
-    print('| shape | as slices | gradients | XLA | gradients | PyTorch | gradients |')
+    print('| shape | ours | gradients | XLA | gradients | PyTorch | gradients |')
     print('|' + '---|' * 7)
     for channels, features, side, size in SHAPES:
         rng = np.random.default_rng(0)

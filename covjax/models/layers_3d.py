@@ -1,7 +1,8 @@
 """Layers of networks on volumes. Arrays are [B, D, H, W, C].
 
 On CPU a convolution of volumes is written as one of slices, or of small maps as a matrix product,
-which is faster than XLA's own (benchmarks/convolutions_3d.py prints by how much). Parameters and results are the same.
+which is faster than XLA's own (benchmarks/convolutions_3d.py prints by how much). Parameters and
+results are the same.
 """
 
 from typing import Any
