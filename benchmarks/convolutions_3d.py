@@ -67,7 +67,7 @@ def main():
         rng = np.random.default_rng(0)
         x = rng.normal(size=(1, side, side, side, channels)).astype(np.float32)
         kernel = rng.normal(size=(size,) * 3 + (channels, features)).astype(np.float32)
-        ours, xla = of_jax(layers_3d.by_slices, x, kernel), of_jax(plain, x, kernel)
+        ours, xla = of_jax(layers_3d.convolve, x, kernel), of_jax(plain, x, kernel)
         numbers = least([*ours, *xla, *of_torch(x, kernel)])
         shown = ' | '.join(f'{number:.1f}' for number in numbers)
         print(f'| {channels} to {features}, {side}, {size} | {shown} |', flush=True)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 from jax import lax
 
 from covjax import InputError
@@ -76,11 +77,38 @@ def test_a_convolution_written_otherwise_is_one(size, channels, sides):
         x, kernel, (1, 1, 1), 'SAME', dimension_numbers=layers_3d.NDHWC
     )
     squares = lambda convolve: lambda *arrays: (convolve(*arrays) ** 2).sum()
-    for convolve in (layers_3d.convolve, layers_3d.by_slices, layers_3d.by_taps):
+    ways = (layers_3d.convolve, layers_3d.by_slices, layers_3d.by_taps, layers_3d.by_sums)
+    for convolve in ways:
         np.testing.assert_allclose(convolve(x, kernel), plain(x, kernel), rtol=1e-4, atol=1e-3)
         ours = jax.grad(squares(convolve), (0, 1))(x, kernel)
         for one, other in zip(ours, jax.grad(squares(plain), (0, 1))(x, kernel)):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-2 * np.abs(other).max())
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('way', [layers_3d.by_slices, layers_3d.by_sums, layers_3d.by_taps])
+def test_gradients_of_narrow_numbers_have_their_dtype(way):
+    x, kernel = jnp.ones((1, 3, 4, 5, 2), jnp.bfloat16), jnp.ones((3, 3, 3, 2, 2), jnp.bfloat16)
+    total = lambda x, kernel: way(x, kernel).astype(jnp.float32).sum()
+    for gradient in jax.grad(total, (0, 1))(x, kernel):
+        assert gradient.dtype == jnp.bfloat16
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('shape', [(2, 3, 4, 5, 6), (1, 1, 1, 1, 2)], ids=str)
+def test_the_norm_of_all_is_that_of_one_group(shape):
+    """And so are its gradients."""
+    x = np.random.default_rng(0).normal(2, 3, shape).astype(np.float32)
+    flax, ours = linen.GroupNorm(1, epsilon=1e-5), layers_3d.NormOfAll()
+    variables = flax.init(jax.random.key(0), x)
+    assert jax.tree.structure(variables) == jax.tree.structure(ours.init(jax.random.key(0), x))
+    changed = jax.tree.map(lambda leaf: leaf + 0.3, variables)
+    np.testing.assert_allclose(ours.apply(changed, x), flax.apply(changed, x), atol=1e-5)
+    cubes = lambda norm: lambda v, x: (norm.apply(v, x) ** 3).sum()
+    for one, other in zip(
+        *(jax.tree.leaves(jax.grad(cubes(norm), (0, 1))(changed, x)) for norm in (ours, flax))
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
 # ---- PyTorch

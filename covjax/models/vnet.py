@@ -23,7 +23,6 @@ from covjax.models.unet import check_widths
 WIDTHS = (16, 32, 64, 128, 256)  # features of the levels on the way down, as published
 BOTTLENECKS = (None, 1, 3)
 NARROW, DEEP = 4, 2  # how many times fewer features a bottleneck has, and from which level on
-EPSILON = 1e-5  # of GroupNorm, as in PyTorch
 
 
 class Family(NamedTuple):
@@ -146,7 +145,7 @@ class VNet(nn.Module):
     def _norm(self, x, name, train):
         """The norm of the family, of all voxels of a batch or of each volume: the same shape."""
         if FAMILIES[self.family].norm == 'group':
-            return nn.GroupNorm(1, epsilon=EPSILON, dtype=self.dtype, name=name)(x)
+            return layers_3d.NormOfAll(dtype=self.dtype, name=name)(x)
         norm = layers.batch_norm(train, self.bn_momentum, self.dtype, self.axis_name)
         return norm(name=name)(x.reshape(-1, *x.shape[2:])).reshape(x.shape)
 
