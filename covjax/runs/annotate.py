@@ -174,6 +174,10 @@ def _unlabelled(network, source, hu, workdir, labelled):
     left = {name: opened for name, opened in images.items() if name not in labelled}
     if not left:
         raise InputError(f'config.input={source}: all of its images have been taken; name others')
+    if known := len(images) - len(left):
+        print(
+            f'{known} of {len(images)} images have been taken under their names before', flush=True
+        )
     return left, rounds.PICTURE if files else rounds.VOLUME
 
 
