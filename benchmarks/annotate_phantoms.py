@@ -53,7 +53,7 @@ def begin(folder, seed):
             *('--config=segmentation:vbnet_small', f'--workdir={workdir}'),
             *(f'--config.data_dir={folder / "data"}', f'--config.train={SETS}:train[4~{seed}]'),
             *(f'--config.val={SETS}:validation', '--config.regions=lesion'),
-            *('--config.spacing=0', '--config.steps=300', f'--config.seed={seed}'),
+            *('--config.spacing=0', '--config.steps=200', f'--config.seed={seed}'),
         )
     return workdir
 
@@ -109,7 +109,8 @@ def main():
         for order in ORDERS:
             workdir = args.folder / f'{order}_{seed}'
             words = [f'--config.order={order}', f'--config.seed={seed}', '--config.number=4']
-            words += ['--config.steps=200', '--config.learning_rate=5e-3', '--config.lungs=']
+            words += ['--config.steps=120', '--config.learning_rate=5e-3', '--config.lungs=']
+            words.append('--config.overlap=0')
             while len(rounds.read(workdir)) < args.rounds:
                 one_round(args.folder, workdir, first, words)
             found = [first, *(one.network for one in rounds.read(workdir))]
