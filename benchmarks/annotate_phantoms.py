@@ -63,11 +63,26 @@ def one_round(folder, workdir, first, words):
     step = lambda name, *more: launch(
         '--config=annotate', f'--workdir={workdir}', f'--config.step={name}', *more, *words
     )
-    source = [f'--config.input={folder / "pool" / "scans"}']
-    if not rounds.read(workdir):
-        source.append(f'--config.segmenter={first}')
-    step('predict', *source)
+    found = rounds.read(workdir)
+    if not found:
+        pool = folder / 'pool' / 'scans'
+        step('predict', f'--config.input={pool}', f'--config.segmenter={first}')
+    elif is_finished(found[-1]):
+        step('predict')
     one = rounds.read(workdir)[-1]
+    if one.taken is None:
+        correct(folder, one)
+        step('take')
+    step('train')
+
+
+def is_finished(one):
+    """Whether the training of a round has ended."""
+    return (one.network / 'environment.json').is_file()
+
+
+def correct(folder, one):
+    """Does what the exact person does with a round."""
     file = one.folder / 'worklist.csv'
     with file.open(encoding='utf-8') as opened:
         table = list(csv.DictReader(opened))
@@ -79,8 +94,6 @@ def one_round(folder, workdir, first, words):
         writer = csv.DictWriter(opened, table[0])
         writer.writeheader()
         writer.writerows(table)
-    step('take')
-    step('train')
 
 
 def score(folder, networks):
@@ -111,7 +124,7 @@ def main():
             words = [f'--config.order={order}', f'--config.seed={seed}', '--config.number=4']
             words += ['--config.steps=120', '--config.learning_rate=5e-3', '--config.lungs=']
             words.append('--config.overlap=0')
-            while len(rounds.read(workdir)) < args.rounds:
+            while sum(map(is_finished, rounds.read(workdir))) < args.rounds:
                 one_round(args.folder, workdir, first, words)
             found = [first, *(one.network for one in rounds.read(workdir))]
             networks[order, seed] = [str(path) for path in found]
