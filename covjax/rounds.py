@@ -15,6 +15,7 @@ taken in all rounds.
 """
 
 import csv
+import io
 import pathlib
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -29,21 +30,25 @@ WORKLIST = ('file', 'uncertainty', 'percent of lungs', 'done', 'minutes')
 SCANS, REGIONS = ('file', 'mask', 'patient', 'split'), ('value', 'region')
 STEPS = ('predict', 'take', 'train')
 ORDERS = ('uncertain', 'random')
+FOLDER = 'round_'
+NOT_DONE = ('', '0', 'no', 'n', 'false', '-')  # in the column done
 VOLUME, PICTURE = '.nii.gz', '.png'  # endings of the files of a round
 JOINED_FROM = 1000  # values of masks that stand for further names of joined regions, and are unused
-SAVE_AS = 'save it with the columns ' + ','.join(WORKLIST)
+SAVE_AS = 'save it as CSV in UTF-8 with the columns ' + ','.join(WORKLIST)
+CORRECT = 'correct the mask: these are its only regions'
 
 
 class About(TypedDict):
     """What round.json has."""
 
-    segmenter: str  # workdir of the training that drew the drafts
+    segmenter: str  # workdir of the training that drew the drafts, seen from the project if inside
     input: str  # folder of the unlabelled images
     hu: str  # config.hu
     ending: str  # VOLUME or PICTURE
     classes: list[str]  # of the masks, the background first; joined regions as 'a+b'
     dataset: str  # config of ct_scans that reads what is taken
     order: str
+    images: dict[str, str]  # {name: SHA-256 of its pixels or HU}
 
 
 class Taken(TypedDict):
@@ -77,25 +82,38 @@ def read(workdir):
     """The Rounds of a project (pathlib.Path), in their order; [] where there are none.
 
     Raises:
-        InputError: a file of a round is damaged.
+        InputError: a file of a round is damaged, or a round is missing before another.
     """
-    found, number = [], 1
-    while (folder := folder_of(workdir, number)).is_dir():
-        taken = folder / 'taken.json'
-        known = read_json(taken, list[Taken]) if taken.is_file() else None
-        found.append(Round(number, folder, read_json(folder / 'round.json', About), known))
-        number += 1
-    return found
+    numbers = [
+        int(folder.name[len(FOLDER) :])
+        for folder in workdir.glob(f'{FOLDER}[0-9]*')
+        if folder.name[len(FOLDER) :].isdigit()
+    ]
+    for number in range(1, max(numbers, default=0) + 1):
+        if number not in numbers:
+            raise InputError(
+                f'{folder_of(workdir, number)}: is missing before {FOLDER}{max(numbers)}; put it '
+                'back, or begin in another --workdir'
+            )
+    return [_read(workdir, number) for number in sorted(numbers)]
+
+
+def _read(workdir, number):
+    """One Round of a project."""
+    folder = folder_of(workdir, number)
+    taken = folder / 'taken.json'
+    known = read_json(taken, list[Taken]) if taken.is_file() else None
+    return Round(number, folder, read_json(folder / 'round.json', About), known)
 
 
 def folder_of(workdir, number):
     """The folder of a round of a project."""
-    return workdir / f'round_{number}'
+    return workdir / f'{FOLDER}{number}'
 
 
-def taken_names(found):
-    """The names of all files that were taken in some Rounds."""
-    return {one['name'] for each in found for one in each.taken or ()}
+def taken_images(found):
+    """The hashes of all images that were taken in some Rounds."""
+    return {each.about['images'][one['name']] for each in found for one in each.taken or ()}
 
 
 def write_worklist(file, rows):
@@ -119,23 +137,43 @@ def read_done(one):
             it.
     """
     file = one.folder / 'worklist.csv'
-    done = []
+    _check_strays(one)
+    # A spreadsheet may have changed spaces, and an apostrophe is before what it would calculate.
+    plain = lambda name: name.strip().lstrip("'").strip()
+    known, done = {plain(name): name for name in one.about['images']}, {}
     for number, row in _rows(file):
-        if not row['done']:
+        if row['done'].lower() in NOT_DONE:
             continue
+        name = known.get(plain(row['file']))
+        if name is None or name in done:
+            what = 'again' if name else 'which is no image of this round'
+            raise InputError(
+                f'{file}: line {number} names {row["file"]}, {what}; leave `file` as it was'
+            )
         for kind in ('scans', 'masks', 'drafts'):
-            if not one.file(kind, row['file']).is_file():
+            if not one.file(kind, name).is_file():
                 raise InputError(
-                    f'{file}: line {number} names {row["file"]}, and {one.file(kind, row["file"])} '
-                    'is not there; leave `file` as it was, and save the mask under its old name'
+                    f'{file}: line {number} names {name}, and {one.file(kind, name)} is not there; '
+                    'save the mask under its old name'
                 )
-        done.append((row['file'], _minutes(file, number, row['minutes'])))
+        done[name] = _minutes(file, number, row['minutes'])
     if not done:
         raise InputError(
             f'{file}: nothing is marked as done; write x in the column done of each mask that you '
             'have looked at'
         )
-    return done
+    return list(done.items())
+
+
+def _check_strays(one):
+    """Refuses files beside the masks of a Round, which an editor may have saved instead."""
+    own = {one.file('masks', name) for name in one.about['images']}
+    for file in sorted((one.folder / 'masks').rglob('*')):
+        if file.is_file() and file not in own and not file.name.startswith('.'):
+            raise InputError(
+                f'{file}: is no mask of this round; save it under the name that it had '
+                f'({one.about["ending"]}), or remove it'
+            )
 
 
 def _rows(file):
@@ -146,7 +184,8 @@ def _rows(file):
         raise InputError(f'{file}: cannot be read as text in UTF-8; {SAVE_AS}') from None
     # Spreadsheets of some countries write semicolons.
     first = text.splitlines()[0] if text.strip() else ''
-    reader = csv.DictReader(text.splitlines(), delimiter=';' if ';' in first else ',')
+    lines = io.StringIO(text, newline='')
+    reader = csv.DictReader(lines, delimiter=';' if ';' in first else ',')
     if not {*WORKLIST} <= {(name or '').strip() for name in reader.fieldnames or ()}:
         raise InputError(f'{file}: has the columns {first or "of nothing"}; {SAVE_AS}')
     plain = lambda row: {(key or '').strip(): (row[key] or '').strip() for key in row if key}
@@ -174,7 +213,7 @@ def read_mask(one, kind, name):
     """
     file = one.file(kind, name)
     stored = read_values(file, one.about['ending'])
-    return masks.as_classes(stored, dict(enumerate(one.about['classes'])), file)
+    return masks.as_classes(stored, dict(enumerate(one.about['classes'])), file, CORRECT)
 
 
 def read_values(file, ending):
@@ -220,7 +259,7 @@ def write_tables(workdir, found):
     """
     rows = []
     for one in found:
-        for each in one.taken or ():
+        for each in one.taken:
             files = (one.file(kind, each['name']) for kind in ('scans', 'masks'))
             paths = [file.relative_to(workdir).as_posix() for file in files]
             first, *others = pathlib.PurePath(each['name']).parts

@@ -1,6 +1,7 @@
 """A person in the loop, who is exact: what is drawn, taken back, told and trained on."""
 
 import csv
+import io
 import json
 import pathlib
 
@@ -179,7 +180,7 @@ def test_what_was_taken_is_a_data_set_on_the_voxels_that_the_network_sees(circle
 def test_training_goes_on_and_the_next_round_draws_with_it_what_is_left(circle):
     opened = trained.open_run(circle.trained.network, 'segmentation', 'segmenter')
     assert opened.config.start == str(circle.project.network) and opened.step == 2
-    assert circle.again.number == 2 and circle.again.about['segmenter'] == str(opened.folder)
+    assert circle.again.number == 2 and circle.again.about['segmenter'] == 'round_1/network'
     assert not {*circle.first} & {*circle.second}
 
 
@@ -203,7 +204,7 @@ def test_what_is_not_done_is_drawn_again(pictures):
             one = pictures.run('predict')
             pictures.correct(one)
     assert sorted(done) == sorted(pictures.truth)
-    with pytest.raises(InputError, match='config.input=.*: all of its images have been taken'):
+    with pytest.raises(InputError, match='config.input=.*: all of its images are taken'):
         pictures.run('predict')
 
 
@@ -279,7 +280,7 @@ def cut_short(project, file):
         (another_place, 'does not lie on the lungs of its images'),
         (in_colour, 'is a mask in colour'),
         (cut_short, 'masks.*png'),
-        (lambda project, file: file.unlink(), 'masks.* is not there; leave `file` as it was'),
+        (lambda project, file: file.unlink(), 'masks.* is not there; save the mask under its old'),
     ],
     ids=['size', 'value', 'place', 'colour', 'cut', 'gone'],
 )
@@ -294,16 +295,29 @@ def test_masks_that_cannot_be_meant_are_refused_and_nothing_is_taken(pictures, s
     assert after == before and rounds.read(pictures.workdir)[-1].taken is None
 
 
+def marked(text):
+    """A worklist whose every line is done."""
+    return text.replace(',,', ',x,')
+
+
 @pytest.mark.parametrize(
     'change, message',
     [
         (lambda text: text, 'nothing is marked as done'),
         (lambda text: text.replace('done', 'ready'), 'has the columns file'),
         (lambda text: '', 'has the columns of nothing'),
-        (lambda text: text.replace('scan', 'slice').replace(',,', ',x,'), 'names .*slice'),
-        (lambda text: text.replace(',\n', ',long\n').replace(',,', ',x,'), 'has long minutes'),
+        (
+            lambda text: text.replace('scan', 'slice').replace(',,', ',x,'),
+            'names .*slice.*no image',
+        ),
+        (
+            lambda text: text.replace(',,', ',x,') + text.split('\n')[1].replace(',,', ',x,'),
+            'again',
+        ),
+        (lambda text: text.replace(',,', ',no,'), 'nothing is marked as done'),
+        (lambda text: marked(text.replace(',\n', ',long\n')), 'has long minutes'),
     ],
-    ids=['untouched', 'columns', 'empty', 'names', 'minutes'],
+    ids=['untouched', 'columns', 'empty', 'names', 'twice', 'no', 'minutes'],
 )
 def test_worklists_that_say_nothing_are_refused(pictures, change, message):
     file = pictures.run('predict').folder / 'worklist.csv'
@@ -324,10 +338,11 @@ def test_the_data_that_trained_the_network_are_shown_too_unless_told_otherwise(p
     opened = trained.open_run(pictures.network, 'segmentation', 'segmenter')
     for train in ('a:train', 'a:train+ct_scans/annotated_1500um:train'):
         opened.config.train = train
+        opened.config.data_dir = 'd,elsewhere/data' if '+' in train else 'd'
         config = config_file.get_config()
         asked = annotate.training_config(config, opened, pathlib.Path('p'), 'ct_scans/annotated')
         assert asked.train == 'a:train+ct_scans/annotated:train' and asked.equal_parts
-        assert asked.data_dir.split(',')[-1] == 'p/data' and asked.start == str(pictures.network)
+        assert asked.data_dir == 'd,p/data' and asked.start == str(pictures.network)
     config.old_data = False
     asked = annotate.training_config(config, opened, pathlib.Path('p'), 'ct_scans/annotated')
     assert asked.train == 'ct_scans/annotated:train' and not asked.equal_parts
@@ -338,3 +353,126 @@ def test_a_round_says_what_drew_it(pictures):
     about = read_json(one.folder / 'round.json')
     assert about['made_from']['segmenter']['content'] and about['covjax']
     assert json.loads((pictures.workdir / 'config.json').read_text())['step'] == 'predict'
+
+
+def test_images_are_known_again_by_their_pixels(pictures, capsys):
+    """Whatever they are called, and others by the same names are not taken for them."""
+    pictures.correct(pictures.run('predict', number=COUNT))
+    pictures.run('take')
+    moved = pictures.raw.rename(pictures.raw.with_name('moved'))
+    again = {'segmenter': str(pictures.network), 'input': str(moved.parent)}
+    with pytest.raises(InputError, match='all of its images are taken'):
+        pictures.run('predict', **again | {'input': str(moved)})
+    Image.fromarray(255 - np.asarray(Image.open(moved / 'scan0.png'))).save(moved / 'scan0.png')
+    one = pictures.run('predict', **again | {'input': str(moved)})
+    assert list(one.about['images']) == ['scan0']
+    assert f'{COUNT - 1} images were taken before' in capsys.readouterr().out
+
+
+def test_rounds_of_other_regions_are_refused(pictures, tmp_path):
+    pictures.correct(pictures.run('predict'))
+    pictures.run('take')
+    other = tmp_path / 'other'
+    other.mkdir()
+    write_run(other, ('background', 'lung', 'lesion'), val='', best='')
+    with pytest.raises(InputError, match='has the classes .*lesion, and the rounds before have'):
+        pictures.run('predict', segmenter=str(other), input=str(pictures.raw))
+
+
+def test_a_project_may_be_moved(pictures, tmp_path):
+    pictures.correct(pictures.run('predict'))
+    pictures.run('take')
+    pictures.run('train')
+    pictures.run('predict')
+    pictures.workdir = pictures.workdir.rename(tmp_path / 'moved project')
+    pictures.correct(rounds.read(pictures.workdir)[-1])
+    pictures.run('take')
+    assert (pictures.run('train').network / 'environment.json').is_file()
+
+
+def test_a_network_of_another_project_is_refused_unless_its_data_are_left_out(pictures, tmp_path):
+    pictures.correct(pictures.run('predict'))
+    pictures.run('take')
+    network = pictures.run('train').network
+    pictures.workdir = tmp_path / 'second'
+    words = {'segmenter': str(network), 'input': str(pictures.raw)}
+    with pytest.raises(InputError, match='was trained in another project of rounds'):
+        pictures.run('predict', **words, old_data=True)
+    pictures.correct(pictures.run('predict', **words))
+    pictures.run('take')
+    assert (pictures.run('train').network / 'environment.json').is_file()
+
+
+def test_a_training_that_has_not_ended_draws_nothing(pictures):
+    pictures.correct(pictures.run('predict'))
+    pictures.run('take')
+    one = pictures.run('train')
+    (one.network / 'environment.json').unlink()
+    with pytest.raises(InputError, match='network: its training has not ended; run --config.step'):
+        pictures.run('predict')
+
+
+def test_another_training_of_a_round_says_what_to_remove(pictures):
+    pictures.correct(pictures.run('predict'))
+    pictures.run('take')
+    one = pictures.run('train')
+    with pytest.raises(InputError, match=f'another config.steps; or remove {one.network}'):
+        pictures.run('train', steps=3)
+
+
+@pytest.mark.parametrize('name', ['scan0.nii.gz', 'scan0.seg.nrrd', 'P0/other.png'])
+def test_masks_that_were_saved_beside_the_drafts_are_noticed(pictures, name):
+    one = pictures.run('predict')
+    pictures.correct(one)
+    file = one.folder / 'masks' / name
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    (one.folder / 'masks' / '.DS_Store').touch()
+    with pytest.raises(InputError, match=f'{name}: is no mask of this round; save it under the'):
+        pictures.run('take')
+
+
+def test_names_that_a_spreadsheet_would_calculate_are_read(pictures):
+    for i, name in enumerate(('=1+1.png', '-b;c,d.png', "'quoted.png", 'a\u2028b.png')):
+        source = sorted(pictures.raw.glob('*.png'))[0]
+        grey = np.asarray(Image.open(source)).copy()
+        grey[0, i] ^= 1
+        Image.fromarray(grey).save(pictures.raw / name)
+    one = pictures.run('predict', number=20)
+    file = one.folder / 'worklist.csv'
+    text = file.read_text(encoding='utf-8')
+    table = list(csv.DictReader(io.StringIO(text, newline='')))
+    for row in table:
+        row['done'] = 'x'
+    with file.open('w', newline='', encoding='utf-8') as opened:
+        writer = csv.DictWriter(opened, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    assert {name for name, _ in rounds.read_done(one)} == {*one.about['images']}
+    assert len(one.about['images']) == COUNT + 4
+
+
+def test_a_round_that_is_missing_before_another_is_refused(pictures):
+    pictures.correct(pictures.run('predict'))
+    pictures.run('take')
+    one = pictures.run('predict', segmenter=str(pictures.network), input=str(pictures.raw))
+    one.folder.rename(one.folder.with_name('round_3'))
+    with pytest.raises(InputError, match='round_2: is missing before round_3'):
+        pictures.run('take')
+
+
+@pytest.mark.parametrize('lungs', ['', 'otsu'])
+def test_without_lungs_nothing_is_a_percentage_of_them(tmp_path, lungs):
+    """And the uncertainty is that of the whole image."""
+    project = Project(tmp_path, 'pictures')
+    (tmp_path / 'lesions').mkdir()
+    write_run(tmp_path / 'lesions', ('background', 'lesion'), sharpness=0.4, val='', best='')
+    one = project.run('predict', segmenter=str(tmp_path / 'lesions'), lungs=lungs)
+    with (one.folder / 'worklist.csv').open(encoding='utf-8') as file:
+        assert all(bool(row['percent of lungs']) == bool(lungs) for row in csv.DictReader(file))
+
+
+def test_a_comma_in_the_name_of_a_project_is_refused(pictures, tmp_path):
+    pictures.workdir = tmp_path / 'a, b'
+    with pytest.raises(InputError, match='--workdir=.*: has a comma'):
+        pictures.run('predict')

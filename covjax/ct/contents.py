@@ -183,7 +183,7 @@ def scans(source, hu, workdir):
     for path in found.dicom:
         series[path.parent].append(path)
     numbers = [dicom.series_of(files[0]) for files in series.values()]
-    if found.pictures or len(found.volumes) + len(set(numbers)) < 2:
+    if found.pictures or (not found.volumes and len(set(numbers)) < 2):
         return _listed(inputs(source, hu, workdir))
     if len(set(numbers)) < len(numbers):
         raise InputError(

@@ -132,13 +132,14 @@ def in_lungs(mask, names):
     return np.isin(mask, inside)
 
 
-def as_classes(stored, regions, path):
+def as_classes(stored, regions, path, remedy='correct the mask, or list them in regions.csv'):
     """The class of every pixel or voxel.
 
     Args:
         stored: uint8 or int16 [..., H, W], the values of a file.
         regions: {value: region}; 0 is the background, and so is what is called so.
         path: of the file, for the message.
+        remedy: the end of the message.
 
     Returns:
         uint8 [..., H, W], an index into `classes(regions)`.
@@ -159,8 +160,7 @@ def as_classes(stored, regions, path):
         listed = ', '.join(f'{value} {name}' for value, name in sorted(known.items()))
         shown = ', '.join(map(str, sorted(others)[:8])) + (', ...' if len(others) > 8 else '')
         raise InputError(
-            f'{path}: has the values {shown} besides those listed ({listed}); '
-            'correct the mask, or list them in regions.csv'
+            f'{path}: has the values {shown} besides those listed ({listed}); {remedy}'
         )
     return result
 

@@ -20,6 +20,7 @@ from covjax import (
     InputError,
     choice,
     drafts,
+    hashes,
     provenance,
     require,
     rounds,
@@ -52,6 +53,7 @@ class Drawn(NamedTuple):
     classes: np.ndarray | None  # uint8 [slices, H, W] in LPS; None once they are written
     uncertainty: float  # mean entropy in the lungs, 0 to 1
     percent: float | str  # of the lungs that is infected, '' where it is not known
+    sha256: str  # of the image
 
 
 class Image(NamedTuple):
@@ -62,6 +64,11 @@ class Image(NamedTuple):
     grid: object = None  # grid.Grid of a volume
     code: str = ''  # its orientation
 
+    @property
+    def sha256(self):
+        """The hash of its HU or pixels, by which it is known again."""
+        return hashes.of_bytes((self.grey if self.hu is None else self.hu).tobytes())
+
 
 def run(config, workdir):
     """Does the step of a round that config.step names.
@@ -70,6 +77,8 @@ def run(config, workdir):
         InputError: a key is missing or wrong, a file cannot be read, or it is the turn of another
             step.
     """
+    if ',' in str(workdir):
+        raise InputError(f'--workdir={workdir}: has a comma, which parts folders; choose another')
     STEPS[choice(config, 'step', rounds.STEPS)](config, workdir)
 
 
@@ -81,48 +90,83 @@ def predict(config, workdir):
     found = rounds.read(workdir)
     if found and found[-1].taken is None:
         raise InputError(UNTAKEN.format(folder=found[-1].folder))
-    named, source, hu = _sources(config, found)
+    named, source, hu = _sources(config, workdir, found)
     opened = trained.open_run(named, 'segmentation', 'segmenter', config.checkpoint)
+    _check_project(config, opened, workdir)
     network = segmenter.of_run(opened)
-    images, ending = _unlabelled(network, source, hu, workdir, rounds.taken_names(found))
-    names = _first(config, len(found), list(images))
-    target = rounds.folder_of(workdir, len(found) + 1)
+    images, ending = _listed(network, source, hu, workdir)
     about = {
         **provenance.of(config, segmenter=provenance.network(opened)),
-        **{'segmenter': str(named), 'input': str(source), 'hu': hu, 'ending': ending},
-        **{'classes': list(network.classes), 'order': config.order},
+        **{'segmenter': _inside(named, workdir), 'input': str(source), 'hu': hu},
+        **{'ending': ending, 'classes': list(network.classes), 'order': config.order},
         'dataset': _dataset(network, ending),
     }
+    _check_alike(about, found, named)
+    target = rounds.folder_of(workdir, len(found) + 1)
     with drafts.folder(target) as draft:
-        drawn = _draw_all(config, network, {name: images[name] for name in names}, ending, draft)
-        if config.order == UNCERTAIN:
-            names.sort(key=lambda name: -drawn[name].uncertainty)
-        names = names[: config.number]
+        drawn = _draw_all(config, network, found, images, ending, draft)
+        if not drawn:
+            raise InputError(f'config.input={source}: all of its images are taken; name others')
+        by_order = lambda name: -drawn[name].uncertainty if config.order == UNCERTAIN else 0
+        names = sorted(drawn, key=by_order)[: config.number]
         _keep(draft, names, drawn, images, ending)
         rows = [(name, round(drawn[name].uncertainty, 4), drawn[name].percent) for name in names]
         rounds.write_worklist(draft / 'worklist.csv', rows)
-        write_json(draft / 'round.json', about)
+        hashed = {name: drawn[name].sha256 for name in names}
+        write_json(draft / 'round.json', about | {'images': hashed})
+    _tell(rows, len(drawn), target)
+
+
+def _tell(rows, count, folder):
+    """Prints what there is to do.
+
+    Args:
+        rows: of the worklist.
+        count: of images that were drawn.
+        folder: of the round.
+    """
     for name, uncertainty, _ in rows[: segment.SHOWN]:
         print(f'{name}: uncertainty {uncertainty:.4f}')
     print(
-        f'{len(rows)} of {len(drawn)} drafts in {target / "masks"}: edit them, mark in '
-        f'{target / "worklist.csv"} what is done, and run the same with --config.step=take'
+        f'{len(rows)} of {count} drafts in {folder / "masks"}: edit them, mark in '
+        f'{folder / "worklist.csv"} what is done, and run the same with --config.step=take'
     )
 
 
-def _draw_all(config, network, images, ending, folder):
+def _draw_all(config, network, found, images, ending, folder):
     """Draws images and writes what was drawn into drafts/ of a folder.
+
+    Left out are those that were taken in the rounds before, under whatever name; of a random order
+    no more are drawn than are asked for.
+
+    Args:
+        config: of the run.
+        network: segmenter.Segmenter.
+        found: [rounds.Round].
+        images: {name: function that opens an Image}.
+        ending: of the files of a round.
+        folder: pathlib.Path.
 
     Returns:
         {name: Drawn}, without its classes.
     """
     judge, drawn = segment.lung_judge(config, network), {}
-    for i, name in enumerate(images, 1):
-        print(f'{name} ({i} of {len(images)})', flush=True)
+    labelled, known, names = rounds.taken_images(found), 0, list(images)
+    if choice(config, 'order', rounds.ORDERS) != UNCERTAIN:
+        names = np.random.default_rng([config.seed, len(found)]).permutation(names).tolist()
+    for i, name in enumerate(names, 1):
         image = images[name]()
-        found = draw(config, network, judge, image)
-        _write(folder / 'drafts', name, found.classes, image, ending)
-        drawn[name] = found._replace(classes=None)  # of all scans they might fill the memory
+        if image.sha256 in labelled:
+            known += 1
+            continue
+        print(f'{name} ({i} of {len(names)})', flush=True)
+        one = draw(config, network, judge, image)
+        _write(folder / 'drafts', name, one.classes, image, ending)
+        drawn[name] = one._replace(classes=None)  # of all scans they might fill the memory
+        if config.order != UNCERTAIN and len(drawn) == config.number:
+            break
+    if known:
+        print(f'{known} images were taken before', flush=True)
     return drawn
 
 
@@ -141,7 +185,19 @@ def _keep(folder, names, drawn, images, ending):
     picture.save(folder / 'overlay.png', pictures.contact_sheet(tiles, segment.COLUMNS_SHOWN))
 
 
-def _sources(config, found):
+def _inside(path, workdir):
+    """A path as a project notes it: seen from its folder if it lies there, which may be moved."""
+    path, workdir = pathlib.Path(path), pathlib.Path(workdir)
+    return str(path.relative_to(workdir)) if workdir in path.parents else str(path)
+
+
+def _noted(path, workdir):
+    """The pathlib.Path of what `_inside` has noted."""
+    inside = pathlib.Path(workdir) / path
+    return inside if inside.is_dir() else pathlib.Path(path)
+
+
+def _sources(config, workdir, found):
     """(workdir of the segmenter, folder of the images, config.hu) of a new round.
 
     Where the config has none they are those of the last round, and its network once it is trained.
@@ -149,7 +205,16 @@ def _sources(config, found):
     last = found[-1] if found else None
     named, source, hu = config.segmenter, config.input, config.hu
     if last and not named:
-        named = last.network if last.network.is_dir() else last.about['segmenter']
+        named = _noted(last.about['segmenter'], workdir)
+        if last.network.is_dir():
+            named = last.network
+            if not (named / 'environment.json').is_file():
+                raise InputError(
+                    f'{named}: its training has not ended; run --config.step=train to its end, or '
+                    'remove that folder'
+                )
+        else:
+            print(f'round {last.number} has not been trained on; {named} draws', flush=True)
     if last and not source:
         source, hu = last.about['input'], hu or last.about['hu']
     words = {'segmenter': named, 'input': source}
@@ -157,8 +222,34 @@ def _sources(config, found):
     return pathlib.Path(named), pathlib.Path(source), hu
 
 
-def _unlabelled(network, source, hu, workdir, labelled):
-    """({name: function that opens an Image}, ending of files) of what is not labelled yet."""
+def _check_project(config, opened, workdir):
+    """Refuses a network whose data another project has, where they are to be trained on, too."""
+    if _is_of_rounds(opened) and workdir not in opened.folder.parents and config.old_data:
+        raise InputError(
+            f'config.segmenter={opened.folder}: was trained in another project of rounds, whose '
+            'data set has the same name; go on in that --workdir, or set config.old_data=False to '
+            'train on what is taken here alone'
+        )
+
+
+def _is_of_rounds(opened):
+    """Whether a training (trained.Trained) was one of `annotate`, whose data come last."""
+    return any(part[0].startswith(DATASET) for part in specs.parse(opened.config.train))
+
+
+def _check_alike(about, found, named):
+    """Refuses a round whose masks would mean something else than those of the rounds before."""
+    for key in ('classes', 'dataset', 'ending'):
+        if found and about[key] != found[0].about[key]:
+            shown = lambda value: ', '.join(value) if isinstance(value, list) else value
+            raise InputError(
+                f'config.segmenter={named}: has the {key} {shown(about[key])}, and the rounds '
+                f'before have {shown(found[0].about[key])}; begin in another --workdir'
+            )
+
+
+def _listed(network, source, hu, workdir):
+    """({name: function that opens an Image}, ending of files) of what there is to label."""
     files, scans, remarks = contents.scans(source, hu, workdir)
     folder = source if source.is_dir() else source.parent
     for remark in remarks:
@@ -171,14 +262,7 @@ def _unlabelled(network, source, hu, workdir, labelled):
     else:
         names = segment.names_of(scans, folder)
         images = {name: functools.partial(_open_volume, ct) for name, ct in zip(names, scans)}
-    left = {name: opened for name, opened in images.items() if name not in labelled}
-    if not left:
-        raise InputError(f'config.input={source}: all of its images have been taken; name others')
-    if known := len(images) - len(left):
-        print(
-            f'{known} of {len(images)} images have been taken under their names before', flush=True
-        )
-    return left, rounds.PICTURE if files else rounds.VOLUME
+    return images, rounds.PICTURE if files else rounds.VOLUME
 
 
 def _open_picture(path):
@@ -188,14 +272,6 @@ def _open_picture(path):
 def _open_volume(ct):
     hu, grid, code = volume.lps(ct)
     return Image(windows.to_grey(hu), hu, grid, code)
-
-
-def _first(config, done, names):
-    """The names that are drawn: all where the uncertain come first, else a random pick."""
-    if choice(config, 'order', rounds.ORDERS) == UNCERTAIN:
-        return names
-    order = np.random.default_rng([config.seed, done]).permutation(len(names))
-    return [names[i] for i in order[: config.number]]
 
 
 def draw(config, network, judge, image):
@@ -217,16 +293,12 @@ def draw(config, network, judge, image):
     for z, of_slice in enumerate(found):
         classes[z] = segmenter.decided(of_slice, config.threshold)
         unsure[z] = entropy(of_slice)
-    lung = judge(image.grey) if judge else masks.in_lungs(classes, network.classes)
-    lesion = classes > 0
-    if any(map(masks.is_lung, network.classes)):
-        lesion &= ~np.isin(classes, masks.lung_numbers(network.classes))
-    where = lung | lesion
-    percent = round(infection_percentage(lesion, lung), 2) if lung.any() else ''
-    mean = (
-        float(unsure[where].mean(dtype=float)) if where.any() else float(unsure.mean(dtype=float))
-    )
-    return Drawn(classes, mean, percent)
+    lung = judge(image.grey) if judge else segment.own_lungs(classes, network)
+    if lung is None or not lung.any():
+        return Drawn(classes, float(unsure.mean(dtype=float)), '', image.sha256)
+    lesion = (classes > 0) & ~np.isin(classes, masks.lung_numbers(network.classes))
+    percent = round(infection_percentage(lesion, lung), 2)
+    return Drawn(classes, float(unsure[lung | lesion].mean(dtype=float)), percent, image.sha256)
 
 
 def entropy(probabilities):
@@ -333,11 +405,21 @@ def train(config, workdir):
         where = UNTAKEN.format(folder=found[-1].folder) if found else f'{workdir}: has no round'
         raise InputError(where)
     last = found[-1]
-    key, before = 'segmenter', last.about['segmenter']
-    opened = trained.open_run(before, 'segmentation', key, config.checkpoint)
+    named = _noted(last.about['segmenter'], workdir)
+    if not named.is_dir():
+        raise InputError(
+            f'{last.folder}/round.json: its segmenter {named} is not there any more; write there '
+            'where it lies now'
+        )
+    opened = trained.open_run(named, 'segmentation', 'segmenter', config.checkpoint)
+    _check_project(config, opened, workdir)
     asked = training_config(config, opened, workdir, last.about['dataset'])
-    with claimed(asked, last.network):
-        training.run(asked, last.network)
+    try:
+        with claimed(asked, last.network):
+            training.run(asked, last.network)
+    except InputError as error:  # whose --workdir is not that of this run
+        remedy = f'or remove {last.network}, to train it anew'
+        raise InputError(str(error).replace('choose another --workdir', remedy)) from None
     print(f'network of round {last.number} in {last.network}; go on with --config.step=predict')
 
 
@@ -351,10 +433,11 @@ def training_config(config, opened, workdir, dataset):
         dataset: of what was taken.
     """
     before, own = opened.config, str(workdir / 'data')
-    is_own = lambda part: part[0].startswith(DATASET)
-    old = [specs.part(*part) for part in specs.parse(before.train) if not is_own(part)]
+    parts = specs.parse(before.train)
+    old = [specs.part(*part) for part in parts if not part[0].startswith(DATASET)]
     asked = before.copy_and_resolve_references()
-    folders = [each for each in (before.data_dir or specs.DEFAULT_DIR).split(',') if each != own]
+    folders = (before.data_dir or specs.DEFAULT_DIR).split(',')
+    folders = folders[:-1] if _is_of_rounds(opened) else folders
     asked.update(
         train='+'.join([*(old if config.old_data else []), f'{dataset}:train']),
         data_dir=','.join([*folders, own]),

@@ -85,9 +85,8 @@ def run(config, workdir):
     for trained_on in [*(run.lineage for run in runs), *(rule.lineage for rule in rules[:1])]:
         for spec, rows in shown.items():
             lineage.check(trained_on, rows, spec, config.protocol)
-    models = [*(_network(config, run) for run in runs), *maps, *rules]
-    if config.otsu:
-        models.append(Model("Otsu's threshold", 'rule', _as_soft(lungs.mask)))
+    otsu = [_otsu(classes)] if config.otsu else []
+    models = [*(_network(config, run) for run in runs), *maps, *rules, *otsu]
     found = [
         result
         for spec, scans in tests.items()
@@ -265,6 +264,16 @@ def _rules(spec, data_dir, regions):
         Model(name, 'rule', _as_soft(mask_rules.fit(name, images, truth)), record)
         for name in mask_rules.RULES
     ]
+
+
+def _otsu(classes):
+    """The Model of the lungs that Otsu's threshold finds."""
+    if not any(map(masks.is_lung, classes)):
+        raise InputError(
+            f'config.otsu=True: finds lungs, and the segmenters {", ".join(classes[1:])}; leave it '
+            'out'
+        )
+    return Model("Otsu's threshold", 'rule', _as_soft(lungs.mask))
 
 
 def _as_soft(rule):

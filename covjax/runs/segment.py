@@ -189,7 +189,7 @@ def of_volume(config, network, judge, ct, name, file):
     del hu
     classes = _without_small_pieces(config, network, classes)
     volume.write(file, classes, grid, code)
-    lung = judge(grey) if judge else _own_lungs(classes, network)
+    lung = judge(grey) if judge else own_lungs(classes, network)
     millilitres = float(np.prod(grid.spacing)) / 1000
     return Found(name, grey, classes, lung, millilitres)
 
@@ -220,7 +220,7 @@ def of_pictures(config, network, judge, files, folder, target):
         file = (target / path.relative_to(folder)).with_suffix('.png')
         file.parent.mkdir(parents=True, exist_ok=True)
         save_mask(file, classes[0])
-        lung = judge(grey[None]) if judge else _own_lungs(classes, network)
+        lung = judge(grey[None]) if judge else own_lungs(classes, network)
         yield Found(str(path.relative_to(folder)), grey[None], classes, lung, None)
 
 
@@ -236,7 +236,7 @@ def check_names(files, folder):
             )
 
 
-def _own_lungs(classes, network):
+def own_lungs(classes, network):
     """bool: the lungs that the network itself finds, or None where it has no such region."""
     if any(map(masks.is_lung, network.classes)):
         return masks.in_lungs(classes, network.classes)

@@ -68,6 +68,8 @@ def network_from(state):
             continue
         if not np.isfinite(array).all():
             raise ValueError(f'{name} is not finite')
+        if name.endswith('running_var') and (array < 0).any():
+            raise ValueError(f'{name} is negative')
         layer, entry = _place(name, levels)
         norm = '_norm' in layer
         own = (OF_NORM if norm else LAST)[entry]
@@ -83,6 +85,8 @@ def _place(name, levels):
     *parts, entry = name.split('.')
     if parts == ['last']:
         return 'head', entry
+    if len(parts) < 3 or parts[0] not in ('down_path', 'up_path'):
+        raise ValueError(f'{name} has no place in it')
     path, number, *inside = parts
     level = int(number) + 1 if path == 'down_path' else levels - 1 - int(number)
     ours = {'down_path': 'down', 'up_path': 'up'}[path]
