@@ -33,7 +33,7 @@ from covjax.data import datasets, synthetic
 from covjax.data.results import read as read_results
 from covjax.models.backbone import Backbone
 from covjax.pipeline import Stage
-from covjax.runs import study
+from covjax.runs import quality, study
 from covjax.runs.audit import CHECKS
 from covjax.workdir import claimed, read_json, read_stored_config
 
@@ -605,3 +605,22 @@ def test_the_page_in_a_browser(browse, tmp_path):
     assert len(re.findall(r'<img [^>]*alt="[^"]+"', dom)) == dom.count('<img') >= 3
     assert 'Not for diagnosis' in dom and 'scope="col"' in dom
     assert not re.search(r'(src|href)="(?!data:|#)', dom)
+
+
+@pytest.mark.parametrize('changed', [False, True])
+def test_the_generator_of_a_moved_study_is_the_one_beside_its_images(small, tmp_path, changed):
+    """Found by its config, and not taken for another that lies there."""
+    for name in ('cyclegan', 'synthesize'):
+        shutil.copytree(small.workdir / name, tmp_path / name)
+    for name, keys in (
+        ('synthesize', {'generator': str(tmp_path / 'gone' / 'cyclegan')}),
+        ('cyclegan', {'seed': 99} if changed else {}),
+    ):
+        file = tmp_path / name / 'config.json'
+        file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+    config = ConfigDict({'synthetic': str(tmp_path / 'synthesize')})
+    if changed:
+        with pytest.raises(InputError, match='generator .*gone.cyclegan is not there any more'):
+            quality._generator_config(config)
+    else:
+        assert quality._generator_config(config).task == 'cyclegan'

@@ -23,7 +23,7 @@ from covjax.pages.figures import Estimate
 from covjax.pages.html import Figure
 from covjax.pages.tables import interval
 from covjax.trained import data_dir_of
-from covjax.workdir import read_config, write_json
+from covjax.workdir import read_config, read_json, write_json
 
 SHOWN, TILE = 8, 120  # of a contact sheet: columns, and the least side of an image in pixels
 # Of a nodule, in its radii: the disc inside, and the ring around it.
@@ -119,14 +119,26 @@ def run(config, workdir):
 
 
 def _generator_config(config):
-    """The config of the CycleGAN run that made config.synthetic."""
+    """The config of the CycleGAN run that made config.synthetic.
+
+    Where it lay when that was made, or beside config.synthetic, as the stages of a study do, whose
+    folder was moved.
+    """
     synthesize = read_config(config.synthetic, 'synthesize', 'synthetic')
-    if not pathlib.Path(synthesize.generator).is_dir():
-        raise InputError(
-            f'{config.synthetic}/config.json: its generator {synthesize.generator} is not there '
-            'any more; write there where it lies now'
-        )
-    return read_config(synthesize.generator, 'cyclegan', 'generator')
+    recorded = pathlib.Path(synthesize.generator)
+    if recorded.is_dir():
+        return read_config(recorded, 'cyclegan', 'generator')
+    meta = pathlib.Path(config.synthetic) / 'synthetic' / 'meta.json'
+    known = read_json(meta, dict).get('made_from', {}).get('generator', {})
+    beside = pathlib.Path(config.synthetic).parent / recorded.name
+    if (beside / 'config.json').is_file():
+        found = read_config(beside, 'cyclegan', 'generator')
+        if provenance.config_hash(found) == known.get('config_hash'):
+            return found
+    raise InputError(
+        f'{config.synthetic}/config.json: its generator {recorded} is not there any more; write '
+        'there where it lies now'
+    )
 
 
 def read_translations(folder, split):
