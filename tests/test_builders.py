@@ -23,7 +23,10 @@ from covjax.phantom import ct_scans
 from covjax.runs import prepare, synthesize_pairs
 from tfds_builders._base import read_grey, stored
 
-NAMES = tfds_builders.names() + ['luna16_patches/patches_3d_12mm_750um']
+NAMES = tfds_builders.names() + [
+    'luna16_patches/patches_3d_12mm_750um',
+    'ct_scans/mosmed_3000um',
+]
 CARDS = pathlib.Path(tfds_builders.__file__).parent
 SPLITS = ('train', 'validation', 'test')
 
@@ -66,9 +69,10 @@ def write_pairs(synthetic, folder, masks='drawn'):
 
 def layout_of(name):
     """The layout of phantoms that a config of ct_scans reads; several read the same."""
-    layout = name.removeprefix('ct_scans/').removesuffix('_slices').removesuffix('_severity')
-    if layout == 'folder':
-        layout += '_volumes' if name.endswith('_slices') else '_pictures'
+    layout = name.removeprefix('ct_scans/').removesuffix('_slices')
+    layout = layout.removesuffix('_severity').removesuffix('_3000um')
+    if layout in ('folder', 'annotated'):
+        layout = 'folder_volumes' if name.endswith('_slices') else 'folder_pictures'
     return layout
 
 

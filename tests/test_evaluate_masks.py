@@ -92,6 +92,14 @@ def test_slices_of_a_scan_are_scored_as_one_scan_in_mm(data, tmp_path):
     assert otsu['summary']['means']['dice']['value'] > 0.9
 
 
+def test_lungs_that_are_found_are_not_scored_as_lesions(data, tmp_path):
+    network = run_of(tmp_path / 'net', data)
+    with pytest.raises(
+        InputError, match='config.otsu=True: finds lungs, and the segmenters ground'
+    ):
+        evaluated(tmp_path / 'run', [network], protocol='official', otsu=True)
+
+
 def test_networks_of_volumes_are_scored_as_those_of_slices(data, tmp_path):
     """Of single voxels both, on voxels as they are: every number is the same."""
     fields = {'model': 'vnet', 'patch': (8, 32, 32), 'spacing': 0.0}

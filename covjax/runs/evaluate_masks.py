@@ -268,7 +268,7 @@ def _rules(spec, data_dir, regions):
 
 def _otsu(classes):
     """The Model of the lungs that Otsu's threshold finds."""
-    if not any(map(masks.is_lung, classes)):
+    if not any(masks.is_lung(part) for name in classes for part in name.split('+')):
         raise InputError(
             f'config.otsu=True: finds lungs, and the segmenters {", ".join(classes[1:])}; leave it '
             'out'
