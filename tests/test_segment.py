@@ -174,6 +174,18 @@ def test_a_folder_may_hold_many_scans(lesions, hu, tmp_path, kind):
     assert {row['file'] for row in rows(workdir)} == {'a', 'b/a', 'b/c'}
 
 
+def test_only_what_is_not_used_is_said_to_be_left_out(lesions, hu, tmp_path, capsys):
+    """The voxels beside a header are not, whatever ends its name."""
+    (tmp_path / 'in').mkdir()
+    for name in ('a.mhd', 'b.1.2.nhdr'):
+        write_volume(tmp_path / 'in' / name, hu)
+    (tmp_path / 'in' / 'note.txt').touch()
+    segmented(lesions, tmp_path / 'in', tmp_path / 'run', lungs='')
+    shown = capsys.readouterr().out
+    assert 'left out 1 files that are neither pictures nor CT: note.txt' in shown
+    assert 'masks of 2 files' in shown
+
+
 def test_two_scans_whose_masks_would_have_one_name_are_refused(lesions, hu, tmp_path):
     for end in ('.mha', '.nrrd'):
         write_volume(tmp_path / f'a{end}', hu)

@@ -8,6 +8,7 @@ from covjax import InputError
 from covjax.ct import archive, dicom, volume
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
+VOXELS = ('.raw', '.zraw', '.raw.gz')  # endings of what lies beside a header of a volume
 # What DICOM media carry beside the images.
 DIRECTORIES = ('DICOMDIR',)
 NAMED_DICOM = ('.dcm', '.dicom', '.ima')  # endings of files that are DICOM unless damaged
@@ -26,8 +27,14 @@ class Contents(NamedTuple):
     @property
     def remarks(self):
         """A line that reports what was left out, if anything."""
-        names = [str(path.relative_to(self.folder)) for path in self.others]
+        names = [str(path.relative_to(self.folder)) for path in self.others if not self._has(path)]
         return [dicom.named(names, 'files that are neither pictures nor CT')] if names else []
+
+    def _has(self, path):
+        """Whether a file has the voxels of a volume whose header lies beside it."""
+        headers = (v for v in self.volumes if v.suffix.lower() in volume.WITH_DATA_FILE)
+        names = {header.with_suffix(ending) for header in headers for ending in VOXELS}
+        return path in names
 
 
 def look(folder, without=None):
