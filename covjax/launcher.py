@@ -25,7 +25,7 @@ from covjax.command_line import COORDINATOR, PROCESS, PROCESSES, fail, parse
 from covjax.workdir import claimed
 
 # Runs that compute steps, over and over.
-TRAINING = ('train', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing')
+TRAINING = (*('train', 'annotate', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing'),)
 # In warnings of JAX.
 UNREADABLE = 'Error reading persistent compilation cache'
 UNWRITABLE = 'Error writing persistent compilation cache'
@@ -195,9 +195,8 @@ def keep_programs():
 def removing_programs(show):
     """A warnings.showwarning that removes compiled programs when one of them cannot be read.
 
-    It is silent on one that cannot be written.
-
-    Which one is not said, so that all are removed, and it is reported once.
+    Which one is not said, so that all are removed, and it is reported once. It is silent on one
+    that cannot be written.
 
     Args:
         show: the function for all other warnings.
