@@ -157,17 +157,22 @@ def test_steps_see_images_on_the_scale_of_the_weights(toy, monkeypatch):
     assert losses[0]['loss'] != scaled_losses[0]['loss']
 
 
-def test_the_loss_weighs_classes_and_smooths_labels(toy):
-    """Against the formula, on logits that are given."""
+@pytest.mark.parametrize('auxiliary', [None, lambda maps, labels: maps['extra'] * labels])
+def test_the_loss_weighs_classes_and_smooths_labels(toy, auxiliary):
+    """Against the formula, on logits that are given; what a network adds is weighed as well."""
     parts = toy(label_smoothing=0.1).train_step.args[0]
-    parts = parts._replace(class_weights=jnp.array([0.5, 2.0]))
+    parts = parts._replace(class_weights=jnp.array([0.5, 2.0]), auxiliary=auxiliary)
+    extra = jnp.array([1.0, 2.0, 4.0])
     logits, labels = jnp.array([[1.0, -1.0], [0.5, 2.0], [0.0, 0.3]]), jnp.array([0, 1, 0])
-    forward = lambda parts, params, batch_stats, images, rng: (logits, batch_stats)
+    forward = lambda parts, params, batch_stats, images, rng: classification.Forward(
+        logits, batch_stats, {'extra': extra}
+    )
     mean, (_, scalars) = classification.loss(parts, forward, {}, {}, None, labels, None)
     log_p = np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
     targets = np.array([[0.95, 0.05], [0.05, 0.95], [0.95, 0.05]])
-    expected = -(np.array([0.5, 2.0, 0.5]) * (targets * log_p).sum(1)).mean()
-    assert float(mean) == pytest.approx(expected, rel=1e-6)
+    losses = -(targets * log_p).sum(1) + (0.0 if auxiliary is None else extra * labels)
+    expected = (np.array([0.5, 2.0, 0.5]) * losses).mean()
+    assert float(mean) == pytest.approx(float(expected), rel=1e-6)
     assert float(scalars['accuracy']) == pytest.approx(2 / 3)
 
 

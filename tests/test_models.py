@@ -20,7 +20,8 @@ from covjax.models.cyclegan import Discriminator, Generator
 from covjax.training.task import count_params
 
 # (with a top of 1000 classes, without), BatchNorm running statistics counted: those that Keras 3.15
-# counts of keras.applications; resnet18 has torchvision's 11,689,512 parameters, 9,600 statistics.
+# counts of keras.applications; resnet18 and resnet50_torch have torchvision's 11,689,512 and
+# 25,557,032 parameters, and 9,600 and 53,120 statistics.
 COUNTS = {
     'vgg16': (138_357_544, 14_714_688),
     'resnet50': (25_636_712, 23_587_712),
@@ -28,7 +29,9 @@ COUNTS = {
     'inception_resnet_v2': (55_873_736, 54_336_736),
     'densenet169': (14_307_880, 12_642_880),
     'resnet18': (11_699_112, 11_186_112),
+    'resnet50_torch': (25_610_152, 23_561_152),
     'plain8': (423_000, 294_000),
+    'dre_net': (46_699_131, 26_216_131),
 }
 WIDTHS = {
     'vgg16': 512,
@@ -37,8 +40,11 @@ WIDTHS = {
     'inception_resnet_v2': 1536,
     'densenet169': 1664,
     'resnet18': 512,
+    'resnet50_torch': 2048,
     'plain8': 128,
+    'dre_net': 2048,
 }
+PARTS = {'dre_net': 8}  # as often the features of a map are among those that are pooled
 REDUCED = {'plain8': 8}  # at least by which a side is smaller in the last map; of others 24
 TOP = {'vgg16': {'hidden': (4096, 4096)}}
 WITHOUT_NORM = {'vgg16', 'plain8'}  # without running statistics
@@ -109,11 +115,11 @@ def test_counts(name):
 def test_shapes_and_endpoints(name, size):
     size = smallest(name) if size == 'smallest' else size
     (pooled, maps), _ = traced(name, size, num_classes=None)
-    assert pooled.shape == (2, WIDTHS[name]) and pooled.dtype == jnp.float32
+    assert pooled.shape == (2, WIDTHS[name] * PARTS.get(name, 1)) and pooled.dtype == jnp.float32
     assert len(maps) > 4 and maps['features'].shape[-1] == WIDTHS[name]
     height = maps['features'].shape[1]
     assert 1 <= height <= size // REDUCED.get(name, 24)
-    assert height == min(value.shape[1] for value in maps.values())
+    assert height == min(value.shape[1] for value in maps.values() if value.ndim == 4)
 
 
 @every_model
@@ -174,6 +180,7 @@ FEWER = {
         },
     ),
 }
+SMALLER = {'dre_net': {'backbone': 'resnet18'}}
 WHOLE = [pytest.param(name, True, marks=pytest.mark.slow) for name in FEWER]
 
 
@@ -183,7 +190,7 @@ def test_every_parameter_matters(name, whole, monkeypatch):
     if name in FEWER and not whole:
         family, blocks = FEWER[name]
         monkeypatch.setattr(family, 'BLOCKS', blocks)
-    model = models.create(name, num_classes=2)
+    model = models.create(name, num_classes=2, **SMALLER.get(name, {}))
     images = uniform(4, model.smallest, model.smallest, 1)
     variables = drawn(trace(model, model.smallest, 1)[1])
     stats = variables.get('batch_stats', {})
@@ -191,8 +198,13 @@ def test_every_parameter_matters(name, whole, monkeypatch):
 
     def loss(params):
         variables = {'params': params, 'batch_stats': stats}
-        logits, updated = model.apply(variables, images, train=True, mutable=['batch_stats'])
-        return (logits[:, 0] ** 2).sum() + logits[:, 1].sum(), updated.get('batch_stats', {})
+        (logits, maps), updated = model.apply(
+            variables, images, train=True, endpoints=True, mutable=['batch_stats']
+        )
+        value = (logits[:, 0] ** 2).sum() + logits[:, 1].sum()
+        if name in models.AUXILIARY_LOSSES:
+            value += models.AUXILIARY_LOSSES[name](maps, jnp.arange(4) % 2).sum()
+        return value, updated.get('batch_stats', {})
 
     grads, moved = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
     for path, grad in flatten_dict(grads, sep='/').items():
@@ -231,7 +243,7 @@ def test_bfloat16_maps(name):
     assert logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
     del maps['features']
-    assert {value.dtype for value in maps.values()} == {jnp.dtype('bfloat16')}
+    assert {value.dtype for value in maps.values() if value.ndim == 4} == {jnp.dtype('bfloat16')}
 
 
 @pytest.mark.fast

@@ -1,4 +1,4 @@
-"""The CycleGAN and ResNet-18 against PyTorch: networks with the same weights, losses, whole steps.
+"""The CycleGAN and the backbones of torchvision against PyTorch: networks, losses, whole steps.
 
 Also weights in the layout of the authors' PyTorch implementation.
 """
@@ -26,6 +26,7 @@ torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
 
 from benchmarks import torch_cyclegan as peer  # noqa: E402
+from benchmarks.torch_resnet import ResNet18, ResNet50  # noqa: E402
 
 
 def nhwc(tensor):
@@ -57,48 +58,6 @@ def close(ours, theirs):
 
 
 # ---- backbones of torchvision
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, as torchvision.models.resnet names them."""
-
-    def __init__(self, channels, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = nn.Identity()
-        if channels != width:
-            projection = nn.Conv2d(channels, width, 1, stride, bias=False)
-            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(width))
-
-    def forward(self, x):
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + self.downsample(x))
-
-
-class ResNet18(nn.Module):
-    """torchvision.models.resnet18, for RGB images and 1000 classes."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        stage = lambda channels, width, stride: nn.Sequential(
-            BasicBlock(channels, width, stride), BasicBlock(width, width, 1)
-        )
-        self.layer1 = stage(64, 64, 1)
-        self.layer2 = stage(64, 128, 2)
-        self.layer3 = stage(128, 256, 2)
-        self.layer4 = stage(256, 512, 2)
-        self.fc = nn.Linear(512, 1000)
-
-    def forward(self, x):
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
 
 
 class Plain8(nn.Module):
@@ -152,6 +111,7 @@ def of_resnet(module):
 
 PEERS = {  # reference: (module, name of its module by ours)
     'torchvision resnet18': (ResNet18, of_resnet),
+    'torchvision resnet50': (ResNet50, of_resnet),
     'PyTorch plain8': (Plain8, of_plain8),
 }
 
@@ -201,8 +161,9 @@ def test_logits_of_pytorch_networks(name):
 
 
 @pytest.mark.fast
-def test_the_peer_has_as_many_parameters_as_torchvision_prints():
-    assert sum(parameter.numel() for parameter in ResNet18().parameters()) == 11_689_512
+@pytest.mark.parametrize('peer, count', [(ResNet18, 11_689_512), (ResNet50, 25_557_032)])
+def test_the_peer_has_as_many_parameters_as_torchvision_prints(peer, count):
+    assert sum(parameter.numel() for parameter in peer().parameters()) == count
 
 
 # ---- the CycleGAN's networks

@@ -51,18 +51,23 @@ def grad_cam(model, variables, preprocess, positive=1):
         A function from images uint8 [B, H, W, 1] to maps float32 [B, h, w], not negative. It can be
         jitted.
     """
-    head = variables['params']['head']
+    kernel = variables['params']['head']['kernel']
 
-    def margin(features):
-        """log(p / (1 - p)) of the probability p of the class, from the last map."""
-        logits = features.mean((1, 2)) @ head['kernel'] + head['bias'][None]
+    def margin(features, logits):
+        """log(p / (1 - p)) of the probability p of the class, as it depends on the last map.
+
+        The first rows of the head are those of the pooled map; a network may have more.
+        """
+        pooled = features.mean((1, 2))
+        change = (pooled - jax.lax.stop_gradient(pooled)) @ kernel[: pooled.shape[-1]]
+        logits = logits + change
         others = jnp.delete(logits, positive, axis=1)
         return logits[:, positive] - jax.nn.logsumexp(others, axis=1)
 
     def apply(images):
-        _, maps = model.apply(variables, preprocess(to_float(images)), endpoints=True)
+        logits, maps = model.apply(variables, preprocess(to_float(images)), endpoints=True)
         features = maps['features'].astype(jnp.float32)
-        gradients = jax.grad(lambda features: margin(features).sum())(features)
+        gradients = jax.grad(lambda features: margin(features, logits).sum())(features)
         weights = gradients.mean((1, 2))
         return jax.nn.relu((features * weights[:, None, None]).sum(-1))
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from covjax import InputError, choice
 from covjax.models.densenet import DenseNet169
+from covjax.models.dre_net import DRENet, auxiliary_loss
 from covjax.models.inception import InceptionV3
 from covjax.models.inception_resnet import InceptionResNetV2
 from covjax.models.plain import Plain8
-from covjax.models.resnet import ResNet18, ResNet50
+from covjax.models.resnet import ResNet18, ResNet50, ResNet50Torch
 from covjax.models.unet import UNet
 from covjax.models.vgg import VGG16
 from covjax.models.vnet import V_NET, VB_NET
@@ -24,8 +25,13 @@ MODELS = {
     'inception_resnet_v2': InceptionResNetV2,
     'densenet169': DenseNet169,
     'resnet18': ResNet18,
+    'resnet50_torch': ResNet50Torch,
     'plain8': Plain8,
+    'dre_net': DRENet,
 }
+# What a network learns from beside the cross-entropy of its logits: (endpoints, labels int [B]) ->
+# float [B].
+AUXILIARY_LOSSES = {'dre_net': auxiliary_loss}
 # Networks with a class for every pixel, and those with one for every voxel of a volume.
 SEGMENTERS = {'unet': UNet}
 VOLUME_SEGMENTERS = {'vnet': V_NET, 'vbnet': VB_NET}

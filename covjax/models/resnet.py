@@ -1,7 +1,7 @@
-"""ResNet-50 v1 as in keras.applications and ResNet-18 as in torchvision.
+"""ResNet-50 v1 as in keras.applications, and ResNet-18 and ResNet-50 as in torchvision.
 
-He et al. 2015, arXiv 1512.03385. ResNet-50 has the stride in the first 1x1 convolution of a stage,
-and biases; ResNet-18 has it in the first 3x3 convolution, and no biases.
+He et al. 2015, arXiv 1512.03385. The ResNet-50 of Keras has the stride in the first 1x1 convolution
+of a stage, and biases; those of torchvision have it in the first 3x3 convolution, and no biases.
 
 Endpoints: 'stage2'..'stage5', the map after each stage. H and W >= 32.
 """
@@ -16,20 +16,28 @@ from covjax.models.backbone import Backbone
 
 
 class Bottleneck(nn.Module):
-    """1x1 (with the stride), 3x3, 1x1 to 4 times the width, around the shortcut."""
+    """1x1, 3x3, 1x1 to 4 times the width, around the shortcut.
+
+    The stride is that of the first 1x1 or, where it is `late`, that of the 3x3, which then has a
+    margin of one pixel.
+    """
 
     width: int
     stride: int
     conv: Any
     norm: Any
+    late: bool = False
 
     @nn.compact
     def __call__(self, x):
         """[B, H, W, C] -> [B, H/stride, W/stride, 4 * width]."""
         conv, norm, width = self.conv, self.norm, self.width
         shortcut = _shortcut(x, 4 * width, self.stride, conv, norm)
-        y = nn.relu(norm(name='norm1')(conv(width, (1, 1), self.stride, name='conv1')(x)))
-        y = nn.relu(norm(name='norm2')(conv(width, (3, 3), name='conv2')(y)))
+        first, second = (1, self.stride) if self.late else (self.stride, 1)
+        padding = 1 if self.late else 'SAME'
+        y = nn.relu(norm(name='norm1')(conv(width, (1, 1), first, name='conv1')(x)))
+        conv2 = conv(width, (3, 3), second, padding=padding, name='conv2')
+        y = nn.relu(norm(name='norm2')(conv2(y)))
         y = norm(name='norm3')(conv(4 * width, (1, 1), name='conv3')(y))
         return nn.relu(shortcut + y)
 
@@ -62,7 +70,7 @@ def _shortcut(x, features, stride, conv, norm):
 class Variant(NamedTuple):
     """What a member of the family is made of."""
 
-    block: Any  # Bottleneck or Basic
+    block: Any  # what makes a block, of Bottleneck or Basic
     counts: tuple[int, ...]  # blocks of the stages, of widths 64, 128, 256, 512
     bias: bool  # whether convolutions have one
     epsilon: float  # of BatchNorm
@@ -70,10 +78,11 @@ class Variant(NamedTuple):
 
 RESNET18 = Variant(Basic, (2, 2, 2, 2), bias=False, epsilon=1e-5)
 RESNET50 = Variant(Bottleneck, (3, 4, 6, 3), bias=True, epsilon=1.001e-5)
+RESNET50_TORCH = Variant(partial(Bottleneck, late=True), (3, 4, 6, 3), bias=False, epsilon=1e-5)
 
 
 def body(variant, x, conv, norm):
-    """[B, H, W, C] -> endpoints; the last is [B, H/32, W/32, 512], or 2048 of ResNet-50."""
+    """[B, H, W, C] -> endpoints; the last is [B, H/32, W/32, 512], or 2048 of a ResNet-50."""
     norm = partial(norm, epsilon=variant.epsilon)
     conv = partial(conv, use_bias=variant.bias)
     x = layers.stem_7x7(x, conv, norm)
@@ -88,4 +97,7 @@ def body(variant, x, conv, norm):
 
 
 ResNet18 = partial(Backbone, 'resnet18', partial(body, RESNET18), 32, 'torchvision resnet18')
+ResNet50Torch = partial(
+    Backbone, 'resnet50_torch', partial(body, RESNET50_TORCH), 32, 'torchvision resnet50'
+)
 ResNet50 = partial(Backbone, 'resnet50', partial(body, RESNET50), 32, 'keras.applications.ResNet50')

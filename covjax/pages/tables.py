@@ -24,9 +24,11 @@ NAMES = {
     'resnet18': 'ResNet-18',
     'plain8': 'Plain-8',
     'resnet50': 'ResNet-50',
+    'resnet50_torch': 'ResNet-50 (torchvision)',
     'inception_v3': 'Inception-v3',
     'inception_resnet_v2': 'Inception-ResNet-v2',
     'densenet169': 'DenseNet-169',
+    'dre_net': 'DRE-Net',
 }
 HEADS = {
     'accuracy': 'Accuracy',

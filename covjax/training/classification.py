@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from covjax import InputError, choice, classifier, lung_view, pretraining
+from covjax import InputError, choice, classifier, lung_view, models, pretraining
 from covjax.classes import against_rest, listed, positive_classes
 from covjax.data import batches
 from covjax.data.augment import augment, recoloured_each, to_float
@@ -39,7 +39,8 @@ SUMMARY = ('accuracy', 'recall', 'specificity', 'auc')  # rates in the log, afte
 class Parts(NamedTuple):
     """What the steps need of a config."""
 
-    model: Any  # models.backbone.Backbone
+    model: Any  # models.backbone.Backbone or another network of models.MODELS
+    auxiliary: Callable | None  # of models.AUXILIARY_LOSSES
     preprocess: Callable  # float images [B, H, W, 1] in [-1, 1] -> input of the model
     class_weights: jax.Array  # float32 [C]
     tx: optax.GradientTransformation
@@ -108,6 +109,7 @@ def parts_of(config, labels, num_classes):
     )
     return Parts(
         model=model,
+        auxiliary=models.AUXILIARY_LOSSES.get(config.model),
         preprocess=classifier.preprocess(config),
         class_weights=class_weights(config, labels, num_classes),
         tx=optimizer(config),
@@ -178,6 +180,14 @@ def init(parts, config, classes, rng, batch):
 # The loss, and the two ways forward to it.
 
 
+class Forward(NamedTuple):
+    """What a forward pass gives."""
+
+    logits: jax.Array  # float [B, C]
+    batch_stats: dict  # after it
+    maps: dict  # endpoints of the model
+
+
 def forward_whole(parts, params, batch_stats, images, rng):
     """The forward pass in which everything learns.
 
@@ -188,16 +198,17 @@ def forward_whole(parts, params, batch_stats, images, rng):
         rng: key of the dropout.
 
     Returns:
-        (logits float [B, C], new batch_stats).
+        Forward.
     """
-    logits, updated = parts.model.apply(
+    (logits, maps), updated = parts.model.apply(
         {'params': params, 'batch_stats': batch_stats},
         images,
         train=True,
+        endpoints=True,
         mutable=['batch_stats'],
         rngs={'dropout': rng},
     )
-    return logits, updated.get('batch_stats', {})
+    return Forward(logits, updated.get('batch_stats', {}), maps)
 
 
 def forward_head(parts, params, batch_stats, images, rng):
@@ -210,7 +221,7 @@ def forward_head(parts, params, batch_stats, images, rng):
         rng: key of the dropout.
 
     Returns:
-        (logits float [B, C], batch_stats as they were).
+        Forward, batch_stats as they were, without maps.
     """
     body = parts.model.clone(num_classes=None)
     features = body.apply({'params': params, 'batch_stats': batch_stats}, images)
@@ -218,11 +229,11 @@ def forward_head(parts, params, batch_stats, images, rng):
         {}, lax.stop_gradient(features), deterministic=False, rngs={'dropout': rng}
     )
     head = nn.Dense(parts.model.num_classes)
-    return head.apply({'params': params['head']}, features), batch_stats
+    return Forward(head.apply({'params': params['head']}, features), batch_stats, {})
 
 
 def loss(parts, forward, params, batch_stats, images, labels, rng):
-    """Cross-entropy with smoothed labels, weighted by class.
+    """Cross-entropy with smoothed labels, and what the network has beside it, weighted by class.
 
     Args:
         parts: Parts.
@@ -236,11 +247,13 @@ def loss(parts, forward, params, batch_stats, images, labels, rng):
     Returns:
         (mean loss, (new batch_stats, {'loss', 'accuracy'})).
     """
-    logits, batch_stats = forward(parts, params, batch_stats, images, rng)
+    logits, batch_stats, maps = forward(parts, params, batch_stats, images, rng)
     one_hot = jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(one_hot, parts.label_smoothing)
-    losses = parts.class_weights[labels] * optax.softmax_cross_entropy(logits, targets)
-    mean = losses.mean()
+    losses = optax.softmax_cross_entropy(logits, targets)
+    if parts.auxiliary and maps:
+        losses += parts.auxiliary(maps, labels)
+    mean = (parts.class_weights[labels] * losses).mean()
     return mean, (batch_stats, {'loss': mean, 'accuracy': (logits.argmax(-1) == labels).mean()})
 
 
