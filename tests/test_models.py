@@ -441,21 +441,55 @@ def test_batch_norm_is_that_of_flax(train, dtype, options):
 
 
 @pytest.mark.fast
-def test_batch_norm_averages_statistics_over_devices():
+def test_batch_norm_leaves_images_out_as_flax_does():
+    """Values and running statistics, whatever is in the images that do not count."""
+    x, valid = 3 + 2 * normal(5, 4, 3, 6), jnp.array([True, False, True, True, False])
+    settings = {'use_running_average': False, 'momentum': 0.9}
+    ours, theirs = layers.BatchNorm(**settings), nn.BatchNorm(**settings)
+    variables = theirs.init(jax.random.key(0), x)
+    expected = theirs.apply(variables, x, mask=valid.reshape(-1, 1, 1, 1), mutable=['batch_stats'])
+    shown = [x, jnp.where(valid.reshape(-1, 1, 1, 1), x, 1e3)]
+    for images in shown:
+        found = ours.apply(variables, images, valid, mutable=['batch_stats'])
+        np.testing.assert_allclose(found[0][valid], expected[0][valid], atol=1e-4)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-4), found[1], expected[1]
+        )
+
+
+@pytest.mark.fast
+def test_batch_norm_of_scans_is_that_of_each_scan_alone():
+    """Its running statistics stay as they are, and no scan sees another one."""
+    x = 3 + 2 * normal(6, 4, 3, 6)
+    valid = jnp.array([[True, True, False], [True, True, True]])
+    norm = layers.BatchNorm(use_running_average=False, momentum=0.9, axis_name='devices')
+    variables = norm.init(jax.random.key(0), x)
+    both, updated = norm.apply(variables, x, valid, mutable=['batch_stats'])
+    jax.tree.map(np.testing.assert_array_equal, updated['batch_stats'], variables['batch_stats'])
+    alone = norm.clone(axis_name=None)
+    for part, scan in ((x[:2], both[:2]), (x[3:], both[3:])):
+        expected, _ = alone.apply(variables, part, mutable=['batch_stats'])
+        np.testing.assert_allclose(scan, expected, atol=1e-4)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('valid', [None, jnp.array([True, False, True, True])])
+def test_batch_norm_averages_statistics_over_devices(valid):
     """Values, statistics and the gradient of the whole batch, in two halves."""
     x, g = 3 + 2 * normal(4, 5, 3, 6), normal(4, 5, 3, 6, seed=1)
     whole = layers.BatchNorm(use_running_average=False, momentum=0.9)
     variables = whole.init(jax.random.key(0), x)
 
     def gradient(norm):
-        def loss(x, g):
-            y, updated = norm.apply(variables, x, mutable=['batch_stats'])
+        def loss(x, g, valid):
+            y, updated = norm.apply(variables, x, valid, mutable=['batch_stats'])
             return (y * g).sum(), (y, updated)
 
         return jax.grad(loss, has_aux=True)
 
-    dx, (y, updated) = gradient(whole)(x, g)
+    dx, (y, updated) = gradient(whole)(x, g, valid)
     halves = x.reshape(2, 2, 5, 3, 6), g.reshape(2, 2, 5, 3, 6)
+    halves += (None if valid is None else valid.reshape(2, 2),)
     part = gradient(whole.clone(axis_name='devices'))
     dxs, (ys, both) = jax.vmap(part, axis_name='devices')(*halves)
     for value, expected in ((dxs, dx), (ys, y)):

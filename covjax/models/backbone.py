@@ -35,13 +35,15 @@ class Backbone(nn.Module):
     hidden: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x, train=False, endpoints=False):
+    def __call__(self, x, train=False, endpoints=False, valid=None):
         """Applies the network.
 
         Args:
             x: images float [B, H, W, C].
             train: whether BatchNorm uses the statistics of the batch, and dropout is on.
             endpoints: whether to return inner maps too.
+            valid: bool [B], which images those statistics are of, or [S, B / S], each of S scans
+                for itself; None is all of them. See layers.BatchNorm.
 
         Returns:
             Logits or pooled features; with endpoints=True (logits or features, {name: map [B, h, w,
@@ -52,7 +54,7 @@ class Backbone(nn.Module):
             InputError: the images have another rank, number of channels or are too small.
         """
         self._check(x.shape)
-        norm = layers.batch_norm(train, self.bn_momentum, self.dtype, self.axis_name)
+        norm = layers.batch_norm(train, self.bn_momentum, self.dtype, self.axis_name, valid)
         maps = self.body(x.astype(self.dtype), layers.conv(self.dtype), norm)
         x = list(maps.values())[-1].astype(jnp.float32)
         maps['features'] = x

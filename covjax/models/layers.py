@@ -89,35 +89,55 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
 
     @nn.compact
-    def __call__(self, x):
-        """[B, H, W, C] -> the same shape."""
+    def __call__(self, x, valid=None):
+        """[B, H, W, C] -> the same shape.
+
+        Args:
+            x: the maps.
+            valid: bool [B], which of the images the statistics of a batch are of; None is all. Of
+                shape [S, B / S] the statistics are those of each of S scans, whose slices follow
+                one another; the running statistics then stay as they are.
+        """
         channels = x.shape[-1:]
-        scale = self.param('scale', nn.initializers.ones_init(), channels) if self.use_scale else 1
-        bias = self.param('bias', nn.initializers.zeros_init(), channels)
+        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+        scale = self.param('scale', ones, channels) if self.use_scale else jnp.ones(channels)
+        bias = self.param('bias', zeros, channels)
         average = self.variable('batch_stats', 'mean', jnp.zeros, channels)
         spread = self.variable('batch_stats', 'var', jnp.ones, channels)
         mean, var = average.value, spread.value
         if not self.use_running_average:
-            mean, var = self._of_batch(x.astype(jnp.float32))
-            if not self.is_initializing():
+            mean, var = self._of_batch(x.astype(jnp.float32), valid)
+            if mean.ndim == 2:  # of scans
+                mean, var = (jnp.repeat(each, valid.shape[1], 0) for each in (mean, var))
+            elif not self.is_initializing():
                 kept = lambda old, new: self.momentum * old + (1 - self.momentum) * new
                 average.value, spread.value = kept(average.value, mean), kept(spread.value, var)
 
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        offset = bias - mean * factor
-        per_channel = lambda values: values.reshape(1, 1, 1, -1)
-        return (x * per_channel(factor) + per_channel(offset)).astype(self.dtype)
+        per_channel = lambda values: values.reshape(-1, 1, 1, *channels)
+        factor = per_channel(scale) * lax.rsqrt(per_channel(var) + self.epsilon)
+        offset = per_channel(bias) - per_channel(mean) * factor
+        return (x * factor + offset).astype(self.dtype)
 
-    def _of_batch(self, x):
-        """Mean and biased variance [C] of [B, H, W, C], and of the batches of all devices."""
-        moments = x.mean((0, 1, 2)), (x * x).mean((0, 1, 2))
-        if self.axis_name and not self.is_initializing():
-            moments = lax.pmean(moments, self.axis_name)
+    def _of_batch(self, x, valid):
+        """Mean and biased variance [C], or [S, C], of [B, H, W, C] and of all devices."""
+        axis_name = None if self.is_initializing() else self.axis_name
+        if valid is None:
+            moments = x.mean((0, 1, 2)), (x * x).mean((0, 1, 2))
+            if axis_name:
+                moments = lax.pmean(moments, axis_name)
+        else:
+            weights = valid.astype(jnp.float32)[..., None]
+            of_images = (each.mean((1, 2)).reshape(*valid.shape, -1) for each in (x, x * x))
+            sums = *((weights * each).sum(-2) for each in of_images), weights.sum(-2)
+            if axis_name and valid.ndim == 1:
+                sums = lax.psum(sums, axis_name)
+            *sums, count = sums
+            moments = [each / jnp.maximum(count, 1) for each in sums]
         mean, square = moments
         return mean, jnp.maximum(square - mean * mean, 0)
 
 
-def batch_norm(train, momentum, dtype, axis_name):
+def batch_norm(train, momentum, dtype, axis_name, valid=None):
     """BatchNorm(...) as a function of its name.
 
     Args:
@@ -125,14 +145,18 @@ def batch_norm(train, momentum, dtype, axis_name):
         momentum: how much of the old running statistics a step keeps.
         dtype: of the result.
         axis_name: device axis over which statistics of batches are averaged, or None.
+        valid: which images they are of; see BatchNorm.
     """
-    return partial(
+    norm = partial(
         BatchNorm,
         use_running_average=not train,
         momentum=momentum,
         dtype=dtype,
         axis_name=axis_name,
     )
+    if valid is None:
+        return norm
+    return lambda **options: partial(norm(**options), valid=valid)
 
 
 class ExampleDropout(nn.Module):
