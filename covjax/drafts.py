@@ -11,7 +11,8 @@ import pathlib
 import re
 import shutil
 
-PREFIX = '.part_'  # an ending would hide the one that says what a file is
+PREFIX = '.part_'  # of files; an ending would hide the one that says what a file is
+ENDING = '.part'  # of folders
 
 # By what the system refuses.
 REMEDIES = {
@@ -85,7 +86,7 @@ def folder(path):
     Args:
         path: pathlib.Path of the folder.
     """
-    draft = path.with_name(path.name + '.part')
+    draft = path.with_name(path.name + ENDING)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:

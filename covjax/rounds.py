@@ -22,7 +22,8 @@ from typing import NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from covjax import InputError
-from covjax.ct import masks
+from covjax.ct import archive, masks
+from covjax.ct.nifti import GZIP
 from covjax.metrics import segmentation as metrics
 from covjax.workdir import read_json, write_csv, write_json
 
@@ -31,7 +32,14 @@ SCANS, REGIONS = ('file', 'mask', 'patient', 'split'), ('value', 'region')
 STEPS = ('predict', 'take', 'train')
 ORDERS = ('uncertain', 'random')
 FOLDER = 'round_'
-NOT_DONE = ('', '0', 'no', 'n', 'false', '-')  # in the column done
+# In the column done; other words are refused, because nobody knows what they mean.
+DONE = ('x', '1', 'y', 'yes', 'true', 'done', 'ok', '✓', '✔')
+NOT_DONE = ('', '0', 'n', 'no', 'false', '-')
+FILES = {  # the folders of a round, and what to do where a file of one is missing
+    'scans': 'copy it there again',
+    'masks': 'save the mask under its old name',
+    'drafts': 'put it back, or remove that round and draw it again',
+}
 VOLUME, PICTURE = '.nii.gz', '.png'  # endings of the files of a round
 JOINED_FROM = 1000  # values of masks that stand for further names of joined regions, and are unused
 SAVE_AS = 'save it as CSV in UTF-8 with the columns ' + ','.join(WORKLIST)
@@ -138,23 +146,21 @@ def read_done(one):
     """
     file = one.folder / 'worklist.csv'
     _check_strays(one)
-    # A spreadsheet may have changed spaces, and an apostrophe is before what it would calculate.
-    plain = lambda name: name.strip().lstrip("'").strip()
-    known, done = {plain(name): name for name in one.about['images']}, {}
+    known, done = {in_tables(name): name for name in one.about['images']}, {}
     for number, row in _rows(file):
-        if row['done'].lower() in NOT_DONE:
+        if not _is_done(file, number, row['done']):
             continue
-        name = known.get(plain(row['file']))
+        name = known.get(in_tables(row['file']))
         if name is None or name in done:
             what = 'again' if name else 'which is no image of this round'
             raise InputError(
                 f'{file}: line {number} names {row["file"]}, {what}; leave `file` as it was'
             )
-        for kind in ('scans', 'masks', 'drafts'):
+        for kind, remedy in FILES.items():
             if not one.file(kind, name).is_file():
                 raise InputError(
                     f'{file}: line {number} names {name}, and {one.file(kind, name)} is not there; '
-                    'save the mask under its old name'
+                    f'{remedy}'
                 )
         done[name] = _minutes(file, number, row['minutes'])
     if not done:
@@ -165,11 +171,48 @@ def read_done(one):
     return list(done.items())
 
 
+def in_tables(name):
+    """A name as a spreadsheet may leave it: without blanks around it or an apostrophe before it.
+
+    An apostrophe is put before what would be calculated otherwise.
+    """
+    return name.strip().lstrip("'").strip()
+
+
+def check_names(names):
+    """Refuses names of images that tables cannot tell apart.
+
+    Raises:
+        InputError: there are such.
+    """
+    seen = {}
+    for name in names:
+        other = seen.setdefault(in_tables(name), name)
+        if other != name:
+            raise InputError(
+                f'{name!r} and {other!r} differ only in blanks or an apostrophe, which tables do '
+                'not keep; rename one of the two'
+            )
+
+
+def _is_done(file, number, word):
+    """Whether a word in the column done says that it is."""
+    if word.lower() in NOT_DONE:
+        return False
+    if word.lower() not in DONE:
+        raise InputError(
+            f'{file}: line {number} has {word!r} in the column done; write x where the mask is '
+            'done, and nothing where it is not'
+        )
+    return True
+
+
 def _check_strays(one):
     """Refuses files beside the masks of a Round, which an editor may have saved instead."""
     own = {one.file('masks', name) for name in one.about['images']}
     for file in sorted((one.folder / 'masks').rglob('*')):
-        if file.is_file() and file not in own and not file.name.startswith('.'):
+        is_hidden = file.name.startswith('.') or archive.is_companion(file)
+        if file.is_file() and file not in own and not is_hidden:
             raise InputError(
                 f'{file}: is no mask of this round; save it under the name that it had '
                 f'({one.about["ending"]}), or remove it'
@@ -182,13 +225,14 @@ def _rows(file):
         text = file.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError):
         raise InputError(f'{file}: cannot be read as text in UTF-8; {SAVE_AS}') from None
-    # Spreadsheets of some countries write semicolons.
+    # Spreadsheets of some countries write semicolons or tabs.
     first = text.splitlines()[0] if text.strip() else ''
     lines = io.StringIO(text, newline='')
-    reader = csv.DictReader(lines, delimiter=';' if ';' in first else ',')
-    if not {*WORKLIST} <= {(name or '').strip() for name in reader.fieldnames or ()}:
+    delimiter = max(',;\t', key=first.count)
+    reader = csv.DictReader(lines, delimiter=delimiter)
+    if not {*WORKLIST} <= {(name or '').strip().lower() for name in reader.fieldnames or ()}:
         raise InputError(f'{file}: has the columns {first or "of nothing"}; {SAVE_AS}')
-    plain = lambda row: {(key or '').strip(): (row[key] or '').strip() for key in row if key}
+    plain = lambda row: {key.strip().lower(): (row[key] or '').strip() for key in row if key}
     return [(reader.line_num, plain(row)) for row in reader]
 
 
@@ -212,8 +256,27 @@ def read_mask(one, kind, name):
         InputError: it is damaged, or has values that are no regions.
     """
     file = one.file(kind, name)
+    check_packed(file)
     stored = read_values(file, one.about['ending'])
     return masks.as_classes(stored, dict(enumerate(one.about['classes'])), file, CORRECT)
+
+
+def check_packed(file):
+    """Refuses a volume of a round that is not packed with gzip, as its name says that it is.
+
+    Args:
+        file: pathlib.Path.
+
+    Raises:
+        InputError: it is not packed.
+    """
+    with open(file, 'rb') as content:
+        is_packed = content.read(2) == GZIP
+    if file.name.endswith(VOLUME) and not is_packed:
+        raise InputError(
+            f'{file}: is no NIfTI packed with gzip, as its name says; save it again as {VOLUME} '
+            'under that name'
+        )
 
 
 def read_values(file, ending):

@@ -295,6 +295,115 @@ def test_masks_that_cannot_be_meant_are_refused_and_nothing_is_taken(pictures, s
     assert after == before and rounds.read(pictures.workdir)[-1].taken is None
 
 
+TURNS = {
+    'mirrored': lambda mask: mask[..., ::-1],
+    'upside down': lambda mask: mask[:, ::-1],
+    'on its side': lambda mask: mask.swapaxes(1, 2),
+    'empty': np.zeros_like,
+    'inverted': lambda mask: 1 - mask,
+}
+
+
+@pytest.mark.parametrize('how', [how for how in TURNS if how != 'mirrored'])
+def test_one_wrong_mask_among_right_ones_is_refused_by_its_name(pictures, how):
+    """Lungs are nearly their own mirror image, so that one cannot be told."""
+    one = pictures.run('predict', number=COUNT)
+    names = pictures.correct(one)
+    for name in names:
+        pictures.correct(one)
+        wrong = TURNS[how](pictures.truth[name].astype(np.uint8))
+        pictures.write(one.file('masks', name), wrong)
+        with pytest.raises(InputError, match=f'masks/{name}.png: '):
+            pictures.run('take')
+    pictures.run('take', unchecked_masks=True)
+
+
+def another_scan(project, one, first, second):
+    one.file('scans', first).write_bytes(one.file('scans', second).read_bytes())
+
+
+def the_mask(project, one, first, second):
+    one.file('scans', first).write_bytes(one.file('masks', first).read_bytes())
+
+
+def wider(project, one, first, second):
+    for kind in ('scans', 'masks'):
+        image = sitk.ReadImage(str(one.file(kind, first)))
+        image.SetSpacing(tuple(2 * mm for mm in image.GetSpacing()))
+        sitk.WriteImage(image, str(one.file(kind, first)))
+
+
+@pytest.mark.parametrize('change', [another_scan, the_mask, wider])
+def test_images_that_are_not_those_that_were_drawn_on_are_refused(tmp_path, change):
+    project = Project(tmp_path, 'slices')
+    one = project.run('predict')
+    names = project.correct(one)
+    change(project, one, *names)
+    with pytest.raises(InputError, match=f'scans/{names[0]}.* is not the image that was drawn on'):
+        project.run('take')
+
+
+@pytest.mark.parametrize('word', [*rounds.DONE, *map(str.upper, rounds.DONE)])
+def test_words_that_say_done(pictures, word):
+    one = pictures.run('predict')
+    pictures.correct(one)
+    file = one.folder / 'worklist.csv'
+    file.write_text(file.read_text().replace(',x,', f',{word},'))
+    assert len(rounds.read_done(one)) == NUMBER
+
+
+@pytest.mark.parametrize('word', ['nein', 'not yet', 'later', 'FALSCH', '0.0', 'skip', '?', '✗'])
+def test_words_that_may_not_say_done_are_refused(pictures, word):
+    one = pictures.run('predict')
+    pictures.correct(one)
+    file = one.folder / 'worklist.csv'
+    file.write_text(file.read_text().replace(',x,', f',{word},', 1))
+    with pytest.raises(InputError, match=r'worklist.csv: line 2 has .* in the column done; write'):
+        pictures.run('take')
+
+
+def test_names_that_tables_cannot_tell_apart_are_refused(pictures):
+    content = (pictures.raw / 'scan0.png').read_bytes()
+    (pictures.raw / 'scan0 .png').write_bytes(content)
+    with pytest.raises(InputError, match='differ only in blanks or an apostrophe'):
+        pictures.run('predict')
+
+
+def test_an_image_that_is_there_twice_is_drawn_once(pictures, capsys):
+    (pictures.raw / 'copy.png').write_bytes((pictures.raw / 'scan0.png').read_bytes())
+    assert len(pictures.run('predict', number=99).about['images']) == COUNT
+    assert 'scan0: the same image as copy, so it is left out' in capsys.readouterr().out
+
+
+def test_names_with_line_breaks_are_taken(pictures):
+    (pictures.raw / 'scan0.png').rename(pictures.raw / 'two\nlines.png')
+    pictures.truth['two\nlines'] = pictures.truth.pop('scan0')
+    one = pictures.run('predict', number=COUNT)
+    pictures.correct(one)
+    assert 'two\nlines' in {each['name'] for each in pictures.run('take').taken}
+
+
+def test_files_of_the_system_beside_masks_do_not_matter(pictures):
+    one = pictures.run('predict')
+    pictures.correct(one)
+    for name in ('Thumbs.db', 'desktop.ini', '.DS_Store'):
+        (one.folder / 'masks' / name).write_bytes(b'x')
+    assert len(rounds.read_done(one)) == NUMBER
+
+
+def test_a_mask_that_is_not_packed_as_its_name_says(tmp_path):
+    project = Project(tmp_path, 'slices')
+    one = project.run('predict')
+    name = project.correct(one)[0]
+    file = one.file('masks', name)
+    sitk.WriteImage(sitk.ReadImage(str(file)), str(tmp_path / 'a.nii'))
+    file.write_bytes((tmp_path / 'a.nii').read_bytes())
+    with pytest.raises(
+        InputError, match='is no NIfTI packed with gzip, .*save it again as .nii.gz'
+    ):
+        project.run('take')
+
+
 def marked(text):
     """A worklist whose every line is done."""
     return text.replace(',,', ',x,')
@@ -326,11 +435,14 @@ def test_worklists_that_say_nothing_are_refused(pictures, change, message):
         pictures.run('take')
 
 
-def test_worklists_of_spreadsheets_with_semicolons_are_read(pictures):
+@pytest.mark.parametrize('delimiter', [';', '\t'])
+def test_worklists_of_spreadsheets_are_read(pictures, delimiter):
+    """With semicolons or tabs, a mark before the text, and a header in capitals."""
     one = pictures.run('predict')
     pictures.correct(one)
     file = one.folder / 'worklist.csv'
-    file.write_text('\ufeff' + file.read_text().replace(',', ';'), encoding='utf-8')
+    text = file.read_text().replace(',', delimiter).replace('done', 'Done')
+    file.write_text('\ufeff' + text, encoding='utf-8')
     assert len(rounds.read_done(one)) == NUMBER
 
 

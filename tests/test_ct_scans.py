@@ -1125,6 +1125,7 @@ REGIONS = [
     ([['value', 'region'], ['1', '']], 'line 2 is 1,'),
     ([['value', 'region'], ['1', 'a'], ['1', 'b']], 'line 3 has 1 again'),
     ([['value', 'region'], ['0', 'background']], 'names no region'),
+    ([['value', 'region'], ['0', 'lesion']], 'line 2 calls 0 lesion, and 0 is the background'),
     ([['value', 'region'], *([f'{i}', f'r{i}'] for i in range(1, 255))],
      'names more than 253 regions; join some'),
     ([['value', 'region']], 'has no lines'),
@@ -1139,6 +1140,12 @@ def test_regions_that_are_wrong_are_refused(rows, words, raw, refused):
     folder = raw('folder_volumes')
     write_table(folder, rows, 'regions.csv')
     refused('folder', folder, words)
+
+
+def test_regions_under_another_name_are_not_passed_over(raw, refused):
+    folder = raw('folder_volumes')
+    (folder / 'regions.csv').rename(folder / 'Regions.csv')
+    refused('folder', folder, 'Regions.csv: is a table of another name; call it regions.csv')
 
 
 def test_a_region_called_background_is_background(raw, phantoms, tmp_path):

@@ -70,6 +70,26 @@ def test_values_of_a_picture_are_those_that_are_stored(tmp_path, mode):
     )
 
 
+@pytest.mark.parametrize('mode', ['LA', 'RGBA', 'P'])
+@pytest.mark.parametrize('hidden', [0, 2])
+def test_values_under_transparent_pixels_are_refused(tmp_path, mode, hidden):
+    """An editor keeps what is erased there; the background may be transparent."""
+    values = np.array([[1, hidden], [1, 1]], np.uint8)
+    image = Image.fromarray(values)
+    if mode == 'P':
+        image.putpalette(PALETTE[::-1])
+        image.info['transparency'] = hidden
+    else:
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(np.array([[255, 0], [255, 255]], np.uint8)))
+    image.save(tmp_path / 'a.png')
+    if hidden:
+        with pytest.raises(InputError, match='a.png: has regions under transparent pixels'):
+            masks.read_picture(tmp_path / 'a.png')
+    else:
+        np.testing.assert_array_equal(masks.read_picture(tmp_path / 'a.png'), values)
+
+
 def test_a_picture_of_one_bit_has_0_and_255(tmp_path):
     values = np.array([[0, 255], [255, 0]], np.uint8)
     np.testing.assert_array_equal(masks.read_picture(save(tmp_path / 'a.png', values, '1')), values)
@@ -407,3 +427,21 @@ def test_checks_do_not_change_their_arguments(phantom):
     before = grey.copy(), lung.copy()
     check(lung, grey, LUNG_NAMES)
     assert (grey == before[0]).all() and (lung == before[1]).all()
+
+
+@pytest.mark.parametrize('code', ['LPS', 'RAS', 'LAI'])
+def test_a_header_of_no_scan_does_not_turn_a_mask(tmp_path, code):
+    """A mask that is taken as it is may lie elsewhere, but not with other axes of its own."""
+    scan = sitk.GetImageFromArray(np.zeros((4, 6, 5), np.int16))
+    scan.SetOrigin((-10.0, -20.0, -30.0))
+    grid = Grid.of(scan)
+    image = sitk.GetImageFromArray(np.ones((4, 6, 5), np.uint8))
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(tmp_path / 'a.nii.gz'))
+    if code == 'LPS':
+        masks.check_axes(tmp_path / 'a.nii.gz', grid, 'LPS')
+    else:
+        with pytest.raises(InputError, match=f'axes run otherwise .*{code}, of the scan LPS'):
+            masks.check_axes(tmp_path / 'a.nii.gz', grid, 'LPS')
+    image.CopyInformation(scan)  # where it lies on its scan its axes may run as they like
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(tmp_path / 'b.nii.gz'))
+    masks.check_axes(tmp_path / 'b.nii.gz', grid, 'LPS')

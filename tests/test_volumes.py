@@ -309,6 +309,44 @@ def test_a_nifti_that_does_not_say_how_the_patient_lies(tmp_path):
     assert 'does not say how the patient lies' in volume.open_volume(tmp_path / 'a.nii').remarks[0]
 
 
+@pytest.mark.parametrize('unit, factor', [('mm', 1), ('meter', 1e-3), ('micron', 1e3)])
+def test_units_of_length_of_a_nifti(tmp_path, unit, factor):
+    """SimpleITK reads the same spacing."""
+    image = nibabel.Nifti1Image(phantom().T, np.diag([-0.7, -0.8, 2.5, 1 / factor]) * factor)
+    image.header.set_xyzt_units(unit)
+    image.to_filename(tmp_path / 'a.nii')
+    spacing = volume.open_volume(tmp_path / 'a.nii').spacing
+    np.testing.assert_allclose(spacing, (0.7, 0.8, 2.5), rtol=1e-5)
+    theirs = sitk.ReadImage(str(tmp_path / 'a.nii')).GetSpacing()
+    np.testing.assert_allclose(spacing, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize('pixdim', [(0.7, 0.8, 5), (7, 8, 25), (0.7, 0.8, 0)])
+def test_a_nifti_whose_two_sizes_of_a_voxel_differ(tmp_path, pixdim):
+    image = nibabel.Nifti1Image(phantom().T, np.diag([-0.7, -0.8, 2.5, 1]))
+    content = bytearray(image.to_bytes())
+    struct.pack_into('<3f', content, 80, *pixdim)
+    struct.pack_into('<h', content, 252, 0)  # qform_code
+    (tmp_path / 'a.nii').write_bytes(content)
+    assert_refused(tmp_path / 'a.nii', 'in its sform that voxels are 0.7 x 0.8 x 2.5', 'pixdim')
+    struct.pack_into('<3f', content, 80, 1, 1, 1)  # as programs leave it that never fill it in
+    (tmp_path / 'a.nii').write_bytes(content)
+    np.testing.assert_allclose(volume.open_volume(tmp_path / 'a.nii').spacing, (0.7, 0.8, 2.5))
+
+
+def test_units_that_are_no_millimetres(tmp_path):
+    sitk.WriteImage(image_of(phantom()), str(tmp_path / 'a.nrrd'))
+    content = (tmp_path / 'a.nrrd').read_bytes()
+    for units, words in ((b'"mm" "mm" "mm"', ''), (b'"cm" "cm" "cm"', 'are not mm')):
+        line = b'type: short\nspace units: ' + units + b'\n'
+        (tmp_path / 'b.nrrd').write_bytes(content.replace(b'type: short\n', line))
+        if words:
+            assert_refused(tmp_path / 'b.nrrd', words)
+        else:
+            assert_is(tmp_path / 'b.nrrd', phantom())
+    assert_refused(write_metaimage(tmp_path, DistanceUnits='cm'), 'DistanceUnits cm are not mm')
+
+
 @pytest.mark.parametrize('ending', ['.nii', '.nii.gz'])
 @pytest.mark.parametrize('kind', [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize('slope, intercept', [(1, 0), (2, -1000), (0, -1000), (0.5, 3)])
@@ -516,7 +554,7 @@ def slice_of(hu, z, count=5, **changes):
 
 
 def save(ds, path):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
 
 
@@ -760,6 +798,14 @@ def other_series(ds, z):
     ds.SeriesInstanceUID = f'1.2.{z % 2}'
 
 
+def other_patient(ds, z):
+    ds.PatientID = f'person {z % 2}'
+
+
+def other_study(ds, z):
+    ds.StudyInstanceUID = f'1.2.{z % 2}'
+
+
 def colour(ds, z):
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, 'RGB', 0
     ds.PixelData = bytes(3) * 14 * 12 * 2
@@ -795,6 +841,8 @@ def wrong_number(ds, z):
     [
         (at_one_place, 'not a volume'),
         (without_position, 'ImagePositionPatient is missing in 5 slices'),
+        (other_patient, '2 patients under one series number (PatientID person 0, person 1)'),
+        (other_study, '2 studies under one series number'),
         (one_without_position, 'ImagePositionPatient is missing in 1 slices'),
         (double, '0 to 5 mm apart'),
         (gap, '2.5 to 5 mm apart'),
@@ -955,6 +1003,45 @@ def test_workdirs_of_earlier_runs_are_no_input(tmp_path):
     found = contents.look(folder, tmp_path / 'another')
     contents.one_kind(found)
     assert not found.pictures and len(found.others) == 3
+
+
+def test_half_written_folders_are_no_input(tmp_path):
+    """A run that was killed has left them in its workdir."""
+    folder = write_series(tmp_path / 'in')
+    (folder / 'run' / 'masks.part').mkdir(parents=True)
+    (folder / 'run' / 'masks.part' / 'a.png').write_bytes(b'x')
+    assert_is(folder, phantom())
+
+
+def test_the_workdir_of_a_run_is_no_input(tmp_path):
+    for name in ('config.json', 'environment.json', 'overlay.png'):
+        (tmp_path / name).write_text('{}', encoding='utf-8')
+    for listed in (contents.inputs, contents.scans):
+        with pytest.raises(InputError, match='is the workdir of a run; give the folder in it'):
+            listed(tmp_path, '', tmp_path / 'other')
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    """As archives unpack to that were packed elsewhere; tables cannot hold them."""
+    name = os.fsencode(tmp_path) + b'/x_\xfc.nii.gz'
+    with open(name, 'wb') as file:
+        file.write(b'x')
+    with pytest.raises(InputError, match='x_.*has a name that is not text in UTF-8; rename it'):
+        contents.look(tmp_path)
+
+
+def test_folders_of_scouts_and_masks_beside_scans_are_left_out(tmp_path):
+    scout = {'ImageType': ['ORIGINAL', 'PRIMARY', 'LOCALIZER'], 'SeriesInstanceUID': '1.2.99'}
+    write_series(tmp_path / 'P1' / 'ct')
+    write_series(tmp_path / 'P1' / 'scout', **scout)
+    for name in ('a', 'a_mask', 'b-seg', 'mask'):
+        sitk.WriteImage(image_of(phantom()), str(tmp_path / f'{name}.nii.gz'))
+    files, scans, remarks = contents.scans(tmp_path, '', tmp_path / 'other')
+    assert [ct.name for ct in scans] == ['ct', 'a', 'b-seg', 'mask'] and not files
+    assert 'left out 1 folders without CT slices: P1/scout' in remarks
+    assert 'left out 1 masks of the scans beside them: a_mask.nii.gz' in remarks
+    with pytest.raises(InputError, match='holds no CT slices'):
+        contents.scans(tmp_path / 'P1' / 'scout', '', tmp_path / 'other')
 
 
 def test_a_deflated_file_that_becomes_too_large(tmp_path):

@@ -42,7 +42,11 @@ def find(folder, pattern):
 
 
 def walk(folder):
-    """Yields every file below a folder, once, however folders are linked."""
+    """Yields every file below a folder, once, however folders are linked.
+
+    Raises:
+        InputError: a name is not text in UTF-8, which tables and other libraries need.
+    """
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -53,7 +57,17 @@ def walk(folder):
         for name in names:
             path = pathlib.Path(here) / name
             if path.is_file():
+                _check_name(path)
                 yield path
+
+
+def _check_name(path):
+    """Refuses a path with bytes that are no text, as old archives unpack to."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode('utf-8', 'replace')
+        raise InputError(f'{shown}: has a name that is not text in UTF-8; rename it') from None
 
 
 def is_companion(path):

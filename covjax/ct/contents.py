@@ -1,10 +1,11 @@
 """What a folder holds: pictures, volume files, DICOM slices, and what is none of these."""
 
 import pathlib
+import re
 from collections import defaultdict
 from typing import NamedTuple
 
-from covjax import InputError
+from covjax import InputError, drafts
 from covjax.ct import archive, dicom, volume
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
@@ -65,10 +66,15 @@ def look(folder, without=None):
 
 
 def _is_workdir(folder, known):
-    """Whether a folder is the workdir of a run, whose files are no input; noted in `known`."""
+    """Whether a folder is a run's, whose files are no input, or half written; noted in `known`."""
     if folder not in known:
-        known[folder] = all((folder / name).is_file() for name in WRITTEN)
+        known[folder] = _was_written(folder) or folder.name.endswith(drafts.ENDING)
     return known[folder]
+
+
+def _was_written(folder):
+    """Whether a folder is the workdir of a run."""
+    return all((folder / name).is_file() for name in WRITTEN)
 
 
 def _list_of(found, path):
@@ -107,6 +113,15 @@ def one_kind(found):
         raise InputError(
             f'{found.folder}: holds no picture and no CT{listed}; give pictures '
             f'({", ".join(PICTURES)}), a volume, or a folder with one DICOM series'
+        )
+
+
+def _check_no_workdir(source):
+    """Refuses the workdir of another run, whose own pictures would be taken for input."""
+    if _was_written(source):
+        raise InputError(
+            f'config.input={source}: is the workdir of a run; give the folder in it that has the '
+            'images'
         )
 
 
@@ -160,6 +175,7 @@ def inputs(source, hu, workdir):
         return [], ct, list(ct.remarks)
     if source.resolve() == workdir.resolve():
         raise InputError(f'config.input={source}: is the --workdir too; choose another --workdir')
+    _check_no_workdir(source)
     found = look(source, workdir)
     one_kind(found)
     if found.pictures:
@@ -186,12 +202,15 @@ def scans(source, hu, workdir):
     """
     if not source.is_dir() or source.resolve() == workdir.resolve():
         return _listed(inputs(source, hu, workdir))
-    found, series = look(source, workdir), defaultdict(list)
+    _check_no_workdir(source)
+    found, remarks = _without_strays(look(source, workdir))
+    series = defaultdict(list)
     for path in found.dicom:
         series[path.parent].append(path)
     numbers = [dicom.series_of(files[0]) for files in series.values()]
     if found.pictures or (not found.volumes and len(set(numbers)) < 2):
-        return _listed(inputs(source, hu, workdir))
+        files, volumes, others = _listed(inputs(source, hu, workdir))
+        return files, volumes, [*remarks, *others]
     if len(set(numbers)) < len(numbers):
         raise InputError(
             f'{source}: a DICOM series lies in more than one folder beside other scans; give each '
@@ -201,8 +220,37 @@ def scans(source, hu, workdir):
     for folder, files in series.items():
         others = [path for path in found.others if path.parent == folder]
         volumes.append(open_series(Contents(folder, [], [], files, others), hu))
-    remarks = [f'{ct.path}: {remark}' for ct in volumes for remark in ct.remarks]
+    remarks += [f'{ct.path}: {remark}' for ct in volumes for remark in ct.remarks]
     return [], sorted(volumes, key=lambda ct: ct.path), [*found.remarks, *remarks]
+
+
+MASK_OF = re.compile(r'(.+?)[_-](mask|seg|label)s?', re.IGNORECASE)
+
+
+def _without_strays(found):
+    """Contents without what lies among scans and is none, and lines that say so.
+
+    That are folders of DICOM files without any CT slice, as scouts have, and masks that are called
+    after the volume beside them, such as scan_mask.nii.gz.
+    """
+    remarks, folders = [], defaultdict(list)
+    for path in found.dicom:
+        folders[path.parent].append(path)
+    without = {folder for folder, files in folders.items() if not dicom.has_ct(files)}
+    if without and len(without) < len(folders) + len(found.volumes):
+        names = [str(folder.relative_to(found.folder)) for folder in without]
+        remarks.append(dicom.named(names, 'folders without CT slices'))
+        found = found._replace(dicom=[path for path in found.dicom if path.parent not in without])
+    stems = {path.parent / path.name[: -len(volume.suffix(path))] for path in found.volumes}
+    masks = []
+    for path in found.volumes:
+        match = MASK_OF.fullmatch(path.name[: -len(volume.suffix(path))])
+        if match and path.parent / match[1] in stems:
+            masks.append(path)
+    if masks:
+        remarks.append(dicom.named([path.name for path in masks], 'masks of the scans beside them'))
+        found = found._replace(volumes=[path for path in found.volumes if path not in masks])
+    return found, remarks
 
 
 def _listed(found):

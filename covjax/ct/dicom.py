@@ -111,6 +111,17 @@ def series_of(path):
     return str(_header(path).get('SeriesInstanceUID', ''))
 
 
+def has_ct(files):
+    """Whether one of some DICOM files has CT slices; damaged ones count as such."""
+    for file in files:
+        try:
+            if _is_ct(_header(file)) or _says_ct(_header(file)) and 'Rows' not in _header(file):
+                return True
+        except Exception:  # whatever pydicom raises; `open_series` tells it
+            return True
+    return False
+
+
 def open_series(path, files):
     """Reads the headers of files and puts their slices into order. No pixel is read.
 
@@ -181,6 +192,21 @@ def _check_one_series(path, headers, chosen):
         raise InputError(
             f'{path}: holds {len(series)} DICOM series ({listed}); give a folder with one of them'
         )
+    # Programs that make files anonymous may give the series of all patients one number.
+    for key, what in (('PatientID', 'patients'), ('StudyInstanceUID', 'studies')):
+        found = sorted({_text(header, key) for header in chosen.values()} - {''})
+        if len(found) > 1:
+            raise InputError(
+                f'{path}: has slices of {len(found)} {what} under one series number ({key} '
+                f'{", ".join(found[:3])}); give each a folder of its own'
+            )
+
+
+def _text(header, key):
+    """A value of a header as text, '' where there is none or it cannot be read."""
+    with contextlib.suppress(Exception):  # whatever pydicom makes of a damaged value
+        return str(header.get(key) or '')
+    return ''
 
 
 def _planes(path, header):

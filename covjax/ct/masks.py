@@ -80,6 +80,19 @@ def read_picture(path):
             f'{path}: is a {facts["container"]} picture, whose compression changes the values of '
             'a mask; save it as PNG from its source'
         )
+    values = _values(image, path)
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert('RGBA'))[..., 3]
+        if (values[alpha == 0] > 0).any():
+            raise InputError(
+                f'{path}: has regions under transparent pixels, so what is meant is not known; '
+                'save it without transparency'
+            )
+    return values
+
+
+def _values(image, path):
+    """The values of a mask, uint8 [H, W], of a PIL.Image."""
     if image.mode in ('1', 'L', 'P'):
         return np.asarray(image.convert('L') if image.mode == '1' else image)
     channels = np.asarray(image.convert('RGB'))
@@ -102,8 +115,34 @@ def read_volume(path):
     Raises:
         InputError: it is damaged, is no volume, or has values that are no whole numbers.
     """
-    stored, grid, _ = volume.lps(volume.open_volume(path, hu='1,0')._replace(exact=True))
-    return stored, grid
+    return _turned(path)[:2]
+
+
+def _turned(path):
+    """What `read_volume` returns, and the orientation of the file, such as 'RAS'."""
+    return volume.lps(volume.open_volume(path, hu='1,0')._replace(exact=True))
+
+
+def check_axes(path, grid, code):
+    """Refuses a mask that would be turned by a header that has nothing to do with its scan.
+
+    That is for masks which are to be taken as they are, wherever their headers say that they lie.
+
+    Args:
+        path: of the mask.
+        grid: grid.Grid of its scan, turned as `volume.lps` turns it.
+        code: orientation of the file of the scan.
+
+    Raises:
+        InputError: it lies elsewhere, and its axes run otherwise.
+    """
+    _, own, own_code = _turned(path)
+    if own_code != code and max(own.shifts(grid).values()) > MOST_SHIFT:
+        raise InputError(
+            f'{path}: its axes run otherwise than those of its scan ({own_code}, of the scan '
+            f'{code}), and it lies elsewhere, so how to lay it is not known; give it the header of '
+            'the scan'
+        )
 
 
 def classes(regions):

@@ -119,6 +119,9 @@ def _fields(path):
     missing = [name for name in NEEDED if name not in fields]
     if missing:
         raise InputError(f'{path}: no {", ".join(missing)} in the header; copy it again')
+    units = fields.get('DistanceUnits', 'mm')
+    if units not in ('mm', '?', ''):
+        raise InputError(f'{path}: DistanceUnits {units[:20]} are not mm; save it in mm')
     dimensions = fields.get('NDims', '3')
     if dimensions != '3':
         raise InputError(f'{path}: has {dimensions} dimensions; give a volume with 3')

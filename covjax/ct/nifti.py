@@ -27,6 +27,8 @@ WRONG = (
 TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's x runs to the right and y to the front
 ASSUMED = 'x is taken to run to the left, as nibabel does'
 CHUNK = 1 << 22  # bytes that are unpacked at a time
+UNITS = {'meter': 1000.0, 'micron': 0.001}  # of length in mm; others are mm or not stated
+SAME = 0.01  # how much two statements of the size of a voxel may differ, as a share
 GZIP = b'\x1f\x8b'  # how a packed file begins
 
 
@@ -61,23 +63,29 @@ def open_file(path):
             scaling = float(image.dataobj.slope), float(image.dataobj.inter)
             begin = image.dataobj.offset
             placed = image.header['qform_code'] > 0 or image.header['sform_code'] > 0
+            stated, millimetres = _stated(image.header)
         except WRONG as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise InputError(f'{path}: is truncated or damaged ({reason}); copy it again') from None
-        if kind.names or kind.kind not in 'iuf':
-            raise InputError(
-                f'{path}: its voxels are {kind}, not numbers; give a volume of numbers'
-            )
-        if len(shape) < 3 or math.prod(shape[3:]) != 1:
-            raise InputError(
-                f'{path}: has {len(shape)} dimensions ({" x ".join(map(str, shape))}); '
-                'give a volume with 3'
-            )
+        _check_kind(path, shape, kind)
         grid = _grid(shape[:3], affine)
+        _check_scale(path, grid.spacing, stated)
+        grid = _grid(shape[:3], np.diag([*(millimetres,) * 3, 1.0]) @ affine)
         grid.check(path)
         _check_whole(path, file, begin + math.prod(shape) * kind.itemsize)
     remarks = () if placed else (f'{path.name}: does not say how the patient lies; {ASSUMED}',)
     return Header(path, grid, scaling, remarks)
+
+
+def _check_kind(path, shape, kind):
+    """Refuses what is no volume of numbers: its shape, and the dtype of its voxels."""
+    if kind.names or kind.kind not in 'iuf':
+        raise InputError(f'{path}: its voxels are {kind}, not numbers; give a volume of numbers')
+    if len(shape) < 3 or math.prod(shape[3:]) != 1:
+        raise InputError(
+            f'{path}: has {len(shape)} dimensions ({" x ".join(map(str, shape))}); '
+            'give a volume with 3'
+        )
 
 
 def _check_name(path, file):
@@ -88,6 +96,26 @@ def _check_name(path, file):
         raise InputError(f'{path}: is packed with gzip; rename it to {path.name}.gz')
     if not is_packed and file.suffix.lower() == '.gz' and file.stat().st_size:
         raise InputError(f'{path}: is not packed with gzip; rename it to {path.stem}')
+
+
+def _stated(header):
+    """(pixdim of x, y, z; how many mm its unit of length is) of a nibabel header."""
+    unit = header.get_xyzt_units()[0]
+    return np.abs(header['pixdim'][1:4].astype(float)), UNITS.get(unit, 1.0)
+
+
+def _check_scale(path, spacing, stated):
+    """Refuses a header whose matrix and pixdim give voxels of other sizes.
+
+    pixdim counts for nothing where no program has filled it in.
+    """
+    filled = np.isfinite(stated).all() and not np.isin(stated, (0.0, 1.0)).all()
+    if filled and not np.allclose(spacing, stated, rtol=SAME):
+        found, other = (' x '.join(f'{mm:.4g}' for mm in each) for each in (spacing, stated))
+        raise InputError(
+            f'{path}: says in its sform that voxels are {found} mm, and in its pixdim {other}; '
+            'correct the header'
+        )
 
 
 def _grid(shape, affine):

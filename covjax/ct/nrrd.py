@@ -119,6 +119,9 @@ def _check_fields(path, fields):
     for name in ('type', 'encoding', *GEOMETRY):
         if name in fields:
             fields[name] = fields[name].lower()
+    units = fields.get('space units', '"mm"').lower()
+    if set(re.findall(r'"([^"]*)"', units)) - {'mm', 'millimeter', 'millimeters', '', '???'}:
+        raise InputError(f'{path}: space units {units[:60]} are not mm; save it in mm')
     for name, pattern in GEOMETRY.items():
         if name in fields and not re.fullmatch(pattern, fields[name]):
             raise InputError(f'{path}: {name} {fields[name][:60]!r} makes no sense; save it again')

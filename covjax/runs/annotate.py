@@ -95,6 +95,7 @@ def predict(config, workdir):
     _check_project(config, opened, workdir)
     network = segmenter.of_run(opened)
     images, ending = _listed(network, source, hu, workdir)
+    rounds.check_names(images)
     about = {
         **provenance.of(config, segmenter=provenance.network(opened)),
         **{'segmenter': _inside(named, workdir), 'input': str(source), 'hu': hu},
@@ -151,13 +152,17 @@ def _draw_all(config, network, found, images, ending, folder):
         {name: Drawn}, without its classes.
     """
     judge, drawn = segment.lung_judge(config, network), {}
-    labelled, known, names = rounds.taken_images(found), 0, list(images)
+    labelled, names = rounds.taken_images(found), list(images)
+    known, seen = 0, {}
     if choice(config, 'order', rounds.ORDERS) != UNCERTAIN:
         names = np.random.default_rng([config.seed, len(found)]).permutation(names).tolist()
     for i, name in enumerate(names, 1):
         image = images[name]()
         if image.sha256 in labelled:
             known += 1
+            continue
+        if (first := seen.setdefault(image.sha256, name)) != name:
+            print(f'{name}: the same image as {first}, so it is left out', flush=True)
             continue
         print(f'{name} ({i} of {len(names)})', flush=True)
         one = draw(config, network, judge, image)
@@ -350,12 +355,7 @@ def take(config, workdir):
     if not found:
         raise InputError(f'{workdir}: has no round; run --config.step=predict first')
     *before, last = found
-    names, taken = [], []
-    for name, minutes in rounds.read_done(last):
-        draft, final = (rounds.read_mask(last, kind, name) for kind in ('drafts', 'masks'))
-        edited, dice = rounds.compared(draft, final, last.file('masks', name))
-        taken.append({'name': name, 'edited': edited, 'dice': dice, 'minutes': minutes})
-        names.append(name)
+    taken = [_taken(config, last, *done) for done in rounds.read_done(last)]
     now = [*before, last._replace(taken=taken)]
     with _tables_kept(workdir):
         rounds.write_tables(workdir, now)
@@ -370,7 +370,42 @@ def take(config, workdir):
     for row in summaries:
         shown = {name: row[name] for name in COLUMNS if row[name] is not None}
         print(', '.join(f'{name} {_text(value)}' for name, value in shown.items()))
-    print(f'{len(names)} taken; go on with --config.step=train; page {workdir / "annotate.html"}')
+    print(f'{len(taken)} taken; go on with --config.step=train; page {workdir / "annotate.html"}')
+
+
+def _taken(config, one, name, minutes):
+    """What is noted of a mask that a person calls done, after it was checked: rounds.Taken.
+
+    Args:
+        config: of the run.
+        one: rounds.Round.
+        name: of the file.
+        minutes: that the person gives, or None.
+    """
+    file = one.file('masks', name)
+    draft, final = (rounds.read_mask(one, kind, name) for kind in ('drafts', 'masks'))
+    edited, dice = rounds.compared(draft, final, file)
+    image = _open_drawn(one, name)
+    if image.hu is None and not config.unchecked_masks:  # volumes are compared where they are built
+        masks.check_place([final], [image.grey], tuple(one.about['classes']), file)
+    return {'name': name, 'edited': edited, 'dice': dice, 'minutes': minutes}
+
+
+def _open_drawn(one, name):
+    """The Image of a file of a round.
+
+    Raises:
+        InputError: it is not the image that was drawn on, or lies elsewhere.
+    """
+    file, is_picture = one.file('scans', name), one.about['ending'] == rounds.PICTURE
+    image = _open_picture(file) if is_picture else _open_volume(volume.open_volume(file, '1,0'))
+    is_same = image.sha256 == one.about['images'][name]
+    if is_same and not is_picture:
+        _, grid = masks.read_volume(one.file('drafts', name))
+        is_same = max(image.grid.shifts(grid).values()) <= masks.MOST_SHIFT
+    if not is_same:
+        raise InputError(f'{file}: is not the image that was drawn on; copy that one there again')
+    return image
 
 
 def _cells(summaries):

@@ -494,8 +494,8 @@ def lesion_examples(job):
 
 def volume_examples(job):
     """Yields (key, example) of a volume, or of each of its slices."""
-    hu, grid = _read_volume(job)
-    mask = _read_mask(job, hu, grid) if job.scan.mask else None
+    hu, grid, code = _read_volume(job)
+    mask = _read_mask(job, hu, grid, code) if job.scan.mask else None
     if job.config.spacing:
         hu, mask, grid = _resampled(job, hu, mask, grid)
     window = windows.WINDOWS[job.config.window]
@@ -521,16 +521,16 @@ def volume_examples(job):
 
 
 def _read_volume(job):
-    """(int16 HU [z, y, x], their grid.Grid) of a volume, turned to left, back and head."""
+    """(int16 HU [z, y, x] in LPS, their grid.Grid, orientation of the file) of a volume."""
     path, window = job.scan.image, job.layout.grey_window
     if window and not job.hu:
-        hu, grid, _ = volume.lps(_open(path, '1,0'))
+        hu, grid, code = volume.lps(_open(path, '1,0'))
         if 0 <= hu.min() and hu.max() <= 255:
             low, high = windows.WINDOWS[window]
-            hu, grid, _ = volume.lps(_open(path, f'{(high - low) / 255},{low}'))
+            hu, grid, code = volume.lps(_open(path, f'{(high - low) / 255},{low}'))
             hounsfield.check(hu, path)
-            return hu, grid
-    return volume.lps(_open(path, job.hu))[:2]
+            return hu, grid, code
+    return volume.lps(_open(path, job.hu))
 
 
 def _open(path, hu):
@@ -552,13 +552,22 @@ def _open(path, hu):
     return opened
 
 
-def _read_mask(job, hu, grid):
-    """Classes uint8 [z, y, x] of the mask of a scan, compared with its HU and their grid."""
+def _read_mask(job, hu, grid, code):
+    """Classes uint8 [z, y, x] of the mask of a scan, compared with its HU and their grid.
+
+    Args:
+        job: Job.
+        hu: int16 [z, y, x] of the scan.
+        grid: grid.Grid of it.
+        code: orientation of its file.
+    """
     path, names = job.scan.mask, masks.classes(job.layout.regions)
     stored, own_grid = masks.read_volume(path)
     masks.check_size(stored, hu, path)
     mask = masks.as_classes(stored, job.layout.regions, path)
-    if not job.unchecked:
+    if job.unchecked:
+        masks.check_axes(path, grid, code)
+    else:
         masks.check_grid(own_grid, grid, path)
         chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), CHECKED)).round().astype(int))
         mask_part, hu_part = mask[chosen], hu[chosen]

@@ -327,11 +327,11 @@ def _of_classes(source):
 
 
 def _check_no_other_table(table):
-    """Refuses a table whose name differs from TABLE in capitals alone."""
+    """Refuses a table whose name differs from that of `table` in capitals alone."""
     if table.parent.is_dir():
         for path in table.parent.iterdir():
-            if path.name.lower() == TABLE and path.name != TABLE:
-                raise InputError(f'{path}: is a table of another name; call it {TABLE}')
+            if path.name.lower() == table.name and path.name != table.name:
+                raise InputError(f'{path}: is a table of another name; call it {table.name}')
 
 
 def _words(names, where):
@@ -414,6 +414,7 @@ def _in_order(labels):
 def _regions(file):
     """{value: region} of regions.csv, or where there is none those of one region, 'lesion'."""
     if not file.is_file():
+        _check_no_other_table(file)
         return {1: 'lesion', 255: 'lesion'}
     regions = {}
     for number, line in _table(file, ('value', 'region'), 'value', GIVE_REGIONS):
@@ -422,6 +423,11 @@ def _regions(file):
             raise InputError(f'{file}: line {number} is {value},{line["region"]}; {GIVE_REGIONS}')
         if regions.setdefault(int(value), region) != region:
             raise InputError(f'{file}: line {number} has {value} again; {GIVE_REGIONS}')
+        if int(value) == 0 and region != BACKGROUND:
+            raise InputError(
+                f'{file}: line {number} calls 0 {region}, and 0 is the background; give the region '
+                'another value in the masks'
+            )
     if len({*regions.values()} - {BACKGROUND}) > MOST_REGIONS:
         raise InputError(
             f'{file}: names more than {MOST_REGIONS} regions; join some, by one name for several '
@@ -442,7 +448,8 @@ def _table(file, columns, required, give):
         give: the end of the message where it has others.
     """
     try:
-        reader = csv.DictReader(archive.read_text(file).splitlines(), strict=True)
+        text = io.StringIO(archive.read_text(file), newline='')  # cells may have line breaks
+        reader = csv.DictReader(text, strict=True)
         lines = [(reader.line_num, line) for line in reader]
     except FileNotFoundError:
         raise InputError(f'{file}: no such table; {give}') from None
