@@ -11,6 +11,7 @@ from covjax import (
     pair_makers,
     pair_pictures,
     rounds,
+    scan_classifier,
     segmenter,
     stand_ins,
     trained,
@@ -19,7 +20,7 @@ from covjax.ct import framing, windows
 from covjax.data import lineage
 from covjax.generator import DIRECTIONS
 from covjax.models import cyclegan as translators
-from covjax.models import unet
+from covjax.models import scans, unet
 from covjax.training import classification, cyclegan, optimizer, segmentation
 
 # By the name of a key, in every config that has it; tuples have several of the words.
@@ -45,6 +46,12 @@ WORDS = {
 WORDS_OF_TASKS = {
     'classification': {'lungs': ('', *framing.VIEWS), 'model': models.MODELS},
     'cyclegan': {'loss': cyclegan.LOSSES, 'norm': translators.NORMS},
+    'scans': {
+        'lungs': ('', *framing.VIEWS),
+        'model': scan_classifier.BACKBONES,
+        'pooling': scans.POOLING,
+        'bn': scans.NORMS,
+    },
     'segmentation': {
         'loss': segmentation.LOSSES,
         'model': segmenter.ALL,

@@ -1,14 +1,14 @@
 """A training that begins with the weights of another one: pretrain on much, fine-tune on little.
 
 config.start of a classification or a segmentation names the workdir of a run of the same task
-and network. What trained that run is part of the lineage, so that those images and patients are
+and network; a classification of scans may begin with one of slices, whose network becomes its
+backbone. What trained that run is part of the lineage, so that those images and patients are
 refused as test data.
 """
 
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,15 +20,22 @@ from covjax.workdir import read_config
 KEY = 'start'  # of the config
 THROUGH = 'pretraining'  # what lineage.json calls it
 HEAD = 'head'  # the layer whose outputs are the classes
+# The tasks that a run may have had to begin another one with, where that is not the same.
+BEGINNINGS = {'scans': ('scans', 'classification')}
 
 
-def load(config, model, shape, classes, rng):
+def tasks(config):
+    """The tasks, any of which the run config.start may have had."""
+    return BEGINNINGS.get(config.task, (config.task,))
+
+
+def load(config, model, shown, classes, rng):
     """The variables that a training begins with: those of the best checkpoint of another run.
 
     Args:
         config: of this training; config.start is the workdir of the other one.
         model: the network of this training.
-        shape: of a batch of its input, [B, H, W, C].
+        shown: arrays of a batch, what the network is called with.
         classes: of its outputs. Where the run has others, the last layer is a new one.
         rng: key, of a new last layer.
 
@@ -40,7 +47,7 @@ def load(config, model, shape, classes, rng):
             otherwise.
     """
     folder = config[KEY]
-    run = trained.open_run(folder, config.task, KEY)
+    run = trained.open_run(folder, tasks(config), KEY)
     scaled_by = run.config.get('pretrained', '')
     if bool(scaled_by) != bool(config.get('pretrained')):
         raise InputError(
@@ -50,13 +57,29 @@ def load(config, model, shape, classes, rng):
     variables = {'params': {**run.variables['net']['params']}}
     if 'batch_stats' in run.variables:
         variables['batch_stats'] = run.variables['batch_stats']
-    new = jax.jit(model.init)(rng, jnp.zeros(shape))
+    new = jax.jit(model.init)(rng, *shown)
+    if run.config.task != config.task:
+        variables = _as_backbone(variables, new)
     if run.classes != tuple(classes):
         variables['params'][HEAD] = jax.tree.map(np.asarray, new['params'][HEAD])
         print(f'{folder}: has other classes, so the last layer is a new one', flush=True)
     remedy = 'give the workdir of a run of the same network, or change the network'
     safetensors.check_fits(folder, variables, new, 'the network of this config', remedy)
     return variables
+
+
+def _as_backbone(variables, new):
+    """Variables of a network of slices as those of a network of scans, like `new`.
+
+    Layers that only the latter has are new, and its last one is the old one where that fits.
+    """
+    params = dict(variables['params'])
+    head = params.pop(HEAD)
+    fits = jax.tree.map(np.shape, head) == jax.tree.map(np.shape, new['params'][HEAD])
+    whole = {**jax.tree.map(np.asarray, new['params']), 'backbone': params}
+    whole |= {HEAD: head} if fits else {}
+    stats = {'backbone': variables['batch_stats']} if 'batch_stats' in variables else None
+    return {'params': whole} | ({'batch_stats': stats} if stats else {})
 
 
 def needed(config, workdir):
@@ -84,5 +107,5 @@ def lineage_of(config, workdir):
         return []
     if checkpoint.exists(workdir):
         return [record for record in lineage.read(workdir) if record['through'] == THROUGH]
-    read_config(config[KEY], config.task, KEY)  # whose message names the key
+    read_config(config[KEY], tasks(config), KEY)  # whose message names the key
     return [{**record, 'through': THROUGH} for record in lineage.read(pathlib.Path(config[KEY]))]

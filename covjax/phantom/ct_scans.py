@@ -123,7 +123,7 @@ def write_lungs(folder, seed=0, people=(60, 15, 20), opacities=(0, 4, 8), size=2
     (folder / 'PHANTOM.txt').write_text(NOTE, encoding='utf-8')
 
 
-def write_volumes(folder, seed=0, people=(16, 4, 12), size=96, slices=64, most=7):
+def write_volumes(folder, seed=0, people=(16, 4, 12), size=96, slices=64, most=7, healthy=False):
     """Writes scans of whole lungs with their opacities in the layout `folder`, as NIfTI.
 
     Each person has 1 to `most` opacities, which reach over several slices; masks have the regions
@@ -136,6 +136,7 @@ def write_volumes(folder, seed=0, people=(16, 4, 12), size=96, slices=64, most=7
         size: pixels a side of a slice.
         slices: of a volume, THICKNESS apart.
         most: opacities of a person.
+        healthy: whether every second person has none; labels are then normal and covid.
     """
     folder, rng = pathlib.Path(folder), np.random.default_rng([seed, 22])
     persons = [
@@ -143,13 +144,16 @@ def write_volumes(folder, seed=0, people=(16, 4, 12), size=96, slices=64, most=7
     ]
     rows = []
     for split, i in tqdm(persons, 'drawing', unit='person', disable=None):
-        drawn = _draw(rng, size, slices, int(rng.integers(1, most + 1)))
+        is_healthy = healthy and i % 2 == 0
+        drawn = _draw(rng, size, slices, 0 if is_healthy else int(rng.integers(1, most + 1)))
         name, mask = f'scans/{split}_{i:02d}.nii.gz', f'masks/{split}_{i:02d}.nii.gz'
         regions = {'lung': drawn.lung, 'lesion': drawn.opacity}
         _write_volume(folder / name, drawn.hu, drawn.spacing)
         _write_volume(folder / mask, _valued(regions, {'lung': 1, 'lesion': 2}), drawn.spacing)
-        rows.append([name, mask, f'{split}_{i:02d}', split])
-    _write_table(folder / 'scans.csv', ['file', 'mask', 'patient', 'split'], *rows)
+        label = [('normal' if is_healthy else 'covid')] if healthy else []
+        rows.append([name, mask, f'{split}_{i:02d}', split, *label])
+    columns = ['file', 'mask', 'patient', 'split', *(['label'] if healthy else [])]
+    _write_table(folder / 'scans.csv', columns, *rows)
     _write_table(folder / 'regions.csv', ['value', 'region'], [1, 'lung'], [2, 'lesion'])
     (folder / 'PHANTOM.txt').write_text(NOTE, encoding='utf-8')
 

@@ -5,7 +5,7 @@ import jax
 from covjax import InputError, choice, kept_segmenter, pair_pictures, pretraining
 from covjax.data import lineage
 from covjax.trained import read_classes, write_classes
-from covjax.training import classification, cyclegan, devices, loop, pairs, segmentation
+from covjax.training import classification, cyclegan, devices, loop, pairs, scans, segmentation
 from covjax.weights import checkpoint
 from covjax.workdir import write_json
 
@@ -14,6 +14,7 @@ MAKE = {
     'classification': classification.make,
     'segmentation': segmentation.make,
     'pairs': pairs.make,
+    'scans': scans.make,
 }
 
 
@@ -21,8 +22,8 @@ def run(config, workdir):
     """Trains what config.task names, or resumes from the checkpoint in the workdir.
 
     Args:
-        config: ConfigDict of configs/cyclegan.py, configs/classifier.py or
-            configs/segmentation.py.
+        config: ConfigDict of configs/cyclegan.py, configs/classifier.py, configs/scans.py,
+            configs/segmentation.py or configs/pairs.py.
         workdir: pathlib.Path of the folder for checkpoints/, metrics.jsonl, lineage.json, images/,
             tensorboard/ and, where the outputs of the network are classes, classes.json, their
             names; where it makes use of segmenters, copies of those.

@@ -163,7 +163,7 @@ def init(parts, config, classes, rng, batch):
     """
     shape = (1, parts.image_size, parts.image_size, batch['image'].shape[-1])
     if config.start:
-        variables = pretraining.load(config, parts.model, shape, classes, rng)
+        variables = pretraining.load(config, parts.model, (jnp.zeros(shape),), classes, rng)
     elif config.pretrained:
         variables, _ = keras_weights.load(
             parts.model, config.pretrained, channels=1, new_head=True, rng=rng
@@ -409,16 +409,30 @@ def _labelled(config, key, size):
         raise InputError(f'config.{key} is empty; name a data set, for example covid_ct:{split}')
     view = lung_view.of_config(config)
     examples = lung_view.read(config[key], config.data_dir, size, view)
+    check_labels(f'config.{key}={config[key]}', examples, 'images')
+    return examples
+
+
+def check_labels(named, examples, what):
+    """Refuses a data set to learn from, or to choose by, that lacks labels or a class.
+
+    Args:
+        named: how messages name it, such as 'config.train=covid_ct:train'.
+        examples: anything with labels int [N] and names of classes.
+        what: 'images' or 'scans'.
+
+    Raises:
+        InputError: it does.
+    """
     if len(examples.classes) < 2 or (examples.labels < 0).any():
         raise InputError(
-            f'config.{key}={config[key]}: has images without a label, or fewer than two classes; '
-            'name a data set with the label of every image'
+            f'{named}: has {what} without a label, or fewer than two classes; name a data set with '
+            f'the label of every {what[:-1]}'
         )
     counts = np.bincount(examples.labels, minlength=len(examples.classes))
     missing = [name for name, count in zip(examples.classes, counts) if not count]
     if missing:
         raise InputError(
-            f'config.{key}={config[key]}: needs images of {listed(examples.classes)}, and has none '
-            f'of {", ".join(missing)}; add the missing ones with +'
+            f'{named}: needs {what} of {listed(examples.classes)}, and has none of '
+            f'{", ".join(missing)}; add the missing ones with +'
         )
-    return examples

@@ -287,7 +287,7 @@ def init(parts, config, rng, batch):
     """
     image = to_float(batch['image'])
     if config.start:
-        variables = pretraining.load(config, parts.model, image.shape, parts.classes, rng)
+        variables = pretraining.load(config, parts.model, (image,), parts.classes, rng)
     else:
         variables = jax.jit(parts.model.init)(rng, image)
     return State(

@@ -1,0 +1,357 @@
+"""Scans as bags of slices: what a network that decides on a whole scan is shown of it.
+
+A bag has at most so many slices, spread evenly over those that cut the lungs, in the order from
+foot to head. Scans are volumes, slices with a `scan` and a `z`, or all pictures of a group.
+"""
+
+import dataclasses
+import hashlib
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from tqdm import tqdm
+
+from covjax import InputError
+from covjax.ct import framing, lungs, windows
+from covjax.data import datasets
+from covjax.data.rows import Row
+
+FINDING = 256  # pixels a side at most, of slices in which lungs are looked for
+LEAST_AREA = 0.1  # of the lungs in a slice, as a share of the largest in its scan
+STORED = 'lung'  # the window through which data sets are grey
+SAME = 1e-3  # how much the spacing of slices of one scan may differ, as a share
+
+
+class Shown(NamedTuple):
+    """How a scan becomes a bag."""
+
+    size: int  # pixels a side of a slice
+    slices: int  # of a bag, at most
+    window: str = STORED  # a key of windows.WINDOWS; others than STORED need data sets in HU
+    mip: float = 0.0  # mm, the thickness of slabs whose maximum is shown; 0: slices themselves
+    step: float = 0.0  # mm between slices that are taken; 0: all that there are
+    view: str = ''  # '' for whole slices, or a key of framing.VIEWS
+
+
+class Bags(NamedTuple):
+    """The scans of one or several splits, in RAM."""
+
+    images: list[np.ndarray]  # uint8 [k, size, size], k from 1 to the most slices of a bag
+    labels: np.ndarray  # int32 [N], index in `classes`; -1 without label
+    rows: list[Row]  # one a scan
+    members: list[Row]  # of all examples that the scans are made of, for lineage
+    places: list[np.ndarray]  # int [k], which slices of the scan these are, from its foot
+    counts: list[int]  # of slices in the whole scan
+    classes: tuple[str, ...]
+    parts: np.ndarray  # int32 [N], which part of the spec each is from
+
+
+class Scan(NamedTuple):
+    """One scan as a data set has it."""
+
+    row: Row
+    members: list[Row]  # of its slices, or of itself
+    images: list[Any]  # one volume [slices, H, W, 1], or what is stored of each slice
+    part: int
+
+    @property
+    def height(self):
+        """mm from slice to slice; 0 where it is not known."""
+        return float(self.row.others.get('spacing', (0,))[0])
+
+
+def read(spec, data_dir, shown, find=None):
+    """Reads the scans of a spec as bags.
+
+    Args:
+        spec: 'name/config:split', several joined by '+'.
+        data_dir: where prepared data sets lie.
+        shown: Shown.
+        find: function from uint8 [slices, H, W] through the lung window to bool of that shape,
+            where lungs are; by default Otsu's threshold finds them.
+
+    Returns:
+        Bags.
+
+    Raises:
+        InputError: there is no such data set, it is damaged or empty; a scan lacks slices, or has
+            those of two patients or of different spacing; scans of a patient have two labels.
+    """
+    found, bare = [], 0
+    for scan in tqdm(scans(spec, data_dir), 'reading', unit='scan', disable=None):
+        slices = stored_slices(scan)
+        images, places, has_lungs = bag_of(slices, scan.height, shown, find or otsu, scan.row.id)
+        found.append((images, places, len(slices), scan))
+        bare += not has_lungs
+    if bare:
+        print(f'{spec}: no lungs found in {bare} of {len(found)} scans, shown whole', flush=True)
+    images, places, counts, scans_found = (list(column) for column in zip(*found))
+    rows = [scan.row for scan in scans_found]
+    check_labels(spec, rows)
+    return Bags(
+        images=images,
+        labels=np.array([row.label for row in rows], np.int32),
+        rows=rows,
+        members=[row for scan in scans_found for row in scan.members],
+        places=places,
+        counts=counts,
+        classes=datasets.classes(spec, data_dir),
+        parts=datasets.without_gaps(scan.part for scan in scans_found),
+    )
+
+
+def otsu(grey):
+    """Where Otsu's threshold finds lungs: uint8 [slices, H, W] -> bool."""
+    return np.stack([lungs.mask(plane) for plane in grey])
+
+
+def scans(spec, data_dir):
+    """Yields the Scans of a spec: volumes one by one, others once all of a part are read.
+
+    Args:
+        spec: 'name/config:split', several joined by '+'.
+        data_dir: where prepared data sets lie.
+
+    Raises:
+        InputError: as `read`.
+    """
+    slices = defaultdict(list)
+    for record in datasets.records(spec, data_dir):
+        is_volume = not isinstance(record.image, bytes) and record.image.ndim == 4
+        if is_volume:
+            yield Scan(record.row, [record.row], [record.image], record.part)
+        else:
+            slices[record.part, scan_of(record.row)].append(record._replace(mask=None))
+    for (part, name), records in slices.items():
+        in_order = sorted(records, key=lambda record: (_z(record.row), record.row.id))
+        rows = [record.row for record in in_order]
+        check_slices(spec, name, rows)
+        digests = '\n'.join(row.sha256 for row in rows)
+        row = dataclasses.replace(
+            rows[0], id=name, z=None, sha256=hashlib.sha256(digests.encode()).hexdigest()
+        )
+        yield Scan(row, rows, [record.image for record in in_order], part)
+
+
+def scan_of(row):
+    """What a slice or picture is a part of: its scan, or the group of a picture."""
+    return row.others['scan'] if _z(row) >= 0 else row.group
+
+
+def _z(row):
+    """The number of a slice in its scan, -1 of a picture."""
+    return -1 if row.z is None else row.z
+
+
+def patient_of(row):
+    """The patient of a Row, or what comes nearest to one."""
+    return row.others.get('patient') or row.group
+
+
+def check_slices(spec, name, rows):
+    """Refuses slices that are not those of one scan.
+
+    Args:
+        spec: of the data set.
+        name: of the scan.
+        rows: [Row] of its slices, in order.
+
+    Raises:
+        InputError: they are of two patients, their spacing differs, or some are missing.
+    """
+    where = f'{spec}: scan {name}'
+    if len({patient_of(row) for row in rows}) > 1:
+        first, second, *_ = sorted({patient_of(row) for row in rows})
+        raise InputError(
+            f'{where} has slices of two patients, {first} and {second}; give scans names of their '
+            'own'
+        )
+    spacing = np.array([row.others.get('spacing', (0, 0, 0)) for row in rows], float)
+    if not np.allclose(spacing, spacing[0], rtol=SAME):
+        shown = ' and '.join(f'{mm:.3g}' for mm in (spacing[:, 0].min(), spacing[:, 0].max()))
+        raise InputError(
+            f'{where} has slices of different spacing, {shown} mm apart; prepare it as two scans'
+        )
+    numbers = [_z(row) for row in rows]
+    # Framed slices are those with lungs, which need not follow one another.
+    if numbers[0] >= 0 and 'frame' not in rows[0].others:
+        gaps = np.diff(numbers)
+        if (gaps != 1).any():
+            after = numbers[int(np.argmax(gaps != 1))]
+            raise InputError(
+                f'{where} lacks slices after z = {after}, or has one twice; name whole splits, or '
+                'prepare the data set again'
+            )
+
+
+def check_labels(spec, rows):
+    """Refuses scans of one patient with two labels: one of them would be wrong.
+
+    Args:
+        spec: of the data set.
+        rows: [Row] of scans.
+
+    Raises:
+        InputError: there are such.
+    """
+    known = {}
+    for row in rows:
+        first = known.setdefault(patient_of(row), row)
+        if first.label_name != row.label_name:
+            raise InputError(
+                f'{spec}: patient {patient_of(row)} is {first.label_name} in {first.id} and '
+                f'{row.label_name} in {row.id}; correct the labels, or leave one of the two out'
+            )
+
+
+# ---- from a scan to its bag
+
+
+def stored_slices(scan):
+    """The slices of a Scan: uint8 or int16 HU [slices, H, W], or a list of pictures uint8 [H, W].
+
+    Pictures of one size are stacked.
+    """
+    whole = scan.images[0]
+    if not isinstance(whole, bytes):
+        arrays = whole if whole.ndim == 4 else scan.images
+        return np.stack([array[..., 0] for array in arrays])
+    pictures = [datasets.decoded(image) for image in scan.images]
+    is_stack = len({picture.shape for picture in pictures}) == 1
+    return np.stack(pictures) if is_stack else pictures
+
+
+def bag_of(slices, height, shown, find, name):
+    """What is shown of a scan.
+
+    Args:
+        slices: of `stored_slices`.
+        height: mm from slice to slice, 0 where it is not known.
+        shown: Shown.
+        find: as for `read`.
+        name: of the scan, for messages.
+
+    Returns:
+        (uint8 [k, size, size]; int [k], the numbers of these slices; whether lungs were found).
+
+    Raises:
+        InputError: the window, mip or step need what the data set does not have.
+    """
+    _check(slices, height, shown, name)
+    is_stack = not isinstance(slices, list)
+    through = lambda window: [
+        each if each.dtype == np.uint8 else windows.to_grey(each, windows.WINDOWS[window])
+        for each in slices
+    ]
+    grey = through(STORED)
+    lung = lung_of(np.stack(grey), find) if is_stack else [lung_of(each, find)[0] for each in grey]
+    areas = np.array([mask.mean() for mask in lung])
+    if shown.window != STORED:
+        grey = through(shown.window)
+    if shown.mip:
+        grey = ndimage.maximum_filter1d(np.stack(grey), slab(shown.mip, height), axis=0)
+    box = framing.box_of(np.any(lung, 0)) if shown.view and is_stack and areas.any() else None
+    chosen = choose(areas, shown.slices, slab(shown.step, height))
+    images = [show(grey[z], lung[z], shown, box) for z in chosen]
+    return np.stack(images), chosen, bool(areas.any())
+
+
+def _check(slices, height, shown, name):
+    """Refuses what cannot be shown of a scan; see `bag_of`."""
+    if shown.window != STORED and slices[0].dtype == np.uint8:
+        raise InputError(
+            f'config.window={shown.window}: {name} is stored through the window {STORED}; prepare '
+            'and name the data set in HU, whose name ends in _hu'
+        )
+    for key in ('mip', 'step'):
+        if getattr(shown, key) and not height:
+            raise InputError(
+                f'config.{key}={getattr(shown, key):g}: {name} does not say how far apart its '
+                'slices are; set it to 0'
+            )
+
+
+def slab(millimetres, height):
+    """How many slices a thickness has, at least one."""
+    return max(round(millimetres / height), 1) if millimetres else 1
+
+
+def lung_of(grey, find):
+    """Where the lungs of slices are, found at FINDING pixels a side at most.
+
+    Args:
+        grey: uint8 [slices, H, W], or [H, W], through the lung window.
+        find: as for `read`.
+
+    Returns:
+        bool [slices, H, W]; nothing in slices without plausible lungs.
+    """
+    grey = grey.reshape(-1, *grey.shape[-2:])
+    every = max(-(-max(grey.shape[1:]) // FINDING), 1)
+    small = np.ascontiguousarray(grey[:, ::every, ::every])
+    found = find(small)
+    found &= lungs.plausible(found)[:, None, None]
+    whole = found.repeat(every, 1).repeat(every, 2)
+    return whole[:, : grey.shape[1], : grey.shape[2]]
+
+
+def choose(areas, count, step):
+    """The numbers of the slices of a bag, spread evenly over those that cut the lungs.
+
+    Args:
+        areas: float [slices], of the lungs in each; all 0 where none are found, and then the whole
+            scan counts.
+        count: of slices, at most.
+        step: how many slices there are to one that may be chosen.
+
+    Returns:
+        int [k], ascending.
+    """
+    with_lungs = np.flatnonzero(areas >= max(LEAST_AREA * areas.max(), np.finfo(float).tiny))
+    first, last = (with_lungs[0], with_lungs[-1]) if len(with_lungs) else (0, len(areas) - 1)
+    candidates = np.arange(first + (last - first) % step // 2, last + 1, step)
+    count = min(count, len(candidates))
+    return candidates[((np.arange(count) + 0.5) * len(candidates) / count).astype(int)]
+
+
+def show(grey, lung, shown, box):
+    """One slice of a bag: uint8 [size, size].
+
+    Args:
+        grey: uint8 [H, W].
+        lung: bool [H, W].
+        shown: Shown.
+        box: what is cut out, (slice of rows, slice of columns), or None for that of its own lungs.
+    """
+    if shown.view and lung.any():
+        black = np.where(lung, grey, np.uint8(0)) if shown.view == 'mask' else grey
+        grey = black[box or framing.box_of(lung)]
+    elif box:
+        grey = np.zeros_like(grey[box]) if shown.view == 'mask' else grey[box]
+    size = (shown.size, shown.size)
+    image = Image.fromarray(np.ascontiguousarray(grey))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+
+def filled(images, count):
+    """A bag with a fixed number of slices.
+
+    Args:
+        images: uint8 [k, size, size], k from 1 to count.
+        count: slices.
+
+    Returns:
+        (uint8 [count, size, size, 1], black where nothing is; bool [count], which slices count).
+    """
+    spare = count - len(images)
+    whole = np.pad(images, ((0, spare), (0, 0), (0, 0)))
+    return whole[..., None], np.arange(count) < len(images)
+
+
+def batch_of(images, indices, count):
+    """Some bags: {'image': uint8 [B, count, size, size, 1], 'valid': bool [B, count]}."""
+    images, valid = zip(*(filled(images[i], count) for i in indices))
+    return {'image': np.stack(images), 'valid': np.stack(valid)}

@@ -1,0 +1,185 @@
+"""A classifier of whole scans, from the workdir of a run, for use anywhere.
+
+loaded = scan_classifier.load('runs/covnet')
+found = scan_classifier.predict(loaded, bags)  # P of each class, and the weight of each slice
+
+`covjax.data.bags` says how a scan becomes a bag of slices.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from covjax import InputError, choice, classifier, kept_segmenter, lung_view, models, trained
+from covjax.classes import listed
+from covjax.data import bags, batches
+from covjax.data.augment import to_float
+from covjax.models.scans import NORMS, POOLING, ScanNet
+
+TASK = 'scans'
+HEALTHY = ('normal', 'noncovid', 'healthy')  # names of the class of scans without disease
+# Backbones that give one vector an image; DRE-Net gives those of its parts as well.
+BACKBONES = {name: model for name, model in models.MODELS.items() if name != 'dre_net'}
+
+
+class ScanClassifier(NamedTuple):
+    """A trained network and what belongs to it."""
+
+    model: ScanNet
+    variables: dict[str, Any]  # what model.apply takes
+    preprocess: Any  # float images in [-1, 1] -> the input of the model
+    classes: tuple[str, ...]
+    slices: int  # of a bag
+
+
+class Predictions(NamedTuple):
+    """What a network says of bags."""
+
+    scores: np.ndarray  # float32 [N, C], the probability of each class
+    weights: list[np.ndarray]  # float32 [k] of each bag, how much each of its slices counts
+
+
+def network(config, classes, **options):
+    """The network of a config (configs/scans.py).
+
+    Args:
+        config: its `model` names the backbone, its `pooling` how slices become one answer.
+        classes: names of the classes.
+        **options: other fields of models.scans.ScanNet.
+
+    Returns:
+        models.scans.ScanNet.
+
+    Raises:
+        InputError: a key has no valid value.
+    """
+    if config.chunk and choice(config, 'bn', NORMS) != 'frozen':
+        raise InputError(
+            f'config.chunk={config.chunk}: statistics of bn={config.bn} are of all slices; set it '
+            'to 0, or bn=frozen'
+        )
+    backbone = models.create(
+        choice(config, 'model', BACKBONES),
+        num_classes=None,
+        dtype=models.compute_dtype(config),
+        axis_name=options.get('axis_name'),
+        bn_momentum=config.bn_momentum,
+    )
+    return ScanNet(
+        backbone,
+        num_classes=len(classes),
+        pooling=choice(config, 'pooling', POOLING),
+        norm=choice(config, 'bn', NORMS),
+        chunk=config.chunk,
+        negative=_negative(config, classes),
+        **options,
+    )
+
+
+def _negative(config, classes):
+    """The index of the class of scans without disease, which noisy-OR alone needs."""
+    named = config.negative_class
+    found = [named] if named else [name for name in HEALTHY if name in classes]
+    if config.pooling != 'noisy_or':
+        return 0
+    if not found or found[0] not in classes:
+        raise InputError(
+            f'config.negative_class={named}: noisy_or needs the class of scans without disease; '
+            f'name one of {listed(classes)}'
+        )
+    return classes.index(found[0])
+
+
+def shown_of(config):
+    """The data.bags.Shown of a config."""
+    return bags.Shown(
+        size=config.image_size,
+        slices=config.slices,
+        window=config.window,
+        mip=config.mip,
+        step=config.apart,
+        view=config.lungs,
+    )
+
+
+def read(spec, data_dir, config):
+    """The data.bags.Bags of a spec as a network of a config is shown them.
+
+    Args:
+        spec: 'name/config:split', several joined by '+'.
+        data_dir: where prepared data sets lie.
+        config: of the training, its segmenter of lungs that of kept_segmenter.by_copies.
+
+    Raises:
+        InputError: as data.bags.read, or there is no such segmenter.
+    """
+    find = lung_view.finder(config.lung_segmenter, kept_segmenter.LUNGS)
+    return bags.read(spec, data_dir, shown_of(config), find)
+
+
+def load(folder, key='scan_classifier', which='best'):
+    """The ScanClassifier of the workdir of a training.
+
+    Args:
+        folder: its path.
+        key: the config key that named it, for messages.
+        which: 'best' or 'latest' of its checkpoints.
+
+    Raises:
+        InputError: the folder holds no such run.
+    """
+    return of_run(trained.open_run(folder, TASK, key, which))
+
+
+def of_run(run):
+    """The ScanClassifier of a run (trained.Trained)."""
+    variables = jax.tree.map(jnp.asarray, classifier.variables_of(run))
+    model = network(run.config, run.classes)
+    preprocess = classifier.preprocess(run.config)
+    return ScanClassifier(model, variables, preprocess, run.classes, run.config.slices)
+
+
+def scaled(preprocess, images):
+    """What the backbone sees of bags float [B, K, H, W, 1] in [-1, 1]."""
+    bags_count, slices, *shape = images.shape
+    shown = preprocess(images.reshape(-1, *shape))
+    return shown.reshape(bags_count, slices, *shown.shape[1:])
+
+
+@cache
+def _applied(model, preprocess):
+    """(variables, images uint8, valid) -> models.scans.Pooled, compiled once for equal networks."""
+
+    def apply(variables, images, valid):
+        return model.apply(variables, scaled(preprocess, to_float(images)), valid)
+
+    return jax.jit(apply)
+
+
+def predict(loaded, images, batch_size=2, progress='scoring'):
+    """What a network says of bags.
+
+    Args:
+        loaded: ScanClassifier.
+        images: [uint8 [k, size, size]], of data.bags.Bags.
+        batch_size: bags at a time.
+        progress: caption of a bar, which only a screen shows.
+
+    Returns:
+        Predictions.
+    """
+    apply = _applied(loaded.model, loaded.preprocess)
+    scores, weights = [], []
+    with tqdm(total=len(images), desc=progress, unit='scan', disable=None) as bar:
+        for batch in batches.padded_batches({'index': np.arange(len(images))}, batch_size):
+            shown = bags.batch_of(images, batch['index'], loaded.slices)
+            found = apply(loaded.variables, shown['image'], shown['valid'])
+            for i in range(int(batch['mask'].sum())):
+                scores.append(np.exp(found.log_probabilities[i]))
+                weights.append(np.asarray(found.weights[i])[shown['valid'][i]])
+                bar.update()
+    return Predictions(np.stack(scores), weights)
