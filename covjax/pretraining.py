@@ -61,7 +61,7 @@ def load(config, model, shown, classes, rng):
     if run.config.task != config.task:
         variables = _as_backbone(variables, new)
     if run.classes != tuple(classes):
-        variables['params'][HEAD] = jax.tree.map(np.asarray, new['params'][HEAD])
+        variables['params'][HEAD] = new['params'][HEAD]
         print(f'{folder}: has other classes, so the last layer is a new one', flush=True)
     remedy = 'give the workdir of a run of the same network, or change the network'
     safetensors.check_fits(folder, variables, new, 'the network of this config', remedy)
@@ -76,7 +76,7 @@ def _as_backbone(variables, new):
     params = dict(variables['params'])
     head = params.pop(HEAD)
     fits = jax.tree.map(np.shape, head) == jax.tree.map(np.shape, new['params'][HEAD])
-    whole = {**jax.tree.map(np.asarray, new['params']), 'backbone': params}
+    whole = {**new['params'], 'backbone': params}
     whole |= {HEAD: head} if fits else {}
     stats = {'backbone': variables['batch_stats']} if 'batch_stats' in variables else None
     return {'params': whole} | ({'batch_stats': stats} if stats else {})

@@ -17,6 +17,7 @@ from covjax.runs import train
 from covjax.weights import checkpoint
 
 CLASSES = ('noncovid', 'covid')
+IMAGES = (np.zeros((1, 32, 32, 1), np.float32),)
 
 
 @pytest.fixture(scope='module')
@@ -70,6 +71,11 @@ def test_a_training_begins_with_the_scores_of_the_other_one(places, much):
     assert np.ptp(scores[0]) > 0.05
 
 
+def test_a_training_on_other_classes_runs(places, much):
+    run = run_of(places / 'on_others', config_of(places, 'others', start=str(much.folder)))
+    assert run.classes == ('a', 'b', 'c') and run.step == 2
+
+
 def test_lineage_names_what_trained_the_other_one_too(places, much):
     run = run_of(places / 'lineage', config_of(places, 'little', start=str(much.folder)))
     records = {(r['role'], r['dataset'], r['through']) for r in run.lineage}
@@ -99,7 +105,7 @@ def test_a_training_goes_on_where_the_other_one_is_gone(places, much, tmp_path, 
 def test_other_classes_get_a_new_last_layer(places, much, capsys):
     config = config_of(places, 'others', start=str(much.folder))
     model = classifier.network(config, num_classes=3)
-    found = pretraining.load(config, model, (1, 32, 32, 1), ('a', 'b', 'c'), jax.random.key(0))
+    found = pretraining.load(config, model, IMAGES, ('a', 'b', 'c'), jax.random.key(0))
     assert 'the last layer is a new one' in capsys.readouterr().out
     before = much.variables['net']['params']
     for name, arrays in found['params'].items():
@@ -112,7 +118,7 @@ def test_a_segmentation_begins_with_the_masks_of_the_other_one(tmp_path):
     config = write_run(tmp_path)
     other = segmenter.of_run(trained.open_run(tmp_path, 'segmentation', 'start'))
     config.start = str(tmp_path)
-    found = pretraining.load(config, other.model, (1, 32, 32, 1), other.classes, jax.random.key(0))
+    found = pretraining.load(config, other.model, IMAGES, other.classes, jax.random.key(0))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), np.uint8)
     np.testing.assert_array_equal(
         other.model.apply(found, to_float(images)),
@@ -135,12 +141,11 @@ def test_what_a_segmentation_cannot_begin_with(tmp_path, fields, message):
     config.update({'widths': (2,), 'start': str(tmp_path)} | fields)
     model = segmenter.network(config, 2)
     with pytest.raises(InputError, match=message):
-        shape, classes = (1, 32, 32, 1), ('background', 'lung')
-        pretraining.load(config, model, shape, classes, jax.random.key(0))
+        pretraining.load(config, model, IMAGES, ('background', 'lung'), jax.random.key(0))
 
 
 def test_weights_that_expect_other_images_are_refused(places, much):
     config = config_of(places, 'little', start=str(much.folder), pretrained='weights.h5')
     model = classifier.network(config, num_classes=2)
     with pytest.raises(InputError, match="config.pretrained='', which decides how images are"):
-        pretraining.load(config, model, (1, 32, 32, 1), CLASSES, jax.random.key(0))
+        pretraining.load(config, model, IMAGES, CLASSES, jax.random.key(0))

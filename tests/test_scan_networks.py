@@ -81,7 +81,7 @@ def test_attention_is_that_of_numpy():
         h = features[i, valid[i]]
         layers = params['attention']
         gated = np.tanh(dense(layers['hidden'], h)) / (1 + np.exp(-dense(layers['gate'], h)))
-        shares = np.exp(dense(layers['weight'], gated)[:, 0])
+        shares = np.exp((gated @ layers['weight']['kernel'])[:, 0])
         shares /= shares.sum()
         logits = dense(params['head'], shares @ h)
         np.testing.assert_allclose(np.exp(found[i]), np.exp(logits) / np.exp(logits).sum(), 1e-4)

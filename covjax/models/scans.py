@@ -63,7 +63,7 @@ class Attention(nn.Module):
         """w (tanh(V features) * sigmoid(U features))."""
         gate = nn.sigmoid(nn.Dense(ATTENTION, name='gate')(features))
         hidden = jnp.tanh(nn.Dense(ATTENTION, name='hidden')(features))
-        return nn.Dense(1, name='weight')(hidden * gate)[..., 0]
+        return nn.Dense(1, use_bias=False, name='weight')(hidden * gate)[..., 0]
 
 
 def by_max(features, valid, head, negative):
