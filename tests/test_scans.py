@@ -260,6 +260,13 @@ def test_attention_and_other_classes_are_new(finished):
     np.testing.assert_array_equal(state.net.params['backbone']['conv']['kernel'], kernel)
 
 
+def test_a_training_with_attention_begins_with_a_classifier_of_slices(finished):
+    slices = finished('slices', of_slices())
+    fields = {'bn': 'frozen', 'pooling': 'attention'}
+    run = finished('scans', config_of(start=str(slices.folder), **sets('folder'), **fields))
+    assert {*run.variables['net']['params']} == {'backbone', 'attention', 'head'}
+
+
 def test_a_run_on_scans_is_resumed_and_opened(finished, data):
     run = finished('scans', config_of(**sets('folder')))
     assert run.classes == CLASSES and run.step == 2
