@@ -20,6 +20,7 @@ FLOORS = [
     ['covjax.runs'],
     ['configs', 'covjax.choices'],
     ['covjax.training', 'covjax.audit'],
+    ['covjax.scorer'],
     ['covjax.scan_classifier'],
     [
         *('covjax.stand_ins', 'covjax.pair_makers', 'covjax.features', 'covjax.lung_view'),

@@ -12,17 +12,19 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from configs import classifier as slices_config
+from configs import evaluate as evaluate_config
 from configs import scans as config_file
 from covjax import InputError, models, scan_classifier, trained
-from covjax.data import augment, bags
+from covjax.data import augment, bags, results
 from covjax.data.bags import Bags
 from covjax.data.rows import Row
 from covjax.models.backbone import Backbone
 from covjax.models.scans import NORMS, POOLING
 from covjax.phantom import ct_scans
-from covjax.runs import prepare, train
+from covjax.runs import evaluate, prepare, train
 from covjax.training import devices, scans
 from covjax.training.classification import check_labels
+from covjax.workdir import claimed
 
 CLASSES = ('normal', 'covid')
 THREE = ('normal', 'cap', 'covid')
@@ -69,7 +71,8 @@ def bags_of(count, classes=CLASSES, seed=0):
     labels = (np.arange(count) % len(classes)).astype(np.int32)
     places = [np.arange(len(each)) for each in images]
     parts = np.zeros(count, np.int32)
-    return Bags(images, labels, rows, rows, places, [9] * count, classes, parts)
+    middles = [each[0] for each in images]
+    return Bags(images, labels, rows, rows, places, [9] * count, middles, classes, parts)
 
 
 def task_of(classes=CLASSES, **fields):
@@ -276,6 +279,39 @@ def test_a_run_on_scans_is_resumed_and_opened(finished, data):
     train.run(run.config, run.folder)  # finds that it is finished
     records = {record['dataset'] for record in run.lineage}
     assert records == {*sets('folder').values()}
+
+
+def test_scans_are_evaluated_beside_what_the_scanner_gives_away(finished, data, tmp_path):
+    run = finished('scans', config_of(**sets('folder')))
+    config = evaluate_config.get_config()
+    tests = {'tests': 'ct_scans/folder:test', 'baseline': 'ct_scans/folder:train'}
+    config.update(tests | {'classifier': str(run.folder), 'aggregate': ('mean', 'share')})
+    with claimed(config, tmp_path / 'evaluate') as workdir:
+        evaluate.run(config, workdir)
+    found = results.read(workdir)
+    kinds = [result.kind for result in found.results]
+    assert kinds == ['network', *['metadata', 'pixels'] * 2]
+    assert {len(result.images) for result in found.results} == {4}
+    assert [each.aggregate for each in found.by_patient] == ['mean', 'share']
+    assert {len(each.patients) for each in found.by_patient} == {4}
+    scores = {image.id: image.score for image in found.results[0].images}
+    by_patient = {each.id: each.score for each in found.by_patient[0].patients}
+    assert sorted(scores.values()) == pytest.approx(sorted(by_patient.values()))
+    assert (workdir / 'patients.html').is_file()
+
+
+def test_scans_that_trained_the_slices_are_refused(finished, data, tmp_path):
+    """What a classifier of slices was trained on is known of the scans that they were cut from."""
+    slices = finished('slices', of_slices())
+    fields = sets('folder') | {'bn': 'frozen', 'start': str(slices.folder)}
+    run = finished('scans', config_of(**fields))
+    config = evaluate_config.get_config()
+    config.update({'classifier': str(run.folder), 'baseline': ''})
+    config.tests = 'ct_scans/folder_slices:train'
+    with pytest.raises(
+        InputError, match='ct_scans/folder_slices:train: .* share a picture, patient'
+    ):
+        evaluate.run(config, tmp_path)
 
 
 # ---- what is refused

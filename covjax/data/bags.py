@@ -41,10 +41,11 @@ class Bags(NamedTuple):
 
     images: list[np.ndarray]  # uint8 [k, size, size], k from 1 to the most slices of a bag
     labels: np.ndarray  # int32 [N], index in `classes`; -1 without label
-    rows: list[Row]  # one a scan
+    rows: list[Row]  # one a scan, with its number of slices as `slices`
     members: list[Row]  # of all examples that the scans are made of, for lineage
     places: list[np.ndarray]  # int [k], which slices of the scan these are, from its foot
     counts: list[int]  # of slices in the whole scan
+    middles: list[np.ndarray]  # uint8 [H, W], the middle slice of each scan as it is stored
     classes: tuple[str, ...]
     parts: np.ndarray  # int32 [N], which part of the spec each is from
 
@@ -84,12 +85,16 @@ def read(spec, data_dir, shown, find=None):
     for scan in tqdm(scans(spec, data_dir), 'reading', unit='scan', disable=None):
         slices = stored_slices(scan)
         images, places, has_lungs = bag_of(slices, scan.height, shown, find or otsu, scan.row.id)
-        found.append((images, places, len(slices), scan))
+        middle = _grey(slices[len(slices) // 2], STORED)
+        found.append((images, places, len(slices), middle, scan))
         bare += not has_lungs
     if bare:
         print(f'{spec}: no lungs found in {bare} of {len(found)} scans, shown whole', flush=True)
-    images, places, counts, scans_found = (list(column) for column in zip(*found))
-    rows = [scan.row for scan in scans_found]
+    images, places, counts, middles, scans_found = (list(column) for column in zip(*found))
+    rows = [
+        dataclasses.replace(scan.row, others={**scan.row.others, 'slices': count})
+        for scan, count in zip(scans_found, counts)
+    ]
     check_labels(spec, rows)
     return Bags(
         images=images,
@@ -98,6 +103,7 @@ def read(spec, data_dir, shown, find=None):
         members=[row for scan in scans_found for row in scan.members],
         places=places,
         counts=counts,
+        middles=middles,
         classes=datasets.classes(spec, data_dir),
         parts=datasets.without_gaps(scan.part for scan in scans_found),
     )
@@ -242,21 +248,22 @@ def bag_of(slices, height, shown, find, name):
     """
     _check(slices, height, shown, name)
     is_stack = not isinstance(slices, list)
-    through = lambda window: [
-        each if each.dtype == np.uint8 else windows.to_grey(each, windows.WINDOWS[window])
-        for each in slices
-    ]
-    grey = through(STORED)
+    grey = [_grey(each, STORED) for each in slices]
     lung = lung_of(np.stack(grey), find) if is_stack else [lung_of(each, find)[0] for each in grey]
     areas = np.array([mask.mean() for mask in lung])
     if shown.window != STORED:
-        grey = through(shown.window)
+        grey = [_grey(each, shown.window) for each in slices]
     if shown.mip:
         grey = ndimage.maximum_filter1d(np.stack(grey), slab(shown.mip, height), axis=0)
     box = framing.box_of(np.any(lung, 0)) if shown.view and is_stack and areas.any() else None
     chosen = choose(areas, shown.slices, slab(shown.step, height))
     images = [show(grey[z], lung[z], shown, box) for z in chosen]
     return np.stack(images), chosen, bool(areas.any())
+
+
+def _grey(image, window):
+    """An image uint8 as it is, or HU through a window."""
+    return image if image.dtype == np.uint8 else windows.to_grey(image, windows.WINDOWS[window])
 
 
 def _check(slices, height, shown, name):

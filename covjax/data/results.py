@@ -119,6 +119,58 @@ class Result:
         return values
 
 
+class ScoredPatient(NamedTuple):
+    """One patient of a test set and the score that the slices or scans came to."""
+
+    id: str  # the group of the images
+    label: int  # 1 where any of the images is of the positive class
+    score: float
+    images: int  # of the patient
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PatientResult:
+    """What a network says of the patients of a test set, about one class against the rest.
+
+    The fields are the keys of an entry of `by_patient` in results.json, in their order.
+    """
+
+    model: str
+    train_set: str
+    seed: int | None
+    step: int | None
+    checkpoint: str | None
+    test_set: str
+    test_name: str
+    aggregate: str  # a key of metrics.aggregate.AGGREGATES
+    image_threshold: float | None  # of an image, which validation chose; of 'share' alone
+    threshold: float | None  # of a patient, which validation chose; of 'majority' it is 0.5
+    # Of metrics.rates at that threshold, and their intervals over patients.
+    metrics: dict[str, float | int | str | None]
+    intervals: dict[str, Interval]
+    patients: list[ScoredPatient]
+
+    @property
+    def positive_class(self):
+        """The name of the class that the entry is about."""
+        return self.metrics.get('positive_class', POSITIVE)
+
+    @classmethod
+    def from_json(cls, values):
+        """The PatientResult of an entry of results.json (dict)."""
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        known['intervals'] = {name: Interval(**ends) for name, ends in known['intervals'].items()}
+        known['patients'] = [ScoredPatient(**each) for each in known['patients']]
+        return cls(**known)
+
+    def as_json(self):
+        """The entry of results.json, a dict."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values['intervals'] = {name: ends._asdict() for name, ends in self.intervals.items()}
+        values['patients'] = [patient._asdict() for patient in self.patients]
+        return values
+
+
 class Confusion(NamedTuple):
     """The classes that a network assigns to the images of a test set."""
 
@@ -183,6 +235,33 @@ class ConfusionJson(TypedDict):
     counts: list[list[int]]
 
 
+class ScoredPatientJson(TypedDict):
+    """A ScoredPatient as results.json has it."""
+
+    id: str
+    label: Literal[0, 1]
+    score: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    images: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class PatientResultJson(TypedDict):
+    """A PatientResult as results.json has it."""
+
+    model: str
+    train_set: str
+    seed: int | None
+    step: int | None
+    checkpoint: str | None
+    test_set: str
+    test_name: str
+    aggregate: str
+    image_threshold: float | None
+    threshold: float | None
+    metrics: dict[str, float | int | str | None]
+    intervals: dict[str, IntervalJson]
+    patients: Annotated[list[ScoredPatientJson], msgspec.Meta(min_length=1)]
+
+
 class EvaluationJson(Provenance):
     """The content of results.json."""
 
@@ -191,6 +270,7 @@ class EvaluationJson(Provenance):
     labels: NotRequired[Annotated[list[str], msgspec.Meta(min_length=2)]]
     results: list[ResultJson]
     confusions: NotRequired[list[ConfusionJson]]  # of more than two classes
+    by_patient: NotRequired[list[PatientResultJson]]
 
 
 class Background(NamedTuple):
@@ -212,6 +292,7 @@ class Evaluation:
     background: Background = Background()
     classes: tuple[str, ...] = CLASSES  # names of the classes that the classifier tells apart
     confusions: tuple[Confusion, ...] = ()  # of more than two classes, one for each test set
+    by_patient: tuple[PatientResult, ...] = ()
     origin: Provenance = dataclasses.field(default_factory=dict)
 
 
@@ -226,6 +307,8 @@ def write(folder, evaluation):
     }
     if evaluation.confusions:
         document['confusions'] = [confusion._asdict() for confusion in evaluation.confusions]
+    if evaluation.by_patient:
+        document['by_patient'] = [result.as_json() for result in evaluation.by_patient]
     write_json(pathlib.Path(folder) / FILE, document)
 
 
@@ -245,5 +328,6 @@ def read(folder):
         results=results,
         classes=tuple(document.get('labels', CLASSES)),
         confusions=tuple(Confusion(**known(each)) for each in document.get('confusions', ())),
+        by_patient=tuple(map(PatientResult.from_json, document.get('by_patient', ()))),
         origin={key: document[key] for key in Provenance.__annotations__ if key in document},
     )

@@ -1,9 +1,10 @@
-"""A trained classifier on test sets -> results.json, with baselines beside it.
+"""A trained classifier of images or scans on test sets -> results.json, baselines beside it.
 
 Of every test set it holds a score of every image, the metrics with their intervals, the
 calibration, and the overlap with what trained the classifier (covjax.data.results). Of more than
 two classes each is set against the rest in turn: its images are the positive ones, its probability
-is the score, and threshold, temperature and baselines are fitted for it alone.
+is the score, and threshold, temperature and baselines are fitted for it alone. With
+config.aggregate patients are scored, too (covjax.runs.by_patient).
 """
 
 import math
@@ -11,16 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covjax import InputError, classifier, lung_view, provenance, trained
-from covjax.audit import metadata_baseline, pixel_baseline
+from covjax import InputError, provenance, scorer, trained
+from covjax.audit import metadata_baseline, pixel_baseline, scan_metadata
 from covjax.audit.probe import Probe
 from covjax.classes import against_rest, check_same, listed, named_in_title, positive_classes
-from covjax.data import batches, datasets, lineage, results, specs
+from covjax.data import datasets, lineage, patients, results, specs
 from covjax.data.results import Confusion, Evaluation, Interval, Result, ScoredImage
 from covjax.metrics import calibration
 from covjax.metrics.intervals import bootstrap, wilson
 from covjax.metrics.rates import confusion, rates
 from covjax.metrics.roc import operating_point
+from covjax.pages import patients as page
 from covjax.pages import tables
 from covjax.workdir import without_nan, write_json
 
@@ -47,31 +49,38 @@ class Scored(NamedTuple):
 def run(config, workdir):
     """Scores the classifier, and the baselines, on every test set of config.tests.
 
-    Writes results.json, and lineage.json, the lineage of the classifier.
+    Writes results.json, and lineage.json, the lineage of the classifier; where patients are scored
+    also patients.html.
 
     Raises:
         InputError: a key of the config is wrong, a data set is missing, damaged, has images without
             a label or other classes, or the protocol refuses a test set. Nothing has been scored
             then.
     """
-    network = trained.open_run(config.classifier, 'classification', 'classifier', config.checkpoint)
+    network = scorer.open_run(config.classifier, 'classifier', config.checkpoint)
+    patients.check(config)
     data_dir, names = trained.data_dir_of(config), specs.test_names(config)
     baselines = read_baselines(config, network, data_dir)
-    tests = {spec: _labelled(spec, data_dir, network) for spec in names}
+    tests = {spec: scorer.read(network, spec, data_dir) for spec in names}
     # All overlaps before the first number.
     overlaps = {
-        spec: lineage.check(network.lineage, test.rows, spec, config.protocol)
+        spec: lineage.check(network.lineage, test.members, spec, config.protocol)
         for spec, test in tests.items()
     }
-    found, confusions = network_results(config, network, tests, names, overlaps, data_dir)
+    found, confusions, by_patient, shown = network_results(
+        config, network, tests, names, overlaps, data_dir
+    )
+    if shown:
+        page.write(workdir, _title(network), _rows(found, by_patient), shown)
     for spec, name in {**names, network.config.val: 'validation'}.items():
-        found += baseline_results(baselines, network.classes, spec, name, data_dir)
+        found += baseline_results(baselines, network, spec, name, data_dir)
     evaluation = Evaluation(
         classifier=str(config.classifier),
         protocol=config.protocol,
         results=found,
         classes=network.classes,
         confusions=confusions,
+        by_patient=by_patient,
         origin=provenance.of(config, classifier=provenance.network(network)),
     )
     results.write(workdir, evaluation)
@@ -84,52 +93,157 @@ def network_results(config, network, tests, names, overlaps, data_dir):
     Args:
         config: of this run.
         network: trained.Trained.
-        tests: {spec: Examples}.
+        tests: {spec: scorer.Shown}.
         names: {spec: what tables call it}.
         overlaps: {spec: counts of data.lineage.check}.
         data_dir: where the validation set lies.
 
     Returns:
         ([Result], one for each test set and positive class; (Confusion,), one for each test set of
-        more than two classes).
+        more than two classes; (PatientResult,), for each way of config.aggregate; {name of a test
+        set: [pages.patients.Patient]} of a network of scans, or where patients are scored).
 
     Raises:
         InputError: the validation set has images without a label, other classes, or is not that
             which the checkpoint was chosen by.
     """
-    apply, classes = classifier.scores(classifier.of_run(network)), network.classes
-    scores_of = lambda spec, images: batches.predict(
-        apply, images, config.batch_size, f'scoring {spec}'
+    say, classes, val = (
+        scorer.applied(network, config.batch_size),
+        network.classes,
+        network.config.val,
     )
-    val = network.config.val
-    validation = _labelled(val, data_dir, network)
-    lineage.check_same(network.lineage, 'val', validation.rows, val)
+    validation = scorer.read(network, val, data_dir)
+    lineage.check_same(network.lineage, 'val', validation.members, val)
+    said = say(validation.images, f'scoring {val}')
+    validated = _each_against_rest(classes, validation.labels, said.scores)
     chosen = [
         {
-            'threshold': operating_point(labels, scores),
-            'temperature': calibration.fit_temperature(labels, scores),
+            'threshold': operating_point(scored.labels, scored.scores),
+            'temperature': calibration.fit_temperature(scored.labels, scored.scores),
         }
-        for _, labels, scores, _ in _each_against_rest(
-            classes, validation.labels, scores_of(val, validation.images)
-        )
+        for scored in validated
     ]
     about = {
         'model': network.config.model,
-        'kind': 'network',
         'train_set': network.config.train,
         'seed': network.config.seed,
         'step': network.step,
         'checkpoint': network.checkpoint,
     }
-    found, confusions = [], []
+    found, confusions, of_patients, shown = [], [], [], {}
     for spec, test in tests.items():
-        here = {'test_set': spec, 'test_name': names[spec], 'overlap': overlaps[spec]}
-        scores = scores_of(spec, test.images)
-        for scored, by_validation in zip(_each_against_rest(classes, test.labels, scores), chosen):
-            found.append(_result(about | here, test.rows, scored, by_validation))
+        here = about | {'test_set': spec, 'test_name': names[spec]}
+        of_images = here | {'kind': 'network', 'overlap': overlaps[spec]}
+        said = say(test.images, f'scoring {spec}')
+        tested = _each_against_rest(classes, test.labels, said.scores)
+        for scored, before, by_validation in zip(tested, validated, chosen):
+            found.append(_result(of_images, test.rows, scored, by_validation))
+            sets = _by_group(scored, test.rows), _by_group(before, validation.rows)
+            of_patients += patients.results(config.aggregate, here, scored.positive, *sets)
+            _tell_patients(of_patients[len(of_patients) - len(config.aggregate) :], scored.named)
         if len(classes) > 2:
-            confusions.append(_confusion(about | here, classes, test.labels, scores))
-    return found, tuple(confusions)
+            confusions.append(_confusion(of_images, classes, test.labels, said.scores))
+        if said.weights or config.aggregate:
+            shown[names[spec]] = _patients(test, said, tested[-1], classes, of_patients)
+    return found, tuple(confusions), tuple(of_patients), shown
+
+
+def _title(network):
+    """What the page calls a network."""
+    trained_on = tables.in_words(network.config.train)
+    return (
+        f'{tables.NAMES.get(network.config.model, network.config.model)}, trained on {trained_on}'
+    )
+
+
+def _rows(found, by_patient):
+    """The rows of the table of patients.html, images first, of each test set and class."""
+    rows = []
+    for result in found:
+        known = result.at_validation_threshold or result.metrics
+        rows.append(
+            page.row(
+                result.name,
+                f'each image, {result.positive_class}',
+                len(result.images),
+                {**result.metrics, **known},
+                result.intervals,
+                known.get('threshold'),
+            )
+        )
+    for result in by_patient:
+        name = result.test_name or result.test_set
+        of = f'{result.aggregate} of a patient, {result.positive_class}'
+        numbers = result.metrics, result.intervals, result.threshold
+        rows.append(page.row(name, of, len(result.patients), *numbers))
+    return rows
+
+
+def _patients(test, said, scored, classes, of_patients):
+    """The patients of a test set for the page, with what decided.
+
+    Args:
+        test: scorer.Shown.
+        said: scorer.Said of it.
+        scored: Scored of it, of the class that is shown.
+        classes: their names.
+        of_patients: [PatientResult], the last of which are of this test set.
+
+    Returns:
+        [pages.patients.Patient]: scans of a network of scans, else patients by their images.
+    """
+    if said.weights:
+        return [
+            page.Patient(
+                row.id,
+                classes[label],
+                float(score),
+                list(images),
+                weights,
+                [place / max(row.others['slices'] - 1, 1) for place in places],
+            )
+            for row, label, score, images, weights, places in zip(
+                *(test.rows, test.labels, scored.scores, test.images, said.weights, test.places)
+            )
+        ]
+    groups, last = np.array([row.group for row in test.rows]), of_patients[-1]
+    found = []
+    for patient in last.patients:
+        members = np.flatnonzero(groups == patient.id)
+        found.append(
+            page.Patient(
+                patient.id,
+                classes[test.labels[members[0]]],
+                patient.score,
+                [test.images[i][..., 0] for i in members],
+                scored.scores[members],
+                _places([test.rows[i] for i in members]),
+            )
+        )
+    return found
+
+
+def _places(rows):
+    """Where slices are in their scan, 0 to 1 of the highest that is known; None of pictures."""
+    known = [row.z for row in rows if row.z is not None]
+    return [None if row.z is None else row.z / max(*known, 1) for row in rows]
+
+
+def _by_group(scored, rows):
+    """(labels, scores, groups) of a Scored set of images."""
+    return scored.labels, scored.scores, [row.group for row in rows]
+
+
+def _tell_patients(found, named):
+    """Prints what patients come to, a line for each way."""
+    for each in found:
+        shown = ', '.join(f'{name} {_number(each.metrics[name])}' for name in PRINTED)
+        count = len(each.patients)
+        print(f'  {count} patients{named}, {each.aggregate} of their images: {shown}', flush=True)
+
+
+def _number(value):
+    return 'unknown' if value is None else f'{value:.3f}'
 
 
 def _each_against_rest(classes, labels, scores):
@@ -149,19 +263,6 @@ def _each_against_rest(classes, labels, scores):
         )
         for positive in positive_classes(classes)
     ]
-
-
-def _labelled(spec, data_dir, network):
-    """The Examples of a test or validation set of a classifier (trained.Trained).
-
-    An InputError where one has no label, or where their classes are not those of the classifier.
-    """
-    view = lung_view.of_run(network)
-    examples = lung_view.read(spec, data_dir, network.config.image_size, view)
-    if (examples.labels < 0).any():
-        raise InputError(f'{spec}: has images without a label; name a data set that has labels')
-    check_same(spec, examples.classes, network.classes)
-    return examples
 
 
 def read_baselines(config, network, data_dir):
@@ -186,7 +287,7 @@ def read_baselines(config, network, data_dir):
         return []
     named, train_set = f'config.baseline={config.baseline}', network.config.train
     try:
-        real = datasets.read_native(config.baseline, data_dir)
+        real = scorer.read_native(network, config.baseline, data_dir)
     except InputError as error:
         raise InputError(f"{named}: {error}, or set it to '' for no baselines") from None
     check_same(named, datasets.classes(config.baseline, data_dir), network.classes)
@@ -196,29 +297,32 @@ def read_baselines(config, network, data_dir):
             "or '' for no baselines"
         )
     baselines = [Baseline(pixel_baseline.PROBE, config.baseline, real)]
-    if all(row.file for _, row in real):
+    if scorer.sees_scans(network):
+        baselines.insert(0, Baseline(scan_metadata.PROBE, config.baseline, real))
+    elif all(row.file for _, row in real):
         baselines.insert(0, Baseline(metadata_baseline.PROBE, config.baseline, real))
     else:
         print(f'{named}: has no metadata of original files, so there is no baseline on them')
     if train_set != config.baseline:
-        train = datasets.read_native(train_set, data_dir)
+        train = scorer.read_native(network, train_set, data_dir)
         baselines.append(Baseline(pixel_baseline.PROBE, train_set, train))
     return baselines
 
 
-def baseline_results(baselines, classes, spec, name, data_dir):
+def baseline_results(baselines, network, spec, name, data_dir):
     """Yields the Results of every baseline that can be scored on a test set.
 
     Of more than two classes a regression of two classes, one against the rest, is fitted for each.
 
     Args:
         baselines: of `read_baselines`.
-        classes: names of the classes of all these sets.
+        network: trained.Trained, which tells the classes of all these sets apart.
         spec: of the test set.
         name: what tables call it.
         data_dir: where it lies.
     """
-    examples = datasets.read_native(spec, data_dir) if baselines else []
+    examples = scorer.read_native(network, spec, data_dir) if baselines else []
+    classes = network.classes
     rows = [row for _, row in examples]
     for probe, fitted_on, train in baselines:
         if probe.needs_file and not all(row.file for row in rows):

@@ -1,0 +1,61 @@
+"""What the scanner and the reconstruction give away of a scan: a regression that sees no pixel.
+
+It sees the number of slices, their size and spacing, the convolution kernel and the date, as far as
+a data set keeps them. Scans of another class often come from another machine or another year.
+"""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from covjax.audit import probe
+from covjax.audit.probe import Probe
+
+NAME = 'scan metadata (logistic regression)'
+RULE = probe.rule_for('a regression on numbers of slices, spacing, kernel and date')
+COLUMNS = probe.COLUMNS
+
+
+def describe(examples):
+    """What the regression sees of scans.
+
+    Args:
+        examples: [(one slice uint8 [H, W] at stored size, Row of the scan)].
+
+    Returns:
+        (numbers float [N, 7], kernels str [N, 1]).
+    """
+    numbers = np.array([_numbers(grey, row) for grey, row in examples], float)
+    return numbers, np.array([[row.others.get('kernel', '')] for _, row in examples])
+
+
+def _numbers(grey, row):
+    """Slices, mm between them, height in mm, mm of a pixel, its sides, and the year and month."""
+    between, _, pixel = row.others.get('spacing', (0.0, 0.0, 0.0))
+    slices = row.others['slices']
+    date = row.others.get('date', '')  # YYYYMMDD
+    when = int(date[:4]) + int(date[4:6]) / 12 if len(date) == 8 and date.isdigit() else 0.0
+    return [slices, between, slices * between, pixel, *grey.shape, when]
+
+
+def scores(train, test):
+    """P(positive) float [len(test)] of scans, after fitting on others; a Probe's `scores`.
+
+    Args:
+        train, test: [(uint8 [H, W], Row)]; rows of `train` with a label.
+    """
+    (train_numbers, train_kernels), (test_numbers, test_kernels) = describe(train), describe(test)
+    one_hot = OneHotEncoder(handle_unknown='ignore', sparse_output=False).fit(train_kernels)
+    join = lambda numbers, kernels: np.hstack([numbers, one_hot.transform(kernels)])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+    model.fit(join(train_numbers, train_kernels), [row.label for _, row in train])
+    return model.predict_proba(join(test_numbers, test_kernels))[:, 1]
+
+
+PROBE = Probe(NAME, scores, kind='metadata')
+
+
+def check(subject):
+    """The Verdict of whether the way a scan was made does as well as the network."""
+    return probe.versus(subject, PROBE, RULE)
