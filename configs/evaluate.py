@@ -22,8 +22,8 @@ def get_config():
         # Real pictures that the file-metadata and pixel baselines are fitted on; '' leaves
         # baselines out.
         baseline='covid_ct:train',
-        # How scores of patients are made of those of their images, side by side: of mean, max,
-        # share, noisy_or and majority; none by default.
-        aggregate=(),
+        # How scores of patients are made of those of their images, side by side: some of mean, max,
+        # share, noisy_or and majority, with commas; '' leaves patients out.
+        aggregate='',
         batch_size=32,
     )

@@ -19,14 +19,12 @@ from covjax import (
 from covjax.ct import framing, windows
 from covjax.data import lineage
 from covjax.generator import DIRECTIONS
-from covjax.metrics import aggregate
 from covjax.models import cyclegan as translators
 from covjax.models import scans, unet
 from covjax.training import classification, cyclegan, optimizer, segmentation
 
 # By the name of a key, in every config that has it; tuples have several of the words.
 WORDS = {
-    'aggregate': aggregate.AGGREGATES,
     'checkpoint': trained.CHECKPOINTS,
     'class_weights': classification.CLASS_WEIGHTS,
     'direction': DIRECTIONS,

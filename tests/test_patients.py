@@ -128,10 +128,11 @@ def test_results_of_patients_are_written_and_read(tmp_path):
     assert read.by_patient == written.by_patient and read.results == [image]
 
 
-@pytest.mark.parametrize('names', [('median',), ('mean', 'middle')])
+@pytest.mark.parametrize('names', ['median', 'mean,median'])
 def test_unknown_ways_are_refused(names):
-    with pytest.raises(InputError, match=f'config.aggregate={names[-1]}: no such way .*noisy_or'):
-        patients.check(ConfigDict({'aggregate': names}))
+    with pytest.raises(InputError, match=f'config.aggregate={names}: median is no way .*noisy_or'):
+        patients.ways(ConfigDict({'aggregate': names}))
+    assert patients.ways(ConfigDict({'aggregate': ' mean, max,'})) == ['mean', 'max']
 
 
 # ---- the page

@@ -285,7 +285,7 @@ def test_scans_are_evaluated_beside_what_the_scanner_gives_away(finished, data, 
     run = finished('scans', config_of(**sets('folder')))
     config = evaluate_config.get_config()
     tests = {'tests': 'ct_scans/folder:test', 'baseline': 'ct_scans/folder:train'}
-    config.update(tests | {'classifier': str(run.folder), 'aggregate': ('mean', 'share')})
+    config.update(tests | {'classifier': str(run.folder), 'aggregate': 'mean,share'})
     with claimed(config, tmp_path / 'evaluate') as workdir:
         evaluate.run(config, workdir)
     found = results.read(workdir)

@@ -11,18 +11,20 @@ from covjax.metrics.roc import operating_point
 from covjax.workdir import without_nan
 
 
-def check(config):
-    """Refuses a config.aggregate that names no such way.
+def ways(config):
+    """The names that config.aggregate has, keys of AGGREGATES.
 
     Raises:
-        InputError: it does.
+        InputError: there is no such way.
     """
-    for name in config.aggregate:
+    names = [name.strip() for name in config.aggregate.split(',') if name.strip()]
+    for name in names:
         if name not in AGGREGATES:
             raise InputError(
-                f'config.aggregate={name}: no such way to a score of a patient; choose from '
-                f'{", ".join(AGGREGATES)}'
+                f'config.aggregate={config.aggregate}: {name} is no way to a score of a patient; '
+                f'choose from {", ".join(AGGREGATES)}'
             )
+    return names
 
 
 def results(names, about, positive, tested, validated):

@@ -58,7 +58,7 @@ def run(config, workdir):
             then.
     """
     network = scorer.open_run(config.classifier, 'classifier', config.checkpoint)
-    patients.check(config)
+    patients.ways(config)
     data_dir, names = trained.data_dir_of(config), specs.test_names(config)
     baselines = read_baselines(config, network, data_dir)
     tests = {spec: scorer.read(network, spec, data_dir) for spec in names}
@@ -131,6 +131,7 @@ def network_results(config, network, tests, names, overlaps, data_dir):
         'checkpoint': network.checkpoint,
     }
     found, confusions, of_patients, shown = [], [], [], {}
+    ways = patients.ways(config)
     for spec, test in tests.items():
         here = about | {'test_set': spec, 'test_name': names[spec]}
         of_images = here | {'kind': 'network', 'overlap': overlaps[spec]}
@@ -139,11 +140,11 @@ def network_results(config, network, tests, names, overlaps, data_dir):
         for scored, before, by_validation in zip(tested, validated, chosen):
             found.append(_result(of_images, test.rows, scored, by_validation))
             sets = _by_group(scored, test.rows), _by_group(before, validation.rows)
-            of_patients += patients.results(config.aggregate, here, scored.positive, *sets)
-            _tell_patients(of_patients[len(of_patients) - len(config.aggregate) :], scored.named)
+            of_patients += patients.results(ways, here, scored.positive, *sets)
+            _tell_patients(of_patients[len(of_patients) - len(ways) :], scored.named)
         if len(classes) > 2:
             confusions.append(_confusion(of_images, classes, test.labels, said.scores))
-        if said.weights or config.aggregate:
+        if said.weights or ways:
             shown[names[spec]] = _patients(test, said, tested[-1], classes, of_patients)
     return found, tuple(confusions), tuple(of_patients), shown
 
