@@ -1,0 +1,267 @@
+"""CT scans through a classifier of slices: the share of positive slices, and the corona score.
+
+Gozes et al. 2020 (arXiv 2003.05037) call a scan positive by the share of its lung slices that a
+classifier calls so, and sum the classifier's activation maps over the scan to a score in cm3. How
+they cut and scale the maps is not published. Our reading: in positive slices, inside the lungs and
+where Grad-CAM is at least half of its maximum in the slice, the volume of a voxel counts with P of
+the slice times Grad-CAM in shares of that maximum.
+"""
+
+import pathlib
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from covjax import InputError, classifier, drafts, lung_view, require, scorer, trained
+from covjax.audit.attribution import grad_cam
+from covjax.classes import positive_class
+from covjax.ct import contents, framing, lungs, picture, volume, windows
+from covjax.data import bags, batches, results
+from covjax.pages import heat_maps, html, pictures, prose
+from covjax.pages.html import Figure
+from covjax.runs import segment
+from covjax.workdir import write_csv
+
+GIVE = {
+    'classifier': 'give the workdir of a classifier of slices',
+    'input': 'give a CT scan, or a folder of CT scans',
+}
+COLUMNS = (
+    *('file', 'lung slices', 'positive slices', 'share', 'positive', 'corona score (ml)'),
+    *('volume (ml)', 'lungs (litres)'),
+)
+SHARE = 'share'  # the way of an evaluation whose thresholds are taken
+HALF = 0.5  # of the maximum of Grad-CAM in a slice, from which on it counts
+SHOWN, TILE, COLUMNS_SHOWN = 12, 256, 4
+PICTURE = 'The slices with the highest probabilities of each scan, and Grad-CAM in their lungs'
+
+
+class Network(NamedTuple):
+    """A classifier of slices, ready for scans."""
+
+    score: object  # uint8 [N, size, size, 1] -> P(positive) [N]
+    attribute: object  # the same -> Grad-CAM [N, h, w]
+    size: int
+    view: str  # '' or a key of framing.VIEWS
+    find: object  # uint8 [slices, H, W] -> bool, where lungs are
+    threshold: float  # of a slice
+    share: float | None  # of the slices of a positive scan; None where it is not known
+    batch_size: int
+
+
+class Found(NamedTuple):
+    """What was found in a scan."""
+
+    scores: np.ndarray  # P of every slice, float [slices]; NaN where there are no lungs
+    heat: np.ndarray  # float32 [slices, H, W], 0 to 1: what counts of each voxel
+    lungs: np.ndarray  # bool of the same shape
+
+    @property
+    def in_lungs(self):
+        """P of the slices with lungs."""
+        return self.scores[np.isfinite(self.scores)]
+
+
+def run(config, workdir):
+    """Scores the scans of config.input.
+
+    Writes heat_maps/, NIfTI files with per cent of the heat on the grid of each scan, table.csv and
+    corona.html.
+
+    Raises:
+        InputError: a key is missing or wrong, or a file cannot be read.
+    """
+    require(config, GIVE)
+    source = pathlib.Path(config.input)
+    network = opened(config)
+    files, scans, remarks = contents.scans(source, config.hu, workdir)
+    if files:
+        raise InputError(f'config.input={source}: has pictures; give CT scans')
+    for remark in remarks:
+        print(remark, flush=True)
+    names = segment.names_of(scans, source if source.is_dir() else source.parent)
+    rows, tiles, each = [], [], max(SHOWN // len(scans), 1)
+    with drafts.folder(workdir / 'heat_maps') as draft:
+        for line, grey, found in of_scans(network, names, scans, draft):
+            rows.append(line)
+            tiles += tiles_of(grey, found, each) if len(tiles) < SHOWN else []
+    write_csv(workdir / 'table.csv', [COLUMNS, *rows])
+    picture.save(workdir / 'heat_maps.png', pictures.contact_sheet(tiles, COLUMNS_SHOWN))
+    write_page(config, network, workdir, rows)
+    print(f'heat maps in {workdir / "heat_maps"}, page {workdir / "corona.html"}')
+
+
+def of_scans(network, names, scans, folder):
+    """Scores scans, writes the heat map of each into a folder, and prints what was found.
+
+    Args:
+        network: Network.
+        names: of the scans.
+        scans: [volume.Volume].
+        folder: pathlib.Path.
+
+    Yields:
+        (row of the table, uint8 [slices, H, W], Found) of each.
+    """
+    for i, (name, ct) in enumerate(zip(names, scans), 1):
+        began = time.monotonic()
+        hu, grid, code = volume.lps(ct)
+        grey = windows.to_grey(hu)
+        found = of_scan(network, grey)
+        file = folder / f'{name}.nii.gz'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        volume.write(file, np.round(100 * found.heat).astype(np.uint8), grid, code)
+        line = row(network, name, found, float(np.prod(grid.spacing)) / 1000)
+        left = (time.monotonic() - began) * (len(scans) - i)
+        told = ', '.join(f'{key} {value}' for key, value in zip(COLUMNS[1:], line[1:]))
+        print(f'{name} ({i} of {len(scans)}, {left:.0f} s left): {told}', flush=True)
+        yield line, grey, found
+
+
+def opened(config):
+    """The Network of a config.
+
+    Raises:
+        InputError: it is no classifier of slices, or config.evaluation has no thresholds of it.
+    """
+    run_of = trained.open_run(config.classifier, 'classification', 'classifier', config.checkpoint)
+    loaded, positive = classifier.of_run(run_of), positive_class(config, run_of.classes)
+    own = scorer.own_config(run_of)
+    threshold, share = thresholds(config, positive)
+    return Network(
+        score=jax.jit(classifier.score(loaded, positive)),
+        attribute=jax.jit(grad_cam(*loaded[:3], run_of.classes.index(positive))),
+        size=run_of.config.image_size,
+        view=run_of.config.lungs,
+        find=lung_view.finder(own.lung_segmenter or config.lungs, 'lungs'),
+        threshold=threshold,
+        share=share,
+        batch_size=config.batch_size,
+    )
+
+
+def thresholds(config, positive):
+    """(threshold of a slice, threshold of the share of positive slices or None).
+
+    Those of config.evaluation, which validation chose, or config.threshold.
+
+    Raises:
+        InputError: the evaluation has no shares of patients of this classifier and class.
+    """
+    if not config.evaluation:
+        return config.threshold, None
+    evaluation = results.read(config.evaluation)
+    for result in evaluation.by_patient:
+        chosen = result.image_threshold, result.threshold
+        if result.aggregate == SHARE and result.positive_class == positive and all(chosen):
+            same = pathlib.Path(evaluation.classifier).resolve()
+            if same == pathlib.Path(config.classifier).resolve():
+                return chosen
+    raise InputError(
+        f'config.evaluation={config.evaluation}: has no share of positive slices of patients of '
+        f'{config.classifier}; run evaluate.py with --config.aggregate={SHARE} on it'
+    )
+
+
+def of_scan(network, grey):
+    """What a Network finds in the slices uint8 [slices, H, W] of a scan: Found."""
+    lung = np.stack([_lungs_of(network, plane) for plane in grey])
+    scores, heat = np.full(len(grey), np.nan), np.zeros(grey.shape, np.float32)
+    areas = lung.mean((1, 2))
+    with_lungs = np.flatnonzero(areas >= max(bags.LEAST_AREA * areas.max(), np.finfo(float).tiny))
+    if not len(with_lungs):
+        return Found(scores, heat, lung)
+    boxes = [_box(network, grey[z], lung[z]) for z in with_lungs]
+    images = np.stack([_shown(network, grey[z], lung[z], b) for z, b in zip(with_lungs, boxes)])
+    predict = lambda apply: batches.predict(apply, images, network.batch_size)
+    scores[with_lungs] = predict(network.score)
+    maps = predict(network.attribute)
+    for z, box, cam in zip(with_lungs, boxes, maps):
+        if scores[z] >= network.threshold:
+            heat[z][box] = scores[z] * _counted(cam, heat[z][box].shape)
+            heat[z] *= lung[z]
+    return Found(scores, heat, lung)
+
+
+def _lungs_of(network, plane):
+    """bool [H, W]: plausible lungs of a slice, or nothing."""
+    mask = network.find(plane[None])[0]
+    return mask if lungs.plausible(mask[None])[0] else np.zeros_like(mask)
+
+
+def _box(network, plane, mask):
+    """The part of a slice that the network is shown, (slice of rows, slice of columns)."""
+    return framing.box_of(mask) if network.view else framing.whole(plane.shape)
+
+
+def _shown(network, plane, mask, box):
+    """What the network is shown of a slice: uint8 [size, size, 1]."""
+    shown = framing.VIEWS[network.view](plane, mask) if network.view else plane[box]
+    size = (network.size, network.size)
+    image = Image.fromarray(np.ascontiguousarray(shown))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))[..., None]
+
+
+def _counted(cam, shape):
+    """Grad-CAM in shares of its maximum, 0 below HALF of it, enlarged to a shape [h, w]."""
+    image = Image.fromarray(np.asarray(cam, np.float32))
+    large = np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR))
+    share = large / max(large.max(), 1e-12)
+    return np.where(share >= HALF, share, 0.0)
+
+
+def row(network, name, found, millilitres):
+    """The row of the table of a scan, in the order of COLUMNS.
+
+    Args:
+        network: Network.
+        name: of the scan.
+        found: Found.
+        millilitres: of a voxel.
+    """
+    scores = found.in_lungs
+    count = int((scores >= network.threshold).sum())
+    share = count / len(scores) if len(scores) else 0.0
+    verdict = '' if network.share is None else ('yes' if share >= network.share else 'no')
+    score, part = found.heat.sum(dtype=float), (found.heat > 0).sum()
+    return [
+        *(name, len(scores), count, round(share, 4), verdict, round(score * millilitres, 2)),
+        *(round(float(part) * millilitres, 2), round(found.lungs.sum() * millilitres / 1000, 3)),
+    ]
+
+
+def tiles_of(grey, found, count):
+    """The slices with the highest probabilities and their heat, [uint8 [TILE, TILE, 3]]."""
+    known = np.nan_to_num(found.scores, nan=-1.0)
+    tiles = []
+    for z in sorted(np.argsort(-known, kind='stable')[:count]):
+        image = Image.fromarray(heat_maps.overlay(grey[z], found.heat[z]))
+        tiles.append(np.asarray(image.resize((TILE, TILE), Image.Resampling.BILINEAR)))
+    return tiles
+
+
+def write_page(config, network, workdir, rows):
+    """Writes corona.html.
+
+    Args:
+        config: of the run.
+        network: Network.
+        workdir: pathlib.Path, with heat_maps.png.
+        rows: of the table.
+    """
+    page = prose.read('corona')
+    positive = [line for line in rows if line[4] == 'yes']
+    said = f'{len(positive)} of them are called positive. ' if network.share is not None else ''
+    opening = page.opening.format(
+        files='1 scan' if len(rows) == 1 else f'{len(rows)} scans',
+        input=config.input,
+        classifier=config.classifier,
+        threshold=network.threshold,
+        positive=said,
+    )
+    figure = Figure(workdir / 'heat_maps.png', PICTURE)
+    sections = [page.section('pictures', figures=[figure]), page.section('table', COLUMNS, rows)]
+    html.write(workdir / 'corona.html', page.title, opening, sections)
