@@ -133,7 +133,7 @@ def opened(config):
     threshold, share = thresholds(config, positive)
     return Network(
         score=jax.jit(classifier.score(loaded, positive)),
-        attribute=jax.jit(grad_cam(*loaded[:3], run_of.classes.index(positive))),
+        attribute=jax.jit(grad_cam(*loaded, run_of.classes.index(positive))),
         size=run_of.config.image_size,
         view=run_of.config.lungs,
         find=lung_view.finder(own.lung_segmenter or config.lungs, 'lungs'),
