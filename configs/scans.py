@@ -13,6 +13,11 @@ covnet  COVNet (Li et al. 2020, Radiology 296:E65): ResNet-50, the maximum of ea
         alone in the window -1250..250 HU, maxima of slabs of 5 mm. They report on 3322 patients of
         their own, which are not public; their lung segmenter and weights are not published either.
 
+location  Location attention (Xu et al. 2020, Engineering 6:1122): patches around candidates for
+        lesions, how far each lies from the edge of the lungs, and noisy-OR. Theirs tell COVID-19,
+        influenza A and neither apart on 618 scans that are not public, and propose patches by a
+        network that is not published; here config.lesion_segmenter proposes them.
+
 config.start names a classifier of slices of the same backbone, or another run of this kind.
 Without one, statistics of BatchNorm must be learned: --config.bn=batch.
 """
@@ -40,6 +45,7 @@ VARIANTS = {
     'attention': {'pooling': 'attention'},
     'noisy_or': {'pooling': 'noisy_or'},
     'covnet': COVNET,
+    'location': {'pooling': 'noisy_or', 'image_size': 64, 'slices': 12, 'bn': 'batch'},
 }
 
 
@@ -63,6 +69,9 @@ def get_config(variant=''):
         lungs='',
         # What finds the lungs: the workdir of a segmenter, or '' for Otsu's threshold.
         lung_segmenter='',
+        # The workdir of a segmenter of lesions: a bag then has patches around what it finds, and the
+        # place of each in the lungs; '' for slices.
+        lesion_segmenter='',
         image_size=128,
         batch_size=4,  # scans, over all devices
         # Random changes, of all slices of a scan alike; see configs/classifier.py.

@@ -14,8 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from covjax import InputError, choice, classifier, kept_segmenter, lung_view, models, trained
+from covjax import (
+    InputError,
+    choice,
+    classifier,
+    kept_segmenter,
+    lung_view,
+    models,
+    segmenter,
+    trained,
+)
 from covjax.classes import listed
+from covjax.ct import masks
 from covjax.data import bags, batches
 from covjax.data.augment import to_float
 from covjax.models.scans import NORMS, POOLING, ScanNet
@@ -33,7 +43,7 @@ class ScanClassifier(NamedTuple):
     variables: dict[str, Any]  # what model.apply takes
     preprocess: Any  # float images in [-1, 1] -> the input of the model
     classes: tuple[str, ...]
-    slices: int  # of a bag
+    slices: int  # of a bag, at most
 
 
 class Predictions(NamedTuple):
@@ -57,26 +67,44 @@ def network(config, classes, **options):
     Raises:
         InputError: a key has no valid value.
     """
-    if config.chunk and choice(config, 'bn', NORMS) != 'frozen':
+    choice(config, 'bn', NORMS)
+    if config.lesion_segmenter and choice(config, 'pooling', POOLING) != 'noisy_or':
+        raise InputError(
+            f'config.pooling={config.pooling}: a scan may have no candidate for a lesion, of which '
+            'noisy_or alone makes something; set pooling=noisy_or'
+        )
+    if config.chunk and config.bn != 'frozen':
         raise InputError(
             f'config.chunk={config.chunk}: statistics of bn={config.bn} are of all slices; set it '
             'to 0, or bn=frozen'
         )
-    backbone = models.create(
-        choice(config, 'model', BACKBONES),
-        num_classes=None,
-        dtype=models.compute_dtype(config),
-        axis_name=options.get('axis_name'),
-        bn_momentum=config.bn_momentum,
-    )
     return ScanNet(
-        backbone,
+        backbone(config, options.get('axis_name')),
         num_classes=len(classes),
         pooling=choice(config, 'pooling', POOLING),
-        norm=choice(config, 'bn', NORMS),
+        norm=config.bn,
         chunk=config.chunk,
         negative=_negative(config, classes),
         **options,
+    )
+
+
+def backbone(config, axis_name=None):
+    """The models.backbone.Backbone of a config, without a last layer.
+
+    Args:
+        config: with model, dtype and bn_momentum.
+        axis_name: of the devices over which BatchNorm averages.
+
+    Raises:
+        InputError: a key has no valid value.
+    """
+    return models.create(
+        choice(config, 'model', BACKBONES),
+        num_classes=None,
+        dtype=models.compute_dtype(config),
+        axis_name=axis_name,
+        bn_momentum=config.bn_momentum,
     )
 
 
@@ -118,7 +146,33 @@ def read(spec, data_dir, config):
         InputError: as data.bags.read, or there is no such segmenter.
     """
     find = lung_view.finder(config.lung_segmenter, kept_segmenter.LUNGS)
-    return bags.read(spec, data_dir, shown_of(config), find)
+    lesions = _lesion_finder(config.lesion_segmenter) if config.lesion_segmenter else None
+    return bags.read(spec, data_dir, shown_of(config), find, lesions)
+
+
+def _lesion_finder(named):
+    """The function from uint8 [slices, H, W] to bool, where a segmenter of slices finds lesions.
+
+    Args:
+        named: its workdir or exported file.
+
+    Raises:
+        InputError: there is no such segmenter, or it has no region but lungs.
+    """
+    network = segmenter.load(named, key=kept_segmenter.LESIONS)
+    segmenter.check_slices(network, f'config.{kept_segmenter.LESIONS}={named}')
+    lesions = [i for i, name in enumerate(network.classes) if i and not masks.is_lung(name)]
+    if not lesions:
+        raise InputError(
+            f'config.{kept_segmenter.LESIONS}={named}: finds {", ".join(network.classes[1:])} and '
+            'no lesions; name a segmenter of lesions'
+        )
+
+    def find(grey):
+        predicted = segmenter.predict(network, grey, batch_size=8)
+        return np.stack([np.isin(segmenter.decided(p), lesions) for p in predicted])
+
+    return find
 
 
 def load(folder, key='scan_classifier', which='best'):
@@ -152,20 +206,21 @@ def scaled(preprocess, images):
 
 @cache
 def _applied(model, preprocess):
-    """(variables, images uint8, valid) -> models.scans.Pooled, compiled once for equal networks."""
+    """(variables, batch) -> models.scans.Pooled, compiled once for equal networks."""
 
-    def apply(variables, images, valid):
-        return model.apply(variables, scaled(preprocess, to_float(images)), valid)
+    def apply(variables, batch):
+        images = scaled(preprocess, to_float(batch['image']))
+        return model.apply(variables, images, batch['valid'], batch.get('location'))
 
     return jax.jit(apply)
 
 
-def predict(loaded, images, batch_size=2, progress='scoring'):
+def predict(loaded, found, batch_size=2, progress='scoring'):
     """What a network says of bags.
 
     Args:
         loaded: ScanClassifier.
-        images: [uint8 [k, size, size]], of data.bags.Bags.
+        found: data.bags.Bags, or anything with its images and locations.
         batch_size: bags at a time.
         progress: caption of a bar, which only a screen shows.
 
@@ -174,12 +229,12 @@ def predict(loaded, images, batch_size=2, progress='scoring'):
     """
     apply = _applied(loaded.model, loaded.preprocess)
     scores, weights = [], []
-    with tqdm(total=len(images), desc=progress, unit='scan', disable=None) as bar:
-        for batch in batches.padded_batches({'index': np.arange(len(images))}, batch_size):
-            shown = bags.batch_of(images, batch['index'], loaded.slices)
-            found = apply(loaded.variables, shown['image'], shown['valid'])
+    with tqdm(total=len(found.images), desc=progress, unit='scan', disable=None) as bar:
+        for batch in batches.padded_batches({'index': np.arange(len(found.images))}, batch_size):
+            shown = bags.batch_of(found.images, batch['index'], loaded.slices, found.locations)
+            pooled = apply(loaded.variables, shown)
             for i in range(int(batch['mask'].sum())):
-                scores.append(np.exp(found.log_probabilities[i]))
-                weights.append(np.asarray(found.weights[i])[shown['valid'][i]])
+                scores.append(np.exp(pooled.log_probabilities[i]))
+                weights.append(np.asarray(pooled.weights[i])[shown['valid'][i]])
                 bar.update()
     return Predictions(np.stack(scores), weights)

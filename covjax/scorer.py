@@ -17,11 +17,12 @@ TASKS = ('classification', scan_classifier.TASK)
 class Shown(NamedTuple):
     """A data set as a classifier is shown it."""
 
-    images: Any  # uint8 [N, H, W, 1], or of scans a list of bags uint8 [k, H, W]
+    images: Any  # uint8 [N, H, W, 1], or of scans a list of bags uint8 [k, H, W, C]
     labels: np.ndarray  # int32 [N]
     rows: list  # [data.rows.Row], one an image or scan
     members: list  # of all examples that these are made of, for lineage
     places: list | None = None  # of scans: int [k] of each bag, which slices of the scan these are
+    locations: list | None = None  # of candidates for lesions: float32 [k] of each bag
 
 
 class Said(NamedTuple):
@@ -67,7 +68,8 @@ def read(network, spec, data_dir):
     """
     if sees_scans(network):
         found = scan_classifier.read(spec, data_dir, own_config(network))
-        shown = Shown(found.images, found.labels, found.rows, found.members, found.places)
+        sets = found.images, found.labels, found.rows, found.members
+        shown = Shown(*sets, found.places, found.locations)
     else:
         view, size = lung_view.of_run(network), network.config.image_size
         found = lung_view.read(spec, data_dir, size, view)
@@ -95,15 +97,15 @@ def read_native(network, spec, data_dir):
 
 
 def applied(network, batch_size):
-    """The function from (images of a Shown, caption of a bar) to what a network Said of them."""
+    """The function from (Shown, caption of a bar) to what a network Said of it."""
     if sees_scans(network):
         loaded = scan_classifier.of_run(network)
         size = max(batch_size // loaded.slices, 1)
 
-        def say(images, progress):
-            found = scan_classifier.predict(loaded, images, size, progress)
+        def say(shown, progress):
+            found = scan_classifier.predict(loaded, shown, size, progress)
             return Said(found.scores, found.weights)
 
         return say
     scores = classifier.scores(classifier.of_run(network))
-    return lambda images, progress: Said(batches.predict(scores, images, batch_size, progress))
+    return lambda shown, progress: Said(batches.predict(scores, shown.images, batch_size, progress))

@@ -33,7 +33,7 @@ def body(lungs_in, slices=12, size=40):
 
 def chosen(grey, find, height=5.0, **fields):
     """The numbers of the slices of a bag."""
-    return bags.bag_of(grey, height, Shown(**{'size': 20, 'slices': 4} | fields), find, 'a')[1]
+    return bags.bag_of(grey, height, Shown(**{'size': 20, 'slices': 4} | fields), find, 'a').places
 
 
 # ---- which slices
@@ -50,8 +50,8 @@ def test_slices_are_spread_over_those_with_lungs(slices, expected):
 
 def test_without_lungs_the_whole_scan_counts():
     grey, _ = body([])
-    images, places, found = bags.bag_of(grey, 5.0, Shown(20, 3), NOTHING, 'a')
-    assert not found and places.tolist() == [2, 6, 10] and images.shape == (3, 20, 20)
+    images, places, found, _ = bags.bag_of(grey, 5.0, Shown(20, 3), NOTHING, 'a')
+    assert not found and places.tolist() == [2, 6, 10] and images.shape == (3, 20, 20, 1)
 
 
 def test_a_sliver_of_lung_does_not_count():
@@ -74,18 +74,18 @@ def test_slabs_show_their_maximum():
     """That of SciPy over the slices of the thickness."""
     grey, find = body(range(2, 10))
     grey = grey + np.random.default_rng(0).integers(0, 9, grey.shape).astype(np.uint8)
-    images, places, _ = bags.bag_of(grey, 2.0, Shown(40, 99, mip=6.0), find, 'a')
+    images, places, *_ = bags.bag_of(grey, 2.0, Shown(40, 99, mip=6.0), find, 'a')
     expected = ndimage.maximum_filter1d(grey, 3, axis=0)
-    np.testing.assert_array_equal(images, expected[places])
+    np.testing.assert_array_equal(images[..., 0], expected[places])
 
 
 def test_hu_are_seen_through_the_window_of_the_config():
     grey, find = body(range(12))
     hu = (grey.astype(np.int16) - 150) * 8
     lungs_in = lambda shown: find(np.where(shown < 100, 30, 140))
-    images, places, _ = bags.bag_of(hu, 5.0, Shown(40, 3, window='covid'), lungs_in, 'a')
+    images, places, *_ = bags.bag_of(hu, 5.0, Shown(40, 3, window='covid'), lungs_in, 'a')
     expected = windows.to_grey(hu, windows.WINDOWS['covid'])
-    np.testing.assert_array_equal(images, expected[places])
+    np.testing.assert_array_equal(images[..., 0], expected[places])
     with pytest.raises(InputError, match='config.window=covid: a is stored .* ends in _hu'):
         bags.bag_of(grey, 5.0, Shown(40, 3, window='covid'), find, 'a')
 
@@ -95,12 +95,12 @@ def test_one_box_around_the_lungs_of_all_slices(view):
     """With a margin of a twentieth; outside the lungs it is black, or as it was."""
     grey, find = body(range(3, 9))
     grey[4, :8] = 200
-    images, _, _ = bags.bag_of(grey, 5.0, Shown(100, 99, view=view), find, 'a')
+    images, *_ = bags.bag_of(grey, 5.0, Shown(100, 99, view=view), find, 'a')
     expected = np.zeros((26, 30), np.uint8) if view == 'mask' else grey[4, 7:33, 5:35]
     if view == 'mask':
         expected[1:25, 1:13] = expected[1:25, 17:29] = 30
     shown = Image.fromarray(expected).resize((100, 100), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(images[1], np.asarray(shown))
+    np.testing.assert_array_equal(images[1, ..., 0], np.asarray(shown))
 
 
 def test_lungs_are_looked_for_in_small_slices_and_shown_in_large_ones():
@@ -119,8 +119,8 @@ def test_lungs_are_looked_for_in_small_slices_and_shown_in_large_ones():
 
 def test_pictures_of_any_size_are_a_bag():
     pictures = [np.full(shape, 9, np.uint8) for shape in ((30, 40), (50, 20), (40, 40))]
-    images, places, found = bags.bag_of(pictures, 0.0, Shown(20, 2), NOTHING, 'a')
-    assert images.shape == (2, 20, 20) and places.tolist() == [0, 2] and not found
+    images, places, found, _ = bags.bag_of(pictures, 0.0, Shown(20, 2), NOTHING, 'a')
+    assert images.shape == (2, 20, 20, 1) and places.tolist() == [0, 2] and not found
 
 
 @pytest.mark.parametrize('key', ['mip', 'step'])
@@ -131,9 +131,11 @@ def test_millimetres_need_slices_that_say_how_far_apart_they_are(key):
 
 
 def test_bags_are_filled_with_slices_that_do_not_count():
-    images, valid = bags.filled(np.full((2, 5, 5), 7, np.uint8), 4)
-    assert images.shape == (4, 5, 5, 1) and valid.tolist() == [True, True, False, False]
-    assert (images[:2] == 7).all() and (images[2:] == 0).all()
+    images = [np.full((k, 5, 5, 1), 7, np.uint8) for k in (2, 0, 4)]
+    batch = bags.batch_of(images, [0, 1], 4)
+    assert batch['image'].shape == (2, 4, 5, 5, 1)
+    assert batch['valid'].tolist() == [[True, True, False, False], [False] * 4]
+    assert (batch['image'][0, :2] == 7).all() and batch['image'].sum() == 7 * 50
 
 
 # ---- from data sets

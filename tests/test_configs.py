@@ -27,7 +27,7 @@ VARIANTS = {
     'cyclegan': ('original', 'paper_text', 'paper_code', 'small'),
     'benchmark': ('cpu', 'gpu'),
     'classifier': tuple(models.MODELS),
-    'scans': ('max', 'mean', 'attention', 'noisy_or', 'covnet'),
+    'scans': ('max', 'mean', 'attention', 'noisy_or', 'covnet', 'location'),
     'clean': ('full', 'small'),
     'paper': ('full', 'small'),
     'segmentation': ('full', 'small', 'vnet', 'vbnet', 'vbnet_small'),

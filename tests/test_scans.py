@@ -66,12 +66,12 @@ def config_of(variant='', **fields):
 def bags_of(count, classes=CLASSES, seed=0):
     """Random bags of 1 to 4 slices, of each class in turn."""
     rng = np.random.default_rng(seed)
-    images = [rng.integers(0, 256, (1 + i % 4, 24, 24), np.uint8) for i in range(count)]
+    images = [rng.integers(0, 256, (1 + i % 4, 24, 24, 1), np.uint8) for i in range(count)]
     rows = [Row(f'{i}', f'group{i}', f'{i}') for i in range(count)]
     labels = (np.arange(count) % len(classes)).astype(np.int32)
     places = [np.arange(len(each)) for each in images]
     parts = np.zeros(count, np.int32)
-    middles = [each[0] for each in images]
+    middles = [each[0, ..., 0] for each in images]
     return Bags(images, labels, rows, rows, places, [9] * count, middles, classes, parts)
 
 
@@ -167,7 +167,7 @@ def test_scores_of_evaluation_are_those_of_the_trained_network(pooling):
     run = types.SimpleNamespace(config=config, classes=THREE, variables=variables)
     loaded = scan_classifier.of_run(run)
     for size in (1, 3):
-        found = scan_classifier.predict(loaded, val.images, batch_size=size)
+        found = scan_classifier.predict(loaded, val, batch_size=size)
         np.testing.assert_allclose(found.scores, scores, atol=1e-5)
         assert [len(each) for each in found.weights] == [len(each) for each in val.images]
         for weights in found.weights:
@@ -274,7 +274,7 @@ def test_a_run_on_scans_is_resumed_and_opened(finished, data):
     run = finished('scans', config_of(**sets('folder')))
     assert run.classes == CLASSES and run.step == 2
     found = scan_classifier.read('ct_scans/folder:test', data, run.config)
-    scores = scan_classifier.predict(scan_classifier.load(run.folder), found.images).scores
+    scores = scan_classifier.predict(scan_classifier.load(run.folder), found).scores
     assert scores.shape == (4, 2)
     train.run(run.config, run.folder)  # finds that it is finished
     records = {record['dataset'] for record in run.lineage}

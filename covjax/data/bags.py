@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from covjax import InputError
 from covjax.ct import framing, lungs, windows
-from covjax.data import datasets
+from covjax.data import candidates, datasets
 from covjax.data.rows import Row
 
 FINDING = 256  # pixels a side at most, of slices in which lungs are looked for
@@ -39,7 +39,8 @@ class Shown(NamedTuple):
 class Bags(NamedTuple):
     """The scans of one or several splits, in RAM."""
 
-    images: list[np.ndarray]  # uint8 [k, size, size], k from 1 to the most slices of a bag
+    # uint8 [k, size, size, C], k from 1 to the most slices of a bag; of candidates it may be 0.
+    images: list[np.ndarray]
     labels: np.ndarray  # int32 [N], index in `classes`; -1 without label
     rows: list[Row]  # one a scan, with its number of slices as `slices`
     members: list[Row]  # of all examples that the scans are made of, for lineage
@@ -48,6 +49,17 @@ class Bags(NamedTuple):
     middles: list[np.ndarray]  # uint8 [H, W], the middle slice of each scan as it is stored
     classes: tuple[str, ...]
     parts: np.ndarray  # int32 [N], which part of the spec each is from
+    # Of candidates, float32 [k]: the candidates.location of each.
+    locations: list[np.ndarray] | None = None
+
+
+class Bag(NamedTuple):
+    """What is shown of one scan."""
+
+    images: np.ndarray  # uint8 [k, size, size, C]
+    places: np.ndarray  # int [k], which slices of the scan these are
+    has_lungs: bool  # whether lungs were found
+    locations: np.ndarray | None = None  # float32 [k] of candidates
 
 
 class Scan(NamedTuple):
@@ -64,7 +76,7 @@ class Scan(NamedTuple):
         return float(self.row.others.get('spacing', (0,))[0])
 
 
-def read(spec, data_dir, shown, find=None):
+def read(spec, data_dir, shown, find=None, find_lesions=None):
     """Reads the scans of a spec as bags.
 
     Args:
@@ -73,6 +85,8 @@ def read(spec, data_dir, shown, find=None):
         shown: Shown.
         find: function from uint8 [slices, H, W] through the lung window to bool of that shape,
             where lungs are; by default Otsu's threshold finds them.
+        find_lesions: the same of lesions. With it a bag has patches around candidates for lesions,
+            the largest first, in place of slices.
 
     Returns:
         Bags.
@@ -81,31 +95,33 @@ def read(spec, data_dir, shown, find=None):
         InputError: there is no such data set, it is damaged or empty; a scan lacks slices, or has
             those of two patients or of different spacing; scans of a patient have two labels.
     """
-    found, bare = [], 0
+    found = []
     for scan in tqdm(scans(spec, data_dir), 'reading', unit='scan', disable=None):
         slices = stored_slices(scan)
-        images, places, has_lungs = bag_of(slices, scan.height, shown, find or otsu, scan.row.id)
-        middle = _grey(slices[len(slices) // 2], STORED)
-        found.append((images, places, len(slices), middle, scan))
-        bare += not has_lungs
-    if bare:
+        if find_lesions:
+            bag = candidates_of(slices, scan, shown, find or otsu, find_lesions)
+        else:
+            bag = bag_of(slices, scan.height, shown, find or otsu, scan.row.id)
+        found.append((bag, len(slices), _grey(slices[len(slices) // 2], STORED), scan))
+    bags, counts, middles, scans_found = (list(column) for column in zip(*found))
+    if bare := sum(not bag.has_lungs for bag in bags):
         print(f'{spec}: no lungs found in {bare} of {len(found)} scans, shown whole', flush=True)
-    images, places, counts, middles, scans_found = (list(column) for column in zip(*found))
     rows = [
         dataclasses.replace(scan.row, others={**scan.row.others, 'slices': count})
         for scan, count in zip(scans_found, counts)
     ]
     check_labels(spec, rows)
     return Bags(
-        images=images,
+        images=[bag.images for bag in bags],
         labels=np.array([row.label for row in rows], np.int32),
         rows=rows,
         members=[row for scan in scans_found for row in scan.members],
-        places=places,
+        places=[bag.places for bag in bags],
         counts=counts,
         middles=middles,
         classes=datasets.classes(spec, data_dir),
         parts=datasets.without_gaps(scan.part for scan in scans_found),
+        locations=[bag.locations for bag in bags] if find_lesions else None,
     )
 
 
@@ -241,7 +257,7 @@ def bag_of(slices, height, shown, find, name):
         name: of the scan, for messages.
 
     Returns:
-        (uint8 [k, size, size]; int [k], the numbers of these slices; whether lungs were found).
+        Bag.
 
     Raises:
         InputError: the window, mip or step need what the data set does not have.
@@ -258,7 +274,32 @@ def bag_of(slices, height, shown, find, name):
     box = framing.box_of(np.any(lung, 0)) if shown.view and is_stack and areas.any() else None
     chosen = choose(areas, shown.slices, slab(shown.step, height))
     images = [show(grey[z], lung[z], shown, box) for z in chosen]
-    return np.stack(images), chosen, bool(areas.any())
+    return Bag(np.stack(images)[..., None], chosen, bool(areas.any()))
+
+
+def candidates_of(slices, scan, shown, find, find_lesions):
+    """The candidates for lesions of a scan: Bag.
+
+    Args:
+        slices: of `stored_slices`.
+        scan: Scan.
+        shown: Shown, of which the size of patches and their number count.
+        find, find_lesions: as for `read`.
+
+    Raises:
+        InputError: they are pictures, or do not say how far apart their voxels are.
+    """
+    spacing = scan.row.others.get('spacing', (0, 0, 0))
+    if isinstance(slices, list) or not all(spacing):
+        raise InputError(
+            f'{scan.row.id}: does not say how far apart its voxels are, which candidates for '
+            'lesions need; name a data set of volumes or of their slices'
+        )
+    grey = np.stack([_grey(each, STORED) for each in slices])
+    lung = lung_of(grey, find)
+    found = candidates.of_scan(grey, lung, find_lesions(grey), spacing, shown.size, shown.slices)
+    patches, locations, places = found
+    return Bag(patches, places, bool(lung.any()), locations)
 
 
 def _grey(image, window):
@@ -343,22 +384,31 @@ def show(grey, lung, shown, box):
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
-def filled(images, count):
-    """A bag with a fixed number of slices.
+def filled(array, count):
+    """An array of the slices of a bag with a fixed number of them: [k, ...] -> [count, ...].
+
+    The slices that fill it up are 0, which is black.
+    """
+    return np.pad(array, ((0, count - len(array)), *[(0, 0)] * (array.ndim - 1)))
+
+
+def batch_of(images, indices, count, locations=None):
+    """Some of a list of bags, filled up.
 
     Args:
-        images: uint8 [k, size, size], k from 1 to count.
-        count: slices.
+        images: [uint8 [k, size, size, C]].
+        indices: of the bags.
+        count: slices of each.
+        locations: [float32 [k]] of candidates, or None.
 
     Returns:
-        (uint8 [count, size, size, 1], black where nothing is; bool [count], which slices count).
+        {'image': uint8 [B, count, size, size, C], 'valid': bool [B, count], which slices count};
+        of candidates with 'location', float32 [B, count].
     """
-    spare = count - len(images)
-    whole = np.pad(images, ((0, spare), (0, 0), (0, 0)))
-    return whole[..., None], np.arange(count) < len(images)
-
-
-def batch_of(images, indices, count):
-    """Some bags: {'image': uint8 [B, count, size, size, 1], 'valid': bool [B, count]}."""
-    images, valid = zip(*(filled(images[i], count) for i in indices))
-    return {'image': np.stack(images), 'valid': np.stack(valid)}
+    batch = {
+        'image': np.stack([filled(images[i], count) for i in indices]),
+        'valid': np.stack([np.arange(count) < len(images[i]) for i in indices]),
+    }
+    if locations is not None:
+        batch['location'] = np.stack([filled(locations[i], count) for i in indices])
+    return batch

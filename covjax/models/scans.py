@@ -1,6 +1,7 @@
 """Networks that decide on a whole scan: a backbone on every slice, and one answer from all of them.
 
-A scan is a bag of slices [K, H, W, C], some of which may only fill it up. POOLING says how the bag
+A scan is a bag of slices [K, H, W, C], or of patches around candidates for lesions, some of which
+may only fill it up. POOLING says how the bag
 becomes one answer: by the maximum of each feature (COVNet; Li et al. 2020, Radiology 296:E65), by
 their mean, by attention (Ilse et al. 2018, ICML), or by noisy-OR of what each slice says (Xu et
 al. 2020, Engineering 6:1122). Neither the order of the slices nor what fills up a bag changes an
@@ -107,9 +108,9 @@ def by_noisy_or(features, valid, head, negative):
     is_negative = jnp.arange(present.shape[-1]) == negative
     diseased = jnp.where(is_negative[None, None], 0.0, present).sum(-1)
     nowhere = total(jnp.log1p(-jnp.clip(diseased, LEAST, 1 - LEAST))[..., None], valid)
-    there = jax.nn.log1mexp(-absent)
+    there = jax.nn.log1mexp(jnp.maximum(-absent, LEAST))  # which a bag without slices has
     diseased = jnp.where(valid, diseased, 0.0)
-    weights = diseased / total(diseased[..., None], valid)
+    weights = diseased / jnp.maximum(total(diseased[..., None], valid), LEAST)
     return Pooled(jax.nn.log_softmax(jnp.where(is_negative[None], nowhere, there)), weights)
 
 
@@ -139,7 +140,8 @@ class ScanNet(nn.Module):
 
         Args:
             images: float [B, K, H, W, C].
-            valid: bool [B, K], which slices count; at least one of each bag.
+            valid: bool [B, K], which slices count; at least one of each bag, but for noisy_or, to
+                which a bag without any is one without disease.
             location: float [B, K], where an image is in the lungs; with it the head is that of Xu
                 et al. 2020, whose layers see it beside few features of the image.
             train: whether dropout is on, and BatchNorm takes the statistics of the batch (norm

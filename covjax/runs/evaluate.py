@@ -114,7 +114,7 @@ def network_results(config, network, tests, names, overlaps, data_dir):
     )
     validation = scorer.read(network, val, data_dir)
     lineage.check_same(network.lineage, 'val', validation.members, val)
-    said = say(validation.images, f'scoring {val}')
+    said = say(validation, f'scoring {val}')
     validated = _each_against_rest(classes, validation.labels, said.scores)
     chosen = [
         {
@@ -135,7 +135,7 @@ def network_results(config, network, tests, names, overlaps, data_dir):
     for spec, test in tests.items():
         here = about | {'test_set': spec, 'test_name': names[spec]}
         of_images = here | {'kind': 'network', 'overlap': overlaps[spec]}
-        said = say(test.images, f'scoring {spec}')
+        said = say(test, f'scoring {spec}')
         tested = _each_against_rest(classes, test.labels, said.scores)
         for scored, before, by_validation in zip(tested, validated, chosen):
             found.append(_result(of_images, test.rows, scored, by_validation))
@@ -199,7 +199,7 @@ def _patients(test, said, scored, classes, of_patients):
                 row.id,
                 classes[label],
                 float(score),
-                list(images),
+                [image[..., image.shape[-1] // 2] for image in images],
                 weights,
                 [place / max(row.others['slices'] - 1, 1) for place in places],
             )

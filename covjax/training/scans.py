@@ -1,7 +1,8 @@
 """Classification of whole scans, each a bag of slices, as a Task.
 
-A batch is {'image': uint8 [B, K, H, W, 1], 'valid': bool [B, K], 'label': int32 [B]}: K slices of
-each scan, of which those that are not valid only fill it up.
+A batch is {'image': uint8 [B, K, H, W, C], 'valid': bool [B, K], 'label': int32 [B]}: K slices of
+each scan, of which those that are not valid only fill it up; of candidates for lesions with
+'location', float32 [B, K].
 """
 
 from functools import partial
@@ -114,7 +115,7 @@ def parts_of(config, labels, classes):
 
 def _has_norms(config):
     """Whether the backbone of a config has statistics to keep."""
-    model = scan_classifier.network(config, ('a', 'b')).backbone
+    model = scan_classifier.backbone(config)
     image = jnp.zeros((1, model.smallest, model.smallest, 1))
     return 'batch_stats' in jax.eval_shape(model.init, jax.random.key(0), image)
 
@@ -126,7 +127,7 @@ def train_batch(train, config, step):
     """The batch of a step, from Bags."""
     parts = train.parts if config.equal_parts else None
     index = batches.batch_indices(step, len(train.labels), config.batch_size, config.seed, parts)
-    shown = bags.batch_of(train.images, index, config.slices)
+    shown = bags.batch_of(train.images, index, config.slices, train.locations)
     return shown | {'label': train.labels[index]}
 
 
@@ -139,7 +140,7 @@ def _eval_batches(val, config):
     places = {'index': np.arange(len(val.labels))}
     for batch in batches.padded_batches(places, config.batch_size):
         index = batch.pop('index')
-        shown = bags.batch_of(val.images, index, config.slices)
+        shown = bags.batch_of(val.images, index, config.slices, val.locations)
         yield batch | shown | {'label': val.labels[index]}
 
 
@@ -158,7 +159,7 @@ def init(parts, config, classes, rng, batch):
         InputError: there is no such run or file, or it holds another network.
     """
     images = scan_classifier.scaled(parts.preprocess, to_float(batch['image']))
-    shown = images, batch['valid']
+    shown = images, batch['valid'], batch.get('location')
     if config.start:
         variables = pretraining.load(config, parts.model, shown, classes, rng)
     else:
@@ -182,13 +183,13 @@ def augment(rng, images, settings, colour, first):
 
     Args:
         rng: key; scan i draws from fold_in(rng, first + i).
-        images: uint8 [B, K, H, H, 1].
+        images: uint8 [B, K, H, H, C].
         settings: of augment.random_matrix.
         colour: of augment.recoloured.
         first: the index of the first scan in the global batch.
 
     Returns:
-        float32 [B, K, H, H, 1] in [-1, 1].
+        float32 [B, K, H, H, C] in [-1, 1].
     """
     size = images.shape[-2]
 
@@ -225,6 +226,7 @@ def loss(parts, params, batch_stats, images, batch, rng):
         {'params': params, 'batch_stats': batch_stats},
         images,
         batch['valid'],
+        batch.get('location'),
         train=True,
         mutable=['batch_stats'],
         rngs={'dropout': rng},
@@ -277,7 +279,8 @@ def eval_step(parts, state, batch):
     """
     variables = {'params': state.net.params, 'batch_stats': state.batch_stats}
     images = scan_classifier.scaled(parts.preprocess, to_float(batch['image']))
-    log_p = parts.model.apply(variables, images, batch['valid']).log_probabilities
+    shown = images, batch['valid'], batch.get('location')
+    log_p = parts.model.apply(variables, *shown).log_probabilities
     return {
         'loss': -jnp.take_along_axis(log_p, batch['label'][:, None], 1)[:, 0],
         'scores': jnp.exp(log_p),
