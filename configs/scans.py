@@ -69,8 +69,8 @@ def get_config(variant=''):
         lungs='',
         # What finds the lungs: the workdir of a segmenter, or '' for Otsu's threshold.
         lung_segmenter='',
-        # The workdir of a segmenter of lesions: a bag then has patches around what it finds, and the
-        # place of each in the lungs; '' for slices.
+        # The workdir of a segmenter of lesions: a bag then has patches around what it finds, with
+        # their places in the lungs; '' for slices.
         lesion_segmenter='',
         image_size=128,
         batch_size=4,  # scans, over all devices

@@ -146,7 +146,7 @@ def lineage_of(config, workdir):
     Raises:
         InputError: a data set of the segmenter is not where config.data_dir says.
     """
-    if not config.get(kept_segmenter.LESIONS):
+    if config.task != 'pairs' or not config.get(kept_segmenter.LESIONS):
         return []
     if checkpoint.exists(workdir):
         return [record for record in lineage.read(workdir) if record['through'] == NEAR_COPIES]
