@@ -96,9 +96,8 @@ def sets(data):
 def train(folder, steps):
     """Trains all networks -> {name: workdir}."""
     found = {}
-    slices = ('--config.load_size=64', '--config.learning_rate=3e-3', '--config.eval_every=100')
-    for name, data, count in (('slices', PICTURES, 800), ('middle', 'scans', 400)):
-        found[name] = folder / name
+    slices = ('--config.load_size=64', '--config.eval_every=100')
+    for name, data, count in (('slices', PICTURES, 1500), ('middle', 'scans', 800)):
         if not finished(folder / f'{name}_run'):
             launch(
                 *('--config=classifier:plain8', f'--workdir={folder / f"{name}_run"}'),
