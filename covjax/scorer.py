@@ -23,6 +23,9 @@ class Shown(NamedTuple):
     members: list  # of all examples that these are made of, for lineage
     places: list | None = None  # of scans: int [k] of each bag, which slices of the scan these are
     locations: list | None = None  # of candidates for lesions: float32 [k] of each bag
+    lesions: list | None = (
+        None  # of scans: bool [k] of each bag, which slices have lesions; or None
+    )
 
 
 class Said(NamedTuple):
@@ -69,7 +72,7 @@ def read(network, spec, data_dir):
     if sees_scans(network):
         found = scan_classifier.read(spec, data_dir, own_config(network))
         sets = found.images, found.labels, found.rows, found.members
-        shown = Shown(*sets, found.places, found.locations)
+        shown = Shown(*sets, found.places, found.locations, found.lesions)
     else:
         view, size = lung_view.of_run(network), network.config.image_size
         found = lung_view.read(spec, data_dir, size, view)

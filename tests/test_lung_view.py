@@ -160,7 +160,8 @@ def test_a_classifier_keeps_its_segmenter_through_training_evaluation_and_audit(
     np.testing.assert_allclose([image['score'] for image in found['images']], shown, atol=1e-5)
     assert np.abs(shown - whole).max() > 1e-4
     assert 'framed:test: no lungs found, shown whole: 0 of 5' in capsys.readouterr().out
-    images = audit.read_images('framed:test', data_dir, 32, view)
+    network = trained.open_run(workdir, 'classification', 'classifier')
+    images = audit.read_images('framed:test', data_dir, network)
     np.testing.assert_array_equal(images.images, shown_of(data_dir, 'framed:test', view))
 
     train.run(config, workdir)  # goes on without the segmenter

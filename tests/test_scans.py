@@ -7,24 +7,28 @@ import jax
 import launching
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from conftest import flags_of_devices
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from configs import audit as audit_config
 from configs import classifier as slices_config
 from configs import evaluate as evaluate_config
 from configs import scans as config_file
 from covjax import InputError, models, scan_classifier, trained
+from covjax.audit import overlap, regions, scan_metadata, scan_regions, slice_attribution
+from covjax.audit.verdict import Images
 from covjax.data import augment, bags, results
 from covjax.data.bags import Bags
 from covjax.data.rows import Row
 from covjax.models.backbone import Backbone
 from covjax.models.scans import NORMS, POOLING
 from covjax.phantom import ct_scans
-from covjax.runs import evaluate, prepare, train
+from covjax.runs import audit, evaluate, prepare, train
 from covjax.training import devices, scans
 from covjax.training.classification import check_labels
-from covjax.workdir import claimed
+from covjax.workdir import claimed, read_json
 
 CLASSES = ('normal', 'covid')
 THREE = ('normal', 'cap', 'covid')
@@ -202,7 +206,7 @@ def test_two_devices_equal_one():
 def data(tmp_path_factory):
     """Phantom scans, ill and healthy, as volumes and as slices."""
     folder = tmp_path_factory.mktemp('scans')
-    ct_scans.write_volumes(folder / 'raw', people=(6, 4, 4), size=32, slices=6, healthy=True)
+    ct_scans.write_volumes(folder / 'raw', people=(6, 4, 4), size=32, slices=24, most=1, healthy=True)
     for config in ('folder', 'folder_slices'):
         prepare.build(f'ct_scans/{config}', str(folder / 'raw'), str(folder / 'data'))
     return str(folder / 'data')
@@ -216,7 +220,7 @@ def sets(name):
 def finished(data, tmp_path):
     """finished(name, config) -> the trained.Trained of a training in a folder of that name."""
 
-    def make(name, config):
+    def make(name, config, data=data):
         folder = tmp_path / name
         folder.mkdir()
         config.update({'data_dir': data, 'steps': 2, 'eval_every': 2, 'batch_size': 2})
@@ -378,3 +382,91 @@ def test_bags_never_have_more_slices_than_they_may():
     shown = bags.batch_of(bags_of(8).images, range(8), 4)
     assert shown['image'].shape == (8, 4, 24, 24, 1)
     assert shown['valid'].sum(1).tolist() == [1, 2, 3, 4] * 2
+
+
+# ---- the audit
+
+
+def audited(run, data, folder, **fields):
+    """{name of the check: its verdict} of an audit of a run."""
+    config = audit_config.get_config()
+    config.update({
+        **{'classifier': str(run.folder), 'tests': 'ct_scans/folder:test', 'names': 'test'},
+        **{'baseline': '', 'pairs': '', 'positive_class': 'covid', 'data_dir': data},
+        **fields,
+    })  # fmt: skip
+    with claimed(config, folder) as workdir:
+        audit.run(config, workdir)
+    assert (workdir / 'audit.html').is_file()
+    return {each['name']: each for each in read_json(workdir / 'audit.json')['verdicts']}
+
+
+def test_scans_are_audited(finished, data, tmp_path):
+    run = finished('scans', config_of(**sets('folder')))
+    verdicts = audited(run, data, tmp_path / 'audit')
+    assert {*verdicts} == {check.NAME for check in audit.CHECKS_OF_SCANS}
+    marked = verdicts[slice_attribution.NAME]
+    assert marked['flag'] is not None and marked['rows'][0][1].endswith('of 4')
+    assert len(verdicts[scan_regions.NAME]['rows'][0]) == 7
+    assert verdicts[overlap.NAME]['flag'] is False
+
+
+def test_a_planted_number_of_slices_is_caught(finished, tmp_path):
+    """Scans of the ill have a slice more; nothing else tells the classes apart."""
+    folder = tmp_path / 'planted'
+    ct_scans.write_volumes(folder / 'raw', people=(24, 12, 24), size=32, slices=6, most=1)
+    rows = (folder / 'raw' / 'scans.csv').read_text().splitlines()
+    rows[0] += ',label'
+    for i in range(1, len(rows)):
+        ill = i % 2
+        rows[i] += ',' + ('normal', 'covid')[ill]
+        for part in rows[i].split(',')[:2]:
+            image = sitk.ReadImage(str(folder / 'raw' / part))
+            sitk.WriteImage(image[:, :, : 5 + ill], str(folder / 'raw' / part))
+    (folder / 'raw' / 'scans.csv').write_text('\n'.join(rows))
+    data = str(folder / 'data')
+    prepare.build('ct_scans/folder', str(folder / 'raw'), data, unchecked_masks=True)
+    run = finished('scans', config_of(**sets('folder')), data)
+    verdicts = audited(run, data, tmp_path / 'audit')
+    found = verdicts[scan_metadata.NAME]
+    assert found['flag'] is True and 'AUC 1.000' in found['finding']
+    assert verdicts[overlap.NAME]['flag'] is False
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        (
+            {'synthetic': 'x'},
+            'config.synthetic=x: its experiments tell slices .* audit of whole scans',
+        )
+    ],
+)
+def test_what_an_audit_of_scans_cannot_do(finished, data, tmp_path, fields, message):
+    run = finished('scans', config_of(**sets('folder')))
+    with pytest.raises(InputError, match=message):
+        audited(run, data, tmp_path / 'audit', **fields)
+
+
+@pytest.mark.fast
+def test_weights_on_lesions_are_those_of_numpy():
+    """Of scans of the class with slices of both kinds, and in no other."""
+    rows = [Row(f'{i}', f'g{i}', f'{i}', others={'slices': 9}) for i in range(4)]
+    marks = [np.array(m, bool) for m in ([1, 0, 0, 1], [1, 1], [0, 1, 1])] + [None]
+    bags_ = np.empty(4, object)
+    images = Images('a', bags_, np.array([1, 1, 0, 1]), rows, lesions=marks)
+    weights = [np.array(w) for w in ([0.4, 0.3, 0.2, 0.1], [0.5, 0.5], [0.2, 0.3, 0.5], [1.0])]
+    weight, share, hit, groups = slice_attribution.on_lesions(images, weights)
+    np.testing.assert_allclose(weight, [0.5])
+    np.testing.assert_allclose(share, [0.5])
+    assert hit.tolist() == [1.0] and groups == ['g0']
+
+
+@pytest.mark.fast
+def test_changed_slices_stay_in_their_scans():
+    found = [np.full((k, 8, 8, 1), 100 + k, np.uint8) for k in (1, 3)]
+    masks = [np.zeros(each.shape[:3], bool) for each in found]
+    masks[1][1, 2:4] = True
+    one, other = scan_regions.changed(found, masks, regions.without_lungs)
+    np.testing.assert_array_equal(one, found[0])
+    assert (other[1, 2:4] == 0).all() and (other[[0, 2]] == 103).all()

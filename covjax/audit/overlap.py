@@ -76,7 +76,7 @@ def check(subject):
     rows, used_before, shown = [], [], []
     before = pictures_before(subject)
     for test, images in subject.tests.items():
-        counts, _ = lineage.overlap(subject.lineage, images.rows)
+        counts, _ = lineage.overlap(subject.lineage, images.examples)
         alike = near_copies(before, [Picture(test, grey, row) for grey, row in images.native])
         for kind, text in COUNTED.items():
             rows.append((test, f'test images whose {text}', counts[kind]))

@@ -97,7 +97,7 @@ def check(subject):
         found = f'{len(part.rows)} of {len(images.rows)}'
         rows.append((test, found, str(whole), *map(str, areas.values())))
         kept += [
-            f'{areas[name]} on {test} with {name}' for name in NO_LUNG if _keeps(areas[name], whole)
+            f'{areas[name]} on {test} with {name}' for name in NO_LUNG if keeps(areas[name], whole)
         ]
         strips += _strip(test, part, masks, {AS_IT_IS: whole, **areas})
         tested += [
@@ -133,7 +133,7 @@ def with_lungs(images):
     return images.chosen(np.flatnonzero(found)), masks[found]
 
 
-def _keeps(changed, whole):
+def keeps(changed, whole):
     """Whether too much is left of the Area of whole images in that of changed ones."""
     better_than_chance = max(whole.value - 0.5, 0)
     return changed.low > 0.5 and changed.value - 0.5 >= KEPT * better_than_chance

@@ -77,11 +77,21 @@ class Images(NamedTuple):
     """A data set as a check sees it."""
 
     spec: str
-    images: np.ndarray  # uint8 [N, size, size, 1], as the network sees it
+    # uint8 [N, size, size, 1], as the network sees it; of scans bags [k, size, size, 1], an object
+    # array [N].
+    images: np.ndarray
     labels: np.ndarray  # int [N], 1 = positive, 0 = any other class
     rows: list[Row]
     native: list = []  # [(uint8 [H, W] at stored size, Row)]
     members: list = []  # [Member, or None of an image that is in no pair], at stored size
+    places: list = []  # of scans: int [k] of each bag, which slices of the scan these are
+    lesions: list = []  # of scans: bool [k] of each bag, which slices have lesions; or None
+    slices: list = []  # of scans: [Row] of all examples that they are made of
+
+    @property
+    def examples(self):
+        """The rows of all examples of the data set, by which lineage knows them."""
+        return self.slices or self.rows
 
     @property
     def groups(self):
@@ -97,6 +107,8 @@ class Images(NamedTuple):
             rows=pick(self.rows),
             native=pick(self.native),
             members=pick(self.members),
+            places=pick(self.places),
+            lesions=pick(self.lesions),
         )
 
     def against_rest(self, classes, positive):
@@ -132,6 +144,9 @@ class Subject(NamedTuple):
     # What people read of the positive class and of all others.
     titles: tuple[str, str] = titles(CLASSES, POSITIVE)
     lungs: str = ''  # what the classifier is shown of an image, config.lungs of its training
+    # Of a classifier of scans: object array [N] of bags -> [float [k] of each], the weights of
+    # slices; None of one of images.
+    weigh: Callable | None = None
 
     @property
     def tests_and_validation(self):

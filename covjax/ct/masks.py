@@ -291,7 +291,7 @@ def check_place(masks, images, names, path):
     Raises:
         InputError: they do not.
     """
-    lung, lesion = lung_numbers(names), _lesion_numbers(names)
+    lung, lesion = lung_numbers(names), lesion_numbers(names)
     if not lung and not lesion:
         return f'where {", ".join(names[1:])} should be is not known, so the masks were not checked'
     found = [_lungs_of(image) for image in images]
@@ -328,7 +328,7 @@ def mirrored(names):
     return becomes, alone
 
 
-def _lesion_numbers(names):
+def lesion_numbers(names):
     """The numbers of the classes that are lesions."""
     return [i for i, name in enumerate(names) if LESION.search(name)]
 

@@ -15,8 +15,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from covjax import InputError
-from covjax.ct import framing, lungs, windows
-from covjax.data import candidates, datasets
+from covjax.ct import framing, lungs, masks, windows
+from covjax.data import candidates, datasets, specs
 from covjax.data.rows import Row
 
 FINDING = 256  # pixels a side at most, of slices in which lungs are looked for
@@ -51,6 +51,8 @@ class Bags(NamedTuple):
     parts: np.ndarray  # int32 [N], which part of the spec each is from
     # Of candidates, float32 [k]: the candidates.location of each.
     locations: list[np.ndarray] | None = None
+    # bool [k], whether a doctor has marked a lesion in each; None of scans without marks.
+    lesions: list[np.ndarray | None] | None = None
 
 
 class Bag(NamedTuple):
@@ -69,6 +71,7 @@ class Scan(NamedTuple):
     members: list[Row]  # of its slices, or of itself
     images: list[Any]  # one volume [slices, H, W, 1], or what is stored of each slice
     part: int
+    lesions: np.ndarray | None = None  # bool [slices], where marks of lesions are known
 
     @property
     def height(self):
@@ -122,6 +125,10 @@ def read(spec, data_dir, shown, find=None, find_lesions=None):
         classes=datasets.classes(spec, data_dir),
         parts=datasets.without_gaps(scan.part for scan in scans_found),
         locations=[bag.locations for bag in bags] if find_lesions else None,
+        lesions=[
+            None if scan.lesions is None else scan.lesions[bag.places]
+            for scan, bag in zip(scans_found, bags)
+        ],
     )
 
 
@@ -140,13 +147,18 @@ def scans(spec, data_dir):
     Raises:
         InputError: as `read`.
     """
-    slices = defaultdict(list)
+    slices, marked = defaultdict(list), defaultdict(list)
+    named = {name: datasets.mask_classes(name, data_dir) for name, _, _ in specs.parse(spec)}
+    numbers = [masks.lesion_numbers(named[name]) for name, _, _ in specs.parse(spec)]
     for record in datasets.records(spec, data_dir):
         is_volume = not isinstance(record.image, bytes) and record.image.ndim == 4
+        marks = marks_of(record, numbers[record.part])
         if is_volume:
-            yield Scan(record.row, [record.row], [record.image], record.part)
+            yield Scan(record.row, [record.row], [record.image], record.part, marks)
         else:
-            slices[record.part, scan_of(record.row)].append(record._replace(mask=None))
+            key = record.part, scan_of(record.row)
+            slices[key].append(record._replace(mask=None))
+            marked[key].append((_z(record.row), marks))
     for (part, name), records in slices.items():
         in_order = sorted(records, key=lambda record: (_z(record.row), record.row.id))
         rows = [record.row for record in in_order]
@@ -155,7 +167,27 @@ def scans(spec, data_dir):
         row = dataclasses.replace(
             rows[0], id=name, z=None, sha256=hashlib.sha256(digests.encode()).hexdigest()
         )
-        yield Scan(row, rows, [record.image for record in in_order], part)
+        images = [record.image for record in in_order]
+        marks = [marks for _, marks in sorted(marked[part, name], key=lambda pair: pair[0])]
+        known = None if any(each is None for each in marks) else np.concatenate(marks)
+        yield Scan(row, rows, images, part, known)
+
+
+def marks_of(record, numbers):
+    """Where a doctor has marked lesions: bool [slices] of a volume, [1] of a slice, or None.
+
+    That is where the mask has any, or where tables say that a slice is `infected`.
+
+    Args:
+        record: datasets.Record.
+        numbers: of the classes of its mask that are lesions.
+    """
+    if record.mask is not None and numbers:
+        mask = record.mask
+        mask = datasets.volume(mask)[None] if isinstance(mask, bytes) else mask
+        return np.isin(mask, numbers).reshape(len(mask), -1).any(1)
+    infected = record.row.others.get('infected', -1)
+    return np.array([bool(infected)]) if infected >= 0 else None
 
 
 def scan_of(row):

@@ -9,7 +9,20 @@ import math
 import pathlib
 from functools import partial
 
-from covjax import CLASSES, InputError, choice, classifier, lung_view, pipeline, provenance, runs
+import numpy as np
+
+from covjax import (
+    CLASSES,
+    InputError,
+    choice,
+    classifier,
+    lung_view,
+    pipeline,
+    provenance,
+    runs,
+    scan_classifier,
+    scorer,
+)
 from covjax.audit import (
     attribution,
     calibration,
@@ -23,16 +36,29 @@ from covjax.audit import (
     page,
     pixel_baseline,
     regions,
+    scan_metadata,
+    scan_regions,
+    slice_attribution,
 )
 from covjax.audit import stand_ins as stand_ins_check
 from covjax.audit.verdict import FLAGS, Images, Member, Subject
 from covjax.classes import POSITIVE, check_same, listed, positive_class, titles
 from covjax.data import batches, datasets, lineage, specs
 from covjax.stand_ins import STAND_INS
-from covjax.trained import data_dir_of, open_run
+from covjax.trained import data_dir_of
 from covjax.workdir import write_json
 
 # In the order of the page.
+CHECKS_OF_SCANS = (
+    scan_metadata,
+    pixel_baseline,
+    grey_statistics,
+    origin,
+    overlap,
+    scan_regions,
+    slice_attribution,
+    calibration,
+)
 CHECKS = (
     metadata_baseline,
     pixel_baseline,
@@ -65,21 +91,17 @@ def run(config, workdir):
     """
     for name in config.stand_ins:
         choice({'stand_ins': name}, 'stand_ins', STAND_INS)
-    network = open_run(config.classifier, 'classification', 'classifier', config.checkpoint)
+    network = scorer.open_run(config.classifier, 'classifier', config.checkpoint)
     data_dir = data_dir_of(config)
     positive = positive_class(config, network.classes)
-    if config.synthetic and not _is_usual(network.classes, positive):
-        raise InputError(
-            f'config.synthetic={config.synthetic}: its experiments tell {" and ".join(CLASSES)} '
-            f'apart; leave it empty for an audit of {positive} among {", ".join(network.classes)}'
-        )
+    _check(config, network, positive)
     subject = gather(config, workdir / 'images', network, data_dir)
     if config.synthetic:
         folder = pathlib.Path(config.experiments or workdir / 'experiments')
         results = run_experiments(config, subject, network.config, data_dir, folder)
         subject = subject._replace(experiments=results)
     verdicts = []
-    for check in CHECKS:
+    for check in CHECKS_OF_SCANS if scorer.sees_scans(network) else CHECKS:
         verdict = check.check(subject)
         print(f'{FLAGS[verdict.flag]:12}{verdict.name}: {verdict.finding}', flush=True)
         verdicts.append(verdict)
@@ -88,16 +110,34 @@ def run(config, workdir):
         made_from['synthetic'] = provenance.images(config.synthetic)
     about = provenance.of(config, **made_from) | describe(config, network, subject.tests)
     write_json(workdir / 'audit.json', as_json(about, verdicts))
-    command = '' if config.synthetic else missing(config, workdir, data_dir)
+    command = missing(config, network, workdir, data_dir)
     page.write(workdir / 'audit.html', config.title, about, verdicts, command)
     print(f'{page.red_flags(verdicts)} red flags in {workdir / "audit.html"}')
 
 
-def missing(config, workdir, data_dir):
-    """The command of an audit with experiments, '' where no synthesize run is known.
+def _check(config, network, positive):
+    """Refuses what an audit of a classifier cannot do; `positive` is the class that it is about."""
+    sees_scans = scorer.sees_scans(network)
+    if config.synthetic and (sees_scans or not _is_usual(network.classes, positive)):
+        about = 'whole scans' if sees_scans else f'{positive} among {", ".join(network.classes)}'
+        raise InputError(
+            f'config.synthetic={config.synthetic}: its experiments tell slices of '
+            f'{" and ".join(CLASSES)} apart; leave it empty for an audit of {about}'
+        )
+    if sees_scans and network.config.lesion_segmenter:
+        raise InputError(
+            f'config.classifier={config.classifier}: sees patches around candidates for lesions, '
+            'which no check knows; audit a classifier of whole slices'
+        )
 
-    It is known where the folder of a synthetic data set is one of those in `data_dir`.
+
+def missing(config, network, workdir, data_dir):
+    """The command of an audit with experiments, '' where there are some, or none are possible.
+
+    They are possible for slices, where the folder of a synthetic data set is one of `data_dir`.
     """
+    if config.synthetic or scorer.sees_scans(network):
+        return ''
     for folder in map(pathlib.Path, filter(None, (data_dir or '').split(','))):
         if (folder.parent / 'synthetic').is_dir():
             synthetic = folder.parent
@@ -126,12 +166,7 @@ def gather(config, folder, network, data_dir):
             two test sets have one name.
     """
     classes, positive = network.classes, positive_class(config, network.classes)
-    read = partial(
-        read_images,
-        data_dir=data_dir,
-        size=network.config.image_size,
-        view=lung_view.of_run(network),
-    )
+    read = partial(read_images, data_dir=data_dir, network=network)
     asked = partial(_against_rest, read, data_dir, classes, positive)
     tests = _read_tests(config, asked, (positive, *(name for name in classes if name != positive)))
     pairs = _parse_pairs(config.pairs)
@@ -144,31 +179,59 @@ def gather(config, folder, network, data_dir):
         )
     validation = asked('config.classifier', network.config.val)
     for role, images in (('train', train), ('val', validation)):
-        lineage.check_same(network.lineage, role, images.rows, images.spec)
-    loaded = classifier.of_run(network)
-    batched = partial(_batched, batch_size=config.batch_size)
+        lineage.check_same(network.lineage, role, images.examples, images.spec)
     return Subject(
         folder=folder,
-        score=batched(classifier.score(loaded, positive)),
         train=train,
         validation=validation,
         tests=tests,
         real=real,
         origins=origins(network.config.train, data_dir, positive),
         lineage=network.lineage,
-        attribute=batched(attribution.grad_cam(*loaded, classes.index(positive))),
+        **_functions(config, network, positive),
         pairs=tuple(_read_pair(pair, read, classes) for pair in pairs),
         titles=titles(classes, positive),
         lungs=network.config.lungs,
     )
 
 
-def read_images(spec, data_dir, size, view):
-    """The verdict.Images of a data set, at the size (pixels a side) that the network sees.
+def _functions(config, network, positive):
+    """The functions of a Subject: score, and attribute or, of a classifier of scans, weigh.
 
-    Labels are those of the data set; `view` is what the network is shown of an image, as
-    lung_view.of_config gives it. What probes see is not affected by it.
+    Args:
+        config: of the audit.
+        network: trained.Trained of the classifier.
+        positive: name of the positive class.
     """
+    column = network.classes.index(positive)
+    if scorer.sees_scans(network):
+        say = scorer.applied(network, config.batch_size)
+        shown = lambda bags: scorer.Shown(list(bags), None, [], [])
+        return {
+            'score': lambda bags: say(shown(bags), '').scores[:, column],
+            'weigh': lambda bags: say(shown(bags), '').weights,
+        }
+    loaded = classifier.of_run(network)
+    batched = partial(_batched, batch_size=config.batch_size)
+    return {
+        'score': batched(classifier.score(loaded, positive)),
+        'attribute': batched(attribution.grad_cam(*loaded, column)),
+    }
+
+
+def read_images(spec, data_dir, network):
+    """The verdict.Images of a data set, as a network (trained.Trained) is shown them.
+
+    Labels are those of the data set. What probes see is what is stored, of scans a middle slice.
+    """
+    if scorer.sees_scans(network):
+        found = scan_classifier.read(spec, data_dir, scorer.own_config(network))
+        bags = np.empty(len(found.images), object)
+        bags[:] = found.images
+        native = list(zip(found.middles, found.rows))
+        shown = Images(spec, bags, found.labels, found.rows, native)
+        return shown._replace(places=found.places, lesions=found.lesions, slices=found.members)
+    view, size = lung_view.of_run(network), network.config.image_size
     examples = lung_view.read(spec, data_dir, size, view)
     native = datasets.read_native(spec, data_dir)
     members = [_member(record) for record in datasets.records(spec, data_dir)]
