@@ -34,7 +34,6 @@ COVNET = {
     'slices': 48,
     'image_size': 224,
     'batch_size': 1,
-    'chunk': 16,
     'learning_rate': 1e-5,
     'weight_decay': 0.1,
     'class_weights': 'balanced',
@@ -83,8 +82,6 @@ def get_config(variant=''):
         # Of BatchNorm: frozen keeps the statistics that the network came with, scan takes those of
         # the slices of each scan, in evaluation too, batch is the usual way.
         bn='frozen',
-        # Slices whose maps are in memory at once, in training with frozen statistics; 0 for all.
-        chunk=0,
         negative_class='',  # of scans without disease, for noisy_or; '' is normal or noncovid
         start='',  # the workdir of a classifier of slices, or of scans, to begin with its weights
         pretrained='',  # a .h5 or .weights.h5 of the backbone, written by Keras

@@ -73,17 +73,11 @@ def network(config, classes, **options):
             f'config.pooling={config.pooling}: a scan may have no candidate for a lesion, of which '
             'noisy_or alone makes something; set pooling=noisy_or'
         )
-    if config.chunk and config.bn != 'frozen':
-        raise InputError(
-            f'config.chunk={config.chunk}: statistics of bn={config.bn} are of all slices; set it '
-            'to 0, or bn=frozen'
-        )
     return ScanNet(
         backbone(config, options.get('axis_name')),
         num_classes=len(classes),
         pooling=choice(config, 'pooling', POOLING),
         norm=config.bn,
-        chunk=config.chunk,
         negative=_negative(config, classes),
         **options,
     )

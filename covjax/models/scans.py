@@ -129,7 +129,6 @@ class ScanNet(nn.Module):
     # Of BatchNorm: frozen keeps the running statistics that the backbone came with, scan takes
     # those of the slices of each scan, in evaluation too, and batch is the usual way.
     norm: str = 'frozen'
-    chunk: int = 0  # slices whose maps are in memory at once in training, with frozen norms; 0: all
     negative: int = 0  # the class of scans without disease, for noisy_or
     dropout: float = 0.0  # of features, before the head
     axis_name: str | None = None  # devices that share the batch
@@ -166,10 +165,7 @@ class ScanNet(nn.Module):
         flat = images.reshape(-1, *images.shape[2:])
         counted = {'frozen': None, 'scan': valid, 'batch': valid.reshape(-1)}[self.norm]
         by_batch = self.norm == 'scan' or (self.norm == 'batch' and train)
-        if self.chunk and not by_batch:
-            features = in_chunks(self.backbone, flat, self.chunk)
-        else:
-            features = self.backbone(flat, by_batch, valid=counted if by_batch else None)
+        features = self.backbone(flat, by_batch, valid=counted if by_batch else None)
         return features.reshape(bags, slices, -1)
 
 
@@ -187,20 +183,3 @@ class Located(nn.Module):
         for i, width in enumerate(after, len(before) + 1):
             features = nn.relu(nn.Dense(width, name=f'dense{i}')(features))
         return features
-
-
-def in_chunks(backbone, images, chunk):
-    """Features of images [N, H, W, C], whose inner maps are kept of one chunk at a time.
-
-    In a gradient the maps of a chunk are computed a second time.
-    """
-    count = len(images)
-    spare = -count % chunk
-    images = jnp.pad(images, ((0, spare), *[(0, 0)] * 3))
-    chunks = images.reshape(-1, chunk, *images.shape[1:])
-    step = nn.remat(lambda backbone, carry, each: (carry, backbone(each)), prevent_cse=False)
-    scanned = nn.scan(
-        step, variable_broadcast=('params', 'batch_stats'), split_rngs={'params': False}
-    )
-    _, features = scanned(backbone, None, chunks)
-    return features.reshape(-1, features.shape[-1])[:count]
