@@ -27,6 +27,7 @@ VARIANTS = {
     'cyclegan': ('original', 'paper_text', 'paper_code', 'small'),
     'benchmark': ('cpu', 'gpu'),
     'classifier': tuple(models.MODELS),
+    'dre_net': ('full', 'small'),
     'scans': ('max', 'mean', 'attention', 'noisy_or', 'covnet', 'location'),
     'clean': ('full', 'small'),
     'paper': ('full', 'small'),
