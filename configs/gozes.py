@@ -5,8 +5,9 @@ U-Net finds. They report an area under the ROC curve of 0.996 (0.989 to 1) for 5
 and 51 without COVID-19, not public. Image size, loss, optimizer and the crop itself are not
 published: they are ours, and so are those of configs/corona.py.
 
-python launch.py --config=configs/gozes.py --workdir=runs/gozes --config.lung_segmenter=runs/lungs \\
-    --config.train=ct_scans/folder_slices:train --config.val=ct_scans/folder_slices:validation
+python launch.py --config=configs/gozes.py --workdir=runs/gozes \\
+    --config.lung_segmenter=runs/lungs --config.train=ct_scans/folder_slices:train \\
+    --config.val=ct_scans/folder_slices:validation
 python launch.py --config=configs/evaluate.py --workdir=runs/patients --config.baseline= \\
     --config.classifier=runs/gozes --config.tests=ct_scans/folder_slices:test \\
     --config.aggregate=share
