@@ -54,49 +54,57 @@ def sees_scans(network):
     return network.config.get('task') == scan_classifier.TASK
 
 
-def read(network, spec, data_dir):
-    """A data set as a network is shown it.
+class Reader:
+    """Data sets as a network is shown them, and as baselines see them; scans are read once each."""
 
-    Args:
-        network: trained.Trained.
-        spec: 'name/config:split', several joined by '+'.
-        data_dir: where it lies.
+    def __init__(self, network, data_dir):
+        """A Reader for a network (trained.Trained), of data sets that lie in data_dir."""
+        self.network, self.data_dir = network, data_dir
+        self._scans = {}  # {spec: data.bags.Bags}
 
-    Returns:
-        Shown.
+    def shown(self, spec):
+        """A data set as the network is shown it.
 
-    Raises:
-        InputError: it cannot be read, an image has no label, or its classes are not those that the
-            network tells apart.
-    """
-    if sees_scans(network):
-        found = scan_classifier.read(spec, data_dir, own_config(network))
-        sets = found.images, found.labels, found.rows, found.members
-        shown = Shown(*sets, found.places, found.locations, found.lesions)
-    else:
-        view, size = lung_view.of_run(network), network.config.image_size
-        found = lung_view.read(spec, data_dir, size, view)
-        shown = Shown(found.images, found.labels, found.rows, found.rows)
-    if (shown.labels < 0).any():
-        raise InputError(f'{spec}: has images without a label; name a data set that has labels')
-    check_same(spec, found.classes, network.classes)
-    return shown
+        Args:
+            spec: 'name/config:split', several joined by '+'.
+
+        Returns:
+            Shown.
+
+        Raises:
+            InputError: it cannot be read, an image has no label, or its classes are not those that
+                the network tells apart.
+        """
+        if sees_scans(self.network):
+            found = self._bags(spec)
+            sets = found.images, found.labels, found.rows, found.members
+            shown = Shown(*sets, found.places, found.locations, found.lesions)
+        else:
+            view, size = lung_view.of_run(self.network), self.network.config.image_size
+            found = lung_view.read(spec, self.data_dir, size, view)
+            shown = Shown(found.images, found.labels, found.rows, found.rows)
+        if (shown.labels < 0).any():
+            raise InputError(f'{spec}: has images without a label; name a data set that has labels')
+        check_same(spec, found.classes, self.network.classes)
+        return shown
+
+    def native(self, spec):
+        """What baselines see: [(uint8 [H, W] at stored size, Row)], of a scan its middle slice."""
+        if not sees_scans(self.network):
+            return datasets.read_native(spec, self.data_dir)
+        found = self._bags(spec)
+        return list(zip(found.middles, found.rows))
+
+    def _bags(self, spec):
+        if spec not in self._scans:
+            config = own_config(self.network)
+            self._scans[spec] = scan_classifier.read(spec, self.data_dir, config)
+        return self._scans[spec]
 
 
 def own_config(network):
     """The config of a network with the segmenter that lies in its own workdir."""
     return kept_segmenter.by_copies(network.config, network.folder)
-
-
-def read_native(network, spec, data_dir):
-    """What baselines see of a data set: [(uint8 [H, W] at stored size, Row)].
-
-    Of a scan that is its middle slice.
-    """
-    if not sees_scans(network):
-        return datasets.read_native(spec, data_dir)
-    found = scan_classifier.read(spec, data_dir, own_config(network))
-    return list(zip(found.middles, found.rows))
 
 
 def applied(network, batch_size):

@@ -20,7 +20,7 @@ from configs import classifier as classifier_config
 from configs import evaluate as evaluate_config
 from configs import export as export_config
 from configs import report as report_config
-from covjax import CLASSES, InputError, classes, classifier, models, runs, trained
+from covjax import CLASSES, InputError, classes, classifier, models, runs, scorer, trained
 from covjax.data import datasets, domains
 from covjax.metrics import rates
 from covjax.models.backbone import Backbone
@@ -418,9 +418,8 @@ def test_a_training_refuses_what_lacks_a_class(data_dir, tmp_path, fields, messa
 def test_without_facts_of_files_the_pixels_are_a_baseline(data_dir, capsys):
     labelled_sets.write(data_dir, 'scanned', NAMES, file=False)
     network = SimpleNamespace(classes=NAMES, config=ConfigDict({'train': 'scanned:train'}))
-    baselines = evaluate.read_baselines(
-        ConfigDict({'baseline': 'scanned:train'}), network, data_dir
-    )
+    reader = scorer.Reader(network, data_dir)
+    baselines = evaluate.read_baselines(ConfigDict({'baseline': 'scanned:train'}), reader)
     assert [baseline.probe.kind for baseline in baselines] == ['pixels']
     assert 'no metadata of original files' in capsys.readouterr().out
 

@@ -60,20 +60,19 @@ def run(config, workdir):
     network = scorer.open_run(config.classifier, 'classifier', config.checkpoint)
     patients.ways(config)
     data_dir, names = trained.data_dir_of(config), specs.test_names(config)
-    baselines = read_baselines(config, network, data_dir)
-    tests = {spec: scorer.read(network, spec, data_dir) for spec in names}
+    reader = scorer.Reader(network, data_dir)
+    baselines = read_baselines(config, reader)
+    tests = {spec: reader.shown(spec) for spec in names}
     # All overlaps before the first number.
     overlaps = {
         spec: lineage.check(network.lineage, test.members, spec, config.protocol)
         for spec, test in tests.items()
     }
-    found, confusions, by_patient, shown = network_results(
-        config, network, tests, names, overlaps, data_dir
-    )
+    found, confusions, by_patient, shown = network_results(config, reader, tests, names, overlaps)
     if shown:
         page.write(workdir, _title(network), _rows(found, by_patient), shown)
     for spec, name in {**names, network.config.val: 'validation'}.items():
-        found += baseline_results(baselines, network, spec, name, data_dir)
+        found += baseline_results(baselines, reader, spec, name)
     evaluation = Evaluation(
         classifier=str(config.classifier),
         protocol=config.protocol,
@@ -87,16 +86,15 @@ def run(config, workdir):
     write_json(workdir / 'lineage.json', network.lineage)
 
 
-def network_results(config, network, tests, names, overlaps, data_dir):
+def network_results(config, reader, tests, names, overlaps):
     """The Results of a classifier, with the threshold and the temperature that validation chooses.
 
     Args:
         config: of this run.
-        network: trained.Trained.
+        reader: scorer.Reader of the network.
         tests: {spec: scorer.Shown}.
         names: {spec: what tables call it}.
         overlaps: {spec: counts of data.lineage.check}.
-        data_dir: where the validation set lies.
 
     Returns:
         ([Result], one for each test set and positive class; (Confusion,), one for each test set of
@@ -107,12 +105,9 @@ def network_results(config, network, tests, names, overlaps, data_dir):
         InputError: the validation set has images without a label, other classes, or is not that
             which the checkpoint was chosen by.
     """
-    say, classes, val = (
-        scorer.applied(network, config.batch_size),
-        network.classes,
-        network.config.val,
-    )
-    validation = scorer.read(network, val, data_dir)
+    network, classes = reader.network, reader.network.classes
+    say, val = scorer.applied(network, config.batch_size), network.config.val
+    validation = reader.shown(val)
     lineage.check_same(network.lineage, 'val', validation.members, val)
     said = say(validation, f'scoring {val}')
     validated = _each_against_rest(classes, validation.labels, said.scores)
@@ -266,7 +261,7 @@ def _each_against_rest(classes, labels, scores):
     ]
 
 
-def read_baselines(config, network, data_dir):
+def read_baselines(config, reader):
     """The baselines to fit.
 
     They are regressions on file metadata and on pixels of config.baseline, and on pixels of what
@@ -275,8 +270,7 @@ def read_baselines(config, network, data_dir):
 
     Args:
         config: of this run; without config.baseline there are no baselines.
-        network: trained.Trained of the classifier.
-        data_dir: where the data sets lie.
+        reader: scorer.Reader of the classifier.
 
     Returns:
         [Baseline].
@@ -286,12 +280,13 @@ def read_baselines(config, network, data_dir):
     """
     if not config.baseline:
         return []
+    network = reader.network
     named, train_set = f'config.baseline={config.baseline}', network.config.train
     try:
-        real = scorer.read_native(network, config.baseline, data_dir)
+        real = reader.native(config.baseline)
     except InputError as error:
         raise InputError(f"{named}: {error}, or set it to '' for no baselines") from None
-    check_same(named, datasets.classes(config.baseline, data_dir), network.classes)
+    check_same(named, datasets.classes(config.baseline, reader.data_dir), network.classes)
     if {row.label for _, row in real} != set(range(len(network.classes))):
         raise InputError(
             f'{named}: needs images of {listed(network.classes)}; name a data set that has them, '
@@ -305,25 +300,24 @@ def read_baselines(config, network, data_dir):
     else:
         print(f'{named}: has no metadata of original files, so there is no baseline on them')
     if train_set != config.baseline:
-        train = scorer.read_native(network, train_set, data_dir)
+        train = reader.native(train_set)
         baselines.append(Baseline(pixel_baseline.PROBE, train_set, train))
     return baselines
 
 
-def baseline_results(baselines, network, spec, name, data_dir):
+def baseline_results(baselines, reader, spec, name):
     """Yields the Results of every baseline that can be scored on a test set.
 
     Of more than two classes a regression of two classes, one against the rest, is fitted for each.
 
     Args:
         baselines: of `read_baselines`.
-        network: trained.Trained, which tells the classes of all these sets apart.
+        reader: scorer.Reader of the network, which tells the classes of all these sets apart.
         spec: of the test set.
         name: what tables call it.
-        data_dir: where it lies.
     """
-    examples = scorer.read_native(network, spec, data_dir) if baselines else []
-    classes = network.classes
+    examples = reader.native(spec) if baselines else []
+    classes, data_dir = reader.network.classes, reader.data_dir
     rows = [row for _, row in examples]
     for probe, fitted_on, train in baselines:
         if probe.needs_file and not all(row.file for row in rows):
