@@ -431,6 +431,7 @@ def test_the_evaluation_of_an_experiment_has_the_config_that_0_5_0_gave_it(stage
         'names': 'real test',
         'protocol': 'paper',
         'baseline': '',
+        'aggregate': '',  # which it lacked, and meant
         'batch_size': 32,
     }
 
