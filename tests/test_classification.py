@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
+from steps import follow
 
 from configs import classifier as config_file
 from covjax import CLASSES, InputError, classifier, models
@@ -29,7 +30,7 @@ from covjax.data.rows import Row
 from covjax.models.backbone import Backbone
 from covjax.models.layers import ExampleDropout
 from covjax.trained import Trained
-from covjax.training import classification, devices, optimizer
+from covjax.training import classification, optimizer
 from covjax.training.task import Net
 from covjax.weights import checkpoint
 from covjax.weights import keras as keras_weights
@@ -59,21 +60,6 @@ def examples(n, size, seed=0, classes=CLASSES):
     rows = [Row(f'{i}', f'group{i}', f'{i}') for i in range(n)]
     labels = (np.arange(n) % len(classes)).astype(np.int32)
     return datasets.Examples(images, labels, rows, classes)
-
-
-def follow(task, steps):
-    """What the loop does: (states before the first step and after each, scalars of each step)."""
-    init_rng, run_rng = jax.random.split(jax.random.key(0))
-    state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
-    train_step, _ = devices.parallel(task)
-    states, scalars = [jax.device_get(state)], []
-    state = devices.replicated(state)
-    for step in range(steps):
-        batch = devices.my_share(task.train_batch(step))
-        state, outputs = train_step(state, batch, run_rng)
-        states.append(devices.on_host(state))
-        scalars.append({name: float(value[0]) for name, value in outputs.items()})
-    return states, scalars
 
 
 def changed(before, after):

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from conftest import flags_of_devices
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from steps import follow
 
 from configs import audit as audit_config
 from configs import classifier as slices_config
@@ -26,7 +27,7 @@ from covjax.models.backbone import Backbone
 from covjax.models.scans import NORMS, POOLING
 from covjax.phantom import ct_scans
 from covjax.runs import audit, evaluate, prepare, train
-from covjax.training import devices, scans
+from covjax.training import scans
 from covjax.training.classification import check_labels
 from covjax.workdir import claimed, read_json
 
@@ -81,21 +82,6 @@ def bags_of(count, classes=CLASSES, seed=0):
 
 def task_of(classes=CLASSES, **fields):
     return scans.task_on(config_of(**fields), bags_of(12, classes), bags_of(8, classes, 1))
-
-
-def follow(task, steps):
-    """What the loop does: (states before the first step and after each, scalars of each step)."""
-    init_rng, run_rng = jax.random.split(jax.random.key(0))
-    state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
-    train_step, _ = devices.parallel(task)
-    states, scalars = [jax.device_get(state)], []
-    state = devices.replicated(state)
-    for step in range(steps):
-        batch = devices.my_share(task.train_batch(step))
-        state, outputs = train_step(state, batch, run_rng)
-        states.append(devices.on_host(state))
-        scalars.append({name: float(value[0]) for name, value in outputs.items()})
-    return states, scalars
 
 
 def moved(before, after):
@@ -467,6 +453,6 @@ def test_changed_slices_stay_in_their_scans():
     found = [np.full((k, 8, 8, 1), 100 + k, np.uint8) for k in (1, 3)]
     masks = [np.zeros(each.shape[:3], bool) for each in found]
     masks[1][1, 2:4] = True
-    one, other = scan_regions.changed(found, masks, regions.without_lungs)
+    one, other = scan_regions.changed(regions.without_lungs, found, masks)
     np.testing.assert_array_equal(one, found[0])
     assert (other[1, 2:4] == 0).all() and (other[[0, 2]] == 103).all()

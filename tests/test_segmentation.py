@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 from functools import partial
 
 import jax
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 from conftest import flags_of_devices
 from sklearn import metrics
+from steps import follow
 
 from configs import segmentation as config_file
 from covjax import InputError, models, segmenter
 from covjax.data import augment, segmented
 from covjax.data.rows import Row
-from covjax.training import devices, loop, segmentation
+from covjax.training import loop, segmentation
 from covjax.training.segmentation import IGNORED
 
 fast = pytest.mark.fast
@@ -137,6 +139,20 @@ def test_what_a_patch_has_beyond_a_small_image_is_ignored():
 
 
 # ---- augmentation
+
+
+def test_patches_are_cut_without_copies_of_whole_scans():
+    """A step holds little more than its batch, whatever the scans take."""
+    large, nowhere = np.zeros((64, 128, 128), np.uint8), np.zeros((0, 3), int)
+    scans = segmentation.Patches(
+        [large] * 4, [large] * 4, [nowhere] * 4, (8, 16, 16), 2, foreground=0.0, seed=0
+    )
+    segmentation.train_batch(scans, 0)
+    tracemalloc.start()
+    batch = segmentation.train_batch(scans, 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * sum(array.nbytes for array in batch.values()) + 50_000 < large.nbytes / 4
 
 
 def moved(settings, dimensions=2, seed=0, first=0):
@@ -400,19 +416,6 @@ def test_a_region_without_a_pixel_in_target_and_prediction_is_left_out_of_the_me
 # ---- training
 
 
-def follow(task, steps):
-    """What the loop does: (the last state, scalars of each step)."""
-    init_rng, run_rng = jax.random.split(jax.random.key(0))
-    state = task.init(init_rng, {name: array[:1] for name, array in task.train_batch(0).items()})
-    train_step, _ = devices.parallel(task)
-    scalars, state = [], devices.replicated(state)
-    for step in range(steps):
-        batch = devices.my_share(task.train_batch(step))
-        state, outputs = train_step(state, batch, run_rng)
-        scalars.append({name: float(value[0]) for name, value in outputs.items()})
-    return devices.on_host(state), scalars
-
-
 @pytest.mark.parametrize(
     'loss, dtype', [*((loss, 'float32') for loss in segmentation.LOSSES), ('dice_ce', 'bfloat16')]
 )
@@ -421,7 +424,8 @@ def test_every_loss_learns_blobs(loss, dtype):
         **{'loss': loss, 'dtype': dtype, 'steps': 60, 'learning_rate': 1e-2, 'augment': OFF},
     )
     made = segmentation.task_on(config, examples(6, (24, 24)), examples(5, (24, 24), seed=9))
-    state, scalars = follow(made, 60)
+    states, scalars = follow(made, 60)
+    state = states[-1]
     assert scalars[-1]['loss'] < scalars[0]['loss']
     step, outputs = jax.jit(made.eval_step), []
     for batch in made.eval_batches()['']:

@@ -5,10 +5,8 @@ It sees size, container, mode and grey statistics. On the published COVID-CT spl
 """
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from covjax.audit import probe
 from covjax.audit.probe import Probe, short
 from covjax.audit.verdict import RED, TestedArea, Verdict, area
 from covjax.pages.figures import Estimate
@@ -41,21 +39,7 @@ def _numbers(grey, file):
     return [height, width, width / height, grey.mean(), grey.std(), is_jpeg, black, white]
 
 
-def scores(train, test):
-    """P(positive) float [len(test)] of examples, after fitting on others; a Probe's `scores`.
-
-    Args:
-        train, test: [(uint8 [H, W] at stored size, Row with facts of its file)]; rows of `train`
-            with a label.
-    """
-    (train_numbers, train_modes), (test_numbers, test_modes) = describe(train), describe(test)
-    one_hot = OneHotEncoder(handle_unknown='ignore', sparse_output=False).fit(train_modes)
-    join = lambda numbers, modes: np.hstack([numbers, one_hot.transform(modes)])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
-    model.fit(join(train_numbers, train_modes), [row.label for _, row in train])
-    return model.predict_proba(join(test_numbers, test_modes))[:, 1]
-
-
+scores = probe.regression_with_words(describe)
 PROBE = Probe(NAME, scores, kind='metadata', needs_file=True)
 
 

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from covjax.audit.verdict import RED, TestedArea, Verdict, area, gain
 from covjax.metrics.intervals import auc_difference
@@ -44,6 +45,23 @@ def regression(describe):
     def scores(train, test):
         model = fitted(describe(train), [row.label for _, row in train])
         return model.predict_proba(describe(test))[:, 1]
+
+    return scores
+
+
+def regression_with_words(describe):
+    """The same on a few numbers and one word of each image, which becomes one number a word.
+
+    Args:
+        describe: function from examples to (numbers float [N, D], words str [N, 1]).
+    """
+
+    def scores(train, test):
+        (train_numbers, train_words), (test_numbers, test_words) = describe(train), describe(test)
+        one_hot = OneHotEncoder(handle_unknown='ignore', sparse_output=False).fit(train_words)
+        join = lambda numbers, words: np.hstack([numbers, one_hot.transform(words)])
+        model = fitted(join(train_numbers, train_words), [row.label for _, row in train])
+        return model.predict_proba(join(test_numbers, test_words))[:, 1]
 
     return scores
 

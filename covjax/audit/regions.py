@@ -82,46 +82,66 @@ def check(subject):
 
     Images in which no plausible lungs are found are left out of every column.
     """
-    if alone := lungs_alone(subject, NAME):
+    change = lambda change, images, masks: change(images, masks)
+    strips = []
+    verdict = judged(
+        subject, NAME, COLUMNS, with_lungs, change, lambda *shown: strips.extend(_strip(*shown))
+    )
+    if not verdict.rows:
+        return verdict
+    path = _draw(strips, subject.folder / 'regions.png')
+    return verdict._replace(figures=(Figure(path, CAPTION),))
+
+
+def judged(subject, name, columns, with_lungs, changed, show=lambda *shown: None):
+    """The Verdict of the area on test sets whose images, or slices of scans, are changed.
+
+    Args:
+        subject: verdict.Subject.
+        name: of the check.
+        columns: of its table.
+        with_lungs: function from Images to (those of which the lungs are known, masks of these).
+        changed: function (one of CHANGES, images, masks) -> the images changed.
+        show: is given (test, Images, masks, {view: Area}) of every test set.
+    """
+    if alone := lungs_alone(subject, name):
         return alone
-    rows, kept, strips, tested = [], [], [], []
+    rows, kept, tested = [], [], []
     for test, images in subject.tests.items():
         part, masks = with_lungs(images)
         if len(np.unique(part.labels)) < 2:
             continue
         whole = area(subject.score(part.images), part)
         areas = {
-            name: area(subject.score(change(part.images, masks)), part)
-            for name, change in CHANGES.items()
+            view: area(subject.score(changed(change, part.images, masks)), part)
+            for view, change in CHANGES.items()
         }
         found = f'{len(part.rows)} of {len(images.rows)}'
         rows.append((test, found, str(whole), *map(str, areas.values())))
         kept += [
-            f'{areas[name]} on {test} with {name}' for name in NO_LUNG if keeps(areas[name], whole)
+            f'{areas[view]} on {test} with {view}' for view in NO_LUNG if _keeps(areas[view], whole)
         ]
-        strips += _strip(test, part, masks, {AS_IT_IS: whole, **areas})
+        show(test, part, masks, {AS_IT_IS: whole, **areas})
         tested += [
-            TestedArea(test, Estimate(f'the network, {name}', *reached, kind='reference'))
-            for name, reached in areas.items()
+            TestedArea(test, Estimate(f'the network, {view}', *reached, kind='reference'))
+            for view, reached in areas.items()
         ]
     if not rows:
         finding = 'No plausible lungs were found in both classes of a test set.'
-        return Verdict(name=NAME, flag=None, finding=finding)
+        return Verdict(name=name, flag=None, finding=finding)
+    finding = (
+        f'Without lungs the score finds {subject.titles[0]} no better than chance, or keeps little '
+        'of what it had.'
+    )
     if kept:
         finding = f'Without lungs the score still tells the classes apart: AUC {"; ".join(kept)}.'
-    else:
-        finding = (
-            f'Without lungs the score finds {subject.titles[0]} no better than chance, or keeps '
-            'little of what it had.'
-        )
     return Verdict(
-        name=NAME,
+        name=name,
         flag=bool(kept),
         finding=finding,
         rule=RULE,
-        columns=COLUMNS,
+        columns=columns,
         rows=tuple(rows),
-        figures=(Figure(_draw(strips, subject.folder / 'regions.png'), CAPTION),),
         areas=tuple(tested),
     )
 
@@ -133,7 +153,7 @@ def with_lungs(images):
     return images.chosen(np.flatnonzero(found)), masks[found]
 
 
-def keeps(changed, whole):
+def _keeps(changed, whole):
     """Whether too much is left of the Area of whole images in that of changed ones."""
     better_than_chance = max(whole.value - 0.5, 0)
     return changed.low > 0.5 and changed.value - 0.5 >= KEPT * better_than_chance

@@ -5,9 +5,6 @@ a data set keeps them. Scans of another class often come from another machine or
 """
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from covjax.audit import probe
 from covjax.audit.probe import Probe
@@ -39,20 +36,7 @@ def _numbers(grey, row):
     return [slices, between, slices * between, pixel, *grey.shape, when]
 
 
-def scores(train, test):
-    """P(positive) float [len(test)] of scans, after fitting on others; a Probe's `scores`.
-
-    Args:
-        train, test: [(uint8 [H, W], Row)]; rows of `train` with a label.
-    """
-    (train_numbers, train_kernels), (test_numbers, test_kernels) = describe(train), describe(test)
-    one_hot = OneHotEncoder(handle_unknown='ignore', sparse_output=False).fit(train_kernels)
-    join = lambda numbers, kernels: np.hstack([numbers, one_hot.transform(kernels)])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
-    model.fit(join(train_numbers, train_kernels), [row.label for _, row in train])
-    return model.predict_proba(join(test_numbers, test_kernels))[:, 1]
-
-
+scores = probe.regression_with_words(describe)
 PROBE = Probe(NAME, scores, kind='metadata')
 
 

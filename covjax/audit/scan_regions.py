@@ -7,12 +7,9 @@ half of the slices of its bag; the other slices stay as they are.
 import numpy as np
 
 from covjax.audit import regions
-from covjax.audit.verdict import TestedArea, Verdict, area, lungs_alone
 from covjax.ct import lungs
-from covjax.pages.figures import Estimate
 
 NAME = 'regions of the slices'
-RULE = regions.RULE
 COLUMNS = ('test', 'lungs found', 'whole slices', *regions.CHANGES)
 LEAST = 0.5  # of the slices of a bag, in which lungs must be found
 
@@ -34,7 +31,7 @@ def with_lungs(images):
     return images.chosen(enough), [found[i] for i in enough]
 
 
-def changed(bags, masks, change):
+def changed(change, bags, masks):
     """Bags with every slice changed by one of regions.CHANGES: object array [N]."""
     result = np.empty(len(bags), object)
     for i, (bag, mask) in enumerate(zip(bags, masks)):
@@ -44,45 +41,4 @@ def changed(bags, masks, change):
 
 def check(subject):
     """The Verdict of the area on scans whose slices are changed."""
-    if alone := lungs_alone(subject, NAME):
-        return alone
-    rows, kept, tested = [], [], []
-    for test, images in subject.tests.items():
-        part, masks = with_lungs(images)
-        if len(np.unique(part.labels)) < 2:
-            continue
-        whole = area(subject.score(part.images), part)
-        areas = {
-            name: area(subject.score(changed(part.images, masks, change)), part)
-            for name, change in regions.CHANGES.items()
-        }
-        found = f'{len(part.rows)} of {len(images.rows)}'
-        rows.append((test, found, str(whole), *map(str, areas.values())))
-        kept += [
-            f'{areas[name]} on {test} with {name}'
-            for name in regions.NO_LUNG
-            if regions.keeps(areas[name], whole)
-        ]
-        tested += [
-            TestedArea(test, Estimate(f'the network, {name}', *reached, kind='reference'))
-            for name, reached in areas.items()
-        ]
-    if not rows:
-        finding = 'No plausible lungs were found in scans of both classes of a test set.'
-        return Verdict(name=NAME, flag=None, finding=finding)
-    if kept:
-        finding = f'Without lungs the score still tells the classes apart: AUC {"; ".join(kept)}.'
-    else:
-        finding = (
-            f'Without lungs the score finds {subject.titles[0]} no better than chance, or keeps '
-            'little of what it had.'
-        )
-    return Verdict(
-        name=NAME,
-        flag=bool(kept),
-        finding=finding,
-        rule=RULE,
-        columns=COLUMNS,
-        rows=tuple(rows),
-        areas=tuple(tested),
-    )
+    return regions.judged(subject, NAME, COLUMNS, with_lungs, changed)

@@ -378,6 +378,11 @@ def lung_of(grey, find):
     return whole[:, : grey.shape[1], : grey.shape[2]]
 
 
+def slices_with_lungs(areas):
+    """The numbers of the slices that cut the lungs, by their areas in each, float [slices]."""
+    return np.flatnonzero(areas >= max(LEAST_AREA * areas.max(), np.finfo(float).tiny))
+
+
 def choose(areas, count, step):
     """The numbers of the slices of a bag, spread evenly over those that cut the lungs.
 
@@ -390,7 +395,7 @@ def choose(areas, count, step):
     Returns:
         int [k], ascending.
     """
-    with_lungs = np.flatnonzero(areas >= max(LEAST_AREA * areas.max(), np.finfo(float).tiny))
+    with_lungs = slices_with_lungs(areas)
     first, last = (with_lungs[0], with_lungs[-1]) if len(with_lungs) else (0, len(areas) - 1)
     candidates = np.arange(first + (last - first) % step // 2, last + 1, step)
     count = min(count, len(candidates))

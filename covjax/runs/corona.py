@@ -170,8 +170,7 @@ def of_scan(network, grey):
     """What a Network finds in the slices uint8 [slices, H, W] of a scan: Found."""
     lung = np.stack([_lungs_of(network, plane) for plane in grey])
     scores, heat = np.full(len(grey), np.nan), np.zeros(grey.shape, np.float32)
-    areas = lung.mean((1, 2))
-    with_lungs = np.flatnonzero(areas >= max(bags.LEAST_AREA * areas.max(), np.finfo(float).tiny))
+    with_lungs = bags.slices_with_lungs(lung.mean((1, 2)))
     if not len(with_lungs):
         return Found(scores, heat, lung)
     boxes = [_box(network, grey[z], lung[z]) for z in with_lungs]

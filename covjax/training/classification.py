@@ -60,11 +60,7 @@ def make(config):
     """
     train = _labelled(config, 'train', config.load_size)
     val = _labelled(config, 'val', config.image_size)
-    if val.classes != train.classes:
-        raise InputError(
-            f'config.val={config.val}: has {listed(val.classes)}, and config.train='
-            f'{config.train} has {listed(train.classes)}; name data sets of the same classes'
-        )
+    check_classes(config, train, val)
     return task_on(config, train, val)
 
 
@@ -435,4 +431,13 @@ def check_labels(named, examples, what):
         raise InputError(
             f'{named}: needs {what} of {listed(examples.classes)}, and has none of '
             f'{", ".join(missing)}; add the missing ones with +'
+        )
+
+
+def check_classes(config, train, val):
+    """Refuses a validation set of other classes than the training set; both have `classes`."""
+    if val.classes != train.classes:
+        raise InputError(
+            f'config.val={config.val}: has {listed(val.classes)}, and config.train='
+            f'{config.train} has {listed(train.classes)}; name data sets of the same classes'
         )

@@ -15,7 +15,6 @@ import optax
 from jax import lax
 
 from covjax import InputError, classifier, pretraining, scan_classifier
-from covjax.classes import listed
 from covjax.data import bags, batches
 from covjax.data.augment import random_matrix, recoloured, to_float, warp
 from covjax.training import classification
@@ -44,11 +43,7 @@ def make(config):
             class, or the two have other classes.
     """
     train, val = _read(config, 'train'), _read(config, 'val')
-    if val.classes != train.classes:
-        raise InputError(
-            f'config.val={config.val}: has {listed(val.classes)}, and config.train='
-            f'{config.train} has {listed(train.classes)}; name data sets of the same classes'
-        )
+    classification.check_classes(config, train, val)
     return task_on(config, train, val)
 
 
