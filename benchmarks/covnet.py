@@ -12,6 +12,7 @@ import argparse
 import os
 import resource
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def ours(images, label):
     variables = jax.jit(net.init)(jax.random.key(0), images[:, :1], valid[:, :1])
     state = variables['params'], tx.init(variables['params'])
 
-    @jax.jit
+    @partial(jax.jit, donate_argnums=0)  # as the training loop does
     def step(state):
         params, opt = state
 

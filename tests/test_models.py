@@ -412,6 +412,37 @@ def test_convolutions_equal_lax(operation, image, kernel):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'padding': 'SAME'},
+        {'padding': 'VALID'},
+        {'padding': 1},
+        {'padding': ((1, 0), (0, 1))},
+        {'padding': ((2, 2), (1, 1))},
+        {'strides': 2},
+        {'kernel_dilation': 2},
+        {'kernel_dilation': 2, 'padding': 2},
+        {'input_dilation': 2, 'padding': 1},
+        {'feature_group_count': 2},
+    ],
+)
+def test_a_convolution_with_any_options_is_that_of_flax(options):
+    """Values and both gradients, of maps large enough for every faster way."""
+    x = normal(2, 24, 24, 32)
+    settings = {'features': 64, 'kernel_size': (3, 3), 'use_bias': False, **options}
+    ours, theirs = nn.Conv(**settings, conv_general_dilated=layers.convolve), nn.Conv(**settings)
+    variables = theirs.init(jax.random.key(0), x)
+
+    def value_and_gradients(module):
+        y = module.apply(variables, x)
+        return y, *jax.vjp(module.apply, variables, x)[1](normal(*y.shape, seed=1))
+
+    for mine, flax in zip(*(map(jax.tree.leaves, map(value_and_gradients, (ours, theirs))))):
+        np.testing.assert_allclose(mine, flax, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize('options', [{}, {'use_scale': False, 'epsilon': 1e-3}])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('train', [True, False])

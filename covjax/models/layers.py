@@ -204,22 +204,39 @@ def convolve(x, kernel, strides, padding, **options):
     """lax.conv_general_dilated, or one of the ways below where that is faster on CPU."""
     if on_cpu():
         size, (channels, features) = kernel.shape[:2], kernel.shape[2:]
-        plain = padding == 'VALID' and tuple(strides) == (1, 1)
+        dense = tuple(strides) == (1, 1) and _is_dense(x, kernel, options)
         if size == (1, 1) and isinstance(padding, str):
             return pointwise(x, kernel, strides)
-        if plain and channels == 1:
+        if dense and padding == 'VALID' and channels == 1:
             return from_one_channel(x, kernel)
-        if plain and features <= 4 < channels:
+        if dense and padding == 'VALID' and features <= 4 < channels:
             return by_taps(x, kernel)
-        if plain and _gains_by_winograd(x, kernel):
-            return winograd(x, kernel)
+        if dense and size == (3, 3) and _gains_by_winograd(x, kernel, _margin(padding)):
+            return winograd(pad(x, _margin(padding)), kernel)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-def _gains_by_winograd(x, kernel):
+def _is_dense(x, kernel, options):
+    """Whether a convolution is of neighbours and of all channels, neither dilated nor in groups."""
+    spread = [*(options.get('rhs_dilation') or ()), *(options.get('lhs_dilation') or ())]
+    return kernel.shape[2] == x.shape[-1] and all(step == 1 for step in spread)
+
+
+def _margin(padding):
+    """Pixels of zeros that a 3x3 convolution with stride 1 has at every edge; None where uneven."""
+    if isinstance(padding, str):
+        return {'VALID': 0, 'SAME': 1}[padding]
+    sides = {side for sides in padding for side in sides}
+    return sides.pop() if len(sides) == 1 else None
+
+
+def _gains_by_winograd(x, kernel, margin):
     """Whether there is so much to compute that the sums around the products pay."""
-    (height, width), (*size, channels, features) = x.shape[1:3], kernel.shape
-    if size != [3, 3] or x.dtype != jnp.float32 or min(height, width) < 6:
+    channels, features = kernel.shape[2:]
+    if margin is None or x.dtype != jnp.float32:
+        return False
+    height, width = (side + 2 * margin for side in x.shape[1:3])
+    if min(height, width) < 6:
         return False
     return channels >= 16 and features >= 32 and height * width * channels * features >= 2**19
 
