@@ -145,6 +145,7 @@ def test_facts_are_those_of_the_files(written, phantoms, built):
         truth = phantoms(written)[1][key]
         assert example['patient'].decode() == truth.patient
         np.testing.assert_allclose(example['spacing'], truth.spacing, rtol=1e-5)
+        assert example.get('kernel', b'').decode() == truth.kernel
         assert split == truth.split or not truth.split or written == 'covid_semiseg'
         if 'label' in features:
             assert features['label'].int2str(int(example['label'])) == truth.label
@@ -1305,6 +1306,7 @@ def test_real_dicom_slices_are_in_the_order_of_their_location(real, real_built):
     for example, part in zip(examples, slices, strict=True):
         hu = part.pixel_array * float(part.RescaleSlope) + float(part.RescaleIntercept)
         np.testing.assert_array_equal(example['image'][..., 0], hu)
+        assert example['kernel'].decode() == part.ConvolutionKernel
 
 
 @pytest.mark.parametrize('case, row, infected', [('P001', 0, 80), ('cap001', 54, 86)])

@@ -397,18 +397,36 @@ def test_scans_are_audited(finished, data, tmp_path):
     assert verdicts[overlap.NAME]['flag'] is False
 
 
-def test_a_planted_number_of_slices_is_caught(finished, tmp_path):
-    """Scans of the ill have a slice more; nothing else tells the classes apart."""
+def cut(image, path, ill):
+    """Scans of the ill have a slice more."""
+    sitk.WriteImage(image[:, :, : 5 + ill], str(path))
+    return path.name
+
+
+def reconstructed(image, path, ill):
+    """Scans of the ill were made with another convolution kernel, which DICOM says."""
+    if path.parent.name != 'scans':
+        return path.name
+    path.unlink()
+    hu, spacing = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
+    folder = path.parent / path.name.split('.')[0]
+    ct_scans.write_dicom(folder, hu, spacing, '2.25.1', ('B30f', 'B60f')[ill])
+    return folder.name
+
+
+@pytest.mark.parametrize('plant', [cut, reconstructed])
+def test_a_planted_difference_of_scans_is_caught(plant, finished, tmp_path):
+    """Nothing else tells the classes apart."""
     folder = tmp_path / 'planted'
     ct_scans.write_volumes(folder / 'raw', people=(24, 12, 24), size=32, slices=6, most=1)
     rows = (folder / 'raw' / 'scans.csv').read_text().splitlines()
     rows[0] += ',label'
     for i in range(1, len(rows)):
         ill = i % 2
-        rows[i] += ',' + ('normal', 'covid')[ill]
-        for part in rows[i].split(',')[:2]:
-            image = sitk.ReadImage(str(folder / 'raw' / part))
-            sitk.WriteImage(image[:, :, : 5 + ill], str(folder / 'raw' / part))
+        files = [folder / 'raw' / part for part in rows[i].split(',')[:2]]
+        names = [plant(sitk.ReadImage(str(file)), file, ill) for file in files]
+        places = [f'{file.parent.name}/{name}' for file, name in zip(files, names)]
+        rows[i] = ','.join([*places, *rows[i].split(',')[2:], ('normal', 'covid')[ill]])
     (folder / 'raw' / 'scans.csv').write_text('\n'.join(rows))
     data = str(folder / 'data')
     prepare.build('ct_scans/folder', str(folder / 'raw'), data, unchecked_masks=True)

@@ -961,6 +961,25 @@ def test_enhanced_multi_frame_ct(tmp_path):
     assert_is(tmp_path / 'in' / 'many', phantom())
 
 
+@pytest.mark.parametrize(
+    'kernel, expected',
+    [(None, ''), ('', ''), ('B60f', 'B60f'), (['Br64f', '3'], 'Br64f 3'), ('LUNG ', 'LUNG')],
+)
+def test_the_convolution_kernel_is_known(tmp_path, kernel, expected):
+    """Of files with a slice and of one with many; a series of NIfTI has none."""
+    named = {} if kernel is None else {'ConvolutionKernel': kernel}
+    write_series(tmp_path / 'in', **named)
+    many, reconstruction = enhanced(phantom(), range(len(phantom()))), Dataset()
+    for key, value in named.items():
+        setattr(reconstruction, key, value)
+    many.SharedFunctionalGroupsSequence[0].CTReconstructionSequence = [reconstruction]
+    save(many, tmp_path / 'many')
+    assert contents.open_series(contents.look(tmp_path / 'in')).kernel == expected
+    assert volume.open_volume(tmp_path / 'many').kernel == expected
+    sitk.WriteImage(sitk.GetImageFromArray(phantom()), str(tmp_path / 'a.nii.gz'))
+    assert volume.open_volume(tmp_path / 'a.nii.gz').kernel == ''
+
+
 def test_enhanced_ct_with_one_frame(tmp_path):
     save(enhanced(phantom()[:1], [0]), tmp_path / 'one')
     np.testing.assert_array_equal(read(tmp_path / 'one')[0], phantom()[:1])

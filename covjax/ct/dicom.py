@@ -51,6 +51,7 @@ class Plane(NamedTuple):
     thickness: float | None  # mm
     slope: float
     intercept: float
+    kernel: str  # ConvolutionKernel of the reconstruction, '' where it is not said
 
 
 class Stack(NamedTuple):
@@ -61,6 +62,7 @@ class Stack(NamedTuple):
     planes: tuple[Plane, ...]
     drift: tuple[float, float]  # pixels (x, y) from a slice to the next, sideways; 0 where straight
     remarks: tuple[str, ...]  # lines on what was left out or changed
+    kernel: str  # the convolution kernel of the reconstruction, '' where it is not said
 
     packed = True  # read whole in any case
 
@@ -276,7 +278,15 @@ def _plane(path, header, frame, places):
         thickness=one('SliceThickness', None),
         slope=one('RescaleSlope', 1.0),
         intercept=one('RescaleIntercept', 0.0),
+        kernel=_kernel(places),
     )
+
+
+def _kernel(places):
+    """The ConvolutionKernel that the first of some datasets names; several words in one."""
+    named = [place.ConvolutionKernel for place in places if place.get('ConvolutionKernel')]
+    words = named[:1] if not named or isinstance(named[0], str) else named[0]
+    return ' '.join(map(str, words)).strip()
 
 
 def _without_copies(planes):
@@ -344,7 +354,7 @@ def _stack(path, planes, remarks):
         direction=tuple(map(float, np.stack([row, column, normal], 1).ravel())),
     )
     grid.check(path)
-    return Stack(path, grid, tuple(planes), tuple(drift), tuple(remarks))
+    return Stack(path, grid, tuple(planes), tuple(drift), tuple(remarks), planes[0].kernel)
 
 
 def _check_alike(path, planes):

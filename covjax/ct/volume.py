@@ -57,6 +57,11 @@ class Volume(NamedTuple):
         return self.header.packed
 
     @property
+    def kernel(self):
+        """The convolution kernel of the reconstruction, as its maker names it; '' if not known."""
+        return getattr(self.header, 'kernel', '')
+
+    @property
     def remarks(self):
         """Lines on what was left out or changed."""
         return getattr(self.header, 'remarks', ())

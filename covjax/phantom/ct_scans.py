@@ -23,6 +23,7 @@ FIELD = 350.0  # mm, the side of an image
 THICKNESS = 5.0  # mm from slice to slice
 OPACITIES = 5  # of those who have any
 CONSOLIDATION = -300.0  # HU from which an opacity is consolidation
+KERNEL = 'B60f'  # convolution kernel of series of DICOM
 AIRWAY = (40.0, -700.0)  # mm from the middle within which airways are, and HU below which
 
 
@@ -37,6 +38,7 @@ class Truth(NamedTuple):
     split: str = ''
     spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mm, (z, y, x); 0 of pictures
     by_slice: dict[str, Any] = {}  # {feature: array [slices, ...]}, from foot to head
+    kernel: str = ''  # of the reconstruction, which DICOM alone names
 
 
 class Drawn(NamedTuple):
@@ -191,23 +193,31 @@ def _write_volume(path, array, spacing, code='LPS', packed=True):
         sitk.WriteImage(sitk.DICOMOrient(image, code), str(file), useCompression=packed)
 
 
-def _write_dicom(folder, drawn, series):
-    """Writes a DICOM series whose names are not in the order of its slices."""
+def write_dicom(folder, hu, spacing, series, kernel=KERNEL):
+    """Writes a DICOM series whose names are not in the order of its slices.
+
+    Args:
+        folder: where to; made where there is none.
+        hu: int16 [z, y, x] in LPS.
+        spacing: mm between voxels, (z, y, x).
+        series: its SeriesInstanceUID.
+        kernel: its ConvolutionKernel.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
-    for z, hu in enumerate(np.maximum(drawn.hu, -1024)):
-        height = (z - len(drawn.hu) / 2) * drawn.spacing[0]
-        image = sitk.GetImageFromArray(hu[None])
-        image.SetSpacing(drawn.spacing[::-1])
+    for z, plane in enumerate(np.maximum(hu, -1024)):
+        height = (z - len(hu) / 2) * spacing[0]
+        image = sitk.GetImageFromArray(plane[None])
+        image.SetSpacing(spacing[::-1])
         tags = {
             '0008|0018': f'{series}.{z + 1}',
             **{'0008|0020': '20200301', '0008|0030': '120000', '0008|0060': 'CT'},
             **{'0008|0008': 'ORIGINAL\\PRIMARY\\AXIAL', '0020|000d': f'{series}.0'},
             **{'0020|000e': series, '0020|0037': '1\\0\\0\\0\\1\\0'},
             '0020|0032': f'{-FIELD / 2}\\{-FIELD / 2}\\{height}',
-            **{'0020|1041': f'{height}', '0018|0050': f'{drawn.spacing[0]}'},
-            **{'0028|1052': '-1024', '0028|1053': '1'},
+            **{'0020|1041': f'{height}', '0018|0050': f'{spacing[0]}'},
+            **{'0028|1052': '-1024', '0028|1053': '1', '0018|1210': kernel},
         }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
@@ -290,14 +300,15 @@ def _covid_ct_md(folder, rng, draw):
         kind = case.rstrip('0123456789')
         drawn = drawn_of[case] = draw(rng, opacities=OPACITIES if index is not None else 0)
         if kind == 'P':
-            _write_dicom(folder / places[kind] / case, drawn, f'2.25.{index + 7}')
+            write_dicom(folder / places[kind] / case, drawn.hu, drawn.spacing, f'2.25.{index + 7}')
         else:
             file = folder / places[kind] / f'{case}.nii.gz'
             _write_volume(file, drawn.hu, drawn.spacing, 'RAS')
         hu = np.maximum(drawn.hu, -1024) if kind == 'P' else drawn.hu
         tables = {} if index is None else _labels_of_slices(drawn)
         label = diagnoses[kind]
-        truths.append(Truth(case, hu, {}, label, case, '', drawn.spacing, tables))
+        kernel = KERNEL if kind == 'P' else ''
+        truths.append(Truth(case, hu, {}, label, case, '', drawn.spacing, tables, kernel))
     _write_index(folder, cases, {truth.id: truth.by_slice for truth in truths})
     return truths
 
@@ -458,7 +469,7 @@ def _folder_volumes(folder, rng, draw):
         drawn, split = draw(rng), 'test' if i == 2 else ''
         hu = np.maximum(drawn.hu, -1024)
         if name == 'b/four':
-            _write_dicom(folder / name, drawn, '2.25.99')
+            write_dicom(folder / name, drawn.hu, drawn.spacing, '2.25.99')
         else:
             _write_volume(folder / name, hu, drawn.spacing, ('RAS', 'LPS', 'LAI')[i])
         regions = {
@@ -468,7 +479,9 @@ def _folder_volumes(folder, rng, draw):
         }
         stored = _valued(regions, {'left_lung': 20, 'right_lung': 10, 'lesion': 300}, np.int16)
         _write_volume(folder / f'masks/{i}.nii.gz', stored, drawn.spacing, 'LPS')
-        truths.append(Truth(name, hu, regions, '', f'p{i}', split, drawn.spacing))
+        kernel = KERNEL if name == 'b/four' else ''
+        facts = {'patient': f'p{i}', 'split': split, 'spacing': drawn.spacing, 'kernel': kernel}
+        truths.append(Truth(name, hu, regions, **facts))
         rows.append([name, f'masks/{i}.nii.gz', f'p{i}', split])
     _write_table(folder / 'scans.csv', ['file', 'mask', 'patient', 'split'], *rows)
     regions = [[20, 'left_lung'], [10, 'right lung'], [300, 'Lesion'], [0, 'background']]

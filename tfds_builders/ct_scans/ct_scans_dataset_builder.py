@@ -327,6 +327,9 @@ def features_of(config, layout):
     }
     if layout.pictures:
         features['file'] = dict(_base.FILE)
+    else:
+        # The convolution kernel, as the header of DICOM has it; '' where it is not known.
+        features['kernel'] = tfds.features.Text()
     if config.framed or config.side:
         features['frame'] = tfds.features.BBoxFeature()  # in the picture or slice
     if config.side:
@@ -494,19 +497,19 @@ def lesion_examples(job):
 
 def volume_examples(job):
     """Yields (key, example) of a volume, or of each of its slices."""
-    hu, grid, code = _read_volume(job)
+    hu, grid, code, kernel = _read_volume(job)
     mask = _read_mask(job, hu, grid, code) if job.scan.mask else None
     if job.config.spacing:
         hu, mask, grid = _resampled(job, hu, mask, grid)
     window = windows.WINDOWS[job.config.window]
     spacing, image = grid.spacing[::-1], hu if job.config.hu else windows.to_grey(hu, window)
     if not job.config.slices:
-        yield job.scan.id, _example(job, job.scan.id, image, mask, spacing)
+        yield job.scan.id, _example(job, job.scan.id, image, mask, spacing, {'kernel': kernel})
         return
     left_out = 0
     for z, shown in enumerate(image):
         key = f'{job.scan.id}/z{z:03d}'
-        others = {'z': z, **_by_slice(job, len(image) - 1 - z)}
+        others = {'z': z, 'kernel': kernel, **_by_slice(job, len(image) - 1 - z)}
         region = None if mask is None else mask[z]
         if job.config.framed:
             part = framing.frame(shown)
@@ -521,16 +524,18 @@ def volume_examples(job):
 
 
 def _read_volume(job):
-    """(int16 HU [z, y, x] in LPS, their grid.Grid, orientation of the file) of a volume."""
+    """(int16 HU [z, y, x] in LPS, grid.Grid, orientation of the file, kernel) of a volume."""
     path, window = job.scan.image, job.layout.grey_window
     if window and not job.hu:
-        hu, grid, code = volume.lps(_open(path, '1,0'))
+        hu, *_ = volume.lps(_open(path, '1,0'))
         if 0 <= hu.min() and hu.max() <= 255:
             low, high = windows.WINDOWS[window]
-            hu, grid, code = volume.lps(_open(path, f'{(high - low) / 255},{low}'))
+            opened = _open(path, f'{(high - low) / 255},{low}')
+            hu, grid, code = volume.lps(opened)
             hounsfield.check(hu, path)
-            return hu, grid, code
-    return volume.lps(_open(path, job.hu))
+            return hu, grid, code, opened.kernel
+    opened = _open(path, job.hu)
+    return *volume.lps(opened), opened.kernel
 
 
 def _open(path, hu):
