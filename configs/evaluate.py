@@ -25,5 +25,8 @@ def get_config():
         # How scores of patients are made of those of their images, side by side: some of mean, max,
         # share, noisy_or and majority, with commas; '' leaves patients out.
         aggregate='',
+        # What these are scores of: patient, or document, of COVID-CT the paper or web page that
+        # pictures of several patients may come from.
+        unit='patient',
         batch_size=32,
     )

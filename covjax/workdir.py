@@ -73,7 +73,7 @@ ADDED_KEYS = {
         'image_size': 96,
         'joined': 1,
     },
-    'evaluate': {'names': '', 'aggregate': ''},
+    'evaluate': {'names': '', 'aggregate': '', 'unit': 'patient'},
     'export': {'segmenter': ''},
     'prepare': {'unchecked_masks': False},
     'report': {'audits': '', 'quality': ''},

@@ -68,7 +68,7 @@ def examples(split, classes, features, draw):
             every = {
                 **_base.stored(grey),
                 'id': key,
-                'group': f'{key}/patient',
+                'group': f'{split}_{name}_{i // 2}/{i}',  # documents have two patients
                 'label': name,
                 'file': {'container': 'PNG', 'mode': 'L', 'width': SIDE, 'height': SIDE},
             }

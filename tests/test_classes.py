@@ -21,7 +21,7 @@ from configs import evaluate as evaluate_config
 from configs import export as export_config
 from configs import report as report_config
 from covjax import CLASSES, InputError, classes, classifier, models, runs, scorer, trained
-from covjax.data import datasets, domains
+from covjax.data import datasets, domains, results
 from covjax.metrics import rates
 from covjax.models.backbone import Backbone
 from covjax.runs import evaluate
@@ -301,6 +301,27 @@ def test_the_confusion_matrix_is_that_of_the_highest_scores(document):
 def test_a_missing_set_of_the_baselines_is_named_by_its_key(trained_on, tmp_path):
     with pytest.raises(InputError, match="config.baseline=nowhere:train: .* '' for no baselines"):
         run(config_of_evaluation(trained_on, baseline='nowhere:train'), tmp_path / 'evaluate')
+
+
+@pytest.mark.parametrize(
+    'unit, count, printed', [('patient', 15, 'patients'), ('document', 9, 'source documents')]
+)
+def test_pictures_are_judged_by_patient_or_by_source_document(
+    unit, count, printed, trained_on, tmp_path, capsys
+):
+    config = config_of_evaluation(trained_on, baseline='', aggregate='mean,max', unit=unit)
+    found = results.read(run(config, tmp_path / 'evaluate'))
+    assert len(found.by_patient) == 6 and {each.unit for each in found.by_patient} == {unit}
+    assert (
+        f'{count} {printed}, covid against the rest, mean of their images'
+        in capsys.readouterr().out
+    )
+    images = {image.id: image for image in found.results[2].images}
+    for each in found.by_patient[4].patients:
+        of_unit = [image.score for image in images.values() if image.group.startswith(each.id)]
+        assert len(of_unit) == each.images
+        assert each.score == pytest.approx(np.mean(of_unit))
+    assert len(found.by_patient[4].patients) == count
 
 
 def test_evaluation_prints_the_class_and_the_matrix(trained_on, tmp_path, capsys):

@@ -7,6 +7,7 @@ from scipy import stats
 
 from covjax import InputError
 from covjax.data import patients, results
+from covjax.data.rows import Row
 from covjax.metrics import aggregate
 from covjax.metrics.roc import operating_point
 from covjax.pages import patients as page
@@ -88,7 +89,8 @@ ABOUT = {
 
 
 def found(names=NAMES):
-    return patients.results(names, ABOUT, 'covid', slices(seed=1), slices(seed=2))
+    about = ABOUT | {'unit': 'patient'}
+    return patients.results(names, about, 'covid', slices(seed=1), slices(seed=2))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -133,6 +135,15 @@ def test_unknown_ways_are_refused(names):
     with pytest.raises(InputError, match=f'config.aggregate={names}: median is no way .*noisy_or'):
         patients.ways(ConfigDict({'aggregate': names}))
     assert patients.ways(ConfigDict({'aggregate': ' mean, max,'})) == ['mean', 'max']
+
+
+def test_a_unit_is_a_patient_or_the_document_of_several():
+    groups = ['a.pdf/a', 'a.pdf/b', 'b.pdf/a', '1.2.3']
+    rows = [Row(str(i), group, str(i)) for i, group in enumerate(groups)]
+    units = {unit: patients.units(ConfigDict({'unit': unit}), rows) for unit in patients.UNITS}
+    assert units == {'patient': groups, 'document': ['a.pdf', 'a.pdf', 'b.pdf', '1.2.3']}
+    with pytest.raises(InputError, match='config.unit=slice: no such choice; .*patient, document'):
+        patients.units(ConfigDict({'unit': 'slice'}), rows)
 
 
 # ---- the page

@@ -396,7 +396,8 @@ def test_slices_of_a_stand_in_are_changed_as_its_name_says(stages, tmp_path):
 def in_0_5_0(config):
     """What version 0.5.0 wrote into finished.json of the same experiment."""
     values = json.loads(config.to_json())
-    values.pop('aggregate', None)  # which it did not have
+    for key in ('aggregate', 'unit'):  # which it did not have
+        values.pop(key, None)
     return {'how' if key == 'stand_in' else key: value for key, value in values.items()}
 
 

@@ -2,13 +2,20 @@
 
 import numpy as np
 
-from covjax import InputError
+from covjax import InputError, choice
+from covjax.data.lineage import document
 from covjax.data.results import Interval, PatientResult, ScoredPatient
 from covjax.metrics.aggregate import AGGREGATES, HALF, by_patient
 from covjax.metrics.intervals import bootstrap
 from covjax.metrics.rates import rates
 from covjax.metrics.roc import operating_point
 from covjax.workdir import without_nan
+
+# {key: (what several are called, function from a group of data.rows.Row to the name of one)}.
+UNITS = {
+    'patient': ('patients', lambda group: group),
+    'document': ('source documents', document),
+}
 
 
 def ways(config):
@@ -25,6 +32,16 @@ def ways(config):
                 f'choose from {", ".join(AGGREGATES)}'
             )
     return names
+
+
+def units(config, rows):
+    """Whose image each is: names of the patients or source documents of Rows, by config.unit.
+
+    Raises:
+        InputError: there is no such unit.
+    """
+    _, unit_of = UNITS[choice(config, 'unit', UNITS)]
+    return [unit_of(row.group) for row in rows]
 
 
 def results(names, about, positive, tested, validated):

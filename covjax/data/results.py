@@ -142,6 +142,7 @@ class PatientResult:
     checkpoint: str | None
     test_set: str
     test_name: str
+    unit: str  # a key of data.patients.UNITS: what is called a patient here
     aggregate: str  # a key of metrics.aggregate.AGGREGATES
     image_threshold: float | None  # of an image, which validation chose; of 'share' alone
     threshold: float | None  # of a patient, which validation chose; of 'majority' it is 0.5
@@ -254,6 +255,7 @@ class PatientResultJson(TypedDict):
     checkpoint: str | None
     test_set: str
     test_name: str
+    unit: str
     aggregate: str
     image_threshold: float | None
     threshold: float | None

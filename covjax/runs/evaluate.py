@@ -58,7 +58,7 @@ def run(config, workdir):
             then.
     """
     network = scorer.open_run(config.classifier, 'classifier', config.checkpoint)
-    patients.ways(config)
+    patients.ways(config), patients.units(config, [])  # before anything is read
     data_dir, names = trained.data_dir_of(config), specs.test_names(config)
     reader = scorer.Reader(network, data_dir)
     baselines = read_baselines(config, reader)
@@ -126,21 +126,25 @@ def network_results(config, reader, tests, names, overlaps):
         'checkpoint': network.checkpoint,
     }
     found, confusions, of_patients, shown = [], [], [], {}
-    ways = patients.ways(config)
+    ways, known = patients.ways(config), patients.units(config, validation.rows)
     for spec, test in tests.items():
         here = about | {'test_set': spec, 'test_name': names[spec]}
+        of_unit, units = here | {'unit': config.unit}, patients.units(config, test.rows)
         of_images = here | {'kind': 'network', 'overlap': overlaps[spec]}
         said = say(test, f'scoring {spec}')
         tested = _each_against_rest(classes, test.labels, said.scores)
         for scored, before, by_validation in zip(tested, validated, chosen):
             found.append(_result(of_images, test.rows, scored, by_validation))
-            sets = _by_group(scored, test.rows), _by_group(before, validation.rows)
-            of_patients += patients.results(ways, here, scored.positive, *sets)
+            sets = (
+                (scored.labels, scored.scores, units),
+                (before.labels, before.scores, known),
+            )
+            of_patients += patients.results(ways, of_unit, scored.positive, *sets)
             _tell_patients(of_patients[len(of_patients) - len(ways) :], scored.named)
         if len(classes) > 2:
             confusions.append(_confusion(of_images, classes, test.labels, said.scores))
         if said.weights or ways:
-            shown[names[spec]] = _patients(test, said, tested[-1], classes, of_patients)
+            shown[names[spec]] = _patients(test, said, tested[-1], classes, units, of_patients)
     return found, tuple(confusions), tuple(of_patients), shown
 
 
@@ -169,13 +173,13 @@ def _rows(found, by_patient):
         )
     for result in by_patient:
         name = result.test_name or result.test_set
-        of = f'{result.aggregate} of a patient, {result.positive_class}'
+        of = f'{result.aggregate} of a {result.unit}, {result.positive_class}'
         numbers = result.metrics, result.intervals, result.threshold
         rows.append(page.row(name, of, len(result.patients), *numbers))
     return rows
 
 
-def _patients(test, said, scored, classes, of_patients):
+def _patients(test, said, scored, classes, units, of_patients):
     """The patients of a test set for the page, with what decided.
 
     Args:
@@ -183,6 +187,7 @@ def _patients(test, said, scored, classes, of_patients):
         said: scorer.Said of it.
         scored: Scored of it, of the class that is shown.
         classes: their names.
+        units: of each image, whose it is.
         of_patients: [PatientResult], the last of which are of this test set.
 
     Returns:
@@ -202,10 +207,9 @@ def _patients(test, said, scored, classes, of_patients):
                 *(test.rows, test.labels, scored.scores, test.images, said.weights, test.places)
             )
         ]
-    groups, last = np.array([row.group for row in test.rows]), of_patients[-1]
-    found = []
-    for patient in last.patients:
-        members = np.flatnonzero(groups == patient.id)
+    whose, found = np.array(units), []
+    for patient in of_patients[-1].patients:
+        members = np.flatnonzero(whose == patient.id)
         found.append(
             page.Patient(
                 patient.id,
@@ -225,17 +229,13 @@ def _places(rows):
     return [None if row.z is None else row.z / max(*known, 1) for row in rows]
 
 
-def _by_group(scored, rows):
-    """(labels, scores, groups) of a Scored set of images."""
-    return scored.labels, scored.scores, [row.group for row in rows]
-
-
 def _tell_patients(found, named):
     """Prints what patients come to, a line for each way."""
     for each in found:
         shown = ', '.join(f'{name} {_number(each.metrics[name])}' for name in PRINTED)
         count = len(each.patients)
-        print(f'  {count} patients{named}, {each.aggregate} of their images: {shown}', flush=True)
+        units, _ = patients.UNITS[each.unit]
+        print(f'  {count} {units}{named}, {each.aggregate} of their images: {shown}', flush=True)
 
 
 def _number(value):

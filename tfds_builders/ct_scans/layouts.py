@@ -407,8 +407,11 @@ def _twice(values):
 
 
 def _in_order(labels):
-    """Labels as a tuple in the order of the alphabet, covid last as in covjax.CLASSES."""
-    return tuple(sorted(labels, key=lambda label: (label == CLASSES[1], label)))
+    """Labels as a tuple: normal, then in the order of the alphabet, covid last.
+
+    It is that of COVID-CT-MD too, so that networks of one data set are tested on another.
+    """
+    return tuple(sorted(labels, key=lambda label: (label == CLASSES[1], label != 'normal', label)))
 
 
 def _regions(file):
