@@ -3,8 +3,8 @@
 python benchmarks/convolutions.py
 
 Prints milliseconds, forward and of both gradients, on the device at hand, at the shapes
-of a CycleGAN on 128x128 images and of a U-Net on eight of 176x176. On a GPU covjax uses only the
-last two.
+of a CycleGAN on 128x128 images, of a U-Net on eight of 176x176 and of the last blocks of a ResNet
+on sixteen of 64x64. On a GPU covjax uses only the last two.
 """
 
 import time
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from covjax.launcher import keep_memory
 from covjax.models import layers
 
 
@@ -22,9 +23,17 @@ def plain(x, kernel):
     return lax.conv_general_dilated(x, kernel, (1, 1), 'VALID', dimension_numbers=layers.NHWC)
 
 
+def strided(x, kernel):
+    """XLA's convolution with stride 2 and a margin of one pixel."""
+    margin = ((1, 1), (1, 1))
+    return lax.conv_general_dilated(x, kernel, (2, 2), margin, dimension_numbers=layers.NHWC)
+
+
 WINOGRAD = (layers.winograd, plain)
 ONE_CHANNEL = (layers.from_one_channel, plain)
 BY_TAPS = (layers.by_taps, plain)
+BY_COLUMNS = (lambda x, kernel: layers.by_columns(x, kernel, (1, 1)), plain)
+BY_STRIDES = (lambda x, kernel: layers.by_columns(layers.pad(x, 1), kernel, (2, 2)), strided)
 BY_PLANES = (layers.transposed_by_taps, layers.transposed)
 BY_PHASES = (layers.transposed_by_phases, layers.transposed)
 CASES = {  # name: (ours, XLA's), shape of the images, shape of the kernel
@@ -33,6 +42,8 @@ CASES = {  # name: (ours, XLA's), shape of the images, shape of the kernel
     'from_one_channel, 3x3 1 to 16': (ONE_CHANNEL, (8, 178, 178, 1), (3, 3, 1, 16)),
     'from_one_channel, 7x7 1 to 64': (ONE_CHANNEL, (4, 134, 134, 1), (7, 7, 1, 64)),
     'by_taps, 7x7 64 to 1': (BY_TAPS, (1, 134, 134, 64), (7, 7, 64, 1)),
+    'by_columns, 3x3 512 to 512': (BY_COLUMNS, (16, 4, 4, 512), (3, 3, 512, 512)),
+    'by_columns, stride 2': (BY_STRIDES, (16, 4, 4, 512), (3, 3, 512, 512)),
     'transposed_by_taps, 256 to 128': (BY_PLANES, (1, 32, 32, 256), (3, 3, 256, 128)),
     'transposed_by_taps, 128 to 64': (BY_PLANES, (1, 64, 64, 128), (3, 3, 128, 64)),
     'transposed_by_phases, 256 to 128': (BY_PHASES, (1, 32, 32, 256), (3, 3, 256, 128)),
@@ -58,6 +69,7 @@ def gradients(function):
 
 def main():
     """Prints a line a case."""
+    keep_memory()
     rng = np.random.default_rng(0)
     print('ms: ours / XLA     forward          gradients of image and kernel')
     for name, (functions, *shapes) in CASES.items():

@@ -421,15 +421,21 @@ def test_convolutions_equal_lax(operation, image, kernel):
         {'padding': ((1, 0), (0, 1))},
         {'padding': ((2, 2), (1, 1))},
         {'strides': 2},
+        {'strides': 2, 'padding': 1},
+        {'strides': (1, 2)},
+        {'kernel_size': (1, 1), 'strides': 2},
+        {'kernel_size': (1, 1), 'padding': 1},
+        {'kernel_size': (5, 2)},
         {'kernel_dilation': 2},
         {'kernel_dilation': 2, 'padding': 2},
         {'input_dilation': 2, 'padding': 1},
         {'feature_group_count': 2},
     ],
 )
-def test_a_convolution_with_any_options_is_that_of_flax(options):
-    """Values and both gradients, of maps large enough for every faster way."""
-    x = normal(2, 24, 24, 32)
+@pytest.mark.parametrize('side', [24, 5, 2])
+def test_a_convolution_with_any_options_is_that_of_flax(side, options):
+    """Values and both gradients, of maps that are large and small enough for every way."""
+    x = normal(2, side, side, 32)
     settings = {'features': 64, 'kernel_size': (3, 3), 'use_bias': False, **options}
     ours, theirs = nn.Conv(**settings, conv_general_dilated=layers.convolve), nn.Conv(**settings)
     variables = theirs.init(jax.random.key(0), x)

@@ -202,18 +202,25 @@ def stem_7x7(x, conv, norm):
 
 def convolve(x, kernel, strides, padding, **options):
     """lax.conv_general_dilated, or one of the ways below where that is faster on CPU."""
-    if on_cpu():
-        size, (channels, features) = kernel.shape[:2], kernel.shape[2:]
-        dense = tuple(strides) == (1, 1) and _is_dense(x, kernel, options)
-        if size == (1, 1) and isinstance(padding, str):
-            return pointwise(x, kernel, strides)
-        if dense and padding == 'VALID' and channels == 1:
-            return from_one_channel(x, kernel)
-        if dense and padding == 'VALID' and features <= 4 < channels:
-            return by_taps(x, kernel)
-        if dense and size == (3, 3) and _gains_by_winograd(x, kernel, _margin(padding)):
-            return winograd(pad(x, _margin(padding)), kernel)
+    if not on_cpu() or not _is_dense(x, kernel, options):
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    size, (channels, features) = kernel.shape[:2], kernel.shape[2:]
+    margins = _margins(x, kernel, strides, padding)
+    plain = tuple(strides) == (1, 1) and not np.any(margins)
+    if size == (1, 1) and not np.any(margins):
+        return pointwise(x, kernel, strides)
+    if plain and channels == 1:
+        return from_one_channel(x, kernel)
+    if plain and features <= 4 < channels:
+        return by_taps(x, kernel)
+    if tuple(strides) == (1, 1) and _gains_by_winograd(x, kernel, margins):
+        return winograd(_with_margins(x, margins), kernel)
+    if _pixels_out(x, kernel, strides, margins) <= TINY:
+        return by_columns(_with_margins(x, margins), kernel, strides)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+TINY = 9  # pixels of a result up to which XLA's convolution takes up to a hundred times longer
 
 
 def _is_dense(x, kernel, options):
@@ -222,23 +229,32 @@ def _is_dense(x, kernel, options):
     return kernel.shape[2] == x.shape[-1] and all(step == 1 for step in spread)
 
 
-def _margin(padding):
-    """Pixels of zeros that a 3x3 convolution with stride 1 has at every edge; None where uneven."""
+def _margins(x, kernel, strides, padding):
+    """The zeros that a convolution puts around images: ((above, below), (left, right))."""
     if isinstance(padding, str):
-        return {'VALID': 0, 'SAME': 1}[padding]
-    sides = {side for sides in padding for side in sides}
-    return sides.pop() if len(sides) == 1 else None
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    return tuple(map(tuple, padding))
 
 
-def _gains_by_winograd(x, kernel, margin):
+def _with_margins(x, margins):
+    """[B, H, W, C] with zeros around it."""
+    return jnp.pad(x, ((0, 0), *margins, (0, 0)))
+
+
+def _gains_by_winograd(x, kernel, margins):
     """Whether there is so much to compute that the sums around the products pay."""
-    channels, features = kernel.shape[2:]
-    if margin is None or x.dtype != jnp.float32:
-        return False
-    height, width = (side + 2 * margin for side in x.shape[1:3])
-    if min(height, width) < 6:
+    (*size, channels, features) = kernel.shape
+    height, width = (side + sum(margin) for side, margin in zip(x.shape[1:3], margins))
+    if size != [3, 3] or x.dtype != jnp.float32 or min(height, width) < 6:
         return False
     return channels >= 16 and features >= 32 and height * width * channels * features >= 2**19
+
+
+def _pixels_out(x, kernel, strides, margins):
+    """How many pixels a convolution makes of each image."""
+    sides = zip(x.shape[1:3], kernel.shape[:2], strides, margins)
+    height, width = ((n + sum(margin) - k) // step + 1 for n, k, step, margin in sides)
+    return height * width
 
 
 def pointwise(x, kernel, strides):
@@ -260,6 +276,19 @@ def from_one_channel(x, kernel):
     planes = jnp.stack([plane for row in rows for plane in _shifted(row, kernel.shape[1], 1, 2)])
     y = planes.reshape(len(planes), -1).T @ kernel.reshape(len(planes), -1)
     return y.reshape(*planes.shape[1:], -1)
+
+
+def by_columns(x, kernel, strides):
+    """A convolution without padding as one product with its shifted copies side by side.
+
+    [B, H, W, C], [h, w, C, F] -> [B, (H - h) // strides[0] + 1, (W - w) // strides[1] + 1, F]. It
+    copies each pixel as often as the kernel has taps, so that it is for small results.
+    """
+    (height, width), (down, right) = kernel.shape[:2], strides
+    rows = _shifted(x, height, down, 1)
+    columns = jnp.concatenate([part for row in rows for part in _shifted(row, width, right, 2)], -1)
+    y = columns.reshape(-1, columns.shape[-1]) @ kernel.reshape(columns.shape[-1], -1)
+    return y.reshape(*columns.shape[:3], kernel.shape[-1])
 
 
 def by_taps(x, kernel):
