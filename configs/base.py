@@ -30,6 +30,7 @@ MOST = {
     'spacing': 10.0,  # mm
     'least': 0.1,  # masks take a fifth of a slice at most
     **dict.fromkeys(['seed', 'seeds'], 2**32 - 1),  # JAX takes 32 bits of it
+    **dict.fromkeys(['mip', 'apart'], 100.0),  # mm
     'shares': 100,
     'per_slice': 100,
     'joined': 100,

@@ -16,7 +16,8 @@ covnet  COVNet (Li et al. 2020, Radiology 296:E65): ResNet-50, the maximum of ea
 location  Location attention (Xu et al. 2020, Engineering 6:1122): patches around candidates for
         lesions, how far each lies from the edge of the lungs, and noisy-OR. Theirs tell COVID-19,
         influenza A and neither apart on 618 scans that are not public, and propose patches by a
-        network that is not published; here config.lesion_segmenter proposes them.
+        network that is not published; here config.lesion_segmenter proposes them, a run of
+        configs/segmentation.py, by default runs/lesions.
 
 config.start names a classifier of slices of the same backbone, or another run of this kind.
 Without one, statistics of BatchNorm must be learned: --config.bn=batch.
@@ -44,7 +45,13 @@ VARIANTS = {
     'attention': {'pooling': 'attention'},
     'noisy_or': {'pooling': 'noisy_or'},
     'covnet': COVNET,
-    'location': {'pooling': 'noisy_or', 'image_size': 64, 'slices': 12, 'bn': 'batch'},
+    'location': {
+        'pooling': 'noisy_or',
+        'lesion_segmenter': 'runs/lesions',
+        'image_size': 64,
+        'slices': 12,
+        'bn': 'batch',
+    },
 }
 
 
@@ -82,7 +89,8 @@ def get_config(variant=''):
         # Of BatchNorm: frozen keeps the statistics that the network came with, scan takes those of
         # the slices of each scan, in evaluation too, batch is the usual way.
         bn='frozen',
-        negative_class='',  # of scans without disease, for noisy_or; '' is normal or noncovid
+        # The class of scans without disease, for noisy_or; '' is normal, noncovid or healthy.
+        negative_class='',
         start='',  # the workdir of a classifier of slices, or of scans, to begin with its weights
         pretrained='',  # a .h5 or .weights.h5 of the backbone, written by Keras
         dtype='float32',  # of the computation, or bfloat16; parameters and statistics are float32

@@ -48,6 +48,11 @@ def load(config, model, shown, classes, rng):
     """
     folder = config[KEY]
     run = trained.open_run(folder, tasks(config), KEY)
+    if run.config.get('model', config.model) != config.model:
+        raise InputError(
+            f'config.{KEY}={folder}: is a {run.config.model}, and config.model={config.model}; set '
+            f'config.model={run.config.model}, or name the run of a {config.model}'
+        )
     scaled_by = run.config.get('pretrained', '')
     if bool(scaled_by) != bool(config.get('pretrained')):
         raise InputError(
@@ -64,7 +69,8 @@ def load(config, model, shown, classes, rng):
         variables['params'][HEAD] = new['params'][HEAD]
         print(f'{folder}: has other classes, so the last layer is a new one', flush=True)
     remedy = 'give the workdir of a run of the same network, or change the network'
-    safetensors.check_fits(folder, variables, new, 'the network of this config', remedy)
+    named = f'config.{KEY}={folder}', variables, new, 'the network of this config'
+    safetensors.check_fits(*named, remedy)
     return variables
 
 

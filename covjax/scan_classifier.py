@@ -83,6 +83,17 @@ def network(config, classes, **options):
     )
 
 
+def _check_patches(config):
+    """Refuses keys that say how slices are shown where patches around candidates are."""
+    slices_alone = {'window': bags.STORED, 'mip': 0.0, 'apart': 0.0, 'lungs': ''}
+    for key, usual in slices_alone.items():
+        if config[key] != usual:
+            raise InputError(
+                f'config.{key}={config[key]}: patches around candidates for lesions are shown as '
+                f'they are; leave it {usual!r}, or config.lesion_segmenter empty'
+            )
+
+
 def backbone(config, axis_name=None):
     """The models.backbone.Backbone of a config, without a last layer.
 
@@ -139,6 +150,8 @@ def read(spec, data_dir, config):
     Raises:
         InputError: as data.bags.read, or there is no such segmenter.
     """
+    if config.lesion_segmenter:
+        _check_patches(config)
     find = lung_view.finder(config.lung_segmenter, kept_segmenter.LUNGS)
     lesions = _lesion_finder(config.lesion_segmenter) if config.lesion_segmenter else None
     return bags.read(spec, data_dir, shown_of(config), find, lesions)

@@ -123,10 +123,10 @@ def test_pictures_of_any_size_are_a_bag():
     assert images.shape == (2, 20, 20, 1) and places.tolist() == [0, 2] and not found
 
 
-@pytest.mark.parametrize('key', ['mip', 'step'])
-def test_millimetres_need_slices_that_say_how_far_apart_they_are(key):
+@pytest.mark.parametrize('key, named', [('mip', 'mip'), ('step', 'apart')])
+def test_millimetres_need_slices_that_say_how_far_apart_they_are(key, named):
     grey, find = body(range(3, 9))
-    with pytest.raises(InputError, match='does not say how far apart its slices are'):
+    with pytest.raises(InputError, match=f'config.{named}=5: a does not say how far'):
         bags.bag_of(grey, 0.0, Shown(20, 2, **{key: 5.0}), find, 'a')
 
 
@@ -223,6 +223,17 @@ def test_two_labels_of_one_patient_are_refused():
     other = dataclasses.replace(second, label=0, label_name='normal')
     with pytest.raises(InputError, match='x: patient p is covid in a/z000 and normal in a/z001'):
         bags.check_labels('x', [first, other])
+
+
+def test_pictures_of_one_patient_with_two_labels_are_refused(tmp_path):
+    write_ct_scans(tmp_path / 'raw', 'folder_pictures')
+    table = tmp_path / 'raw' / 'scans.csv'
+    first, second, *others = table.read_text().splitlines()
+    table.write_text('\n'.join([first, second.replace(',Non-COVID,', ',COVID,'), *others]))
+    data = str(tmp_path / 'data')
+    prepare.build('ct_scans/folder', str(tmp_path / 'raw'), data)
+    with pytest.raises(InputError, match='patient person 0 is covid in .* and non_covid in .*corr'):
+        bags.read(everything('folder', data), data, Shown(24, 8))
 
 
 def test_the_pictures_of_a_patient_are_a_bag(tmp_path):

@@ -8,7 +8,7 @@ from segmenters import write_run
 
 from configs import scans as config_file
 from covjax import InputError, scan_classifier, trained
-from covjax.data import candidates
+from covjax.data import bags, candidates
 from covjax.phantom import ct_scans
 from covjax.runs import prepare, train
 from covjax.training import scans
@@ -164,11 +164,32 @@ def test_a_network_learns_from_candidates_and_their_places(places, tmp_path):
     [
         ({'pooling': 'max'}, 'config.pooling=max: a scan may have no candidate for a lesion'),
         ({'lesion_segmenter': 'nowhere'}, 'nowhere'),
+        ({'window': 'covid'}, 'config.window=covid: patches .* leave it .lung.'),
+        ({'mip': 5.0}, 'config.mip=5.0: patches around candidates'),
+        ({'apart': 5.0}, 'config.apart=5.0: patches around candidates'),
+        ({'lungs': 'crop'}, 'config.lungs=crop: patches around candidates'),
     ],
 )
 def test_what_candidates_need(places, fields, message):
     with pytest.raises(InputError, match=message):
         scans.make(config_of(places, **fields))
+
+
+def test_scans_without_any_candidate_are_refused(places, capsys):
+    spec, data, shown = 'ct_scans/folder:train', str(places / 'data'), bags.Shown(32, 3)
+    nothing = lambda grey: np.zeros(grey.shape, bool)
+    with pytest.raises(InputError, match='finds no lesion in any of 4 scans'):
+        bags.read(spec, data, shown, find_lesions=nothing)
+    once = iter([True, *[False] * 3])
+    found = bags.read(spec, data, shown, find_lesions=lambda grey: np.full(grey.shape, next(once)))
+    assert [len(images) for images in found.images] == [1, 0, 0, 0]
+    assert f'{spec}: 1 candidates, none in 3 of 4 scans' in capsys.readouterr().out
+
+
+def test_the_variant_names_the_segmenter_that_it_needs():
+    config = config_file.get_config('location')
+    with pytest.raises(InputError, match='config.lesion_segmenter=runs/lesions: no config.json'):
+        scan_classifier.read('ct_scans/folder:train', '', config)
 
 
 def test_a_segmenter_of_lungs_finds_no_lesions(places):

@@ -13,6 +13,7 @@ from configs import corona as config_file
 from configs import evaluate as evaluate_config
 from covjax import InputError
 from covjax.ct import framing
+from covjax.data import results
 from covjax.phantom import ct_scans
 from covjax.runs import corona, evaluate, prepare, train
 from covjax.workdir import claimed
@@ -50,18 +51,18 @@ def scan(brightness):
 
 
 @pytest.mark.fast
-def test_positive_slices_are_those_of_the_threshold_among_slices_with_lungs():
+def test_positive_slices_are_those_of_the_threshold_and_heat_is_in_lungs_alone():
     grey = scan([None, 100, 200, 250, None])
     found = corona.of_scan(network(), grey)
-    scores = [plane.mean() / 255 for plane in grey[1:4]]
-    np.testing.assert_allclose(found.in_lungs, scores, atol=0.02)
-    assert np.isnan(found.scores[[0, 4]]).all()
+    np.testing.assert_allclose(found.scores, grey.mean((1, 2)) / 255, atol=0.02)
     heated = found.heat.reshape(len(grey), -1).any(1)
     assert heated.tolist() == [False, False, True, True, False]
-    line = corona.row(network(), 'a', found, 0.5)
-    assert line[:5] == ['a', 3, 2, 0.6667, '']
-    assert line[5] == pytest.approx(found.heat.sum() * 0.5, abs=0.01)
-    assert line[6] == pytest.approx((found.heat > 0).sum() * 0.5, abs=0.01)
+    line = dict(zip(corona.COLUMNS, corona.row(network(), 'a', found, 0.5)))
+    assert [line[key] for key in ('slices', 'lung slices', 'positive slices')] == [5, 3, 4]
+    assert line['share'] == 0.8 and line['positive'] == ''
+    score, counted = found.heat.sum() * 0.5, (found.heat > 0).sum() * 0.5
+    assert line['corona score (ml)'] == pytest.approx(score, abs=0.01)
+    assert line['volume (ml)'] == pytest.approx(counted, abs=0.01)
 
 
 @pytest.mark.fast
@@ -90,16 +91,17 @@ def test_the_map_lies_where_the_network_looked(view):
 
 @pytest.mark.fast
 def test_a_scan_without_lungs_has_no_score():
-    found = corona.of_scan(network(), scan([None, None]))
-    assert not len(found.in_lungs) and not found.heat.any()
-    assert corona.row(network(share=0.1), 'a', found, 1.0)[:5] == ['a', 0, 0, 0.0, 'no']
+    found = corona.of_scan(network(view='crop'), scan([None, None]))
+    assert not found.heat.any()
+    assert corona.row(network(share=0.1), 'a', found, 1.0) == ['a', 2, 0, 2, 1.0, 'yes', 0, 0, 0]
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize('share, verdict', [(0.5, 'yes'), (0.6, 'yes'), (0.7, 'no'), (None, '')])
 def test_a_scan_is_positive_from_a_share_of_its_slices_on(share, verdict):
     found = corona.of_scan(network(), scan([100, 200, 250]))
-    assert corona.row(network(share=share), 'a', found, 1.0)[4] == verdict
+    line = corona.row(network(share=share), 'a', found, 1.0)
+    assert line[corona.COLUMNS.index('positive')] == verdict
 
 
 # ---- the run
@@ -138,12 +140,17 @@ def config_of(places, **fields):
 
 
 def test_heat_maps_lie_on_the_grids_of_their_scans(places, tmp_path, capsys):
-    """With the thresholds of the evaluation."""
+    """With the thresholds of the evaluation, and its shares of positive slices."""
     config = config_of(places, evaluation=str(places / 'evaluate'))
     with claimed(config, tmp_path / 'corona') as workdir:
         corona.run(config, workdir)
     rows = list(csv.DictReader((workdir / 'table.csv').open(encoding='utf-8')))
     assert len(rows) == 12 and (workdir / 'corona.html').is_file()
+    share = results.read(places / 'evaluate').by_patient[0]
+    shares = {each.id: each.score for each in share.patients}
+    assert {row['file']: float(row['share']) for row in rows if row['file'] in shares} == (
+        pytest.approx(shares, abs=1e-4)
+    )
     for row in rows:
         scan_of = sitk.ReadImage(str(places / 'raw' / 'scans' / f'{row["file"]}.nii.gz'))
         heat = sitk.ReadImage(str(workdir / 'heat_maps' / f'{row["file"]}.nii.gz'))
@@ -179,12 +186,15 @@ def test_pictures_have_no_volume(places, tmp_path):
         corona.run(config, tmp_path / 'corona')
 
 
-def test_thresholds_of_another_classifier_are_refused(places):
-    config = ConfigDict({'evaluation': str(places / 'evaluate'), 'classifier': 'other'})
+def test_thresholds_of_another_classifier_or_checkpoint_are_refused(places):
+    fields = {'evaluation': str(places / 'evaluate'), 'classifier': 'other', 'checkpoint': 'best'}
+    config = ConfigDict(fields)
     with pytest.raises(InputError, match='has no share of positive slices of patients of other'):
-        corona.thresholds(config, 'covid')
+        corona.thresholds(config, 'covid', 10)
     config.classifier = str(places / 'slices')
-    slice_threshold, share = corona.thresholds(config, 'covid')
+    slice_threshold, share = corona.thresholds(config, 'covid', 10)
     assert 0 < slice_threshold < 1 and 0 < share <= 1.01
     with pytest.raises(InputError, match='run evaluate.py with --config.aggregate=share'):
-        corona.thresholds(config, 'cap')
+        corona.thresholds(config, 'cap', 10)
+    with pytest.raises(InputError, match='is of step 10 of .*config.checkpoint=best is of step 9'):
+        corona.thresholds(config, 'covid', 9)

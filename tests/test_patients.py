@@ -134,7 +134,9 @@ def test_results_of_patients_are_written_and_read(tmp_path):
 def test_unknown_ways_are_refused(names):
     with pytest.raises(InputError, match=f'config.aggregate={names}: median is no way .*noisy_or'):
         patients.ways(ConfigDict({'aggregate': names}))
-    assert patients.ways(ConfigDict({'aggregate': ' mean, max,'})) == ['mean', 'max']
+    assert patients.ways(ConfigDict({'aggregate': ' mean, max,mean'})) == ['mean', 'max']
+    with pytest.raises(InputError, match='config.aggregate=,: names no way .*noisy_or'):
+        patients.ways(ConfigDict({'aggregate': ','}))
 
 
 def test_a_unit_is_a_patient_or_the_document_of_several():

@@ -144,6 +144,14 @@ def test_what_a_segmentation_cannot_begin_with(tmp_path, fields, message):
         pretraining.load(config, model, IMAGES, ('background', 'lung'), jax.random.key(0))
 
 
+def test_another_network_is_named(places, much):
+    config = config_of(places, 'little', start=str(much.folder), model='resnet18')
+    model = classifier.network(config, num_classes=2)
+    named = f'config.start={much.folder}: is a plain8, and config.model=resnet18; set config.model'
+    with pytest.raises(InputError, match=named):
+        pretraining.load(config, model, IMAGES, CLASSES, jax.random.key(0))
+
+
 def test_weights_that_expect_other_images_are_refused(places, much):
     config = config_of(places, 'little', start=str(much.folder), pretrained='weights.h5')
     model = classifier.network(config, num_classes=2)

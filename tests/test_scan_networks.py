@@ -100,6 +100,27 @@ def test_probabilities_and_weights_add_up_to_1(pooling, classes):
     assert (np.asarray(weights)[~valid] == 0).all() and (np.asarray(weights) >= 0).all()
 
 
+@pytest.mark.parametrize('norm', ['scan', 'batch'])
+def test_bags_without_slices_alone_leave_numbers_finite(norm):
+    """There are no statistics of a batch then; layer by layer the maps would grow."""
+    net = ScanNet(models.create('resnet18', num_classes=None), pooling='noisy_or', norm=norm)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 2, 32, 32, 1)).astype(np.float32)
+    variables = jax.jit(net.init)(jax.random.key(0), images, np.ones((2, 2), bool))
+
+    @jax.jit
+    def loss(params, images):
+        known = {**variables, 'params': params}
+        none = jnp.zeros((2, 2), bool)
+        found, updated = net.apply(known, images, none, train=True, mutable=['batch_stats'])
+        return -found.log_probabilities[:, 0].sum(), updated['batch_stats']
+
+    for shown in (images, 1e3 * images):
+        grads, stats = jax.grad(loss, has_aux=True)(variables['params'], shown)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+        for before, after in zip(*map(jax.tree.leaves, (variables['batch_stats'], stats))):
+            np.testing.assert_allclose(after, before, atol=1e-6)
+
+
 def same_after(change, net, variables, images, valid):
     """Whether a change of bags leaves all answers as they were, to the last bit."""
     apply = jax.jit(net.apply)

@@ -284,6 +284,8 @@ def test_scans_are_evaluated_beside_what_the_scanner_gives_away(finished, data, 
     assert kinds == ['network', *['metadata', 'pixels'] * 2]
     assert {len(result.images) for result in found.results} == {4}
     assert [each.aggregate for each in found.by_patient] == ['mean', 'share']
+    told = evaluate._intervals_at(found.results[0], 0.5)
+    assert told == found.results[0].intervals
     assert {len(each.patients) for each in found.by_patient} == {4}
     scores = {image.id: image.score for image in found.results[0].images}
     by_patient = {each.id: each.score for each in found.by_patient[0].patients}
@@ -346,6 +348,7 @@ def test_a_backbone_without_statistics_needs_none():
         ({'train': 'ct_scans/nothing:train'}, 'ct_scans/nothing: no such data set'),
         ({'mip': 5.0, 'window': 'covid'}, 'config.window=covid: .* ends in _hu'),
         ({'start': 'nowhere'}, 'config.start=nowhere'),
+        ({'lungs': 'mask', 'lesion_segmenter': 'runs/a'}, 'config.lungs=mask: patches around'),
     ],
 )
 def test_data_sets_that_do_not_suit(data, fields, message):
@@ -464,6 +467,24 @@ def test_weights_on_lesions_are_those_of_numpy():
     np.testing.assert_allclose(weight, [0.5])
     np.testing.assert_allclose(share, [0.5])
     assert hit.tolist() == [1.0] and groups == ['g0']
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('slices', [16, 31, 47, 48])
+def test_equal_weights_are_no_red_flag(slices, tmp_path):
+    """Their sums are rounded, to either side."""
+    marked = [np.arange(slices) < count for count in (5, 9, 12, slices - 1)]
+    rows = [Row(f'{i}', f'g{i}', f'{i}', others={'slices': slices}) for i in range(4)]
+    places = [np.arange(slices)] * 4
+    images = Images('a', np.empty(4, object), np.ones(4, int), rows, lesions=marked, places=places)
+    equal = [np.full(slices, 1 / slices, np.float32)] * 4
+    low = [np.where(marks, 0.5, 1.0).astype(np.float32) for marks in marked]
+    for weights, flag in ((equal, False), ([each / each.sum() for each in low], True)):
+        subject = types.SimpleNamespace(
+            **{'tests': {'a': images}, 'weigh': lambda _, found=weights: found, 'folder': tmp_path},
+            titles=('covid', 'normal'),
+        )
+        assert slice_attribution.check(subject).flag is flag
 
 
 @pytest.mark.fast

@@ -25,6 +25,7 @@ CAPTION = (
     'The mean weight of slices by where they are in the scan, from foot (0) to head (1), for '
     'either class'
 )
+ROUNDING = 1e-5  # of a sum of float32 weights
 BINS = 10  # of the height of a scan, in the figure
 
 
@@ -42,7 +43,7 @@ def check(subject):
         hits = interval(hit.mean(), *mean_interval(hit, groups))
         means = f'{weight.mean():.3f}', f'{share.mean():.3f}'
         rows.append((test, f'{len(groups)} of {len(images.rows)}', *means, gained, hits))
-        if high < 0:
+        if high < -ROUNDING:
             below.append(f'{weight.mean():.0%} on {test}, of which they are {share.mean():.0%}')
     path = subject.folder / 'slice_attribution.png'
     draw(path, curves, subject.titles)

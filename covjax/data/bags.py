@@ -109,11 +109,13 @@ def read(spec, data_dir, shown, find=None, find_lesions=None):
     bags, counts, middles, scans_found = (list(column) for column in zip(*found))
     if bare := sum(not bag.has_lungs for bag in bags):
         print(f'{spec}: no lungs found in {bare} of {len(found)} scans, shown whole', flush=True)
+    if find_lesions:
+        _tell_candidates(spec, bags)
     rows = [
         dataclasses.replace(scan.row, others={**scan.row.others, 'slices': count})
         for scan, count in zip(scans_found, counts)
     ]
-    check_labels(spec, rows)
+    check_labels(spec, [row for scan in scans_found for row in scan.members])
     return Bags(
         images=[bag.images for bag in bags],
         labels=np.array([row.label for row in rows], np.int32),
@@ -130,6 +132,18 @@ def read(spec, data_dir, shown, find=None, find_lesions=None):
             for scan, bag in zip(scans_found, bags)
         ],
     )
+
+
+def _tell_candidates(spec, bags):
+    """Prints how many candidates for lesions there are; refuses scans that have none at all."""
+    counts = np.array([len(bag.images) for bag in bags])
+    if not counts.any():
+        raise InputError(
+            f'{spec}: config.lesion_segmenter finds no lesion in any of {len(bags)} scans, so that '
+            'there is nothing to learn from; name a segmenter that learned more'
+        )
+    none = int((counts == 0).sum())
+    print(f'{spec}: {counts.sum()} candidates, none in {none} of {len(bags)} scans', flush=True)
 
 
 def otsu(grey):
@@ -242,11 +256,11 @@ def check_slices(spec, name, rows):
 
 
 def check_labels(spec, rows):
-    """Refuses scans of one patient with two labels: one of them would be wrong.
+    """Refuses scans, slices or pictures of one patient with two labels: one would be wrong.
 
     Args:
         spec: of the data set.
-        rows: [Row] of scans.
+        rows: [Row] of all of them.
 
     Raises:
         InputError: there are such.
@@ -346,10 +360,10 @@ def _check(slices, height, shown, name):
             f'config.window={shown.window}: {name} is stored through the window {STORED}; prepare '
             'and name the data set in HU, whose name ends in _hu'
         )
-    for key in ('mip', 'step'):
-        if getattr(shown, key) and not height:
+    for key, value in (('mip', shown.mip), ('apart', shown.step)):
+        if value and not height:
             raise InputError(
-                f'config.{key}={getattr(shown, key):g}: {name} does not say how far apart its '
+                f'config.{key}={value:g}: {name} does not say how far apart its '
                 'slices are; set it to 0'
             )
 

@@ -31,7 +31,12 @@ def ways(config):
                 f'config.aggregate={config.aggregate}: {name} is no way to a score of a patient; '
                 f'choose from {", ".join(AGGREGATES)}'
             )
-    return names
+    if config.aggregate and not names:
+        raise InputError(
+            f'config.aggregate={config.aggregate}: names no way to a score of a patient; choose '
+            f'from {", ".join(AGGREGATES)}'
+        )
+    return list(dict.fromkeys(names))
 
 
 def units(config, rows):

@@ -96,7 +96,8 @@ class BatchNorm(nn.Module):
             x: the maps.
             valid: bool [B], which of the images the statistics of a batch are of; None is all. Of
                 shape [S, B / S] the statistics are those of each of S scans, whose slices follow
-                one another; the running statistics then stay as they are.
+                one another; the running statistics then stay as they are. Where no image is valid,
+                the running statistics are taken.
         """
         channels = x.shape[-1:]
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
@@ -106,7 +107,7 @@ class BatchNorm(nn.Module):
         spread = self.variable('batch_stats', 'var', jnp.ones, channels)
         mean, var = average.value, spread.value
         if not self.use_running_average:
-            mean, var = self._of_batch(x.astype(jnp.float32), valid)
+            mean, var = self._of_batch(x.astype(jnp.float32), valid, (mean, var))
             if mean.ndim == 2:  # of scans
                 mean, var = (jnp.repeat(each, valid.shape[1], 0) for each in (mean, var))
             elif not self.is_initializing():
@@ -118,8 +119,12 @@ class BatchNorm(nn.Module):
         offset = per_channel(bias) - per_channel(mean) * factor
         return (x * factor + offset).astype(self.dtype)
 
-    def _of_batch(self, x, valid):
-        """Mean and biased variance [C], or [S, C], of [B, H, W, C] and of all devices."""
+    def _of_batch(self, x, valid, otherwise):
+        """Mean and biased variance [C], or [S, C], of [B, H, W, C] and of all devices.
+
+        Where no image is valid they are `otherwise`: without any spread the maps would be scaled up
+        by every layer until they overflow.
+        """
         axis_name = None if self.is_initializing() else self.axis_name
         if valid is None:
             moments = x.mean((0, 1, 2)), (x * x).mean((0, 1, 2))
@@ -132,7 +137,11 @@ class BatchNorm(nn.Module):
             if axis_name and valid.ndim == 1:
                 sums = lax.psum(sums, axis_name)
             *sums, count = sums
-            moments = [each / jnp.maximum(count, 1) for each in sums]
+            usual, spread = (jnp.broadcast_to(each, sums[0].shape) for each in otherwise)
+            moments = [
+                jnp.where(count > 0, each / jnp.maximum(count, 1), instead)
+                for each, instead in zip(sums, (usual, spread + usual * usual))
+            ]
         mean, square = moments
         return mean, jnp.maximum(square - mean * mean, 0)
 

@@ -1,10 +1,11 @@
 """CT scans through a classifier of slices: the share of positive slices, and the corona score.
 
 Gozes et al. 2020 (arXiv 2003.05037) call a scan positive by the share of its lung slices that a
-classifier calls so, and sum the classifier's activation maps over the scan to a score in cm3. How
-they cut and scale the maps is not published. Our reading: in positive slices, inside the lungs and
-where Grad-CAM is at least half of its maximum in the slice, the volume of a voxel counts with P of
-the slice times Grad-CAM in shares of that maximum.
+classifier calls so, and sum the classifier's activation maps over the scan to a score in cm3. Here
+the share is that of all slices, since `evaluate`, which chooses its threshold, knows of no lungs.
+How they cut and scale the maps is not published. Our reading: in positive slices, inside the lungs
+and where Grad-CAM is at least half of its maximum in the slice, the volume of a voxel counts with P
+of the slice times Grad-CAM in shares of that maximum.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ from covjax import InputError, classifier, drafts, lung_view, require, scorer, t
 from covjax.audit.attribution import grad_cam
 from covjax.classes import positive_class
 from covjax.ct import contents, framing, lungs, picture, volume, windows
-from covjax.data import bags, batches, results
+from covjax.data import batches, results
 from covjax.pages import heat_maps, html, pictures, prose
 from covjax.pages.html import Figure
 from covjax.runs import segment
@@ -30,8 +31,8 @@ GIVE = {
     'input': 'give a CT scan, or a folder of CT scans',
 }
 COLUMNS = (
-    *('file', 'lung slices', 'positive slices', 'share', 'positive', 'corona score (ml)'),
-    *('volume (ml)', 'lungs (litres)'),
+    *('file', 'slices', 'lung slices', 'positive slices', 'share', 'positive'),
+    *('corona score (ml)', 'volume (ml)', 'lungs (litres)'),
 )
 SHARE = 'share'  # the way of an evaluation whose thresholds are taken
 HALF = 0.5  # of the maximum of Grad-CAM in a slice, from which on it counts
@@ -55,14 +56,9 @@ class Network(NamedTuple):
 class Found(NamedTuple):
     """What was found in a scan."""
 
-    scores: np.ndarray  # P of every slice, float [slices]; NaN where there are no lungs
+    scores: np.ndarray  # P of every slice, float [slices]
     heat: np.ndarray  # float32 [slices, H, W], 0 to 1: what counts of each voxel
     lungs: np.ndarray  # bool of the same shape
-
-    @property
-    def in_lungs(self):
-        """P of the slices with lungs."""
-        return self.scores[np.isfinite(self.scores)]
 
 
 def run(config, workdir):
@@ -130,7 +126,7 @@ def opened(config):
     run_of = trained.open_run(config.classifier, 'classification', 'classifier', config.checkpoint)
     loaded, positive = classifier.of_run(run_of), positive_class(config, run_of.classes)
     own = scorer.own_config(run_of)
-    threshold, share = thresholds(config, positive)
+    threshold, share = thresholds(config, positive, run_of.step)
     return Network(
         score=jax.jit(classifier.score(loaded, positive)),
         attribute=jax.jit(grad_cam(*loaded, run_of.classes.index(positive))),
@@ -143,23 +139,38 @@ def opened(config):
     )
 
 
-def thresholds(config, positive):
+def thresholds(config, positive, step):
     """(threshold of a slice, threshold of the share of positive slices or None).
 
     Those of config.evaluation, which validation chose, or config.threshold.
 
+    Args:
+        config: of the run.
+        positive: name of the positive class.
+        step: at which the checkpoint of the classifier was written.
+
     Raises:
-        InputError: the evaluation has no shares of patients of this classifier and class.
+        InputError: the evaluation has no shares of patients of this classifier and class, or is of
+            another of its checkpoints.
     """
     if not config.evaluation:
         return config.threshold, None
     evaluation = results.read(config.evaluation)
-    for result in evaluation.by_patient:
+    same = (
+        pathlib.Path(evaluation.classifier).resolve() == pathlib.Path(config.classifier).resolve()
+    )
+    for result in evaluation.by_patient if same else ():
         chosen = result.image_threshold, result.threshold
-        if result.aggregate == SHARE and result.positive_class == positive and all(chosen):
-            same = pathlib.Path(evaluation.classifier).resolve()
-            if same == pathlib.Path(config.classifier).resolve():
-                return chosen
+        is_share = result.aggregate == SHARE and result.positive_class == positive
+        if not is_share or None in chosen:
+            continue
+        if result.step == step:
+            return chosen
+        raise InputError(
+            f'config.evaluation={config.evaluation}: is of step {result.step} of '
+            f'{config.classifier}, and config.checkpoint={config.checkpoint} is of step {step}; '
+            'evaluate that checkpoint'
+        )
     raise InputError(
         f'config.evaluation={config.evaluation}: has no share of positive slices of patients of '
         f'{config.classifier}; run evaluate.py with --config.aggregate={SHARE} on it'
@@ -169,36 +180,33 @@ def thresholds(config, positive):
 def of_scan(network, grey):
     """What a Network finds in the slices uint8 [slices, H, W] of a scan: Found."""
     lung = np.stack([_lungs_of(network, plane) for plane in grey])
-    scores, heat = np.full(len(grey), np.nan), np.zeros(grey.shape, np.float32)
-    with_lungs = bags.slices_with_lungs(lung.mean((1, 2)))
-    if not len(with_lungs):
-        return Found(scores, heat, lung)
-    boxes = [_box(network, grey[z], lung[z]) for z in with_lungs]
-    images = np.stack([_shown(network, grey[z], lung[z], b) for z, b in zip(with_lungs, boxes)])
-    predict = lambda apply: batches.predict(apply, images, network.batch_size)
-    scores[with_lungs] = predict(network.score)
-    maps = predict(network.attribute)
-    for z, box, cam in zip(with_lungs, boxes, maps):
-        if scores[z] >= network.threshold:
-            heat[z][box] = scores[z] * _counted(cam, heat[z][box].shape)
-            heat[z] *= lung[z]
-    return Found(scores, heat, lung)
+    boxes = [_box(network, plane, mask) for plane, mask in zip(grey, lung)]
+    images = np.stack([_shown(network, *each) for each in zip(grey, lung, boxes)])
+    scores = batches.predict(network.score, images, network.batch_size)
+    heat = np.zeros(grey.shape, np.float32)
+    counted = np.flatnonzero((scores >= network.threshold) & lung.any((1, 2)))
+    if len(counted):
+        maps = batches.predict(network.attribute, images[counted], network.batch_size)
+        for z, cam in zip(counted, maps):
+            heat[z][boxes[z]] = scores[z] * _counted(cam, heat[z][boxes[z]].shape)
+    return Found(scores, heat * lung, lung)
 
 
 def _lungs_of(network, plane):
-    """bool [H, W]: plausible lungs of a slice, or nothing."""
+    """bool [H, W]: plausible lungs of a slice, or nothing; such a slice is shown whole."""
     mask = network.find(plane[None])[0]
     return mask if lungs.plausible(mask[None])[0] else np.zeros_like(mask)
 
 
 def _box(network, plane, mask):
     """The part of a slice that the network is shown, (slice of rows, slice of columns)."""
-    return framing.box_of(mask) if network.view else framing.whole(plane.shape)
+    return framing.box_of(mask) if network.view and mask.any() else framing.whole(plane.shape)
 
 
 def _shown(network, plane, mask, box):
     """What the network is shown of a slice: uint8 [size, size, 1]."""
-    shown = framing.VIEWS[network.view](plane, mask) if network.view else plane[box]
+    has_view = network.view and mask.any()
+    shown = framing.VIEWS[network.view](plane, mask) if has_view else plane[box]
     size = (network.size, network.size)
     image = Image.fromarray(np.ascontiguousarray(shown))
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR))[..., None]
@@ -221,22 +229,22 @@ def row(network, name, found, millilitres):
         found: Found.
         millilitres: of a voxel.
     """
-    scores = found.in_lungs
-    count = int((scores >= network.threshold).sum())
-    share = count / len(scores) if len(scores) else 0.0
+    count = int((found.scores >= network.threshold).sum())
+    share = count / len(found.scores)
+    in_lungs = int(found.lungs.any((1, 2)).sum())
     verdict = '' if network.share is None else ('yes' if share >= network.share else 'no')
-    score, part = found.heat.sum(dtype=float), (found.heat > 0).sum()
+    volumes = found.heat.sum(dtype=float), (found.heat > 0).sum()
     return [
-        *(name, len(scores), count, round(share, 4), verdict, round(score * millilitres, 2)),
-        *(round(float(part) * millilitres, 2), round(found.lungs.sum() * millilitres / 1000, 3)),
+        *(name, len(found.scores), in_lungs, count, round(share, 4), verdict),
+        *(round(float(voxels) * millilitres, 2) for voxels in volumes),
+        round(found.lungs.sum() * millilitres / 1000, 3),
     ]
 
 
 def tiles_of(grey, found, count):
     """The slices with the highest probabilities and their heat, [uint8 [TILE, TILE, 3]]."""
-    known = np.nan_to_num(found.scores, nan=-1.0)
     tiles = []
-    for z in sorted(np.argsort(-known, kind='stable')[:count]):
+    for z in sorted(np.argsort(-found.scores, kind='stable')[:count]):
         image = Image.fromarray(heat_maps.overlay(grey[z], found.heat[z]))
         tiles.append(np.asarray(image.resize((TILE, TILE), Image.Resampling.BILINEAR)))
     return tiles
@@ -252,7 +260,7 @@ def write_page(config, network, workdir, rows):
         rows: of the table.
     """
     page = prose.read('corona')
-    positive = [line for line in rows if line[4] == 'yes']
+    positive = [line for line in rows if line[COLUMNS.index('positive')] == 'yes']
     said = f'{len(positive)} of them are called positive. ' if network.share is not None else ''
     opening = page.opening.format(
         files='1 scan' if len(rows) == 1 else f'{len(rows)} scans',

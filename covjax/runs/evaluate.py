@@ -19,6 +19,7 @@ from covjax.classes import against_rest, check_same, listed, named_in_title, pos
 from covjax.data import datasets, lineage, patients, results, specs
 from covjax.data.results import Confusion, Evaluation, Interval, Result, ScoredImage
 from covjax.metrics import calibration
+from covjax.metrics.aggregate import HALF
 from covjax.metrics.intervals import bootstrap, wilson
 from covjax.metrics.rates import confusion, rates
 from covjax.metrics.roc import operating_point
@@ -160,15 +161,15 @@ def _rows(found, by_patient):
     """The rows of the table of patients.html, images first, of each test set and class."""
     rows = []
     for result in found:
-        known = result.at_validation_threshold or result.metrics
+        known = result.at_validation_threshold or {**result.metrics, 'threshold': HALF}
         rows.append(
             page.row(
                 result.name,
                 f'each image, {result.positive_class}',
                 len(result.images),
                 {**result.metrics, **known},
-                result.intervals,
-                known.get('threshold'),
+                _intervals_at(result, known['threshold']),
+                known['threshold'],
             )
         )
     for result in by_patient:
@@ -177,6 +178,14 @@ def _rows(found, by_patient):
         numbers = result.metrics, result.intervals, result.threshold
         rows.append(page.row(name, of, len(result.patients), *numbers))
     return rows
+
+
+def _intervals_at(result, threshold):
+    """The intervals of a Result whose images are called positive from a threshold on."""
+    labels, scores, groups = zip(
+        *((image.label, image.score, image.group) for image in result.images)
+    )
+    return _intervals(bootstrap(np.array(labels), np.array(scores), groups, threshold))
 
 
 def _patients(test, said, scored, classes, units, of_patients):
