@@ -114,7 +114,8 @@ def systems(folder):
         'dre_net': (
             'dre_net:small',
             PICTURES,
-            ('--config.steps=300', '--config.eval_every=50', '--config.class_weights=balanced'),
+            ('--config.steps=120', '--config.eval_every=40', '--config.warmup_steps=20',
+             '--config.class_weights=balanced'),
         ),
     }  # fmt: skip
 
