@@ -443,6 +443,20 @@ def test_volumes_without_patients_are_groups_of_their_own(raw, tmp_path, capsys)
     assert 'each scan is a group of its own' in capsys.readouterr().out
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    'names, expected',
+    [
+        ({'covid', 'noncovid'}, ('noncovid', 'covid')),
+        ({'covid', 'cap', 'normal'}, ('normal', 'cap', 'covid')),
+        ({'flu', 'bacterial'}, ('bacterial', 'flu')),
+    ],
+)
+def test_classes_begin_with_normal_and_end_with_covid(names, expected):
+    """As those of COVID-CT-MD, so that a network of one data set is tested on the other."""
+    assert layouts._in_order(names) == expected
+
+
 def test_labels_are_in_the_order_of_covjax_classes(built):
     """The positive class last."""
     name, data_dir = built('folder_pictures')
