@@ -23,17 +23,20 @@ def plain(x, kernel):
     return lax.conv_general_dilated(x, kernel, (1, 1), 'VALID', dimension_numbers=layers.NHWC)
 
 
-def strided(x, kernel):
-    """XLA's convolution with stride 2 and a margin of one pixel."""
-    margin = ((1, 1), (1, 1))
-    return lax.conv_general_dilated(x, kernel, (2, 2), margin, dimension_numbers=layers.NHWC)
+def by_columns(stride):
+    """(ours, XLA's) convolution with a stride and a margin of one pixel."""
+    strides, margin = (stride, stride), ((1, 1), (1, 1))
+    return (
+        lambda x, kernel: layers.by_columns(layers.pad(x, 1), kernel, strides),
+        lambda x, kernel: lax.conv_general_dilated(
+            x, kernel, strides, margin, dimension_numbers=layers.NHWC
+        ),
+    )
 
 
 WINOGRAD = (layers.winograd, plain)
 ONE_CHANNEL = (layers.from_one_channel, plain)
 BY_TAPS = (layers.by_taps, plain)
-BY_COLUMNS = (lambda x, kernel: layers.by_columns(x, kernel, (1, 1)), plain)
-BY_STRIDES = (lambda x, kernel: layers.by_columns(layers.pad(x, 1), kernel, (2, 2)), strided)
 BY_PLANES = (layers.transposed_by_taps, layers.transposed)
 BY_PHASES = (layers.transposed_by_phases, layers.transposed)
 CASES = {  # name: (ours, XLA's), shape of the images, shape of the kernel
@@ -42,8 +45,8 @@ CASES = {  # name: (ours, XLA's), shape of the images, shape of the kernel
     'from_one_channel, 3x3 1 to 16': (ONE_CHANNEL, (8, 178, 178, 1), (3, 3, 1, 16)),
     'from_one_channel, 7x7 1 to 64': (ONE_CHANNEL, (4, 134, 134, 1), (7, 7, 1, 64)),
     'by_taps, 7x7 64 to 1': (BY_TAPS, (1, 134, 134, 64), (7, 7, 64, 1)),
-    'by_columns, 3x3 512 to 512': (BY_COLUMNS, (16, 4, 4, 512), (3, 3, 512, 512)),
-    'by_columns, stride 2': (BY_STRIDES, (16, 4, 4, 512), (3, 3, 512, 512)),
+    'by_columns, 3x3 512 to 512': (by_columns(1), (16, 2, 2, 512), (3, 3, 512, 512)),
+    'by_columns, stride 2': (by_columns(2), (16, 4, 4, 512), (3, 3, 512, 512)),
     'transposed_by_taps, 256 to 128': (BY_PLANES, (1, 32, 32, 256), (3, 3, 256, 128)),
     'transposed_by_taps, 128 to 64': (BY_PLANES, (1, 64, 64, 128), (3, 3, 128, 64)),
     'transposed_by_phases, 256 to 128': (BY_PHASES, (1, 32, 32, 256), (3, 3, 256, 128)),

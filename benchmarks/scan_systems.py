@@ -170,7 +170,7 @@ def candidates(folder):
 
 
 def corona(folder, real):
-    """Applies Gozes et al. to test scans of phantoms and to the real ones."""
+    """Applies Gozes et al. to all scans of phantoms and to the real ones."""
     for name, source in (('phantom', folder / 'scans' / 'scans'), ('real', real)):
         target = folder / f'corona_{name}'
         if source and not finished(target):

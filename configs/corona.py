@@ -8,7 +8,7 @@ published: ours is in covjax/runs/corona.py.
 python launch.py --config=configs/corona.py --workdir=runs/corona \\
     --config.classifier=runs/slices --config.input=FOLDER_OR_SCAN --config.evaluation=runs/evaluate
 
-Cost: about as much as scoring every lung slice twice.
+Cost: every slice is scored once, and positive ones twice more for Grad-CAM.
 """
 
 from configs import base

@@ -175,15 +175,19 @@ def test_what_candidates_need(places, fields, message):
         scans.make(config_of(places, **fields))
 
 
-def test_scans_without_any_candidate_are_refused(places, capsys):
+def test_scans_without_any_candidate_are_counted(places, capsys):
     spec, data, shown = 'ct_scans/folder:train', str(places / 'data'), bags.Shown(32, 3)
-    nothing = lambda grey: np.zeros(grey.shape, bool)
-    with pytest.raises(InputError, match='finds no lesion in any of 4 scans'):
-        bags.read(spec, data, shown, find_lesions=nothing)
     once = iter([True, *[False] * 3])
     found = bags.read(spec, data, shown, find_lesions=lambda grey: np.full(grey.shape, next(once)))
     assert [len(images) for images in found.images] == [1, 0, 0, 0]
     assert f'{spec}: 1 candidates, none in 3 of 4 scans' in capsys.readouterr().out
+
+
+def test_a_training_needs_a_candidate(places, monkeypatch):
+    nothing = lambda named: lambda grey: np.zeros(grey.shape, bool)
+    monkeypatch.setattr(scan_classifier, '_lesion_finder', nothing)
+    with pytest.raises(InputError, match='config.lesion_segmenter=.*: finds no lesion in any scan'):
+        scans.make(config_of(places))
 
 
 def test_the_variant_names_the_segmenter_that_it_needs():

@@ -135,13 +135,8 @@ def read(spec, data_dir, shown, find=None, find_lesions=None):
 
 
 def _tell_candidates(spec, bags):
-    """Prints how many candidates for lesions there are; refuses scans that have none at all."""
+    """Prints how many candidates for lesions there are."""
     counts = np.array([len(bag.images) for bag in bags])
-    if not counts.any():
-        raise InputError(
-            f'{spec}: config.lesion_segmenter finds no lesion in any of {len(bags)} scans, so that '
-            'there is nothing to learn from; name a segmenter that learned more'
-        )
     none = int((counts == 0).sum())
     print(f'{spec}: {counts.sum()} candidates, none in {none} of {len(bags)} scans', flush=True)
 
@@ -392,11 +387,6 @@ def lung_of(grey, find):
     return whole[:, : grey.shape[1], : grey.shape[2]]
 
 
-def slices_with_lungs(areas):
-    """The numbers of the slices that cut the lungs, by their areas in each, float [slices]."""
-    return np.flatnonzero(areas >= max(LEAST_AREA * areas.max(), np.finfo(float).tiny))
-
-
 def choose(areas, count, step):
     """The numbers of the slices of a bag, spread evenly over those that cut the lungs.
 
@@ -409,7 +399,7 @@ def choose(areas, count, step):
     Returns:
         int [k], ascending.
     """
-    with_lungs = slices_with_lungs(areas)
+    with_lungs = np.flatnonzero(areas >= max(LEAST_AREA * areas.max(), np.finfo(float).tiny))
     first, last = (with_lungs[0], with_lungs[-1]) if len(with_lungs) else (0, len(areas) - 1)
     candidates = np.arange(first + (last - first) % step // 2, last + 1, step)
     count = min(count, len(candidates))

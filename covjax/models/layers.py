@@ -229,7 +229,7 @@ def convolve(x, kernel, strides, padding, **options):
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-TINY = 9  # pixels of a result up to which XLA's convolution takes up to a hundred times longer
+TINY = 9  # pixels of a result up to which XLA's convolution takes up to fifty times longer
 
 
 def _is_dense(x, kernel, options):

@@ -4,7 +4,7 @@ Of every test set it holds a score of every image, the metrics with their interv
 calibration, and the overlap with what trained the classifier (covjax.data.results). Of more than
 two classes each is set against the rest in turn: its images are the positive ones, its probability
 is the score, and threshold, temperature and baselines are fitted for it alone. With
-config.aggregate patients are scored, too (covjax.runs.by_patient).
+config.aggregate patients are scored, too (covjax.data.patients).
 """
 
 import math
@@ -59,7 +59,9 @@ def run(config, workdir):
             then.
     """
     network = scorer.open_run(config.classifier, 'classifier', config.checkpoint)
-    patients.ways(config), patients.units(config, [])  # before anything is read
+    # Keys are checked before anything is read.
+    patients.ways(config)
+    patients.units(config, [])
     data_dir, names = trained.data_dir_of(config), specs.test_names(config)
     reader = scorer.Reader(network, data_dir)
     baselines = read_baselines(config, reader)

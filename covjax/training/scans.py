@@ -57,6 +57,11 @@ def _read(config, key):
         )
     found = scan_classifier.read(config[key], config.data_dir, config)
     classification.check_labels(f'config.{key}={config[key]}', found, 'scans')
+    if key == 'train' and not any(len(images) for images in found.images):
+        raise InputError(
+            f'config.lesion_segmenter={config.lesion_segmenter}: finds no lesion in any scan of '
+            f'{config.train}, so that there is nothing to learn from; name one that learned more'
+        )
     return found
 
 
