@@ -119,3 +119,25 @@ def test_images_that_a_leaky_generator_made_for_validation_are_a_leak():
     records = [RECORDS[0] | {'role': 'val', 'through': 'generator'}]
     rows = [Row('leaked', 'doc1/p1', 's1')]
     assert lineage.overlap(records, rows)[0]['validation'] == 1
+
+
+@pytest.mark.parametrize(
+    'images, counts',
+    [
+        ([['s3', 'doc3/p3', 'i3']], None),
+        (
+            [['s1', 'doc1/p1', 'again'], ['s3', 'doc3/p3', 'i3']],
+            '2 images 1 are in the training set and 1',
+        ),
+        ([['s3', 'doc1/p1', 'i3']], '1 images 0 are in the training set and 1 are of patients'),
+        # What trained the generator of the training images is no training image itself.
+        ([['s2', 'series2', 'i3']], None),
+    ],
+    ids=['others', 'a training image', 'another image of a training patient', 'of the generator'],
+)
+def test_validation_on_the_training_set_is_said(images, counts):
+    picked = {'role': 'val', 'dataset': 'a:validation', 'through': '', 'images': images}
+    lines = lineage.seen_twice([*RECORDS[:2], picked])
+    assert len(lines) == (counts is not None)
+    assert counts is None or counts in lines[0]
+    assert counts is None or lines[0].startswith('config.val=a:validation: ')

@@ -153,6 +153,35 @@ def check(records, rows, test_set, protocol):
     return counts
 
 
+def seen_twice(records):
+    """Says which validation pictures of a training are of its training set.
+
+    Such pictures choose checkpoints and thresholds for what the network remembers. Published
+    protocols do that, so it is said and not refused.
+
+    Args:
+        records: the lineage of the run.
+
+    Returns:
+        A list of lines, one for each role of PICKED and data set that has any.
+    """
+    own = [record for record in records if not record['through']]
+    trained_images, groups = _known(own, TRAINED)
+    lines = []
+    for record in own:
+        if record['role'] in PICKED:
+            same = sum(digest in trained_images for digest, *_ in record['images'])
+            near = sum(group in groups for _, group, *_ in record['images'])
+            if near or same:
+                lines.append(
+                    f'config.{record["role"]}={record["dataset"]}: of its '
+                    f'{len(record["images"])} images {same} are in the training set and {near} are '
+                    'of patients or series of it; they choose checkpoints and thresholds for what '
+                    'the network remembers'
+                )
+    return lines
+
+
 def check_same(records, role, rows, spec):
     """Refuses a data set that is no longer what a run was trained on, or chosen by.
 

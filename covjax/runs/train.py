@@ -40,6 +40,8 @@ def run(config, workdir):
     task = MAKE[choice(config, 'task', MAKE)](now)
     loop.check(task, config)  # before anything is written
     record = lineage.record(config, config.data_dir, task.sources)
+    for line in lineage.seen_twice(record):
+        print(line, flush=True)
     record += kept_segmenter.lineage_of(config, workdir)
     record += pair_pictures.lineage_of(config, workdir)
     record += pretraining.lineage_of(config, workdir)
