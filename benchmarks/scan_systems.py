@@ -115,7 +115,8 @@ def systems(folder):
             'dre_net:small',
             PICTURES,
             ('--config.steps=120', '--config.eval_every=40', '--config.warmup_steps=20',
-             '--config.class_weights=balanced'),
+             '--config.class_weights=balanced', '--config.learning_rate=1e-4',
+             f'--config.start={folder / "resnet50_torch"}'),
         ),
     }  # fmt: skip
 

@@ -15,8 +15,9 @@ full   Slices of 448x448, as published; a step takes 14 times the work of a ResN
 small  The same at 112x112, for a CPU.
 
 Theirs begins with weights of ImageNet, is trained by SGD and fills the background with shifted
-copies of the lungs; here it is AdamW, from random weights or those of another run, on whole slices
-or, with config.lungs=crop, on the lungs.
+copies of the lungs; here it is AdamW, on whole slices or, with config.lungs=crop, on the lungs. It
+begins with random weights or, by config.start, with those of another DRE-Net or of a classifier
+with the same body, configs/classifier.py:resnet50_torch.
 """
 
 from configs import base, classifier

@@ -2,8 +2,8 @@
 
 config.start of a classification or a segmentation names the workdir of a run of the same task
 and network; a classification of scans may begin with one of slices, whose network becomes its
-backbone. What trained that run is part of the lineage, so that those images and patients are
-refused as test data.
+backbone, and a DRE-Net with the classifier that it has inside. What trained that run is part of the
+lineage, so that those images and patients are refused as test data.
 """
 
 import pathlib
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from covjax import InputError, trained
 from covjax.data import lineage
+from covjax.models import dre_net
 from covjax.weights import checkpoint, safetensors
 from covjax.workdir import read_config
 
@@ -22,6 +23,8 @@ THROUGH = 'pretraining'  # what lineage.json calls it
 HEAD = 'head'  # the layer whose outputs are the classes
 # The tasks that a run may have had to begin another one with, where that is not the same.
 BEGINNINGS = {'scans': ('scans', 'classification')}
+# Networks of models.MODELS with another one of them inside, and the layer that it is.
+INSIDE = {'dre_net': (dre_net.DRENet.backbone, 'body')}
 
 
 def tasks(config):
@@ -48,7 +51,8 @@ def load(config, model, shown, classes, rng):
     """
     folder = config[KEY]
     run = trained.open_run(folder, tasks(config), KEY)
-    if run.config.get('model', config.model) != config.model:
+    part = _part(config, run.config)
+    if part is None:
         raise InputError(
             f'config.{KEY}={folder}: is a {run.config.model}, and config.model={config.model}; set '
             f'config.model={run.config.model}, or name the run of a {config.model}'
@@ -63,8 +67,8 @@ def load(config, model, shown, classes, rng):
     if 'batch_stats' in run.variables:
         variables['batch_stats'] = run.variables['batch_stats']
     new = jax.jit(model.init)(rng, *shown)
-    if run.config.task != config.task:
-        variables = _as_backbone(variables, new)
+    if part:
+        variables = _inside(variables, new, part)
     if run.classes != tuple(classes):
         variables['params'][HEAD] = new['params'][HEAD]
         print(f'{folder}: has other classes, so the last layer is a new one', flush=True)
@@ -74,17 +78,31 @@ def load(config, model, shown, classes, rng):
     return variables
 
 
-def _as_backbone(variables, new):
-    """Variables of a network of slices as those of a network of scans, like `new`.
+def _part(config, begun):
+    """The layer of a network that the network of another run is: '' for all of it, None for none.
+
+    Args:
+        config: of this training.
+        begun: of the run that it begins with.
+    """
+    of_slices = begun.task != config.task
+    if begun.get('model', config.model) == config.model:
+        return 'backbone' if of_slices else ''
+    backbone, part = INSIDE.get(config.model, (None, None))
+    return part if begun.model == backbone and not of_slices else None
+
+
+def _inside(variables, new, part):
+    """Variables of a network as those of one like `new` that has it inside, as the layer `part`.
 
     Layers that only the latter has are new, and its last one is the old one where that fits.
     """
     params = dict(variables['params'])
     head = params.pop(HEAD)
     fits = jax.tree.map(np.shape, head) == jax.tree.map(np.shape, new['params'][HEAD])
-    whole = {**new['params'], 'backbone': params}
+    whole = {**new['params'], part: params}
     whole |= {HEAD: head} if fits else {}
-    stats = {'backbone': variables['batch_stats']} if 'batch_stats' in variables else None
+    stats = {part: variables['batch_stats']} if 'batch_stats' in variables else None
     return {'params': whole} | ({'batch_stats': stats} if stats else {})
 
 

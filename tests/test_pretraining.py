@@ -1,16 +1,19 @@
 """A training that begins with another run: its weights, its lineage, and what is refused."""
 
 import shutil
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import labelled_sets
 import numpy as np
 import pytest
 from segmenters import write_run
 
 from configs import classifier as training
+from configs import dre_net
 from configs import segmentation as segmentation_config
-from covjax import InputError, classifier, pretraining, segmenter, trained
+from covjax import InputError, classifier, models, pretraining, segmenter, trained
 from covjax.data import datasets, lineage
 from covjax.data.augment import to_float
 from covjax.runs import train
@@ -157,3 +160,38 @@ def test_weights_that_expect_other_images_are_refused(places, much):
     model = classifier.network(config, num_classes=2)
     with pytest.raises(InputError, match="config.pretrained='', which decides how images are"):
         pretraining.load(config, model, IMAGES, CLASSES, jax.random.key(0))
+
+
+class Drawn:
+    """The variables of a network, each filled with one number, without compiling its init."""
+
+    def __init__(self, network, number):
+        self.shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+        self.number = number
+
+    def init(self, *_):
+        return jax.tree.map(lambda leaf: jnp.full(leaf.shape, self.number), self.shapes)
+
+
+def test_a_dre_net_begins_with_the_classifier_that_it_has_inside(monkeypatch):
+    inner = Drawn(models.create('resnet50_torch', 2), 0.5).init()
+    config = training.get_config('resnet50_torch')
+    run = SimpleNamespace(
+        config=config,
+        variables={'net': {'params': inner['params']}, 'batch_stats': inner['batch_stats']},
+        classes=CLASSES,
+    )
+    monkeypatch.setattr(trained, 'open_run', lambda *_: run)
+    outer = dre_net.get_config('small')
+    outer.start = 'runs/inner'
+    model = Drawn(models.create('dre_net', 2), 0.25)
+    variables = pretraining.load(outer, model, (), CLASSES, jax.random.key(0))
+    params, stats = variables['params'], variables['batch_stats']
+    body = {name: layer for name, layer in inner['params'].items() if name != 'head'}
+    jax.tree.map(np.testing.assert_array_equal, params.pop('body'), body)
+    jax.tree.map(np.testing.assert_array_equal, stats.pop('body'), inner['batch_stats'])
+    assert not stats and all((leaf == 0.25).all() for leaf in jax.tree.leaves(params))
+
+    config.model = 'resnet50'  # of Keras, which no DRE-Net has inside
+    with pytest.raises(InputError, match='runs/inner: is a resnet50, and config.model=dre_net'):
+        pretraining.load(outer, model, (), CLASSES, jax.random.key(0))
