@@ -97,7 +97,8 @@ def enough_memory():
         if not isinstance(error, MemoryError) and EXHAUSTED not in reason:
             raise
         raise InputError(
-            f'not enough memory ({reason}); lower config.batch_size or the size of images'
+            f'not enough memory ({reason}); lower config.batch_size, the size of images or, of '
+            'scans, config.slices'
         ) from None
 
 

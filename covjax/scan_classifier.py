@@ -118,6 +118,11 @@ def _negative(config, classes):
     named = config.negative_class
     found = [named] if named else [name for name in HEALTHY if name in classes]
     if config.pooling != 'noisy_or':
+        if named:
+            raise InputError(
+                f'config.negative_class={named}: config.pooling={config.pooling} treats all '
+                'classes alike; leave it empty'
+            )
         return 0
     if not found or found[0] not in classes:
         raise InputError(

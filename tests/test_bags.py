@@ -202,10 +202,11 @@ def test_slices_of_one_scan_pass():
             lambda found: [*found[:3], with_others(found[3], spacing=[1, 1, 1])],
             'has slices of different spacing, 1 and 5 mm apart',
         ),
-        (lambda found: [found[0], *found[2:]], 'lacks slices after z = 0, or has one twice'),
-        (lambda found: [*found[:2], *found[1:]], 'lacks slices after z = 1, or has one twice'),
+        (lambda found: [found[0], *found[2:]], 'lacks the slice z = 1, or has one twice'),
+        (lambda found: [*found[:2], *found[1:]], 'lacks the slice z = 2, or has one twice'),
+        (lambda found: found[1:], 'lacks the slice z = 0, or has one twice'),
     ],
-    ids=['patients', 'spacing', 'missing', 'twice'],
+    ids=['patients', 'spacing', 'missing', 'twice', 'without the first'],
 )
 def test_slices_that_are_no_scan_are_refused(spoil, message):
     with pytest.raises(InputError, match=message):
@@ -215,6 +216,23 @@ def test_slices_that_are_no_scan_are_refused(spoil, message):
 def test_framed_slices_need_not_follow_one_another():
     found = [with_others(row, frame=[0, 0, 1, 1]) for row in rows()]
     bags.check_slices('x', 'a', [found[0], found[2]])
+
+
+@pytest.mark.parametrize(
+    'key, shown, with_candidates',
+    [
+        ('mip', Shown(20, 2, mip=5.0), False),
+        ('apart', Shown(20, 2, step=5.0), False),
+        ('lesion_segmenter', Shown(20, 2), True),
+    ],
+)
+def test_framed_slices_do_not_lie_on_one_another(key, shown, with_candidates):
+    whole, *_ = rows()
+    framed = with_others(whole, frame=[0, 0, 1, 1])
+    bags.check_whole(whole, shown, with_candidates)
+    bags.check_whole(framed, Shown(20, 2), False)
+    with pytest.raises(InputError, match=f'config.{key}: a/z000 has framed slices.*out _framed'):
+        bags.check_whole(framed, shown, with_candidates)
 
 
 def test_two_labels_of_one_patient_are_refused():

@@ -1,6 +1,8 @@
 """The corona score: which slices and voxels count, where heat maps lie, what is refused."""
 
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -93,7 +95,7 @@ def test_the_map_lies_where_the_network_looked(view):
 def test_a_scan_without_lungs_has_no_score():
     found = corona.of_scan(network(view='crop'), scan([None, None]))
     assert not found.heat.any()
-    assert corona.row(network(share=0.1), 'a', found, 1.0) == ['a', 2, 0, 2, 1.0, 'yes', 0, 0, 0]
+    assert corona.row(network(share=0.1), 'a', found, 1.0) == ['a', 2, 0, 2, 1.0, 'yes', '', '', 0]
 
 
 @pytest.mark.fast
@@ -184,6 +186,28 @@ def test_pictures_have_no_volume(places, tmp_path):
     config = config_of(places, input=str(tmp_path / 'a.png'))
     with pytest.raises(InputError, match='a.png: has pictures; give CT scans'):
         corona.run(config, tmp_path / 'corona')
+
+
+@pytest.mark.fast
+def test_a_classifier_of_framed_slices_is_refused():
+    config = ConfigDict({'classifier': 'runs/framed'})
+    for dataset in ('ct_scans/folder_slices', 'covid_ct/clean'):
+        corona.check_shown(config, ConfigDict({'train': f'{dataset}:train'}))
+    training = ConfigDict({'train': 'covid_ct:train+ct_scans/folder_slices_framed:train'})
+    with pytest.raises(InputError, match='runs/framed: .* train one on ct_scans/folder_slices, '):
+        corona.check_shown(config, training)
+
+
+def test_thresholds_of_documents_are_none_of_patients(places, tmp_path):
+    shutil.copytree(places / 'evaluate', tmp_path / 'evaluate')
+    path = tmp_path / 'evaluate' / 'results.json'
+    found = json.loads(path.read_text())
+    for result in found['by_patient']:
+        result['unit'] = 'document'
+    path.write_text(json.dumps(found))
+    fields = {'evaluation': str(tmp_path / 'evaluate'), 'classifier': str(places / 'slices')}
+    with pytest.raises(InputError, match='has no share of positive slices of patients'):
+        corona.thresholds(ConfigDict(fields), 'covid', 10)
 
 
 def test_thresholds_of_another_classifier_or_checkpoint_are_refused(places):

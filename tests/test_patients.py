@@ -1,5 +1,7 @@
 """Scores of patients: ways to make them of those of slices, their thresholds, their page."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -11,6 +13,7 @@ from covjax.data.rows import Row
 from covjax.metrics import aggregate
 from covjax.metrics.roc import operating_point
 from covjax.pages import patients as page
+from covjax.runs import evaluate
 
 pytestmark = pytest.mark.fast
 
@@ -142,10 +145,25 @@ def test_unknown_ways_are_refused(names):
 def test_a_unit_is_a_patient_or_the_document_of_several():
     groups = ['a.pdf/a', 'a.pdf/b', 'b.pdf/a', '1.2.3']
     rows = [Row(str(i), group, str(i)) for i, group in enumerate(groups)]
-    units = {unit: patients.units(ConfigDict({'unit': unit}), rows) for unit in patients.UNITS}
+    config_of = lambda unit, **keys: ConfigDict({'unit': unit, 'aggregate': 'mean'} | keys)
+    units = {unit: patients.units(config_of(unit), rows) for unit in patients.UNITS}
     assert units == {'patient': groups, 'document': ['a.pdf', 'a.pdf', 'b.pdf', '1.2.3']}
     with pytest.raises(InputError, match='config.unit=slice: no such choice; .*patient, document'):
-        patients.units(ConfigDict({'unit': 'slice'}), rows)
+        patients.units(config_of('slice'), rows)
+    with pytest.raises(InputError, match='config.unit=document: no scores of documents'):
+        patients.units(config_of('document', aggregate=''), [])
+    with pytest.raises(InputError, match='config.unit=document: 3 and all others name no source'):
+        patients.units(config_of('document'), rows[3:])
+
+
+def test_the_middle_slices_of_volumes_say_nothing_of_a_share_of_slices():
+    config = ConfigDict({'aggregate': 'share'})
+    row = lambda z, spacing: Row('a', 'p', 'x', z=z, others={'spacing': spacing})
+    for passes in (row(3, [5.0, 1.0, 1.0]), row(None, [0.0, 0.0, 0.0]), Row('a', 'p', 'x')):
+        evaluate.check_slices(config, {'x:test': SimpleNamespace(rows=[passes])})
+    with pytest.raises(InputError, match='x:test has volumes, .* name ends in _slices'):
+        volumes = SimpleNamespace(rows=[row(None, [5.0, 1.0, 1.0])])
+        evaluate.check_slices(config, {'x:test': volumes})
 
 
 # ---- the page

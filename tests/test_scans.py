@@ -6,6 +6,7 @@ import types
 import jax
 import launching
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from conftest import flags_of_devices
@@ -318,6 +319,7 @@ def test_scans_that_trained_the_slices_are_refused(finished, data, tmp_path):
         ({'model': 'dre_net'}, 'config.model=dre_net: '),
         ({'pooling': 'median'}, 'config.pooling=median: '),
         ({'bn': 'group'}, 'config.bn=group: '),
+        ({'pooling': 'max', 'negative_class': 'normal'}, 'config.negative_class=normal: .* empty'),
         ({'pooling': 'noisy_or', 'negative_class': 'well'}, 'config.negative_class=well: noisy_or'),
         ({'schedule': 'never'}, 'config.schedule=never'),
     ],
@@ -407,13 +409,16 @@ def cut(image, path, ill):
 
 
 def reconstructed(image, path, ill):
-    """Scans of the ill were made with another convolution kernel, which DICOM says."""
+    """Scans of the ill were made with another convolution kernel, which all slices but one say."""
     if path.parent.name != 'scans':
         return path.name
     path.unlink()
     hu, spacing = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
     folder = path.parent / path.name.split('.')[0]
     ct_scans.write_dicom(folder, hu, spacing, '2.25.1', ('B30f', 'B60f')[ill])
+    foot = pydicom.dcmread(folder / 'IM_3.dcm')
+    del foot.ConvolutionKernel
+    foot.save_as(folder / 'IM_3.dcm')
     return folder.name
 
 
@@ -437,6 +442,7 @@ def test_a_planted_difference_of_scans_is_caught(plant, finished, tmp_path):
     verdicts = audited(run, data, tmp_path / 'audit')
     found = verdicts[scan_metadata.NAME]
     assert found['flag'] is True and 'AUC 1.000' in found['finding']
+    assert (scan_metadata.NO_KERNELS in found['finding']) == (plant is cut)
     assert verdicts[overlap.NAME]['flag'] is False
 
 

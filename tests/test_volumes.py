@@ -57,11 +57,15 @@ def image_of(hu, code='LPS'):
 
 def read(path, hu=''):
     """(int16 HU in LPS, their Grid) of a file or of a folder with a series."""
-    if path.is_dir():
-        found = contents.look(path, path / 'run')
-        contents.one_kind(found)
-        return volume.lps(contents.open_series(found, hu))[:2]
-    return volume.lps(volume.open_volume(path, hu))[:2]
+    opened = series_in(path, hu) if path.is_dir() else volume.open_volume(path, hu)
+    return volume.lps(opened)[:2]
+
+
+def series_in(folder, hu=''):
+    """The Volume of the series in a folder."""
+    found = contents.look(folder, folder / 'run')
+    contents.one_kind(found)
+    return contents.open_series(found, hu)
 
 
 @pytest.mark.parametrize(
@@ -566,6 +570,43 @@ def write_series(folder, hu=None, name='IM{:05d}', spoil=lambda ds, z: None, **c
         spoil(ds, z)
         save(ds, folder / name.format(z + 1))
     return folder
+
+
+@pytest.mark.parametrize(
+    'kernels, expected',
+    [
+        (['B30f'] * 5, 'B30f'),
+        ([None] * 5, ''),
+        ([None, 'B60f', 'B60f', 'B60f', 'B60f'], 'B60f'),
+        (['B45f', 'B60f', '', 'B60f', 'B60f'], 'B45f / B60f'),
+        ([['Br40d', '3']] * 5, 'Br40d 3'),
+        (['a kernel of more than sixteen letters'] * 5, 'a kernel of more than sixteen letters'),
+    ],
+    ids=['one', 'none', 'not in the first', 'two', 'two words', 'long'],
+)
+@pytest.mark.filterwarnings('ignore:The value length')  # as they are written
+def test_the_kernel_is_what_any_slice_names(tmp_path, kernels, expected, recwarn):
+    def name_kernel(ds, z):
+        if kernels[z] is not None:
+            ds.ConvolutionKernel = kernels[z]
+
+    folder = write_series(tmp_path / 'in', spoil=name_kernel)
+    recwarn.clear()
+    assert series_in(folder).kernel == expected and not recwarn.list
+    assert_is(folder, phantom())
+
+
+@pytest.mark.parametrize('vr, value', [(b'XX', b'\4\0B30f'), (b'FD', b'\6\0B30f  ')])
+def test_a_damaged_kernel_is_none(tmp_path, vr, value):
+    """No image depends on it."""
+    folder = write_series(tmp_path / 'in', ConvolutionKernel='B30f')
+    written = b'\x18\x00\x10\x12SH\x04\x00B30f'
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert content.count(written) == 1
+        path.write_bytes(content.replace(written, written[:4] + vr + value))
+    assert series_in(folder).kernel == ''
+    assert_is(folder, phantom())
 
 
 @pytest.mark.parametrize('name', ['{}.dcm', '{}.DCM', 'IM{:05d}', '{}.IMA', '1.2.840.{}', '{}.img'])

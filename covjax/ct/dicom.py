@@ -283,10 +283,17 @@ def _plane(path, header, frame, places):
 
 
 def _kernel(places):
-    """The ConvolutionKernel that the first of some datasets names; several words in one."""
-    named = [place.ConvolutionKernel for place in places if place.get('ConvolutionKernel')]
-    words = named[:1] if not named or isinstance(named[0], str) else named[0]
-    return ' '.join(map(str, words)).strip()
+    """The ConvolutionKernel that the first of some datasets names; several words in one.
+
+    It is '' where there is none, and where it is damaged: no image depends on it.
+    """
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # pydicom's, of values that are too long
+        for place in places:
+            if value := place.get('ConvolutionKernel'):
+                words = [value] if isinstance(value, str) else [*value]
+                return ' '.join(word for word in words if word.isprintable()).strip()
+    return ''
 
 
 def _without_copies(planes):
@@ -354,7 +361,8 @@ def _stack(path, planes, remarks):
         direction=tuple(map(float, np.stack([row, column, normal], 1).ravel())),
     )
     grid.check(path)
-    return Stack(path, grid, tuple(planes), tuple(drift), tuple(remarks), planes[0].kernel)
+    kernels = dict.fromkeys(plane.kernel for plane in planes if plane.kernel)
+    return Stack(path, grid, tuple(planes), tuple(drift), tuple(remarks), ' / '.join(kernels))
 
 
 def _check_alike(path, planes):

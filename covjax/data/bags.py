@@ -100,6 +100,7 @@ def read(spec, data_dir, shown, find=None, find_lesions=None):
     """
     found = []
     for scan in tqdm(scans(spec, data_dir), 'reading', unit='scan', disable=None):
+        check_whole(scan.row, shown, find_lesions is not None)
         slices = stored_slices(scan)
         if find_lesions:
             bag = candidates_of(slices, scan, shown, find or otsu, find_lesions)
@@ -160,9 +161,8 @@ def scans(spec, data_dir):
     named = {name: datasets.mask_classes(name, data_dir) for name, _, _ in specs.parse(spec)}
     numbers = [masks.lesion_numbers(named[name]) for name, _, _ in specs.parse(spec)]
     for record in datasets.records(spec, data_dir):
-        is_volume = not isinstance(record.image, bytes) and record.image.ndim == 4
         marks = marks_of(record, numbers[record.part])
-        if is_volume:
+        if datasets.is_volume(record):
             yield Scan(record.row, [record.row], [record.image], record.part, marks)
         else:
             key = record.part, scan_of(record.row)
@@ -240,14 +240,38 @@ def check_slices(spec, name, rows):
         )
     numbers = [_z(row) for row in rows]
     # Framed slices are those with lungs, which need not follow one another.
-    if numbers[0] >= 0 and 'frame' not in rows[0].others:
-        gaps = np.diff(numbers)
+    if numbers[0] >= 0 and not is_framed(rows[0]):
+        gaps = np.diff([-1, *numbers])
         if (gaps != 1).any():
-            after = numbers[int(np.argmax(gaps != 1))]
+            z = int(np.argmax(gaps != 1))
             raise InputError(
-                f'{where} lacks slices after z = {after}, or has one twice; name whole splits, or '
+                f'{where} lacks the slice z = {z}, or has one twice; name whole splits, or '
                 'prepare the data set again'
             )
+
+
+def is_framed(row):
+    """Whether slices are cut out around the lungs, each slice by itself."""
+    return 'frame' in row.others
+
+
+def check_whole(row, shown, with_candidates):
+    """Refuses to show of framed slices what needs slices that lie on one another.
+
+    Args:
+        row: Row of a scan.
+        shown: Shown.
+        with_candidates: whether candidates for lesions are looked for.
+
+    Raises:
+        InputError: a key asks for it.
+    """
+    asked = {'mip': shown.mip, 'apart': shown.step, 'lesion_segmenter': with_candidates}
+    for key in (key for key, value in asked.items() if value and is_framed(row)):
+        raise InputError(
+            f'config.{key}: {row.id} has framed slices, each cut out by itself, which do not lie '
+            'on one another; name the data set of whole slices, without _framed'
+        )
 
 
 def check_labels(spec, rows):

@@ -47,8 +47,13 @@ def read(spec, data_dir, size, view=None):
             sets have other classes.
     """
     names = classes(spec, data_dir)
-    # Of volumes one slice each, or they would all be in memory at once.
-    stored = [_without_volume(record) for record in records(spec, data_dir)]
+    stored, volumes = [], 0
+    for record in records(spec, data_dir):
+        volumes += is_volume(record)
+        # Of volumes one slice each, or they would all be in memory at once.
+        stored.append(_without_volume(record))
+    if volumes:
+        print(f'{spec}: of {volumes} volumes the middle slice is shown', flush=True)
     if not stored:
         raise InputError(f'{spec} is empty; choose other splits')
     images = np.empty((len(stored), size, size, 1), np.uint8)
@@ -93,6 +98,11 @@ def classes(spec, data_dir):
                 f'{", ".join(names)}; join data sets of the same classes'
             )
     return labelled[0][1] if labelled else ()
+
+
+def is_volume(record):
+    """Whether a Record is a volume, not a slice or picture."""
+    return not isinstance(record.image, bytes) and record.image.ndim == 4
 
 
 def _without_volume(record):

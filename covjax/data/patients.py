@@ -43,10 +43,21 @@ def units(config, rows):
     """Whose image each is: names of the patients or source documents of Rows, by config.unit.
 
     Raises:
-        InputError: there is no such unit.
+        InputError: there is no such unit, or the images name no documents.
     """
     _, unit_of = UNITS[choice(config, 'unit', UNITS)]
-    return [unit_of(row.group) for row in rows]
+    if config.unit == 'document' and not config.aggregate:
+        raise InputError(
+            'config.unit=document: no scores of documents are asked for; name a way to them in '
+            'config.aggregate, or leave config.unit=patient'
+        )
+    found = [unit_of(row.group) for row in rows]
+    if config.unit == 'document' and rows and found == [row.group for row in rows]:
+        raise InputError(
+            f'config.unit=document: {rows[0].id} and all others name no source document, as images '
+            'of covid_ct do; leave config.unit=patient'
+        )
+    return found
 
 
 def results(names, about, positive, tested, validated):

@@ -20,7 +20,7 @@ from covjax import InputError, classifier, drafts, lung_view, require, scorer, t
 from covjax.audit.attribution import grad_cam
 from covjax.classes import positive_class
 from covjax.ct import contents, framing, lungs, picture, volume, windows
-from covjax.data import batches, results
+from covjax.data import batches, results, specs
 from covjax.pages import heat_maps, html, pictures, prose
 from covjax.pages.html import Figure
 from covjax.runs import segment
@@ -35,6 +35,7 @@ COLUMNS = (
     *('corona score (ml)', 'volume (ml)', 'lungs (litres)'),
 )
 SHARE = 'share'  # the way of an evaluation whose thresholds are taken
+FRAMED = '_framed'  # how names of data sets end whose slices are cut out and scaled
 HALF = 0.5  # of the maximum of Grad-CAM in a slice, from which on it counts
 SHOWN, TILE, COLUMNS_SHOWN = 12, 256, 4
 PICTURE = 'The slices with the highest probabilities of each scan, and Grad-CAM in their lungs'
@@ -112,6 +113,8 @@ def of_scans(network, names, scans, folder):
         volume.write(file, np.round(100 * found.heat).astype(np.uint8), grid, code)
         line = row(network, name, found, float(np.prod(grid.spacing)) / 1000)
         left = (time.monotonic() - began) * (len(scans) - i)
+        if not found.lungs.any():
+            print(f'{name}: no lungs found, so its slices are shown whole and have no score')
         told = ', '.join(f'{key} {value}' for key, value in zip(COLUMNS[1:], line[1:]))
         print(f'{name} ({i} of {len(scans)}, {left:.0f} s left): {told}', flush=True)
         yield line, grey, found
@@ -124,8 +127,14 @@ def opened(config):
         InputError: it is no classifier of slices, or config.evaluation has no thresholds of it.
     """
     run_of = trained.open_run(config.classifier, 'classification', 'classifier', config.checkpoint)
+    check_shown(config, run_of.config)
     loaded, positive = classifier.of_run(run_of), positive_class(config, run_of.classes)
     own = scorer.own_config(run_of)
+    if config.lungs and own.lung_segmenter:
+        raise InputError(
+            f'config.lungs={config.lungs}: {config.classifier} was trained with a segmenter of its '
+            'own, which finds the lungs here too; leave it empty'
+        )
     threshold, share = thresholds(config, positive, run_of.step)
     return Network(
         score=jax.jit(classifier.score(loaded, positive)),
@@ -137,6 +146,25 @@ def opened(config):
         share=share,
         batch_size=config.batch_size,
     )
+
+
+def check_shown(config, training):
+    """Refuses a classifier that learned from what no scan here is shown as.
+
+    Args:
+        config: of the run.
+        training: the config of the classifier.
+
+    Raises:
+        InputError: it learned from framed slices.
+    """
+    for dataset, _, _ in specs.parse(training.train):
+        if dataset.endswith(FRAMED):
+            raise InputError(
+                f'config.classifier={config.classifier}: learned from framed slices ({dataset}), '
+                'and here slices are shown whole; train one on '
+                f'{dataset.removesuffix(FRAMED)}, with config.lungs=crop'
+            )
 
 
 def thresholds(config, positive, step):
@@ -162,6 +190,7 @@ def thresholds(config, positive, step):
     for result in evaluation.by_patient if same else ():
         chosen = result.image_threshold, result.threshold
         is_share = result.aggregate == SHARE and result.positive_class == positive
+        is_share &= result.unit == 'patient'
         if not is_share or None in chosen:
             continue
         if result.step == step:
@@ -234,9 +263,11 @@ def row(network, name, found, millilitres):
     in_lungs = int(found.lungs.any((1, 2)).sum())
     verdict = '' if network.share is None else ('yes' if share >= network.share else 'no')
     volumes = found.heat.sum(dtype=float), (found.heat > 0).sum()
+    # Without lungs there is nothing to sum over, which is not a score of 0.
+    rounded = [round(float(voxels) * millilitres, 2) if in_lungs else '' for voxels in volumes]
     return [
         *(name, len(found.scores), in_lungs, count, round(share, 4), verdict),
-        *(round(float(voxels) * millilitres, 2) for voxels in volumes),
+        *rounded,
         round(found.lungs.sum() * millilitres / 1000, 3),
     ]
 

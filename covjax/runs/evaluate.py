@@ -60,12 +60,14 @@ def run(config, workdir):
     """
     network = scorer.open_run(config.classifier, 'classifier', config.checkpoint)
     # Keys are checked before anything is read.
-    patients.ways(config)
+    ways = patients.ways(config)
     patients.units(config, [])
     data_dir, names = trained.data_dir_of(config), specs.test_names(config)
     reader = scorer.Reader(network, data_dir)
     baselines = read_baselines(config, reader)
     tests = {spec: reader.shown(spec) for spec in names}
+    if ways and not scorer.sees_scans(network):
+        check_slices(config, tests)
     # All overlaps before the first number.
     overlaps = {
         spec: lineage.check(network.lineage, test.members, spec, config.protocol)
@@ -87,6 +89,25 @@ def run(config, workdir):
     )
     results.write(workdir, evaluation)
     write_json(workdir / 'lineage.json', network.lineage)
+
+
+def check_slices(config, tests):
+    """Refuses scores of patients from the middle slice of each of their volumes.
+
+    Args:
+        config: of this run.
+        tests: {spec: scorer.Shown}.
+
+    Raises:
+        InputError: a test set has volumes.
+    """
+    for spec, test in tests.items():
+        if any(row.z is None and any(row.others.get('spacing', ())) for row in test.rows):
+            raise InputError(
+                f'config.aggregate={config.aggregate}: {spec} has volumes, and a classifier of '
+                'slices is shown the middle one alone; name the data set of their slices, whose '
+                'name ends in _slices'
+            )
 
 
 def network_results(config, reader, tests, names, overlaps):
@@ -224,7 +245,7 @@ def _patients(test, said, scored, classes, units, of_patients):
         found.append(
             page.Patient(
                 patient.id,
-                classes[test.labels[members[0]]],
+                scored.positive if patient.label else classes[test.labels[members[0]]],
                 patient.score,
                 [test.images[i][..., 0] for i in members],
                 scored.scores[members],

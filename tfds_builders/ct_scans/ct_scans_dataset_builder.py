@@ -138,8 +138,11 @@ class Builder(_base.ArrayRecordBuilder):
         unchecked_masks: whether to take masks that do not lie on the lungs of their images.
     """
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'Pictures, volumes and slices with masks, labels and patients.'}
+    VERSION = tfds.core.Version('1.1.0')
+    RELEASE_NOTES = {
+        '1.1.0': 'The convolution kernel of DICOM.',
+        '1.0.0': 'Pictures, volumes and slices with masks, labels and patients.',
+    }
     OPTIONS = ('source', 'hu', 'unchecked_masks')
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'get the files of the data set and give their folder'
     BUILDER_CONFIGS = [described(name) for name in NAMES]
