@@ -30,6 +30,7 @@ from covjax import models
 from covjax.launcher import keep_memory
 from covjax.training.optimizer import adamw
 
+PAUSE = 0.5  # seconds; the threads of the library that ran before wait for more work that long
 RATE, DECAY = 1e-3, 1e-4
 WIDTHS = (16, 32, 64, 128, 256)  # of the U-Net, configs/segmentation.py:small
 NETWORKS = (*models.PUBLISHED, 'resnet18', 'resnet50_torch', 'unet')
@@ -128,7 +129,8 @@ def in_keras(name, images, labels):
 
 
 def timed(function):
-    """Seconds that a function takes."""
+    """Seconds that a function takes, after a pause."""
+    time.sleep(PAUSE)
     start = time.perf_counter()
     value = function()
     assert np.isfinite(value), value

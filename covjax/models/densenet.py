@@ -25,19 +25,28 @@ def body(x, conv, norm):
     x = layers.stem_7x7(x, conv, norm)
     maps = {}
     for i, count in enumerate(BLOCKS, 1):
+        # The moments of a map are those of its parts, of which each is looked at once.
+        known = layers.moments(x)
         for j in range(1, count + 1):
-            x = jnp.concatenate([x, _growth(x, conv, norm, f'block{i}_layer{j}')], -1)
+            more = _growth(x, known, conv, norm, f'block{i}_layer{j}')
+            x = _joined(x, more)
+            known = tuple(map(_joined, known, layers.moments(more)))
         maps[f'block{i}'] = x
         if i < len(BLOCKS):
-            x = nn.relu(norm(name=f'transition{i}_norm')(x))
+            x = nn.relu(norm(name=f'transition{i}_norm')(x, known=known))
             x = conv(x.shape[-1] // 2, (1, 1), name=f'transition{i}_conv')(x)
             x = nn.avg_pool(x, (2, 2), (2, 2))
-    return maps | {'features': nn.relu(norm(name='norm')(x))}
+    return maps | {'features': nn.relu(norm(name='norm')(x, known=known))}
 
 
-def _growth(x, conv, norm, name):
+def _joined(x, more):
+    """Two arrays along their channels."""
+    return jnp.concatenate([x, more], -1)
+
+
+def _growth(x, known, conv, norm, name):
     """The features that a layer adds, [B, H, W, GROWTH]: a 1x1 bottleneck and a 3x3 convolution."""
-    y = nn.relu(norm(name=f'{name}_norm1')(x))
+    y = nn.relu(norm(name=f'{name}_norm1')(x, known=known))
     y = conv(4 * GROWTH, (1, 1), name=f'{name}_conv1')(y)
     y = nn.relu(norm(name=f'{name}_norm2')(y))
     return conv(GROWTH, (3, 3), name=f'{name}_conv2')(y)

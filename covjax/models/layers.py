@@ -89,7 +89,7 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
 
     @nn.compact
-    def __call__(self, x, valid=None):
+    def __call__(self, x, valid=None, known=None):
         """[B, H, W, C] -> the same shape.
 
         Args:
@@ -98,6 +98,8 @@ class BatchNorm(nn.Module):
                 shape [S, B / S] the statistics are those of each of S scans, whose slices follow
                 one another; the running statistics then stay as they are. Where no image is valid,
                 the running statistics are taken.
+            known: `moments` of x where the caller has them already; they are of all images, so
+                that they do not count where some are not valid.
         """
         channels = x.shape[-1:]
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
@@ -107,7 +109,7 @@ class BatchNorm(nn.Module):
         spread = self.variable('batch_stats', 'var', jnp.ones, channels)
         mean, var = average.value, spread.value
         if not self.use_running_average:
-            mean, var = self._of_batch(x.astype(jnp.float32), valid, (mean, var))
+            mean, var = self._of_batch(x, valid, (mean, var), known)
             if mean.ndim == 2:  # of scans
                 mean, var = (jnp.repeat(each, valid.shape[1], 0) for each in (mean, var))
             elif not self.is_initializing():
@@ -119,7 +121,7 @@ class BatchNorm(nn.Module):
         offset = per_channel(bias) - per_channel(mean) * factor
         return (x * factor + offset).astype(self.dtype)
 
-    def _of_batch(self, x, valid, otherwise):
+    def _of_batch(self, x, valid, otherwise, known):
         """Mean and biased variance [C], or [S, C], of [B, H, W, C] and of all devices.
 
         Where no image is valid they are `otherwise`: without any spread the maps would be scaled up
@@ -127,10 +129,11 @@ class BatchNorm(nn.Module):
         """
         axis_name = None if self.is_initializing() else self.axis_name
         if valid is None:
-            moments = x.mean((0, 1, 2)), (x * x).mean((0, 1, 2))
+            found = known or moments(x)
             if axis_name:
-                moments = lax.pmean(moments, axis_name)
+                found = lax.pmean(found, axis_name)
         else:
+            x = x.astype(jnp.float32)
             weights = valid.astype(jnp.float32)[..., None]
             of_images = (each.mean((1, 2)).reshape(*valid.shape, -1) for each in (x, x * x))
             sums = *((weights * each).sum(-2) for each in of_images), weights.sum(-2)
@@ -138,12 +141,18 @@ class BatchNorm(nn.Module):
                 sums = lax.psum(sums, axis_name)
             *sums, count = sums
             usual, spread = (jnp.broadcast_to(each, sums[0].shape) for each in otherwise)
-            moments = [
+            found = [
                 jnp.where(count > 0, each / jnp.maximum(count, 1), instead)
                 for each, instead in zip(sums, (usual, spread + usual * usual))
             ]
-        mean, square = moments
+        mean, square = found
         return mean, jnp.maximum(square - mean * mean, 0)
+
+
+def moments(x):
+    """The mean and the mean square of each channel of [B, H, W, C], float32 [C] each."""
+    x = x.astype(jnp.float32)
+    return x.mean((0, 1, 2)), (x * x).mean((0, 1, 2))
 
 
 def batch_norm(train, momentum, dtype, axis_name, valid=None):
