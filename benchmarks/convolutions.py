@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from covjax.launcher import keep_memory
+from covjax.memory import keep_memory
 from covjax.models import layers
 
 

@@ -21,7 +21,7 @@ import optax
 
 from configs import scans as config_file
 from covjax import scan_classifier
-from covjax.launcher import keep_memory
+from covjax.memory import keep_memory
 from covjax.training.optimizer import adamw
 
 CLASSES = ('normal', 'cap', 'covid')

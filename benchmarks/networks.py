@@ -27,7 +27,7 @@ from torch import nn
 from torch_unet import UNet
 
 from covjax import models
-from covjax.launcher import keep_memory
+from covjax.memory import keep_memory
 from covjax.training.optimizer import adamw
 
 PAUSE = 0.5  # seconds; the threads of the library that ran before wait for more work that long

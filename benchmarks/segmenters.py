@@ -24,7 +24,7 @@ import torch_unet
 import torch_vbnet
 
 from covjax import models
-from covjax.launcher import keep_memory
+from covjax.memory import keep_memory
 from covjax.training.optimizer import adamw
 from covjax.training.segmentation import dice_cross_entropy
 

@@ -6,7 +6,6 @@ The words are parsed, the workdir is claimed, and the run is called. `launch.py`
 
 import _thread
 import contextlib
-import ctypes
 import errno
 import faulthandler
 import os
@@ -22,6 +21,7 @@ from absl import logging
 
 from covjax import InputError, Stopped, drafts, processes, runs
 from covjax.command_line import COORDINATOR, PROCESS, PROCESSES, fail, parse
+from covjax.memory import keep_memory
 from covjax.workdir import claimed
 
 # Runs that compute steps, over and over.
@@ -32,11 +32,6 @@ UNWRITABLE = 'Error writing persistent compilation cache'
 EXHAUSTED = 'RESOURCE_EXHAUSTED'  # in an exception of XLA
 LATER = 0.05  # seconds until Ctrl-C comes again, by when the callback that lost it has returned
 CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
-
-# Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, the
-# heap never shrinks, and it is one for all threads.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-MALLOPT = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0, M_ARENA_MAX: 1}
 
 
 def main(argv, home, below):
@@ -216,23 +211,6 @@ def removing_programs(show):
             print(f'{folder}: a compiled program is damaged; all are made anew', flush=True)
 
     return shown
-
-
-def keep_memory():
-    """Has this process keep the memory that it frees, for the next step of a training.
-
-    A step on the CPU takes hundreds of megabytes from the C library and gives them back when it
-    ends; by default they go back to the system, which clears every page again for the next step.
-    It saves a seventh of the time of configs/segmentation.py:small, for up to twice the memory. It
-    must be called before JAX starts its threads, and does nothing where the C library is not glibc
-    or the user has set it up otherwise, by MALLOC_... in the environment.
-    """
-    if sys.platform != 'linux' or any(name.startswith('MALLOC_') for name in os.environ):
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, 'gnu_get_libc_version'):
-        for option, value in MALLOPT.items():
-            library.mallopt(option, value)
 
 
 def join(config):

@@ -341,7 +341,7 @@ def test_unknown_variant_is_an_input_error():
 
 KEEPS = """
 import resource, sys
-from covjax.launcher import keep_memory
+from covjax.memory import keep_memory
 if sys.argv[1] == 'keep':
     keep_memory()
 def faults():

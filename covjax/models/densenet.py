@@ -8,6 +8,7 @@ BatchNorm and ReLU. H and W >= 32.
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -25,12 +26,12 @@ def body(x, conv, norm):
     x = layers.stem_7x7(x, conv, norm)
     maps = {}
     for i, count in enumerate(BLOCKS, 1):
-        # The moments of a map are those of its parts, of which each is looked at once.
-        known = layers.moments(x)
+        # A map and its moments, which are those of its parts, of which each is looked at once.
+        seen = kept = [x, *layers.moments(x)]
         for j in range(1, count + 1):
-            more = _growth(x, known, conv, norm, f'block{i}_layer{j}')
-            x = _joined(x, more)
-            known = tuple(map(_joined, known, layers.moments(more)))
+            more = _growth(*seen, conv, norm, f'block{i}_layer{j}')
+            seen, kept = grown(kept, [more, *layers.moments(more)])
+        x, *known = seen
         maps[f'block{i}'] = x
         if i < len(BLOCKS):
             x = nn.relu(norm(name=f'transition{i}_norm')(x, known=known))
@@ -39,14 +40,36 @@ def body(x, conv, norm):
     return maps | {'features': nn.relu(norm(name='norm')(x, known=known))}
 
 
-def _joined(x, more):
-    """Two arrays along their channels."""
-    return jnp.concatenate([x, more], -1)
+@jax.custom_vjp
+def grown(old, more):
+    """A map and its moments with those of GROWTH more features, twice the same.
+
+    A layer reads the first, and the second grows further, so that the gradients of both are added
+    once. By itself XLA would add those of all later layers anew for each layer on the way back.
+
+    Args:
+        old: list of arrays [..., C].
+        more: list of as many arrays [..., GROWTH].
+
+    Returns:
+        (list of arrays [..., C + GROWTH], the same list).
+    """
+    joined = [jnp.concatenate(pair, -1) for pair in zip(old, more)]
+    return joined, joined
 
 
-def _growth(x, known, conv, norm, name):
+@layers.apart
+def _grown_backward(saved, gradients):
+    total = [jnp.add(*pair) for pair in zip(*gradients)]
+    return [each[..., :-GROWTH] for each in total], [each[..., -GROWTH:] for each in total]
+
+
+grown.defvjp(lambda old, more: (grown(old, more), None), _grown_backward)
+
+
+def _growth(x, mean, square, conv, norm, name):
     """The features that a layer adds, [B, H, W, GROWTH]: a 1x1 bottleneck and a 3x3 convolution."""
-    y = nn.relu(norm(name=f'{name}_norm1')(x, known=known))
+    y = nn.relu(norm(name=f'{name}_norm1')(x, known=(mean, square)))
     y = conv(4 * GROWTH, (1, 1), name=f'{name}_conv1')(y)
     y = nn.relu(norm(name=f'{name}_norm2')(y))
     return conv(GROWTH, (3, 3), name=f'{name}_conv2')(y)

@@ -4,7 +4,7 @@ Where XLA is slow at an operation, the same sum is written another way, here and
 parameters and results are the same. benchmarks/convolutions.py measures the gain.
 """
 
-from functools import partial, reduce
+from functools import partial, reduce, wraps
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')  # dimension_numbers of lax convolutions
 
@@ -19,6 +20,31 @@ NHWC = ('NHWC', 'HWIO', 'NHWC')  # dimension_numbers of lax convolutions
 def on_cpu():
     """Whether computations are traced for XLA's CPU backend, which is slow at some operations."""
     return jax.default_backend() == 'cpu'
+
+
+def apart(function):
+    """A function that XLA compiles by itself on CPU: nothing is fused across its border.
+
+    XLA otherwise computes a cheap result anew wherever it is read, and takes long to compile what
+    it fuses so. The function takes and returns trees of arrays. It is for the two sides of a
+    jax.custom_vjp: what JAX differentiates by itself may be fused again.
+    """
+
+    @wraps(function)
+    def inside(*arrays):
+        with set_xla_metadata(inlineable=None):  # what it calls is fused with it
+            return function(*arrays)
+
+    compiled = jax.jit(inside)
+
+    @wraps(function)
+    def called(*arrays):
+        if not on_cpu():
+            return function(*arrays)
+        with set_xla_metadata(inlineable='false'):
+            return compiled(*arrays)
+
+    return called
 
 
 # ---- padding, norms, dropout
@@ -328,6 +354,7 @@ def by_taps(x, kernel):
 
 
 @jax.custom_vjp
+@apart
 def winograd(x, kernel):
     """A 3x3 convolution without padding, two by two outputs at a time from 16 products, not 36.
 
@@ -352,6 +379,7 @@ def _winograd_forward(x, kernel):
     return winograd(x, kernel), (x, kernel)
 
 
+@apart
 def _winograd_backward(saved, g):
     """The gradients of image and kernel from that of the output: the steps above, transposed."""
     x, kernel = saved

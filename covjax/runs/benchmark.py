@@ -23,6 +23,7 @@ import numpy as np
 
 from covjax import InputError, drafts
 from covjax.data import datasets, domains
+from covjax.memory import keep_memory
 from covjax.training import cyclegan, devices, loop
 from covjax.workdir import write_csv, write_json
 
@@ -133,6 +134,7 @@ def measure(config, image_size, batch_size):
         A row of the table: {key: number or None} of COLUMNS; 'all_seconds' and 'all_peer_seconds',
         one number a round; 'machine'.
     """
+    keep_memory()  # as a training does
     devices.check_devices(batch_size)
     gan = resized(config.cyclegan, image_size, batch_size)
     clock = Clock(cyclegan.task_on(gan, random_examples(gan.load_size), {}))

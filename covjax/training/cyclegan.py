@@ -22,7 +22,6 @@ from covjax.data.augment import augment, to_float, to_uint8
 from covjax.data.domains import DOMAINS
 from covjax.metrics.distances import kid_value
 from covjax.metrics.spectrum import checkerboard
-from covjax.models import layers
 from covjax.models.cyclegan import Discriminator, check_size
 from covjax.training.task import AXIS, Net, Task, first_index
 
@@ -264,8 +263,8 @@ def generator_loss(nets, gen_params, disc_params, cancer, covid):
     to_covid = partial(nets.translate, gen_params['to_covid'])
     to_cancer = partial(nets.translate, gen_params['to_cancer'])
     if nets.identity:
-        fake_covid, same_covid = apply_each(to_covid, cancer, covid)
-        fake_cancer, same_cancer = apply_each(to_cancer, covid, cancer)
+        fake_covid, same_covid = apply_once(to_covid, cancer, covid)
+        fake_cancer, same_cancer = apply_once(to_cancer, covid, cancer)
     else:
         fake_covid, fake_cancer = to_covid(cancer), to_cancer(covid)
 
@@ -298,7 +297,7 @@ def discriminator_loss(nets, disc_params, reals, fakes):
     terms = {}
     for domain in DOMAINS:
         judge = partial(nets.judge, disc_params[domain])
-        real, fake = apply_each(judge, reals[domain], fakes[domain])
+        real, fake = apply_once(judge, reals[domain], fakes[domain])
         loss = nets.adversarial(real, nets.real_label) + nets.adversarial(fake, 0.0)
         terms[f'discriminator_{domain}'] = 0.5 * loss
     return sum(terms.values()), terms
@@ -309,13 +308,11 @@ def mean_l1(images, targets):
     return jnp.abs(images - targets).mean()
 
 
-def apply_each(apply, *images):
-    """[apply(batch) for batch in images], in one call on all of them where that is faster.
+def apply_once(apply, *images):
+    """[apply(batch) for batch in images], in one call on all of them.
 
     The networks normalise each image by itself, so no image changes what another becomes.
     """
-    if layers.on_cpu():
-        return [apply(batch) for batch in images]
     return jnp.split(apply(jnp.concatenate(images)), len(images))
 
 

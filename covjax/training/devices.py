@@ -100,7 +100,8 @@ def replicated(state):
 
     It is laid out as train_step leaves it: with another layout the second step would compile anew.
     """
-    return jax.pmap(lambda state: state, axis_name=AXIS)(jax_utils.replicate(state))
+    same = jax.pmap(lambda state: state, axis_name=AXIS, donate_argnums=0)
+    return same(jax_utils.replicate(state))
 
 
 def on_host(state):
