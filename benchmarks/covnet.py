@@ -10,7 +10,6 @@ round. With --alone one step of ours, and the peak of memory of the whole proces
 
 import argparse
 import os
-import resource
 import time
 from functools import partial
 
@@ -21,13 +20,13 @@ import optax
 
 from configs import scans as config_file
 from covjax import scan_classifier
-from covjax.memory import keep_memory
+from covjax.memory import keep_memory, peak_of_process
 from covjax.training.optimizer import adamw
 
 CLASSES = ('normal', 'cap', 'covid')
 PAUSE = 0.5  # seconds; the threads of the library that ran before wait for more work that long
 RATE, DECAY = 1e-5, 1e-4
-GIB = 2**20  # KiB
+GIB = 2**30
 
 
 def ours(images, label):
@@ -105,7 +104,7 @@ def main():
     step = ours(images, 1)
     if args.alone:
         first, second = timed(step), timed(step)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
+        peak = peak_of_process() / GIB
         print(f'{second:.1f} s a step after {first:.1f} s, peak of memory {peak:.1f} GiB')
         return
     other = peer(images, 1)

@@ -11,6 +11,7 @@ on standard input it does N steps and prints {"seconds": of one step, "peak_byte
 import argparse
 import itertools
 import json
+import pathlib
 import resource
 import sys
 import time
@@ -214,6 +215,18 @@ def peak_bytes(device):
     """The most memory that was in use so far: of the card, or of the process."""
     if device == 'cuda':
         return torch.cuda.max_memory_allocated()
+    return peak_of_process()
+
+
+def peak_of_process():
+    """The most memory that this program has had, in bytes.
+
+    Linux's ru_maxrss begins with what the process had that started it, as VmHWM does not.
+    """
+    status = pathlib.Path('/proc/self/status')
+    if status.exists():
+        lines = dict(line.split(':', 1) for line in status.read_text().splitlines())
+        return int(lines['VmHWM'].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

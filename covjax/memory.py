@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import pathlib
+import resource
 import sys
 
 import jax
@@ -31,3 +33,16 @@ def keep_memory():
     if hasattr(library, 'gnu_get_libc_version'):
         for option, value in MALLOPT.items():
             library.mallopt(option, value)
+
+
+def peak_of_process():
+    """The most memory that this program has had, in bytes.
+
+    On Linux ru_maxrss begins with what the process had that started this one; VmHWM does not.
+    """
+    status = pathlib.Path('/proc/self/status')
+    if status.exists():
+        lines = dict(line.split(':', 1) for line in status.read_text().splitlines())
+        return int(lines['VmHWM'].split()[0]) * 1024
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

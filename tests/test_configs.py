@@ -366,6 +366,42 @@ def test_a_training_keeps_the_memory_that_it_frees(word, environment, kept):
     assert (int(done.stdout) < 1000) == kept
 
 
+PEAK = """
+import subprocess, sys
+from covjax.memory import peak_of_process
+if sys.argv[1] == 'large':
+    kept = bytearray(b'x') * 900_000_000
+    del kept
+    subprocess.run([sys.executable, '-c', sys.argv[2], 'small', sys.argv[2]], check=True)
+print(peak_of_process())
+"""
+
+
+@pytest.mark.skipif(platform.system() != 'Linux', reason='other systems say it another way')
+def test_the_peak_of_memory_is_that_of_the_process_alone():
+    """Not that of the one that started it, which Linux hands on as ru_maxrss."""
+    command = [sys.executable, '-c', PEAK, 'large', PEAK]
+    done = subprocess.run(command, capture_output=True, check=True)
+    small, large = map(int, done.stdout.split())
+    assert small < 600e6 and 900e6 < large
+
+
+STEPS = """
+import jax
+from covjax.memory import keep_memory
+keep_memory()
+slow = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda i, x: x @ x / 400, x))
+slow(jax.numpy.ones((400, 400)))
+assert slow(jax.numpy.ones((400, 400))).is_ready()
+"""
+
+
+def test_a_training_on_cpu_asks_for_a_step_when_the_one_before_is_done():
+    """So that the memory of one step is needed, not that of all that wait."""
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
+    subprocess.run([sys.executable, '-c', STEPS], env=environment, check=True)
+
+
 def test_an_interrupt_is_one_line(tmp_path):
     """Outside a training too, which saves its state."""
     program = """

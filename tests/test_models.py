@@ -375,6 +375,56 @@ def test_values_and_gradients_equal_those_of_other_backends(operation, shape, mo
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize('cpu', [True, False])
+def test_what_is_apart_is_compiled_by_itself_on_cpu_only(cpu, monkeypatch):
+    """A sum that two places read: by itself XLA computes it in both."""
+    monkeypatch.setattr(layers, 'on_cpu', lambda: cpu)
+    x, y = normal(16, 8), normal(16, 8)
+    total = layers.apart(lambda pair: {'sum': jnp.pad(sum(pair), ((0, 1), (0, 0)))})
+
+    def twice(x, y):
+        found = total((x, y))['sum']
+        return found[:5] + 1, found[2:] * 3
+
+    compiled = jax.jit(twice).lower(x, y).compile()
+    assert compiled.as_text().count(' call(') == int(cpu)
+    whole = jnp.pad(x + y, ((0, 1), (0, 0)))
+    for ours, expected in zip(compiled(x, y), (whole[:5] + 1, whole[2:] * 3)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+@pytest.mark.fast
+def test_gradients_of_maps_that_grow_equal_those_of_concatenation():
+    """Three layers, of which each reads all that came before."""
+    start = [normal(2, 3, 3, 8), *layers.moments(normal(2, 3, 3, 8))]
+    parts = [normal(2, 3, 3, densenet.GROWTH) for _ in range(3)]
+
+    def read(maps):
+        return sum(jnp.sin(each).sum() for each in maps)
+
+    def ours(start, parts):
+        seen = kept = start
+        total = read(seen)
+        for part in parts:
+            seen, kept = densenet.grown(kept, [part, *layers.moments(part)])
+            total += read(seen)
+        return total + read(kept)
+
+    def plain(start, parts):
+        maps, total = start, read(start)
+        for part in parts:
+            pairs = zip(maps, [part, *layers.moments(part)])
+            maps = [jnp.concatenate(pair, -1) for pair in pairs]
+            total += read(maps)
+        return total + read(maps)
+
+    found, expected = (jax.jit(jax.grad(f, (0, 1)))(start, parts) for f in (ours, plain))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected
+    )
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(
     'operation, image, kernel',
     [

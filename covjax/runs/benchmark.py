@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import pathlib
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ import numpy as np
 
 from covjax import InputError, drafts
 from covjax.data import datasets, domains
-from covjax.memory import keep_memory
+from covjax.memory import keep_memory, peak_of_process
 from covjax.training import cyclegan, devices, loop
 from covjax.workdir import write_csv, write_json
 
@@ -258,8 +257,7 @@ class Clock:
 def peak_bytes():
     """The most memory in use so far: of the first device, or else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    in_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return stats.get('peak_bytes_in_use') or in_process
+    return stats.get('peak_bytes_in_use') or peak_of_process()
 
 
 # Counting.

@@ -5,8 +5,6 @@ Masks lie on the grid of their file, in its orientation.
 
 import itertools
 import pathlib
-import resource
-import sys
 import time
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ from tqdm import tqdm
 
 from covjax import InputError, drafts, joined, lung_view, require, scan_segmenter, segmenter
 from covjax.ct import contents, lungs, masks, picture, volume, windows
+from covjax.memory import peak_of_process
 from covjax.metrics.segmentation import infection_percentage
 from covjax.pages import html, pictures, prose
 from covjax.pages.html import Figure
@@ -127,7 +126,7 @@ def of_volumes(config, network, judge, scans, folder, target):
         file.parent.mkdir(parents=True, exist_ok=True)
         yield of_volume(config, network, judge, ct, name, file)
         took = time.monotonic() - began
-        print(f'{name}: {took:.0f} s, peak of memory {peak_memory() / GIB:.1f} GiB', flush=True)
+        print(f'{name}: {took:.0f} s, peak of memory {peak_of_process() / GIB:.1f} GiB', flush=True)
 
 
 def names_of(scans, folder):
@@ -156,12 +155,6 @@ def _about(config, network, ct):
     voxels = f'{shown(grid.size)} voxels'
     voxels += f' as {shown(seen.size)} of {network.spacing:g} mm' if network.spacing else ''
     return f'{voxels}, {count} tiles'
-
-
-def peak_memory():
-    """The most memory that this process has had, in bytes."""
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def of_volume(config, network, judge, ct, name, file):
