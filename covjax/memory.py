@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pathlib
+import re
 import resource
 import sys
 
@@ -19,12 +20,13 @@ def keep_memory():
 
     A step on the CPU takes hundreds of megabytes from the C library and gives them back when it
     ends; by default they go back to the system, which clears every page again for the next step.
-    It saves a seventh of the time of configs/segmentation.py:small. It does nothing where the C
-    library is not glibc or the user has set it up otherwise, by MALLOC_... in the environment.
+    It saves a seventh of the time of configs/segmentation.py:small. This part is left out where the
+    C library is not glibc or the user has set it up otherwise, by MALLOC_... in the environment.
 
-    JAX on the CPU takes the memory of a step when it is asked for it, not when the step before
-    has given its own back. Therefore a step is asked for only when the one before is done. Both
-    must be set before JAX starts its threads.
+    JAX on the CPU takes the memory of a step when it is asked for it, not when the step before has
+    given its own back. Therefore a step is asked for only when the one before is done.
+
+    Call it before JAX starts its threads.
     """
     jax.config.update('jax_cpu_enable_async_dispatch', False)
     if sys.platform != 'linux' or any(name.startswith('MALLOC_') for name in os.environ):
@@ -41,8 +43,8 @@ def peak_of_process():
     On Linux ru_maxrss begins with what the process had that started this one; VmHWM does not.
     """
     status = pathlib.Path('/proc/self/status')
-    if status.exists():
-        lines = dict(line.split(':', 1) for line in status.read_text().splitlines())
-        return int(lines['VmHWM'].split()[0]) * 1024
+    found = re.search(r'VmHWM:\s*(\d+) kB', status.read_text()) if status.exists() else None
+    if found:
+        return int(found[1]) * 1024
     unit = 1 if sys.platform == 'darwin' else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

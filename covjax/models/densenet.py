@@ -60,6 +60,7 @@ def grown(old, more):
 
 @layers.apart
 def _grown_backward(saved, gradients):
+    """The gradients of the old and of the new features, from those of both results."""
     total = [jnp.add(*pair) for pair in zip(*gradients)]
     return [each[..., :-GROWTH] for each in total], [each[..., -GROWTH:] for each in total]
 
