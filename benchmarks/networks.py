@@ -2,16 +2,20 @@
 
 python benchmarks/networks.py [--networks=vgg16,unet] [--size=96] [--batch=16] [--rounds=5]
 
-All run in one process in turn and do the same: logits of a batch in evaluation, and a training
-step, which is forward in training mode, cross-entropy, gradient, AdamW and BatchNorm statistics;
-float32, no augmentation, no dropout, images in memory. PyTorch runs with channels last. Keras, on
-the JAX backend, trains only. Prints a Markdown table of medians, a row as soon as it is there; a
-ratio is the time of the peer over ours, taken round by round.
+Each has a process of its own, which keeps the memory that it frees, and they take turns. All do the
+same: logits of a batch in evaluation, and a training step, which is forward in training mode,
+cross-entropy, gradient, AdamW and BatchNorm statistics; float32, no augmentation, no dropout,
+images in memory. PyTorch runs with channels last. Keras, on the JAX backend, trains only. Prints a
+Markdown table of medians, a row as soon as it is there; a ratio is the time of the peer over ours,
+taken round by round.
 """
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 os.environ['KERAS_BACKEND'] = 'jax'  # read when keras is imported
 
@@ -30,7 +34,6 @@ from covjax import models
 from covjax.memory import keep_memory
 from covjax.training.optimizer import adamw
 
-PAUSE = 0.5  # seconds; the threads of the library that ran before wait for more work that long
 RATE, DECAY = 1e-3, 1e-4
 WIDTHS = (16, 32, 64, 128, 256)  # of the U-Net, configs/segmentation.py:small
 NETWORKS = (*models.PUBLISHED, 'resnet18', 'resnet50_torch', 'unet')
@@ -128,30 +131,61 @@ def in_keras(name, images, labels):
     return {'step': lambda: float(model.train_on_batch(images, labels))}
 
 
-def timed(function):
-    """Seconds that a function takes, after a pause."""
-    time.sleep(PAUSE)
+MAKERS = (ours, in_pytorch, in_keras)
+works = {}  # in the process of a library: what it can do
+
+
+def begin(make, *args):
+    """Makes what a library can do, in the process of that library."""
+    keep_memory()
+    works.update(make(*args))
+
+
+def kinds():
+    """What the library of this process can do, ['forward', 'step'] at most."""
+    return list(works)
+
+
+def timed(work):
+    """Seconds that a kind of work takes."""
     start = time.perf_counter()
-    value = function()
+    value = works[work]()
     assert np.isfinite(value), value
     return time.perf_counter() - start
 
 
+@contextlib.contextmanager
+def libraries(*args):
+    """Yields a process for each of MAKERS, which has begun."""
+    with contextlib.ExitStack() as stack:
+        spawn = multiprocessing.get_context('spawn')
+        yield [
+            stack.enter_context(ProcessPoolExecutor(1, spawn, begin, (make, *args)))
+            for make in MAKERS
+        ]
+
+
 def rows(name, images, labels, rounds):
     """Yields the cells of a network, in the order of COLUMNS, for each kind of work."""
-    makers = (ours, in_pytorch, in_keras)
-    works = [make(name, images, labels) for make in makers]
-    for work in works[0]:
-        functions = [each[work] for each in works if work in each]
-        first = [timed(function) for function in functions]
-        times = np.array([[timed(function) for function in functions] for _ in range(rounds)])
-        ratios = times[:, 1:] / times[:, :1]
-        speeds = [f'{len(images) / seconds:.1f}' for seconds in np.median(times, 0)]
-        ratios = [f'{np.median(r):.2f} ({r.min():.2f} to {r.max():.2f})' for r in ratios.T]
-        beside = [cell for pair in zip(speeds[1:], ratios) for cell in pair]
-        missing = [''] * (len(makers) - len(functions))
-        seconds = [f'{each:.0f}' for each in first]
-        yield [name, work, speeds[0], *beside, *missing, *missing, *seconds, *missing]
+    with libraries(name, images, labels) as processes:
+        able = [process.submit(kinds).result() for process in processes]
+        for work in able[0]:
+            who = [process for process, kinds in zip(processes, able) if work in kinds]
+            first, *times = [
+                [process.submit(timed, work).result() for process in who] for _ in range(1 + rounds)
+            ]
+            yield cells(name, work, len(images), first, np.array(times))
+
+
+def cells(name, work, images, first, times):
+    """A row: first [libraries] and times [rounds, libraries] are seconds; ours come first."""
+    ratios = times[:, 1:] / times[:, :1]
+    speeds = [f'{images / seconds:.1f}' for seconds in np.median(times, 0)]
+    ratios = [f'{np.median(r):.2f} ({r.min():.2f} to {r.max():.2f})' for r in ratios.T]
+    beside = [cell for pair in zip(speeds[1:], ratios) for cell in pair]
+    missing = [''] * (len(MAKERS) - len(first))
+    seconds = [f'{each:.0f}' for each in first]
+    return [name, work, speeds[0], *beside, *missing, *missing, *seconds, *missing]
 
 
 def words():
@@ -166,7 +200,6 @@ def words():
 def main():
     """Prints what was measured on, then the table."""
     args = words()
-    keep_memory()
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (args.batch, args.size, args.size, 3)).astype(np.float32)
     machine = f'{jax.devices()[0].device_kind}, {os.cpu_count()} cores'
