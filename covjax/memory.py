@@ -1,6 +1,7 @@
 """How a process that trains holds its memory."""
 
 import ctypes
+import functools
 import os
 import pathlib
 import re
@@ -9,19 +10,24 @@ import sys
 
 import jax
 
-# Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, the
-# heap never shrinks, and it is one for all threads.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-MALLOPT = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0, M_ARENA_MAX: 1}
+# Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, and
+# the heap does not shrink by itself. Threads keep heaps of their own: in one heap for all they wait
+# for each other, thousands of times in a step.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+MALLOPT = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}
+COMPILED = '/jax/core/compile/backend_compile_duration'  # JAX's event at the end of compiling
+LONG = 1.0  # seconds of compiling, after which there is memory to give back
 
 
+@functools.cache
 def keep_memory():
     """Has this process keep the memory that it frees, for the next step of a training.
 
     A step on the CPU takes hundreds of megabytes from the C library and gives them back when it
     ends; by default they go back to the system, which clears every page again for the next step.
-    It saves a seventh of the time of configs/segmentation.py:small. This part is left out where the
-    C library is not glibc or the user has set it up otherwise, by MALLOC_... in the environment.
+    What compiling has freed, more than a step needs, does go back, before the first step. All of
+    this is left out where the C library is not glibc or the user has set it up otherwise, by
+    MALLOC_... in the environment.
 
     JAX on the CPU takes the memory of a step when it is asked for it, not when the step before has
     given its own back. Therefore a step is asked for only when the one before is done.
@@ -32,9 +38,16 @@ def keep_memory():
     if sys.platform != 'linux' or any(name.startswith('MALLOC_') for name in os.environ):
         return
     library = ctypes.CDLL(None)
-    if hasattr(library, 'gnu_get_libc_version'):
-        for option, value in MALLOPT.items():
-            library.mallopt(option, value)
+    if not hasattr(library, 'gnu_get_libc_version'):
+        return
+    for option, value in MALLOPT.items():
+        library.mallopt(option, value)
+
+    def give_back(event, seconds, **_):
+        if event == COMPILED and seconds >= LONG:
+            library.malloc_trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(give_back)
 
 
 def peak_of_process():

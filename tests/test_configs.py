@@ -366,6 +366,33 @@ def test_a_training_keeps_the_memory_that_it_frees(word, environment, kept):
     assert (int(done.stdout) < 1000) == kept
 
 
+COMPILES = r"""
+import pathlib, re, sys
+import jax
+from covjax import memory
+memory.LONG = float(sys.argv[1])
+memory.keep_memory()
+def held():
+    return int(re.search(r'VmRSS:\s*(\d+)', pathlib.Path('/proc/self/status').read_text())[1])
+blocks = [bytearray(b'x') * 100_000 for _ in range(5000)]
+before = held()
+del blocks[:-1]  # the last one is at the end of the heap, which is not what is tested
+jax.jit(lambda x: x * 2)(1.0)
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='the C library is not glibc')
+@pytest.mark.parametrize('long, given_back', [(0.0, True), (1e9, False)])
+def test_what_compiling_frees_goes_back_to_the_system(long, given_back):
+    """500 MB that are free when a function has been compiled, if that took long."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')}
+    environment = others | {'JAX_PLATFORMS': 'cpu'}
+    command = [sys.executable, '-c', COMPILES, str(long)]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert (int(done.stdout) > 400_000) == given_back  # kB
+
+
 PEAK = """
 import subprocess, sys
 from covjax.memory import peak_of_process
