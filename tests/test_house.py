@@ -155,6 +155,20 @@ def test_importing_covjax_leaves_the_path_alone():
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
+def test_other_frameworks_are_not_loaded():
+    """Not by way of what covjax imports either: it takes seconds and memory of every run."""
+    modules = [name for name in FILES if name.split('.')[0] == 'covjax']
+    code = f"""
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
+assert not {{'torch', 'keras', 'tensorflow'}} & set(sys.modules)
+if importlib.util.find_spec('torch'):
+    import torch
+"""
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
 def test_prose_is_free_of_tools_and_places():
     words = re.compile('|'.join(['/' + 'root/', '/' + 'work/', 'pyp' + 'i\\.org']))
     texts = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *FILES.values()]

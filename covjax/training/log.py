@@ -6,15 +6,23 @@ without TensorFlow.
 
 import json
 import pathlib
+import sys
 import time
 
 import numpy as np
 from PIL import Image
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from covjax import InputError, drafts, workdir
+
+# tensorboardX imports PyTorch where it is installed, which takes two seconds and 0.2 GB and is of
+# no use here. A module that is None in sys.modules counts as not installed.
+sys.modules.setdefault('torch', None)
+from tensorboardX import summary  # noqa: E402
+from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402
+
+if sys.modules['torch'] is None:
+    del sys.modules['torch']
 
 
 class Log:
