@@ -1,7 +1,7 @@
 """Layers shared by the model families. Arrays are [B, H, W, C].
 
 Where XLA is slow at an operation, the same sum is written another way, here and nowhere else;
-parameters and results are the same. benchmarks/convolutions.py measures the gain.
+parameters and results are the same. benchmarks/layers.py measures the gain.
 """
 
 from functools import partial, reduce, wraps

@@ -31,6 +31,7 @@ COLUMNS = {  # key: heading
     'image_size': 'image',
     'batch_size': 'batch',
     'dtype': 'dtype',
+    'first_seconds': 'first step, s',
     'seconds': 's/step',
     'pairs_per_second': 'pairs/s',
     'tflops': 'TFLOP/s',
@@ -130,8 +131,8 @@ def measure(config, image_size, batch_size):
         batch_size: pairs of images in a step.
 
     Returns:
-        A row of the table: {key: number or None} of COLUMNS; 'all_seconds' and 'all_peer_seconds',
-        one number a round; 'machine'.
+        A row of the table: {key: number or None} of COLUMNS; 'peer_first_seconds'; 'all_seconds'
+        and 'all_peer_seconds', one number a round; 'machine'.
     """
     keep_memory()  # as a training does
     devices.check_devices(batch_size)
@@ -139,8 +140,10 @@ def measure(config, image_size, batch_size):
     clock = Clock(cyclegan.task_on(gan, random_examples(gan.load_size), {}))
     ours, answers = [], []
     with peer(config, gan) as ask:
-        clock.steps(config.warmup)
-        ask(config.warmup)
+        first, answer = clock.steps(1), ask(1)  # which are compiled first
+        for _ in range(config.warmup - 1):
+            clock.steps(1)
+            ask(1)
         clock.waited = 0.0
         for _ in range(config.rounds):
             ours.append(clock.steps(config.steps))
@@ -150,10 +153,12 @@ def measure(config, image_size, batch_size):
         'image_size': image_size,
         'batch_size': batch_size,
         'dtype': gan.dtype,
+        'first_seconds': first,
         **speed(gan, float(np.median(ours)), config.peak_tflops),
         'waiting': clock.waited / (sum(ours) * config.steps),
         'peak_gib': peak_bytes() / 2**30,
         **compared(float(np.median(ours)), theirs, answers[-1]),
+        'peer_first_seconds': answer and answer['seconds'],
         'all_seconds': ours,
         'all_peer_seconds': theirs,
         'machine': machine(),
