@@ -11,12 +11,12 @@ import sys
 import jax
 
 # Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, and
-# the heap does not shrink by itself. Threads have heaps of their own: in one for all they would wait
-# for each other.
+# the heap does not shrink by itself. Threads have heaps of their own: in one for all they would
+# wait for each other.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 MALLOPT = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}
-# JAX's events before and after a program is compiled. What ended with one of them has left memory to
-# give back if it took at least LONG seconds.
+# JAX's events before and after a program is compiled. What ended with one of them has left memory
+# to give back if it took at least LONG seconds.
 COMPILING = '/jax/core/compile/jaxpr_to_mlir_module_duration'
 COMPILED = '/jax/core/compile/backend_compile_duration'
 LONG = 0.2
