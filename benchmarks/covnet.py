@@ -10,6 +10,8 @@ round. With --alone one step of ours, and the peak of memory of the whole proces
 
 import argparse
 import os
+import pathlib
+import sys
 import time
 from functools import partial
 
@@ -18,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from configs import scans as config_file
 from covjax import scan_classifier
 from covjax.memory import keep_memory, peak_of_process
 from covjax.training.optimizer import adamw
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where configs are
+from configs import scans as config_file  # noqa: E402
 
 CLASSES = ('normal', 'cap', 'covid')
 PAUSE = 0.5  # seconds; the threads of the library that ran before wait for more work that long

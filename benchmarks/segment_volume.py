@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from translate_volume import measured, write_volume
 
-from configs import segmentation
+from configs import segmentation  # which translate_volume has put on the path
 from covjax import segmenter
 from covjax.trained import Trained, write_classes
 

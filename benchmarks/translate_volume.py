@@ -17,11 +17,12 @@ import jax
 import numpy as np
 import SimpleITK as sitk
 
-from configs import cyclegan
 from covjax import generator
 from covjax.trained import Trained
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # where configs are
+from configs import cyclegan  # noqa: E402
 
 
 def write_generator(path, filters, blocks):

@@ -2,12 +2,16 @@
 
 import csv
 import json
+import re
+import subprocess
+import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from flax import struct
 
 from configs import benchmark as benchmark_config
@@ -168,3 +172,22 @@ def test_a_peer_that_ends_early_is_reported(tmp_path):
 )
 def test_numbers_as_people_read_them(key, value, text):
     assert benchmark.shown(key, value) == text
+
+
+BEGIN = """
+import runpy, sys
+sys.path[0] = sys.argv[1]  # as where a script of it is run
+runpy.run_path(sys.argv[2], run_name='script')
+"""
+FOLDER = ROOT / 'benchmarks'
+FROM_HERE = re.compile(r'^(from|import) (configs|benchmarks|tests)\b', re.MULTILINE)
+SCRIPTS = [path for path in sorted(FOLDER.glob('*.py')) if FROM_HERE.search(path.read_text())]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.stem)
+def test_a_program_finds_what_is_not_installed(script, tmp_path):
+    """Configs, from any folder, without the repository on the path."""
+    command = [sys.executable, '-c', BEGIN, str(FOLDER), str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
