@@ -170,7 +170,7 @@ def rows(name, images, labels, rounds):
     with libraries(name, images, labels) as processes:
         able = [process.submit(kinds).result() for process in processes]
         for work in able[0]:
-            who = [process for process, kinds in zip(processes, able) if work in kinds]
+            who = [process for process, can in zip(processes, able) if work in can]
             first, *times = [
                 [process.submit(timed, work).result() for process in who] for _ in range(1 + rounds)
             ]
