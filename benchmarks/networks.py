@@ -156,7 +156,7 @@ def timed(work):
 
 @contextlib.contextmanager
 def libraries(*args):
-    """Yields a process for each of MAKERS, which has begun."""
+    """Yields a process for each of MAKERS, which begins with its first work."""
     with contextlib.ExitStack() as stack:
         spawn = multiprocessing.get_context('spawn')
         yield [

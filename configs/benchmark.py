@@ -35,7 +35,7 @@ def get_config(variant=''):
         image_size=(128, 64),  # one row of the table for each pair of these two
         batch_size=(1, 4),
         cyclegan=cyclegan.get_config(),  # what is timed; the two keys above replace its own
-        warmup=2,  # steps before the clock starts
+        warmup=2,  # steps before the clock starts; the first of them is timed by itself
         rounds=5,  # in which covjax and its peer take turns
         steps=3,  # of each in a round
         # What the device can do at most in this dtype, for the share of it that is used; give your

@@ -11,12 +11,12 @@ import sys
 import jax
 
 # Options of glibc's mallopt, from malloc.h: large blocks come from the heap as small ones do, and
-# the heap does not shrink by itself. Threads have heaps of their own: in one for all they would
-# wait for each other.
+# the main heap does not shrink by itself. Threads have heaps of their own: in one for all they
+# would wait for each other.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 MALLOPT = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}
-# JAX's events before and after a program is compiled. What ended with one of them has left memory
-# to give back if it took at least LONG seconds.
+# JAX's events before and after a program is compiled. Memory goes back after one of them that took
+# at least LONG seconds.
 COMPILING = '/jax/core/compile/jaxpr_to_mlir_module_duration'
 COMPILED = '/jax/core/compile/backend_compile_duration'
 LONG = 0.2
@@ -28,9 +28,9 @@ def keep_memory():
 
     A step on the CPU takes hundreds of megabytes from the C library and gives them back when it
     ends; by default they go back to the system, which clears every page again for the next step.
-    What is free before and after a program is compiled does go back, since compiling needs memory
-    of its own, more than a step. All of this is left out where the C library is not glibc or the
-    user has set it up otherwise, by MALLOC_... in the environment.
+    What is free before and after a large program is compiled does go back, since compiling needs
+    memory of its own, more than a step. All of this is left out where the C library is not glibc or
+    the user has set it up otherwise, by MALLOC_... in the environment.
 
     JAX on the CPU takes the memory of a step when it is asked for it, not when the step before has
     given its own back. Therefore a step is asked for only when the one before is done.

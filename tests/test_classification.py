@@ -514,3 +514,18 @@ def test_wrong_configs(data_dir, fields, message):
     with pytest.raises(InputError, match=message):
         task = classification.make(config_of(data_dir=data_dir, **fields))
         task.init(jax.random.key(0), task.train_batch(0))
+
+
+def test_a_training_elsewhere_finds_the_programs_of_the_last_one(data_dir, tmp_path):
+    """What is compiled is the same in every workdir."""
+    cache = {
+        'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+    words = launching.training_of(tmp_path, 'classifier', data_dir=data_dir)
+    programs = []
+    for workdir in (tmp_path / 'a', tmp_path / 'b' / 'with a longer name'):
+        command = [sys.executable, 'launch.py', *words, f'--workdir={workdir}']
+        subprocess.run(command, cwd=ROOT, env=os.environ | cache, check=True)
+        programs.append({file.name for file in (tmp_path / 'cache').glob('*-cache')})
+    assert programs[0] and programs[0] == programs[1]

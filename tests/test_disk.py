@@ -12,7 +12,6 @@ import time
 import types
 
 import jax
-import launching
 import pytest
 from conftest import ROOT
 from ml_collections import ConfigDict
@@ -109,22 +108,6 @@ def test_damaged_programs_are_made_anew_once(tmp_path):
     assert second.stdout.startswith(f'{tmp_path}: a compiled program is damaged; all are made anew')
     assert second.stdout.endswith('sum 6\n') and third.stdout == 'sum 6\n'
     assert 'Error reading' not in second.stderr + third.stderr
-
-
-def test_a_training_elsewhere_finds_the_programs_of_the_last_one(data_dir, tmp_path):
-    """What is compiled is the same in every workdir."""
-    cache = {
-        'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache'),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
-    words = launching.training_of(tmp_path, 'classifier', data_dir=data_dir)
-    programs = []
-    for workdir in (tmp_path / 'a', tmp_path / 'b' / 'with a longer name'):
-        command = [sys.executable, 'launch.py', *words, f'--workdir={workdir}']
-        subprocess.run(command, cwd=ROOT, env=os.environ | cache, check=True)
-        programs.append({file.name for file in (tmp_path / 'cache').glob('*-cache')})
-    assert any('train_step' in name for name in programs[0]), programs
-    assert programs[0] == programs[1]
 
 
 def test_programs_that_cannot_be_kept_are_no_matter(tmp_path):

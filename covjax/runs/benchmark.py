@@ -140,7 +140,7 @@ def measure(config, image_size, batch_size):
     clock = Clock(cyclegan.task_on(gan, random_examples(gan.load_size), {}))
     ours, answers = [], []
     with peer(config, gan) as ask:
-        first, answer = clock.steps(1), ask(1)  # which are compiled first
+        first, peer_first = clock.steps(1), ask(1)  # these compile
         for _ in range(config.warmup - 1):
             clock.steps(1)
             ask(1)
@@ -158,7 +158,7 @@ def measure(config, image_size, batch_size):
         'waiting': clock.waited / (sum(ours) * config.steps),
         'peak_gib': peak_bytes() / 2**30,
         **compared(float(np.median(ours)), theirs, answers[-1]),
-        'peer_first_seconds': answer and answer['seconds'],
+        'peer_first_seconds': peer_first and peer_first['seconds'],
         'all_seconds': ours,
         'all_peer_seconds': theirs,
         'machine': machine(),

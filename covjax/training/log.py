@@ -16,12 +16,14 @@ from covjax import InputError, drafts, workdir
 
 # tensorboardX imports PyTorch where it is installed, which takes two seconds and 0.2 GB and is of
 # no use here. A module that is None in sys.modules counts as not installed.
-sys.modules.setdefault('torch', None)
+UNSEEN = 'torch' not in sys.modules
+if UNSEEN:
+    sys.modules['torch'] = None
 from tensorboardX import summary  # noqa: E402
 from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402
 
-if sys.modules['torch'] is None:
+if UNSEEN:
     del sys.modules['torch']
 
 
