@@ -609,19 +609,19 @@ def test_regions_that_masks_do_not_have_are_refused(regions):
 
 VOLUMES = {
     **{'widths': (4, 8), 'patch': (8, 16, 16), 'spacing': 0.0},
-    **{'learning_rate': 1e-2, 'steps': 200},
+    **{'learning_rate': 1e-2, 'steps': 100},
 }
 
 
 @pytest.mark.parametrize('model', models.VOLUME_SEGMENTERS)
 def test_networks_of_volumes_learn(tmp_path, model):
-    config = config_of(**VOLUMES, model=model, eval_every=200, best='val/dice')
+    config = config_of(**VOLUMES, model=model, eval_every=100, best='val/dice')
     sets = [examples(n, (9, 24, 20), classes=2, seed=n) for n in (6, 3)]
     loop.fit(segmentation.task_on(config, *sets), config, tmp_path)
     logged = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
     dice = [line['val/dice'] for line in logged if 'val/dice' in line]
     assert dice[-1] > 0.8
-    assert [path.name for path in (tmp_path / 'images').iterdir()] == ['val_panel_000200.png']
+    assert [path.name for path in (tmp_path / 'images').iterdir()] == ['val_panel_000100.png']
 
 
 @fast
