@@ -14,8 +14,8 @@ from PIL import Image
 
 from covjax import InputError, drafts, workdir
 
-# tensorboardX imports PyTorch where it is installed, which takes two seconds and 0.2 GB and is of
-# no use here. A module that is None in sys.modules counts as not installed.
+# tensorboardX imports PyTorch where it is installed, which takes time and memory and is of no use
+# here. A module that is None in sys.modules counts as not installed.
 UNSEEN = 'torch' not in sys.modules
 if UNSEEN:
     sys.modules['torch'] = None
