@@ -20,6 +20,8 @@ def get_config():
         # all.
         dataset='',
         source='',  # the raw folder; archives in it may stay packed
+        # For ct_scans/folder: a table in place of the scans.csv of that folder (docs/data.md).
+        table='',
         # For luna16_patches: annotations.csv and, for candidates, candidates.csv where they are not
         # in the source folder.
         annotations='',

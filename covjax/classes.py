@@ -29,7 +29,7 @@ def positive_classes(classes):
 
 
 def positive_class(config, classes):
-    """The class that config.positive_class means; '' is covid where there is such a class.
+    """The class that config.positive_class means; '' is covid, or 1 of the classes 0 and 1.
 
     Args:
         config: anything with ['positive_class'].
@@ -41,6 +41,8 @@ def positive_class(config, classes):
     named = config['positive_class']
     if not named and POSITIVE in classes:
         return POSITIVE
+    if not named and tuple(classes) == ('0', '1'):
+        return '1'
     return choice({'positive_class': named}, 'positive_class', classes)
 
 

@@ -28,11 +28,13 @@ PLACES = {
     'pretrained',
     'procedural',
     'quality',
+    'scores',
     'segmenter',
     'segmenters',
     'source',
     'start',
     'synthetic',
+    'table',
 }
 
 

@@ -75,7 +75,7 @@ ADDED_KEYS = {
     },
     'evaluate': {'names': '', 'aggregate': '', 'unit': 'patient'},
     'export': {'segmenter': ''},
-    'prepare': {'unchecked_masks': False},
+    'prepare': {'unchecked_masks': False, 'table': ''},
     'report': {'audits': '', 'quality': ''},
     'audit': {'positive_class': '', 'title': 'Shortcut audit'},
     'quality': {'title': 'Quality of synthetic images'},

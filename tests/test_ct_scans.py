@@ -893,11 +893,37 @@ def test_a_patient_in_two_splits_is_refused(splits, raw, refused):
 
 
 @pytest.mark.parametrize('separator', [';', '\t'])
-def test_a_table_with_other_separators_is_refused(separator, raw, refused):
+def test_a_table_with_other_separators_is_read_as_one_with_commas(separator, raw, tmp_path):
     folder = raw('folder_pictures')
+    expected = splits_in(folder, tmp_path / 'commas')
     path = folder / 'scans.csv'
     path.write_text(path.read_text().replace(',', separator))
-    refused('folder', folder, 'has the columns file')
+    assert splits_in(folder, tmp_path / 'others') == expected
+
+
+def test_a_table_may_lie_elsewhere_and_have_further_columns(raw, tmp_path):
+    """Files are below the source then, whether their paths are relative or absolute."""
+    folder = raw('folder_pictures')
+    expected = splits_in(folder, tmp_path / 'inside')
+    head, *rows = table_of(folder)
+    file = head.index('file')
+    for row in rows[::2]:
+        row[file] = str(folder / row[file])
+    rows = [[*row, f'{i / 100}', 'x'] for i, row in enumerate(rows)]
+    (folder / 'scans.csv').unlink()
+    table = tmp_path / 'scores.csv'
+    write_table(tmp_path, [[*head, 'score', 'scanner'], *rows], table.name)
+    data_dir = str(tmp_path / 'elsewhere')
+    prepare.build('ct_scans/folder', folder, data_dir, table=str(table))
+    found = {
+        row.id: (split, row.group)
+        for split in ('train', 'validation', 'test')
+        for row in datasets.read_rows(f'ct_scans/folder:{split}', data_dir)
+    }
+    assert found == expected
+    with pytest.raises(InputError, match='was prepared from other files'):
+        write_table(tmp_path, [[*head, 'score', 'scanner'], *rows[:-1]], table.name)
+        prepare.build('ct_scans/folder', folder, data_dir, table=str(table))
 
 
 @pytest.mark.parametrize('content', [b'\xff\xfe\x00', b'file\n"a,b\n', b'file\na\x00b\n'])

@@ -30,7 +30,7 @@ COLUMNS = (
     *('test', 'inside', 'images', 'share of attribution', 'share of the picture'),
     *('difference', 'maximum inside'),
 )
-CAPTION = 'Grad-CAM over test images; brighter areas speak more for {positive}'
+CAPTION = '{map} over test images; brighter areas speak more for {positive}'
 SHOWN, TILE = 6, 144  # images of a test set in the picture of the page, and their side in pixels
 CELLS = 3  # a side of the map: one with fewer says nothing of lungs
 FINE = 7  # a side of the map: one with fewer does not say much
@@ -119,13 +119,15 @@ def check(subject):
     It is compared with the share of the picture that they take. Images with no attribution at all,
     or no plausible lungs, are left out.
     """
-    if alone := lungs_alone(subject, NAME):
+    name = f'attribution ({subject.attribution})'
+    if alone := lungs_alone(subject, name):
         return alone
     if subject.attribute is None:
         finding = 'There is no network whose maps could be weighted.'
-        return Verdict(name=NAME, flag=None, finding=finding)
+        return Verdict(name=name, flag=None, finding=finding)
     rows, below, tiles, cells = [], [], [], ()
     for test, images in subject.tests.items():
+        images = _some(images, subject.attributed)
         maps = subject.attribute(images.images)
         cells, heat = maps.shape[1:], enlarged(maps, images.images.shape[1])
         for place, inside in _places(images, subject.lungs).items():
@@ -142,18 +144,26 @@ def check(subject):
                 below.append(f'{share.mean():.0%} on {test}, where lungs take {part.mean():.0%}')
         tiles += _tiles(images.images, heat)
     if reason := _no_answer(rows, cells):
-        return Verdict(name=NAME, flag=None, finding=reason)
+        return Verdict(name=name, flag=None, finding=reason)
     path = subject.folder / 'attribution.png'
     picture.save(path, pictures.contact_sheet(tiles, SHOWN))
+    caption = CAPTION.format(map=subject.attribution, positive=subject.titles[0])
     return Verdict(
-        name=NAME,
+        name=name,
         flag=bool(below),
         finding=_finding(below, cells),
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
-        figures=(Figure(path, CAPTION.format(positive=subject.titles[0])),),
+        figures=(Figure(path, caption),),
     )
+
+
+def _some(images, most):
+    """Evenly chosen Images, `most` of them; all where that is None or no fewer."""
+    if most is None or len(images.rows) <= most:
+        return images
+    return images.chosen(np.linspace(0, len(images.rows) - 1, most).round().astype(int))
 
 
 def _places(images, view):

@@ -38,13 +38,12 @@ def expected_by_chance(scores, groups, seed=0):
 
 def check(subject):
     """The Verdict of calibration errors on every test set."""
-    scores = subject.score(subject.validation.images)
-    temperature = fit_temperature(subject.validation.labels, scores)
+    temperature = _temperature(subject)
     if np.isnan(temperature):
         return Verdict(name=NAME, flag=None, finding='Validation has only one class.')
     rows, off = [], []
     for test, images in subject.tests.items():
-        scores = subject.score(images.images)
+        scores = subject.scores(images)
         rescaled = scaled(scores, temperature)
         before = expected_calibration_error(images.labels, scores)
         after = expected_calibration_error(images.labels, rescaled)
@@ -55,7 +54,7 @@ def check(subject):
             off.append(f'{after:.3f} on {test}, where {chance:.3f} could be chance')
     if off:
         finding = (
-            f'Scores do not mean what they say, temperature {temperature:.2f}: '
+            f'Scores do not mean what they say, {_scaling(subject, temperature)}: '
             f'calibration error {"; ".join(off)}.'
         )
     else:
@@ -68,3 +67,17 @@ def check(subject):
         columns=COLUMNS,
         rows=tuple(rows),
     )
+
+
+def _temperature(subject):
+    """That which validation chooses, 1 where no validation images are known, NaN of one class."""
+    if subject.validation is None:
+        return 1.0
+    return fit_temperature(subject.validation.labels, subject.scores(subject.validation))
+
+
+def _scaling(subject, temperature):
+    """How scores were scaled, in words."""
+    if subject.validation is None:
+        return 'unscaled, as no validation images are known'
+    return f'temperature {temperature:.2f}'

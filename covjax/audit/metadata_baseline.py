@@ -7,7 +7,7 @@ It sees size, container, mode and grey statistics. On the published COVID-CT spl
 import numpy as np
 
 from covjax.audit import probe
-from covjax.audit.probe import Probe, short
+from covjax.audit.probe import OTHERS, Probe, scores_after, short
 from covjax.audit.verdict import RED, TestedArea, Verdict, area
 from covjax.pages.figures import Estimate
 
@@ -45,15 +45,17 @@ PROBE = Probe(NAME, scores, kind='metadata', needs_file=True)
 
 def check(subject):
     """The Verdict of whether files give the class away, in every test set of real pictures."""
-    known = lambda images: all(row.file for row in images.rows)
+    known = lambda images: images is None or all(row.file for row in images.rows)
     tests = {test: images for test, images in subject.tests_and_validation.items() if known(images)}
     if not known(subject.real) or not set(tests) & set(subject.tests):
         finding = 'No test set has metadata of its original files.'
         return Verdict(name=NAME, flag=None, finding=finding)
-    areas = {
-        test: area(scores(subject.real.native, images.native), images)
-        for test, images in tests.items()
-    }
+    said = {test: scores_after(PROBE, subject.real, images) for test, images in tests.items()}
+    areas = {test: area(of, tests[test]) for test, of in said.items() if of is not None}
+    if not areas:
+        finding = 'A regression needs several patients or series of each class.'
+        return Verdict(name=NAME, flag=None, finding=finding)
+    fitted_on = OTHERS if subject.real is None else 'real images'
     flagged = [
         f'{reached} on {test}'
         for test, reached in areas.items()
@@ -73,7 +75,7 @@ def check(subject):
         rows=tuple((test, str(reached)) for test, reached in areas.items()),
         areas=tuple(
             TestedArea(
-                test, Estimate(f'{short(NAME)},\nfitted on real images', *reached, 'regression')
+                test, Estimate(f'{short(NAME)},\nfitted on {fitted_on}', *reached, 'regression')
             )
             for test, reached in areas.items()
         ),

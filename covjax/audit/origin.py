@@ -7,21 +7,20 @@ people read an origin is called a source.
 import dataclasses
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from covjax.audit import grey_statistics, pixel_baseline
+from covjax.audit.probe import FOLDS, out_of_fold
 from covjax.audit.verdict import RED, Images, Verdict, area
 
 NAME = 'source of the images'
 RULE = (
     f'Red flag when the source is recognised at AUC {RED}, with an interval above 0.5, and no data '
     'set has both classes of the training set: then a classifier can learn the source in place of '
-    'the disease.'
+    'the disease. Also when no source has both classes, and no class two that could be compared.'
 )
 COLUMNS = ('one source', 'other source', 'told by', 'AUC')
 # What might tell origins apart; a probe of files or of another few numbers would do as well.
 PROBES = (pixel_baseline.PROBE, grey_statistics.PROBE)
-FOLDS = 5
 
 
 def scores(probe, first, second):
@@ -37,12 +36,7 @@ def scores(probe, first, second):
         (scores float [N + M], verdict.Images of both, labelled 0 and 1 by origin).
     """
     both = _labelled_by_origin(first, second)
-    out_of_fold = np.empty(len(both.native))
-    groups = np.unique(both.groups, return_inverse=True)[1]
-    for fit, held in StratifiedGroupKFold(FOLDS).split(both.native, both.labels, groups):
-        train, test = ([both.native[i] for i in indices] for indices in (fit, held))
-        out_of_fold[held] = probe.scores(train, test)
-    return out_of_fold, both
+    return out_of_fold(probe, both), both
 
 
 def _labelled_by_origin(first, second):
@@ -65,8 +59,7 @@ def _labelled_by_origin(first, second):
 def check(subject):
     """The Verdict of how well origins can be told apart with the class the same in both."""
     if not subject.pairs:
-        finding = 'No pair of sources was named (config.pairs).'
-        return Verdict(name=NAME, flag=None, finding=finding)
+        return _without_pairs(subject)
     rows, flagged = [], []
     for first, second in subject.pairs:
         if min(len(set(images.groups)) for images in (first, second)) < FOLDS:
@@ -83,22 +76,29 @@ def check(subject):
         finding = f'Within one class the source is recognised at AUC {"; ".join(flagged)}.'
     else:
         finding = 'Within one class the source is not recognised.'
-    others, positive = subject.origins[0], subject.origins[1]
     return Verdict(
         name=NAME,
-        flag=bool(flagged) and others.isdisjoint(positive),
-        finding=f'{finding} {_classes(others, positive, subject.titles)}',
+        flag=bool(flagged) and subject.origins[0].isdisjoint(subject.origins[1]),
+        finding=f'{finding} {_classes(subject)}',
         rule=RULE,
         columns=COLUMNS,
         rows=tuple(rows),
     )
 
 
-def _classes(others, positive, titles):
-    """A sentence on the data sets (sets of names) that the classes of training come from.
+def _without_pairs(subject):
+    """The Verdict where no class is known to come from two origins."""
+    others, positive = (subject.origins.get(label, set()) for label in (0, 1))
+    if others and positive and others.isdisjoint(positive):
+        finding = f'Nothing can tell source and disease apart. {_classes(subject)}'
+        return Verdict(name=NAME, flag=True, finding=finding, rule=RULE)
+    finding = 'No pair of sources was named (config.pairs, or a column source).'
+    return Verdict(name=NAME, flag=None, finding=finding)
 
-    `titles` are what people read of the positive class and of all others.
-    """
+
+def _classes(subject):
+    """A sentence on the data sets that the classes of training, or of the tests, come from."""
+    others, positive = subject.origins[0], subject.origins[1]
     if others.isdisjoint(positive):
         shared = 'different data sets'
     elif others == positive:
@@ -106,5 +106,6 @@ def _classes(others, positive, titles):
     else:
         shared = 'partly the same data sets'
     names = [', '.join(sorted(origins)) for origins in (others, positive)]
-    each = f'{names[0]} for {titles[1]} and {names[1]} for {titles[0]}'
-    return f'The classes of the training set come from {shared}: {each}.'
+    each = f'{names[0]} for {subject.titles[1]} and {names[1]} for {subject.titles[0]}'
+    of = 'test' if subject.train is None else 'training'
+    return f'The classes of the {of} set come from {shared}: {each}.'

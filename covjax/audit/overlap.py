@@ -32,6 +32,7 @@ COUNTED = {
 NOTHING_FOUND = (
     'No test image, patient, document or series was used before, and no near copy was found.'
 )
+NOTHING_BEFORE = 'The images of training and validation are not known.'
 SHOWN = 24  # near copies of a test set
 ENLARGED = 3  # times, in the picture of the page
 
@@ -51,6 +52,7 @@ def pictures_before(subject):
     by_hash = {
         row.sha256: Picture(name, grey, row)
         for name, images in sets.items()
+        if images is not None
         for grey, row in images.native
     }
     return list(by_hash.values())
@@ -73,6 +75,8 @@ def near_copies(before, tested):
 
 def check(subject):
     """The Verdict of what lineage counts and of near copies, on every test set."""
+    if subject.train is None and not subject.lineage:
+        return Verdict(name=NAME, flag=None, finding=NOTHING_BEFORE)
     rows, used_before, shown = [], [], []
     before = pictures_before(subject)
     for test, images in subject.tests.items():

@@ -1,5 +1,7 @@
 """audit.html: the verdicts of all checks as a page."""
 
+import math
+
 from covjax.audit.probe import NETWORK
 from covjax.audit.regions import NAME as REGIONS
 from covjax.audit.verdict import FLAGS
@@ -13,17 +15,18 @@ BEST = '; the best of {count} regressions that see no anatomy reaches {best}'
 TONES = {True: 'bad', False: 'good', None: 'none'}
 
 
-def write(path, title, about, verdicts, command=''):
+def write(path, title, about, verdicts, command='', prose_name='audit'):
     """Writes the page, and the forest plot in it as areas.png beside the pictures of the checks.
 
     Args:
         path: pathlib.Path of the page.
         title: of the page.
-        about: dict, of runs.audit.describe.
+        about: dict of what was audited, with `tests`; the others fill the places of the prose.
         verdicts: [verdict.Verdict].
         command: what would train the experiments that are missing; '' where there are none.
+        prose_name: of the file with the text of the page.
     """
-    page = prose.read('audit')
+    page = prose.read(prose_name)
     panels = forest(verdicts, about['tests'])
     sections = [
         page.section('areas', figures=_drawn(panels, path.parent / 'images' / 'areas.png')),
@@ -33,6 +36,23 @@ def write(path, title, about, verdicts, command=''):
         page.section('about', ['test', 'data set'], about['tests'].items(), **about),
     ]
     html.write(path, title, page.opening.format(**_opening(about, verdicts, panels)), sections)
+
+
+def as_json(about, verdicts):
+    """The content of audit.json: `about` (dict), and the verdicts."""
+    lines = [verdict._asdict() for verdict in verdicts]
+    for line in lines:
+        del line['figures']
+        line['areas'] = [{'test': test, **_numbers(each)} for test, each in line['areas']]
+    return {**about, 'verdicts': lines}
+
+
+def _numbers(estimate):
+    """What audit.json has of an Estimate; NaN, which JSON does not have, is null."""
+    label = estimate.label.replace('\n', ' ')
+    ends = {name: getattr(estimate, name) for name in ('value', 'low', 'high')}
+    known = {name: None if math.isnan(value) else value for name, value in ends.items()}
+    return {'label': label, 'kind': estimate.kind, **known}
 
 
 def flag(value):
@@ -103,12 +123,19 @@ def _opening(about, verdicts, panels):
     return {
         **about,
         'model': tables.NAMES.get(about['model'], about['model']),
-        'train': tables.in_words(about['train']),
+        'train': tables.in_words(about['train']) if about['train'] else 'images that are not known',
         'questions': sum(verdict.flag is not None for verdict in verdicts),
         'flags': red_flags(verdicts),
         'areas': ' '.join(_reached(test, lines) for test, lines in panels.items()),
         'asked': asked,
+        'unanswered': _unanswered(verdicts),
     }
+
+
+def _unanswered(verdicts):
+    """A sentence on the questions without an answer, or ''."""
+    names = [verdict.name for verdict in verdicts if verdict.flag is None]
+    return f' There is no answer to these: {"; ".join(names)}.' if names else ''
 
 
 def _reached(test, lines):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -15,6 +16,9 @@ from covjax.pages.figures import Estimate
 
 BETTER = 0.05  # AUC by which a network is to be better than a probe, with its whole interval
 NETWORK = 'the network'  # its name among the areas of a test set
+FOLDS = 5
+# What a regression is fitted on where no training images are known.
+OTHERS = 'the other patients of the test set'
 COLUMNS = (
     *('test', 'fitted on', 'AUC of the network', 'AUC of the regression'),
     'network better by',
@@ -72,6 +76,42 @@ def fitted(numbers, labels):
     return model.fit(numbers, labels)
 
 
+def out_of_fold(probe, images):
+    """The scores of a probe of images that it is fitted on in turn, whole groups held out.
+
+    Args:
+        probe: Probe.
+        images: verdict.Images.
+
+    Returns:
+        float [N], or None where a class has fewer than FOLDS groups.
+    """
+    groups = np.unique(images.groups, return_inverse=True)[1]
+    if min(len(np.unique(groups[images.labels == label])) for label in (0, 1)) < FOLDS:
+        return None
+    found = np.empty(len(images.native))
+    for fit, held in StratifiedGroupKFold(FOLDS).split(images.native, images.labels, groups):
+        train, test = ([images.native[i] for i in indices] for indices in (fit, held))
+        found[held] = probe.scores(train, test)
+    return found
+
+
+def scores_after(probe, train, images):
+    """The scores of a probe of images, fitted on others, or on their own `out_of_fold`.
+
+    Args:
+        probe: Probe.
+        train: verdict.Images, or None where none are known.
+        images: verdict.Images.
+
+    Returns:
+        float [N], or None where it cannot be fitted.
+    """
+    if train is None:
+        return out_of_fold(probe, images)
+    return probe.scores(train.native, images.native)
+
+
 def short(name):
     """The name of a probe as figures show it: without its kind in brackets."""
     return name.partition(' (')[0]
@@ -92,7 +132,8 @@ def rule_for(what):
 def versus(subject, probe, rule):
     """The Verdict of a probe beside the network, on every test set and on validation.
 
-    It is fitted on what the network was trained on, and on real images.
+    It is fitted on what the network was trained on, and on real images; where neither is known, on
+    the test set itself, whole patients held out.
 
     Args:
         subject: verdict.Subject.
@@ -101,11 +142,13 @@ def versus(subject, probe, rule):
     """
     rows, as_good, tested, compared = [], [], [], False
     for test, images in subject.tests_and_validation.items():
-        network = subject.score(images.images)
+        network = subject.scores(images)
         of_network = area(network, images)
         tested.append(TestedArea(test, Estimate(NETWORK, *of_network)))
         for fitted_on, train in _fitted_on(subject).items():
-            scores = probe.scores(train.native, images.native)
+            scores = scores_after(probe, train, images)
+            if scores is None:
+                continue
             reached = area(scores, images)
             low, high = auc_difference(images.labels, network, scores, images.groups)
             compared |= not math.isnan(reached.low)
@@ -115,7 +158,7 @@ def versus(subject, probe, rule):
             if test in subject.tests and reached.tells() and low <= BETTER:
                 as_good.append(f'{reached} on {test}, fitted on {fitted_on}')
     if not compared:
-        finding = 'Intervals need several patients or series in a test set.'
+        finding = 'Intervals need several patients or series of each class in a test set.'
         return Verdict(name=probe.name, flag=None, finding=finding)
     if as_good:
         reached = '; '.join(as_good)
@@ -138,9 +181,17 @@ def versus(subject, probe, rule):
 
 
 def _fitted_on(subject):
-    """{description: Images} that a probe is fitted on; one where both would be the same images."""
-    sets = {'what the network was trained on': subject.train}
-    hashes = [{row.sha256 for row in images.rows} for images in (subject.train, subject.real)]
-    if hashes[0] != hashes[1]:
-        sets['real images'] = subject.real
-    return sets
+    """{description: Images} that a probe is fitted on; one where both would be the same images.
+
+    Where none are known it is {OTHERS: None}.
+    """
+    known = {'what the network was trained on': subject.train, 'real images': subject.real}
+    sets, hashes = {}, []
+    for description, images in known.items():
+        if images is None:
+            continue
+        of_images = {row.sha256 for row in images.rows}
+        if of_images not in hashes:
+            sets[description] = images
+            hashes.append(of_images)
+    return sets or {OTHERS: None}

@@ -71,6 +71,7 @@ CHANGES = {
 AS_IT_IS = 'as it is'
 NO_LUNG = ('lungs blacked out', 'border only')
 COLUMNS = ('test', 'lungs found', 'whole image', *CHANGES)
+NO_NETWORK = 'This asks the classifier about changed images, and only its scores are known.'
 CAPTION = (
     'What the network was shown of the test images, two of each class, and the area under its ROC '
     'curve on all that have plausible lungs'
@@ -106,12 +107,14 @@ def judged(subject, name, columns, with_lungs, changed, show=lambda *shown: None
     """
     if alone := lungs_alone(subject, name):
         return alone
+    if subject.score is None:
+        return Verdict(name=name, flag=None, finding=NO_NETWORK)
     rows, kept, tested = [], [], []
     for test, images in subject.tests.items():
         part, masks = with_lungs(images)
         if len(np.unique(part.labels)) < 2:
             continue
-        whole = area(subject.score(part.images), part)
+        whole = area(subject.scores(part), part)
         areas = {
             view: area(subject.score(changed(change, part.images, masks)), part)
             for view, change in CHANGES.items()

@@ -47,7 +47,7 @@ PROBE = Probe(NAME, scores, kind='metadata')
 def check(subject):
     """The Verdict of whether the way a scan was made does as well as the network."""
     verdict = probe.versus(subject, PROBE, RULE)
-    sets = (subject.train, *subject.tests.values())
+    sets = [images for images in (subject.train, *subject.tests.values()) if images is not None]
     if any(row.others.get('kernel') for images in sets for _, row in images.native):
         return verdict
     return verdict._replace(finding=f'{verdict.finding} {NO_KERNELS}')

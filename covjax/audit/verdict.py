@@ -87,6 +87,8 @@ class Images(NamedTuple):
     places: list = []  # of scans: int [k] of each bag, which slices of the scan these are
     lesions: list = []  # of scans: bool [k] of each bag, which slices have lesions; or None
     slices: list = []  # of scans: [Row] of all examples that they are made of
+    # P(positive) float [N], where a table says it and no network is asked; or None.
+    scores: np.ndarray | None = None
 
     @property
     def examples(self):
@@ -109,6 +111,7 @@ class Images(NamedTuple):
             members=pick(self.members),
             places=pick(self.places),
             lesions=pick(self.lesions),
+            scores=None if self.scores is None else self.scores[indices],
         )
 
     def against_rest(self, classes, positive):
@@ -126,18 +129,26 @@ class Images(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A trained classifier and the data that it is asked about, one class against the rest."""
+    """A trained classifier and the data that it is asked about, one class against the rest.
+
+    Of a classifier from elsewhere some of it may not be known, and is None.
+    """
 
     folder: pathlib.Path  # where pictures of the audit go
-    score: Callable  # uint8 [N, size, size, 1] -> P(positive class) float [N]
-    train: Images
-    validation: Images
+    # uint8 [N, size, size, 1] -> P(positive class) float [N]; None where the `scores` of the test
+    # images are all that is known.
+    score: Callable | None
+    train: Images | None
+    validation: Images | None
     tests: dict[str, Images]  # by name, both labels in each
-    real: Images  # pictures with facts of their files, both labels, to fit baselines on
-    origins: dict[int, set]  # {label: names of the data sets that its training images are from}
+    real: Images | None  # pictures with facts of their files, both labels, to fit baselines on
+    # {label: names of the data sets that its training images, or those of the tests, are from}
+    origins: dict[int, set]
     lineage: list = []  # records of what trained it (covjax.data.lineage)
-    # uint8 [N, size, size, 1] -> Grad-CAM float [N, h, w], or None where there is no network.
+    # uint8 [N, size, size, 1] -> where the network looks, float [N, h, w], not negative; or None.
     attribute: Callable | None = None
+    attribution: str = 'Grad-CAM'  # what `attribute` computes
+    attributed: int | None = None  # of how many images of a test set at most; None for all
     pairs: tuple = ()  # of Images of one class from two origins
     # {'controls/jpeg': results of the classifier that learned from that stand-in}
     experiments: dict[str, list[Result]] = {}
@@ -150,8 +161,31 @@ class Subject(NamedTuple):
 
     @property
     def tests_and_validation(self):
-        """{name: Images} of the tests, and of the validation set as 'validation'."""
-        return {**self.tests, 'validation': self.validation}
+        """{name: Images} of the tests, and of the validation set as 'validation' if it is known."""
+        known = {} if self.validation is None else {'validation': self.validation}
+        return {**self.tests, **known}
+
+    def scores(self, images):
+        """P(positive class), float [N], of unchanged Images."""
+        return self.score(images.images) if images.scores is None else images.scores
+
+
+def ask(checks, subject):
+    """Asks checks about a Subject, and prints a line of each.
+
+    Args:
+        checks: modules of covjax.audit.
+        subject: Subject.
+
+    Returns:
+        [Verdict].
+    """
+    verdicts = []
+    for check in checks:
+        verdict = check.check(subject)
+        print(f'{FLAGS[verdict.flag]:12}{verdict.name}: {verdict.finding}', flush=True)
+        verdicts.append(verdict)
+    return verdicts
 
 
 def lungs_alone(subject, name):

@@ -5,7 +5,6 @@ stand-ins and mixtures need experiments, which are trained first (covjax.audit.e
 question is about one class, config.positive_class, against the rest.
 """
 
-import math
 import pathlib
 from functools import partial
 
@@ -41,7 +40,7 @@ from covjax.audit import (
     slice_attribution,
 )
 from covjax.audit import stand_ins as stand_ins_check
-from covjax.audit.verdict import FLAGS, Images, Member, Subject
+from covjax.audit.verdict import Images, Member, Subject, ask
 from covjax.classes import POSITIVE, check_same, listed, positive_class, titles
 from covjax.data import batches, datasets, lineage, specs
 from covjax.stand_ins import STAND_INS
@@ -100,16 +99,12 @@ def run(config, workdir):
         folder = pathlib.Path(config.experiments or workdir / 'experiments')
         results = run_experiments(config, subject, network.config, data_dir, folder)
         subject = subject._replace(experiments=results)
-    verdicts = []
-    for check in CHECKS_OF_SCANS if scorer.sees_scans(network) else CHECKS:
-        verdict = check.check(subject)
-        print(f'{FLAGS[verdict.flag]:12}{verdict.name}: {verdict.finding}', flush=True)
-        verdicts.append(verdict)
+    verdicts = ask(CHECKS_OF_SCANS if scorer.sees_scans(network) else CHECKS, subject)
     made_from = {'classifier': provenance.network(network)}
     if config.synthetic:
         made_from['synthetic'] = provenance.images(config.synthetic)
     about = provenance.of(config, **made_from) | describe(config, network, subject.tests)
-    write_json(workdir / 'audit.json', as_json(about, verdicts))
+    write_json(workdir / 'audit.json', page.as_json(about, verdicts))
     command = missing(config, network, workdir, data_dir)
     page.write(workdir / 'audit.html', config.title, about, verdicts, command)
     print(f'{page.red_flags(verdicts)} red flags in {workdir / "audit.html"}')
@@ -375,20 +370,3 @@ def describe(config, network, tests):
         'tests': {name: test.spec for name, test in tests.items()},
         **({} if _is_usual(network.classes, positive) else asked),
     }
-
-
-def as_json(about, verdicts):
-    """The content of audit.json: `about` (dict), and the verdicts."""
-    lines = [verdict._asdict() for verdict in verdicts]
-    for line in lines:
-        del line['figures']
-        line['areas'] = [{'test': test, **_numbers(each)} for test, each in line['areas']]
-    return {**about, 'verdicts': lines}
-
-
-def _numbers(estimate):
-    """What audit.json has of an Estimate; NaN, which JSON does not have, is null."""
-    label = estimate.label.replace('\n', ' ')
-    ends = {name: getattr(estimate, name) for name in ('value', 'low', 'high')}
-    known = {name: None if math.isnan(value) else value for name, value in ends.items()}
-    return {'label': label, 'kind': estimate.kind, **known}

@@ -133,6 +133,7 @@ class Builder(_base.ArrayRecordBuilder):
 
     Args:
         source: the folder of the files, for the configs OWN, whose classes their tables name.
+        table: a table in place of the scans.csv of that folder; '' takes that.
         hu: 'SLOPE,INTERCEPT' for volumes whose values are not HU, HU = SLOPE x value + INTERCEPT;
             '' refuses such volumes.
         unchecked_masks: whether to take masks that do not lie on the lungs of their images.
@@ -143,12 +144,13 @@ class Builder(_base.ArrayRecordBuilder):
         '1.1.0': 'The convolution kernel of DICOM.',
         '1.0.0': 'Pictures, volumes and slices with masks, labels and patients.',
     }
-    OPTIONS = ('source', 'hu', 'unchecked_masks')
+    OPTIONS = ('source', 'table', 'hu', 'unchecked_masks')
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'get the files of the data set and give their folder'
     BUILDER_CONFIGS = [described(name) for name in NAMES]
 
-    def __init__(self, *, source='', hu='', unchecked_masks=False, **kwargs):
-        self.source, self.hu, self.unchecked = source, hu, unchecked_masks
+    def __init__(self, *, source='', table='', hu='', unchecked_masks=False, **kwargs):
+        self.source, self.table = source, table
+        self.hu, self.unchecked = hu, unchecked_masks
         self.read = {}  # {folder: its Layout, its Scans, the ids of those without a mask}
         self.found = []  # remarks of a build, '' among them
         self.names, self.unseen = (), set()  # classes of the masks, and those that none had yet
@@ -163,9 +165,14 @@ class Builder(_base.ArrayRecordBuilder):
         """The Layout of the config; raises an InputError for a folder that is not described."""
         config = self.builder_config
         if config.layout in LAYOUTS:
+            if self.table:
+                raise InputError(
+                    f'config.table={self.table}: ct_scans/{config.name} has tables of its own; '
+                    'leave it empty, or prepare ct_scans/folder'
+                )
             layout = LAYOUTS[config.layout]
         elif self.source or folder:
-            layout = layout_of_folder(self.source or folder)
+            layout = layout_of_folder(self.source or folder, self.table)
         else:
             raise InputError(f'ct_scans/{config.name}: give the builder its folder, source=FOLDER')
         if layout.pictures and (config.slices or config.spacing or config.hu or self.hu):
@@ -234,11 +241,16 @@ class Builder(_base.ArrayRecordBuilder):
             for path in filter(None, (scan.image, scan.mask)):
                 files |= set(archive.walk(path)) if path.is_dir() else {path}
         tables = [path for pattern in ('*.csv', '*.npy') for path in archive.find(folder, pattern)]
-        return sorted(files | set(tables))
+        return sorted(files | set(tables) | self._named())
+
+    def _named(self):
+        """The set of the table that the builder was given, empty where there is none."""
+        return {pathlib.Path(self.table).expanduser()} if self.table else set()
 
     def hashed_files(self, folder):
         """Tables, headers, and masks, which people edit without changing their size."""
-        return super().hashed_files(folder) | {scan.mask for scan in self.scans(folder)[1]}
+        masks_of = {scan.mask for scan in self.scans(folder)[1]}
+        return super().hashed_files(folder) | masks_of | self._named()
 
     def remark(self, folder):
         """Returns what a person should know: how images are split, what is left out."""

@@ -18,6 +18,7 @@ import numpy as np
 from covjax import CLASSES, InputError
 from covjax.ct import archive, contents, dicom, luna16, volume
 from covjax.ct.masks import BACKGROUND, MOST_REGIONS
+from covjax.data import csv_table
 from tfds_builders.ct_scans import class_folders
 
 SPLITS = ('train', 'validation', 'test')
@@ -221,14 +222,9 @@ def _studies(files):
     studies = [path for path in files if path.parent.name in SEVERITIES]
     names = [path.name.split('.')[0] for path in studies]
     return [
-        Scan(name, path, label=_word(path.parent.name), patient=name)
+        Scan(name, path, label=csv_table.word(path.parent.name), patient=name)
         for name, path in zip(names, studies)
     ]
-
-
-def _word(text):
-    """A name as labels have it: lower case, without characters that specs use."""
-    return re.sub(r'\W+', '_', text.strip().lower()).strip('_')
 
 
 # ---- COVNet
@@ -243,7 +239,7 @@ def covnet(folder):
     scans = []
     for split, name in LISTS.items():
         file = _only(folder, name)
-        for number, line in _table(file, ('case', 'label'), 'case', AS_COVNET):
+        for number, line in csv_table.read(file, ('case', 'label'), ('case',), AS_COVNET):
             label = f'class_{line["label"]}'
             if label not in NUMBERED:
                 raise InputError(
@@ -264,13 +260,18 @@ MASK_OF_VOLUME = f'is no volume, as masks of volumes are; save it as {" or ".joi
 LARGEST = 2**15 - 1  # value of a mask
 
 
-def folder(source):
+def folder(source, named=''):
     """The Layout of a folder with scans.csv and, where masks have several regions, regions.csv.
 
     Without scans.csv it has a folder for each class instead.
+
+    Args:
+        source: the folder, below which the files are that a table names.
+        named: a table in place of scans.csv; it may have further columns.
     """
-    table = pathlib.Path(source) / TABLE
-    if not archive.is_file(table):
+    source = pathlib.Path(source)
+    table = pathlib.Path(named).expanduser() if named else source / TABLE
+    if not named and not archive.is_file(table):
         _check_no_other_table(table)
         if layout := _of_classes(table.parent):
             return layout
@@ -279,8 +280,8 @@ def folder(source):
                 f'{table}: no such table, and CT lies in fewer than two of the folders beside it '
                 f'({", ".join(sorted(only)[:4])}), so they are no classes; {GIVE_FOLDER}'
             )
-    lines = _table(table, COLUMNS, 'file', GIVE_FOLDER)
-    scans = [_own_scan(table, number, line) for number, line in lines]
+    lines = csv_table.read(table, COLUMNS, ('file',), GIVE_FOLDER, others=bool(named))
+    scans = [_own_scan(source, f'{table}: line {number}', line) for number, line in lines]
     _words({line['label'] for _, line in lines}, f'{table}: its lines')
     for column in ('mask', 'label'):
         lacking = [scan.id for scan in scans if not getattr(scan, column)]
@@ -297,7 +298,7 @@ def folder(source):
         GIVE_FOLDER,
         pictures=_are_pictures(table, scans),
         labels=_in_order({scan.label for scan in scans} - {''}),
-        regions=_regions(table.with_name(REGIONS)) if scans[0].mask else {},
+        regions=_regions(source / REGIONS) if scans[0].mask else {},
     )
 
 
@@ -342,7 +343,7 @@ def _words(names, where):
     """
     words = {}
     for name in sorted(filter(None, names)):
-        word, plain = _word(name), re.sub(r'[\s_-]+(?=\w)', '_', name.strip().lower())
+        word, plain = csv_table.word(name), re.sub(r'[\s_-]+(?=\w)', '_', name.strip().lower())
         if not word:
             raise InputError(f'{where} have the label {name}, without letters; give it a name')
         other = words.setdefault(word, (plain, name))
@@ -351,7 +352,7 @@ def _words(names, where):
                 f'{where} have the labels {other[1]} and {name}, which would both be called '
                 f'{word}; name them in letters'
             )
-    return {name: _word(name) for name in names}
+    return {name: csv_table.word(name) for name in names}
 
 
 def _check_patients(table, scans):
@@ -384,11 +385,10 @@ def _are_pictures(table, scans):
     return pictures
 
 
-def _own_scan(table, number, line):
-    """The Scan of a line of scans.csv."""
-    where = f'{table}: line {number}'
-    image = table.parent / line['file']
-    mask = table.parent / line['mask'] if line['mask'] else None
+def _own_scan(source, where, line):
+    """The Scan of a line of scans.csv, whose files are below a folder; `where` names the line."""
+    image = source / line['file']
+    mask = source / line['mask'] if line['mask'] else None
     if not (archive.is_file(image) or image.is_dir()):
         raise InputError(f'{where} names {line["file"]}, which is not there; correct the table')
     if mask and not archive.is_file(mask):
@@ -397,8 +397,8 @@ def _own_scan(table, number, line):
         raise InputError(
             f'{where} has the split {line["split"]}; write one of {", ".join(SPLITS)}, or nothing'
         )
-    name = pathlib.PurePath(line['file']).as_posix()  # one name where paths are written in two ways
-    return Scan(name, image, mask, _word(line['label']), line['patient'], line['split'])
+    name = csv_table.file_name(line['file'], source)
+    return Scan(name, image, mask, csv_table.word(line['label']), line['patient'], line['split'])
 
 
 def _twice(values):
@@ -420,8 +420,8 @@ def _regions(file):
         _check_no_other_table(file)
         return {1: 'lesion', 255: 'lesion'}
     regions = {}
-    for number, line in _table(file, ('value', 'region'), 'value', GIVE_REGIONS):
-        value, region = line['value'], _word(line['region'])
+    for number, line in csv_table.read(file, ('value', 'region'), ('value',), GIVE_REGIONS):
+        value, region = line['value'], csv_table.word(line['region'])
         if not re.fullmatch('[0-9]{1,5}', value) or int(value) > LARGEST or not region:
             raise InputError(f'{file}: line {number} is {value},{line["region"]}; {GIVE_REGIONS}')
         if regions.setdefault(int(value), region) != region:
@@ -439,42 +439,6 @@ def _regions(file):
     if set(regions.values()) <= {BACKGROUND}:
         raise InputError(f'{file}: names no region; {GIVE_REGIONS}')
     return {value: region for value, region in regions.items() if value}
-
-
-def _table(file, columns, required, give):
-    """The lines of a CSV: [(number, {column: stripped text, '' where it is missing})].
-
-    Args:
-        file: of the table.
-        columns: that it may have.
-        required: the one that it must have, in every line.
-        give: the end of the message where it has others.
-    """
-    try:
-        text = io.StringIO(archive.read_text(file), newline='')  # cells may have line breaks
-        reader = csv.DictReader(text, strict=True)
-        lines = [(reader.line_num, line) for line in reader]
-    except FileNotFoundError:
-        raise InputError(f'{file}: no such table; {give}') from None
-    except csv.Error as error:
-        raise InputError(f'{file}: is no CSV table ({error}); {give}') from None
-    header = [name.strip().lower() for name in reader.fieldnames or []]
-    if required not in header or not set(header) <= set(columns) or _twice(header):
-        raise InputError(f'{file}: has the columns {", ".join(header) or "none"}; {give}')
-    table = []
-    for number, line in lines:
-        if None in line:  # where DictReader puts cells beyond the header
-            raise InputError(
-                f'{file}: line {number} has more cells than the header; '
-                'put cells with a comma into quotation marks'
-            )
-        row = {name.strip().lower(): (cell or '').strip() for name, cell in line.items()}
-        if not row[required]:
-            raise InputError(f'{file}: line {number} has no {required}; fill it in')
-        table.append((number, dict.fromkeys(columns, '') | row))
-    if not table:
-        raise InputError(f'{file}: has no lines; {give}')
-    return table
 
 
 # ---- what several share
@@ -558,7 +522,7 @@ LAYOUTS = {
     'mosmed_severity': Layout(
         mosmed_severity,
         'give the folder COVID19_1110 of MosMedData with studies',
-        labels=tuple(map(_word, SEVERITIES)),
+        labels=tuple(map(csv_table.word, SEVERITIES)),
         homepage='https://mosmed.ai/en/datasets/covid191110',
     ),
 }

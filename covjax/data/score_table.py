@@ -1,0 +1,98 @@
+"""The table of an audit of a classifier from elsewhere: images, their scores, and whose they are.
+
+A line an image, with the columns
+
+file or id   the file below the folder, or the id in a prepared data set
+score        P(positive class), 0 to 1; may be empty for images of training
+label        the name of its class, or 0 and 1
+patient      whose it is
+document     the paper or web page that pictures of several patients may come from
+source       the hospital, scanner or data set that it comes from
+split        train, validation or test; of a table without splits all images are tests
+
+All but the first may be left out; other columns are passed over.
+"""
+
+import math
+import pathlib
+from typing import NamedTuple
+
+from covjax import InputError
+from covjax.data import csv_table
+
+COLUMNS = ('score', 'label', 'patient', 'document', 'source', 'split')
+SPLITS = ('train', 'validation', 'test')
+GIVE = (
+    'write the column file (or id, of a prepared data set) and, as far as known, score, label, '
+    'patient, document, source and split'
+)
+
+
+class Line(NamedTuple):
+    """What a table says of an image; '' and None where it does not."""
+
+    name: str  # of the file below the folder, or the id of the example
+    score: float | None
+    label: str
+    patient: str
+    document: str
+    source: str
+    split: str  # of SPLITS, or ''
+
+
+class ScoreTable(NamedTuple):
+    """A whole table."""
+
+    lines: dict[str, Line]  # by name
+    columns: frozenset  # of COLUMNS, those that any line fills in
+
+
+def read(file, source=''):
+    """The ScoreTable of a file.
+
+    Args:
+        file: pathlib.Path of a CSV; commas, semicolons or tabs between cells.
+        source: pathlib.Path of the folder of the files, or '' of a prepared data set.
+
+    Raises:
+        InputError: there is no such table, or a line is wrong.
+    """
+    table = csv_table.read(file, ('file', 'id', *COLUMNS), (), GIVE, others=True)
+    lines = {}
+    for number, cells in table:
+        where, name = f'{file}: line {number}', cells['file'] or cells['id']
+        if not name:
+            raise InputError(f'{where} names no image; {GIVE}')
+        if source:
+            name = csv_table.file_name(name, source)
+        if name in lines:
+            raise InputError(f'{where} has {name} again; keep one line for each image')
+        if cells['split'] and cells['split'] not in SPLITS:
+            raise InputError(
+                f'{where} has the split {cells["split"]}; write one of {", ".join(SPLITS)}'
+            )
+        others = [cells[column] for column in COLUMNS[1:]]
+        lines[name] = Line(name, _score(cells['score'], where), *others)
+    filled = {column for column in COLUMNS if any(cells[column] for _, cells in table)}
+    return ScoreTable(lines, frozenset(filled))
+
+
+def _score(text, where):
+    """The number of a cell, None of an empty one."""
+    if not text:
+        return None
+    try:
+        score = float(text.replace(',', '.'))
+    except ValueError:
+        raise InputError(f'{where} has the score {text}; write a number from 0 to 1') from None
+    if math.isnan(score) or not 0 <= score <= 1:
+        raise InputError(
+            f'{where} has the score {text}; give P(positive class) from 0 to 1, of a logit '
+            '1 / (1 + exp(-logit))'
+        )
+    return score
+
+
+def path(text):
+    """The pathlib.Path of config.scores."""
+    return pathlib.Path(text).expanduser()
