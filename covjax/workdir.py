@@ -77,6 +77,7 @@ ADDED_KEYS = {
     'export': {'segmenter': ''},
     'prepare': {'unchecked_masks': False, 'table': ''},
     'report': {'audits': '', 'quality': ''},
+    'look': {'source': '', 'table': ''},
     'audit': {'positive_class': '', 'title': 'Shortcut audit'},
     'quality': {'title': 'Quality of synthetic images'},
 }

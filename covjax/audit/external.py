@@ -155,12 +155,12 @@ def subject(folder, tests, score, train=None, validation=None, titles=TITLES):
         validation=validation,
         tests=tests,
         real=train,
-        origins=_origins(where),
+        origins=origins(where),
         lineage=_lineage(train, validation),
         attribute=occlusion.occlusion(score) if score else None,
         attribution='occlusion',
         attributed=MOST_OCCLUDED,
-        pairs=tuple(pair for images in where for pair in _pairs(images, titles)),
+        pairs=tuple(pair for images in where for pair in pairs(images, titles)),
         titles=tuple(titles),
     )
 
@@ -195,7 +195,7 @@ def _sources(images):
     return known if all(known) else []
 
 
-def _origins(sets):
+def origins(sets):
     """{label: {source}} of several verdict.Images."""
     found = {0: set(), 1: set()}
     for images in sets:
@@ -204,7 +204,7 @@ def _origins(sets):
     return found
 
 
-def _pairs(images, titles):
+def pairs(images, titles):
     """Yields pairs of verdict.Images of one class: one source, and the others.
 
     Args:

@@ -29,7 +29,7 @@ def write(path, title, about, verdicts, command='', prose_name='audit'):
     page = prose.read(prose_name)
     panels = forest(verdicts, about['tests'])
     sections = [
-        page.section('areas', figures=_drawn(panels, path.parent / 'images' / 'areas.png')),
+        page.section('areas', figures=drawn(panels, path.parent / 'images' / 'areas.png')),
         page.section('verdicts', ['', 'question', 'finding'], verdict_rows(verdicts)),
         *(_section(page, verdict) for verdict in sorted(verdicts, key=_order)),
         *([page.section('command', command=command)] if command else []),
@@ -89,11 +89,18 @@ def forest(verdicts, tests):
     return {test: sorted(found.values(), key=first) for test, found in panels.items() if found}
 
 
-def _drawn(panels, path):
+def drawn(panels, path, caption=AREAS):
+    """The forest plot of some panels, as the figures of a section.
+
+    Args:
+        panels: of `forest`.
+        path: pathlib.Path of the PNG file.
+        caption: of the figure.
+    """
     if not panels:
         return ()
     figures.save(figures.draw_forest(panels, 'area under the ROC curve'), path)
-    return (Figure(path, AREAS),)
+    return (Figure(path, caption),)
 
 
 def _order(verdict):

@@ -23,6 +23,7 @@ COLUMNS = (
     *('test', 'fitted on', 'AUC of the network', 'AUC of the regression'),
     'network better by',
 )
+COLUMNS_ALONE = ('classes', 'what is seen', 'AUC')
 
 
 class Probe(NamedTuple):
@@ -177,6 +178,44 @@ def versus(subject, probe, rule):
         columns=COLUMNS,
         rows=tuple(rows),
         areas=tuple(tested),
+    )
+
+
+def alone(subject, name, rule, probes):
+    """The Verdict of what probes reach by themselves, on every test set, out of fold.
+
+    Args:
+        subject: verdict.Subject, whose classifier is not asked.
+        name: of the check.
+        rule: when it raises a flag, as a sentence.
+        probes: [Probe]; one that reaches too much is enough.
+    """
+    found = [
+        (test, probe, area(scores, images))
+        for test, images in subject.tests.items()
+        for probe in probes
+        if (scores := out_of_fold(probe, images)) is not None
+    ]
+    if not found:
+        finding = f'A regression needs {FOLDS} patients or series of each class.'
+        return Verdict(name=name, flag=None, finding=finding)
+    test, best, most = max(found, key=lambda each: (each[2].tells(), each[2].value))
+    reached = f'{short(best.name)} at AUC {most} ({test})'
+    tells = most.tells()
+    finding = f'The classes are told apart by {reached}.'
+    if not tells:
+        finding = f'The classes are not shown to be told apart; the most is {reached}.'
+    return Verdict(
+        name=name,
+        flag=tells,
+        finding=finding,
+        rule=rule,
+        columns=COLUMNS_ALONE,
+        rows=tuple((test, probe.name, str(of)) for test, probe, of in found),
+        areas=tuple(
+            TestedArea(test, Estimate(f'{name},\n{short(probe.name)}', *of, kind='regression'))
+            for test, probe, of in found
+        ),
     )
 
 

@@ -6,6 +6,7 @@ window, of a 3-D patch the middle slice.
 """
 
 import contextlib
+import dataclasses
 import io
 import itertools
 from typing import Any, NamedTuple
@@ -116,6 +117,8 @@ def _without_volume(record):
 def each_native(spec, data_dir, limit=None):
     """Yields (uint8 [H, W] at stored size, Row) of a spec, for baselines, audits and people.
 
+    Of a volume that is its middle slice, and `others` of its row has its number of `slices`.
+
     Args:
         spec: 'name/config:split', several joined by '+'.
         data_dir: where prepared data sets lie.
@@ -125,7 +128,11 @@ def each_native(spec, data_dir, limit=None):
         InputError: there is no such data set, it is damaged, or it has no such examples.
     """
     for record in records(spec, data_dir, limit):
-        yield decoded(record.image), record.row
+        row = record.row
+        if is_volume(record):
+            others = row.others | {'slices': len(record.image)}
+            row = dataclasses.replace(row, others=others)
+        yield decoded(record.image), row
 
 
 def read_native(spec, data_dir, limit=None):

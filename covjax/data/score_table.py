@@ -13,6 +13,7 @@ split        train, validation or test; of a table without splits all images are
 All but the first may be left out; other columns are passed over.
 """
 
+import dataclasses
 import math
 import pathlib
 from typing import NamedTuple
@@ -91,6 +92,20 @@ def _score(text, where):
             '1 / (1 + exp(-logit))'
         )
     return score
+
+
+def completed(row, line):
+    """A Row with the patient, document and source that a line says.
+
+    Args:
+        row: data.rows.Row.
+        line: Line, or None of an image that has none. A document without patients is one group.
+    """
+    if line is None:
+        return row
+    patient = line.patient.replace('/', '_')
+    group = '/'.join(filter(None, [line.document, patient])) or row.group
+    return dataclasses.replace(row, group=group, others=row.others | {'source': line.source})
 
 
 def path(text):

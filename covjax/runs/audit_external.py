@@ -107,11 +107,11 @@ def _of_folder(config, workdir):
     prepare.build(FOLDER, config.source, data_dir, overwrite=True, **options)
     spec = '+'.join(f'{name}:{split}' for name, split in specs.splits(FOLDER, data_dir))
     sets = {}
-    for grey, row in _read(spec, data_dir):
+    for grey, row in datasets.each_native(spec, data_dir):
         line = table and table.lines.get(row.id)
         if table is None or line:
             split = line.split if line else ''
-            sets.setdefault(split or TEST, []).append((grey, _completed(row, line)))
+            sets.setdefault(split or TEST, []).append((grey, score_table.completed(row, line)))
     _check_found(config, table, sets)
     in_words = {name: f'{name} images of {config.source}' for name in sets}
     return Known(datasets.classes(spec, data_dir), sets, in_words, table)
@@ -135,32 +135,11 @@ def _of_data_sets(config):
         check_same(f'{name}: {spec}', found, classes)
         lines = table.lines if table else {}
         sets[name] = [
-            (grey, _completed(row, lines.get(row.id))) for grey, row in _read(spec, config.data_dir)
+            (grey, score_table.completed(row, lines.get(row.id)))
+            for grey, row in datasets.each_native(spec, config.data_dir)
         ]
     _check_found(config, table, sets)
     return Known(classes, sets, named, table)
-
-
-def _read(spec, data_dir):
-    """Yields (uint8 [H, W] at stored size, Row), of a volume its middle slice and its height."""
-    for record in datasets.records(spec, data_dir):
-        row = record.row
-        if datasets.is_volume(record):
-            others = row.others | {'slices': record.image.shape[0]}
-            row = dataclasses.replace(row, others=others)
-        yield datasets.decoded(record.image), row
-
-
-def _completed(row, line):
-    """A Row with the patient, document and source that a line of the table says, if there is one.
-
-    A document without patients is one group.
-    """
-    if line is None:
-        return row
-    patient = line.patient.replace('/', '_')
-    group = '/'.join(filter(None, [line.document, patient])) or row.group
-    return dataclasses.replace(row, group=group, others=row.others | {'source': line.source})
 
 
 def _check_found(config, table, sets):

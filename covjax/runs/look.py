@@ -1,9 +1,11 @@
-"""A prepared data set -> one page to look at.
+"""A prepared data set, or a folder as it is -> one page to look at.
 
-It shows pictures of every split, counts, sizes, grey levels, and what lies in two splits.
+It shows pictures of every split, counts, sizes, grey levels, what lies in two splits, and what
+tells the classes apart where no lung is seen.
 """
 
 import itertools
+import pathlib
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
@@ -11,15 +13,20 @@ import numpy as np
 from tqdm import tqdm
 
 from covjax import InputError, joined
+from covjax.audit import data_only
+from covjax.audit import page as audit_page
+from covjax.audit.verdict import ask
 from covjax.ct import picture
-from covjax.data import datasets, specs
+from covjax.data import datasets, score_table, specs
 from covjax.data.lineage import document
 from covjax.data.near_duplicates import SIZE, THRESHOLD, across_groups, near_duplicates, shrunk
 from covjax.data.rows import Row
 from covjax.pages import figures, html, pictures, prose
 from covjax.pages.html import Figure
+from covjax.runs import prepare
 from covjax.workdir import write_csv
 
+FOLDER = 'ct_scans/folder'  # the data set that a folder becomes
 TILE, COLUMNS = 160, 8  # of a contact sheet: pixels a side, tiles a row
 PAIRS_SHOWN = 6  # pairs of a lesion and a sham, a split
 PAIRS = 24  # near-duplicates that the page shows
@@ -29,6 +36,9 @@ COUNTS = (
     *('split', 'images', 'groups', 'documents or series', 'nodules'),
     *('median size', 'sides', 'mean grey', 'black', 'white'),
 )
+GIVEN_AWAY = 'The classes can be told apart without seeing a lung, by {names}.'
+NOT_GIVEN_AWAY = 'No red flag: files and borders are not shown to tell the classes apart.'
+REGRESSIONS = 'Areas under the ROC curve of regressions that see no lung, and of whole images'
 KEYS = ('split', 'label', 'id', 'group')  # what names an image of a pair
 PAIR = ['correlation', *(f'{key}, {n}' for n in ('first', 'second') for key in KEYS)]
 # What the opening of the page says (the rest is prose/look.toml).
@@ -49,24 +59,20 @@ class Example(NamedTuple):
     shape: tuple[int, int]  # height, width
     histogram: np.ndarray  # pixels of each grey level, [256]
     small: np.ndarray  # uint8 [SIZE, SIZE, 1]
+    kept: np.ndarray  # uint8 [h, w], for regressions; of a volume a slice as it is
 
 
 def run(config, workdir):
     """Writes look.html, the pictures in it as PNG, and near_duplicates.csv.
 
     Raises:
-        InputError: config.dataset is not one data set, or there is none.
+        InputError: config.dataset is not one data set, there is none, or the files of
+            config.source cannot be read.
     """
+    config = _prepared(config, workdir)
     _check(config.dataset)
-    images, examples, sheets, cut = workdir / 'images', [], [], []
-    for dataset, split in specs.splits(config.dataset, config.data_dir):
-        sheets += _pair_sheet(images, f'{dataset}:{split}', split, config)
-        of_split, tiles = _read_split(config, dataset, split)
-        if len(of_split) > config.limit:
-            of_split.pop()
-            cut.append(split)
-        examples += of_split
-        sheets += _contact_sheets(images, split, tiles)
+    images = workdir / 'images'
+    examples, sheets, cut = _read(config, images)
     rows = [example.row for example in examples]
     pairs = near_duplicates(np.stack([example.small for example in examples]))
     pairs = across_groups(pairs, rows)
@@ -79,7 +85,9 @@ def run(config, workdir):
     ]
     copies = sum(n - 1 for n in Counter(row.sha256 for row in rows).values())
     page, path = prose.read('look'), workdir / 'look.html'
+    said, giveaways = _giveaways(page, images, examples)
     sections = [
+        *giveaways,
         page.section('pictures', figures=sheets),
         page.section('figures', figures=drawings),
         _counts(page, examples),
@@ -90,6 +98,7 @@ def run(config, workdir):
     opening = page.opening.format(
         **_opening(config, examples, cut),
         places=PLACES.format(straddling=len(straddling), pairs=len(pairs), copies=copies),
+        giveaways=said,
     )
     html.write(path, page.title.format(dataset=config.dataset), opening, sections)
     print(
@@ -97,6 +106,25 @@ def run(config, workdir):
         f'{len(straddling)} documents or series in two splits, '
         f'{len(pairs)} near-duplicates between groups: {path}'
     )
+
+
+def _prepared(config, workdir):
+    """The config of the data set that is made of config.source, if any, in the workdir."""
+    if config.table and not config.source:
+        raise InputError(f'config.table={config.table}: is of a folder; give it as config.source')
+    if not config.source:
+        return config
+    if config.dataset:
+        raise InputError(
+            f'config.dataset={config.dataset} and config.source={config.source}: '
+            'give a prepared data set, or a folder'
+        )
+    options = {'table': config.table} if config.table else {}
+    data_dir = str(workdir / 'data')
+    prepare.build(FOLDER, config.source, data_dir, overwrite=True, **options)
+    config = config.copy_and_resolve_references()
+    config.dataset, config.data_dir = FOLDER, data_dir
+    return config
 
 
 def _check(dataset):
@@ -109,16 +137,41 @@ def _check(dataset):
         )
 
 
+def _read(config, images):
+    """Reads all splits -> ([Example], sheets of them as [Figure], splits that have more)."""
+    examples, sheets, cut = [], [], []
+    for dataset, split in specs.splits(config.dataset, config.data_dir):
+        sheets += _pair_sheet(images, f'{dataset}:{split}', split, config)
+        of_split, tiles = _read_split(config, dataset, split)
+        if len(of_split) > config.limit:
+            of_split.pop()
+            cut.append(split)
+        examples += of_split
+        sheets += _contact_sheets(images, split, tiles)
+    return examples, sheets, cut
+
+
 def _read_split(config, dataset, split):
     """([Example], {label: tiles of the first}) of a split; one example more than the limit."""
-    examples, tiles = [], defaultdict(list)
+    examples, tiles, lines = [], defaultdict(list), _lines(config)
     native = datasets.each_native(f'{dataset}:{split}', config.data_dir, config.limit + 1)
     for grey, row in tqdm(native, f'looking at {split}', unit='image', disable=None):
+        row = score_table.completed(row, lines.get(row.id))
         label, histogram = row.label_name, np.bincount(grey.ravel(), minlength=256)
-        examples.append(Example(split, label, row, grey.shape, histogram, shrunk(grey)))
+        # Of a volume its size says how it was scanned.
+        kept = grey if 'slices' in row.others else data_only.kept(grey)
+        examples.append(Example(split, label, row, grey.shape, histogram, shrunk(grey), kept))
         if len(examples) <= config.limit and len(tiles[label]) < config.shown:
             tiles[label].append(pictures.draw_boxes(*_square(grey, row.boxes), TILE))
     return examples, tiles
+
+
+def _lines(config):
+    """{id: what config.table says of an image besides its label}; {} where there is none."""
+    if not config.table:
+        return {}
+    source = pathlib.Path(config.source).expanduser().resolve()
+    return score_table.read(score_table.path(config.table), source).lines
 
 
 def _square(grey, boxes):
@@ -130,6 +183,27 @@ def _square(grey, boxes):
     shift = np.array([top, left, top, left]) / side
     scale = np.array([height, width, height, width]) / side
     return padded, [shift + scale * box for box in boxes]
+
+
+def _giveaways(page, images, examples):
+    """What tells the classes apart: (a sentence for the opening, sections of the page).
+
+    There is nothing to say of a data set with fewer than two classes.
+    """
+    labelled = [example for example in examples if example.label]
+    if len({example.label for example in labelled}) < 2:
+        return '', []
+    kept, rows = [example.kept for example in labelled], [example.row for example in labelled]
+    subject = data_only.subject(images, kept, rows)
+    verdicts = ask(data_only.CHECKS, subject)
+    flagged = [verdict for verdict in verdicts if verdict.flag]
+    said = GIVEN_AWAY if flagged else NOT_GIVEN_AWAY
+    names = joined(verdict.name for verdict in flagged) if flagged else ''
+    panels = audit_page.forest(verdicts, subject.tests)
+    figures_ = audit_page.drawn(panels, images / 'giveaways.png', REGRESSIONS)
+    rows = audit_page.verdict_rows(verdicts)
+    section = page.section('giveaways', ['', 'seen', 'finding'], rows, figures_)
+    return said.format(names=names), [section]
 
 
 def _contact_sheets(images, split, tiles):
