@@ -45,9 +45,11 @@ setup(
         'cuda13': ['jax[cuda13]'],
         'tf': ['tensorflow-cpu'],  # only for tfds.load
         'beam': ['apache-beam'],  # luna16_patches on a cluster
+        'onnx': ['onnx', 'onnxruntime'],  # classifiers from elsewhere, models for elsewhere
         'torch': ['torch', 'monai'],  # .pth generators; peers of the tests and of the benchmark
         'test': [
             *('pytest', 'pytest-xdist', 'hypothesis', 'keras>=3.10', 'ruff==0.17.6'),
+            *('onnx', 'onnxruntime'),
             'pycocotools',  # the peer of what is written as COCO
             'setuptools>=77',
         ],

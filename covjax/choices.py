@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from covjax import (
     choice,
+    external_classifier,
     models,
     pair_makers,
     pair_pictures,
@@ -30,6 +31,7 @@ WORDS = {
     'direction': DIRECTIONS,
     'dtype': models.DTYPES,
     'gen_up': unet.UPS,
+    'input_range': external_classifier.INPUT_RANGES,
     'maker': pair_makers.METHODS,
     'masks': pair_pictures.READERS,
     'order': rounds.ORDERS,

@@ -46,6 +46,11 @@ def positive_class(config, classes):
     return choice({'positive_class': named}, 'positive_class', classes)
 
 
+def is_usual(classes, positive):
+    """Whether the question is that of covjax from its beginning, COVID against non-COVID."""
+    return (tuple(classes), positive) == (CLASSES, POSITIVE)
+
+
 def against_rest(labels, classes, positive):
     """Labels of one class against the rest: 1 of the positive class, 0 of any other, -1 of none.
 

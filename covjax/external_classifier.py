@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from covjax import InputError
+from covjax import InputError, choice
 from covjax.data import batches
 
 RETURN = 'give P(positive class) as float [N], one number from 0 to 1 for each image'
@@ -52,6 +52,7 @@ def load(model, input_range='0..1', batch_size=32):
     Raises:
         InputError: there is no such function or file, or it takes other images.
     """
+    choice({'input_range': input_range}, 'input_range', INPUT_RANGES)
     if model.endswith('.onnx'):
         function, size = _of_onnx(pathlib.Path(model), input_range)
     else:

@@ -14,10 +14,12 @@ from conftest import ROOT, flags_of_devices
 from launching import TINY_QUICKSTART
 from ml_collections import ConfigDict
 
+from configs import audit_external as audit_external_config
 from covjax import classifier, generator, provenance, trained
 from covjax.ct import picture
 from covjax.data import batches, datasets, lineage
 from covjax.data.synthetic import read_manifest
+from covjax.runs import audit_external
 from covjax.runs.report import COLUMNS
 from covjax.workdir import read_json
 
@@ -226,3 +228,40 @@ def test_nothing_alarming_is_printed(quickstart):
     _, first, second = quickstart
     for word in ('WARNING', 'slow compile', 'file a bug', 'Traceback'):
         assert word not in first + second
+
+
+def test_the_scores_of_a_classifier_have_its_audit(workdir, tmp_path):
+    """A table of its scores alone gives what needs no network, numbers included."""
+    network = workdir / CLASSIFIER.replace('synthetic', 'real')
+    stored = read_json(network / 'config.json', dict)
+    sets = {'test': 'covid_ct:test', 'train': stored['train'], 'validation': stored['val']}
+    scores, lines = classifier.scores(classifier.load(network)), [['id', 'score']]
+    for spec in sets.values():
+        found = datasets.read(spec, stored['data_dir'], stored['image_size'])
+        said = batches.predict(scores, found.images, 8)[:, 1]
+        lines += [[row.id, repr(float(score))] for row, score in zip(found.rows, said)]
+    with (tmp_path / 'scores.csv').open('w', newline='') as file:
+        csv.writer(file).writerows(lines)
+    config = audit_external_config.get_config()
+    config.update(
+        {
+            'scores': str(tmp_path / 'scores.csv'),
+            'data_dir': stored['data_dir'],
+            'tests': sets['test'],
+            'names': 'real test',
+            'trained_on': sets['train'],
+            'chosen_by': sets['validation'],
+        }
+    )
+    audit_external.run(config, tmp_path)
+    own = read_json(workdir / 'audit/real/audit.json', dict)['verdicts']
+    own = {verdict['name']: verdict for verdict in own}
+    found = {v['name']: v for v in read_json(tmp_path / 'audit.json', dict)['verdicts']}
+    asked = ('file metadata', '32x32 pixels', 'grey levels', 'overlap', 'calibration')
+    shared = [name for name in own if name.startswith(asked)]
+    assert len(shared) == len(asked)
+    for name in shared:
+        assert own[name]['finding'] == found[name]['finding']
+        for one, other in zip(own[name]['rows'], found[name]['rows'], strict=True):
+            assert one[:1] == other[:1]
+            assert one[1:] == [pytest.approx(x) if isinstance(x, float) else x for x in other[1:]]

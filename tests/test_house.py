@@ -27,7 +27,7 @@ FLOORS = [
         'covjax.pretraining',
     ],
     ['covjax.pair_pictures'],
-    ['covjax.kept_segmenter', 'covjax.scan_segmenter'],
+    ['covjax.kept_segmenter', 'covjax.scan_segmenter', 'covjax.external_classifier'],
     [
         *('covjax.classifier', 'covjax.generator', 'covjax.pair_generator', 'covjax.segmenter'),
         'covjax.pages',
@@ -56,6 +56,7 @@ ONLY_IN = {
     'torch': {'covjax.weights'},
     'orbax': {'covjax.weights', 'covjax.processes'},  # the latter takes its barrier
     'tensorboardX': {'covjax.training'},
+    'onnxruntime': {'covjax.external_classifier'},
 }
 DRAWERS = {'utils', 'helpers', 'common', 'misc', 'tools'}
 

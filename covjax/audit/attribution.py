@@ -160,10 +160,15 @@ def check(subject):
 
 
 def _some(images, most):
-    """Evenly chosen Images, `most` of them; all where that is None or no fewer."""
-    if most is None or len(images.rows) <= most:
+    """`most` evenly chosen Images of the positive class, in which there is something to find.
+
+    All Images, of any class, where `most` is None.
+    """
+    if most is None:
         return images
-    return images.chosen(np.linspace(0, len(images.rows) - 1, most).round().astype(int))
+    positive = np.flatnonzero(images.labels == 1)
+    chosen = np.linspace(0, len(positive) - 1, min(most, len(positive))).round().astype(int)
+    return images.chosen(positive[chosen])
 
 
 def _places(images, view):

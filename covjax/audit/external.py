@@ -256,7 +256,7 @@ def _images(name, known, size, function):
     greys = [_grey(name, i, image) for i, image in enumerate(known.images)]
     labels = _column(name, 'labels', known.labels, len(greys)).astype(int)
     if not set(labels) <= {0, 1}:
-        raise InputError(f'{name}: labels are {sorted(set(labels))[:4]}; give 1 and 0')
+        raise InputError(f'{name}: labels are {sorted(set(labels.tolist()))[:4]}; give 1 and 0')
     numbers = [str(i) for i in range(len(greys))]
     own = [f'{name} {i}' for i in numbers]
     groups, sources = (

@@ -7,7 +7,7 @@ It sees size, container, mode and grey statistics. On the published COVID-CT spl
 import numpy as np
 
 from covjax.audit import probe
-from covjax.audit.probe import OTHERS, Probe, scores_after, short
+from covjax.audit.probe import OTHERS, TRAINING, Probe, scores_after, short
 from covjax.audit.verdict import RED, TestedArea, Verdict, area
 from covjax.pages.figures import Estimate
 
@@ -55,7 +55,7 @@ def check(subject):
     if not areas:
         finding = 'A regression needs several patients or series of each class.'
         return Verdict(name=NAME, flag=None, finding=finding)
-    fitted_on = OTHERS if subject.real is None else 'real images'
+    fitted_on = _fitted_on(subject)
     flagged = [
         f'{reached} on {test}'
         for test, reached in areas.items()
@@ -80,3 +80,10 @@ def check(subject):
             for test, reached in areas.items()
         ),
     )
+
+
+def _fitted_on(subject):
+    """What the regression is fitted on, in words."""
+    if subject.real is None:
+        return OTHERS
+    return TRAINING if subject.real is subject.train else 'real images'

@@ -92,7 +92,7 @@ def _without_pairs(subject):
     if others and positive and others.isdisjoint(positive):
         finding = f'Nothing can tell source and disease apart. {_classes(subject)}'
         return Verdict(name=NAME, flag=True, finding=finding, rule=RULE)
-    finding = 'No pair of sources was named (config.pairs, or a column source).'
+    finding = 'No sources were named (config.pairs, or a column source of the table).'
     return Verdict(name=NAME, flag=None, finding=finding)
 
 

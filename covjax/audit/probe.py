@@ -17,7 +17,8 @@ from covjax.pages.figures import Estimate
 BETTER = 0.05  # AUC by which a network is to be better than a probe, with its whole interval
 NETWORK = 'the network'  # its name among the areas of a test set
 FOLDS = 5
-# What a regression is fitted on where no training images are known.
+# What a regression is fitted on; the second where no training images are known.
+TRAINING = 'what the network was trained on'
 OTHERS = 'the other patients of the test set'
 COLUMNS = (
     *('test', 'fitted on', 'AUC of the network', 'AUC of the regression'),
@@ -224,7 +225,7 @@ def _fitted_on(subject):
 
     Where none are known it is {OTHERS: None}.
     """
-    known = {'what the network was trained on': subject.train, 'real images': subject.real}
+    known = {TRAINING: subject.train, 'real images': subject.real}
     sets, hashes = {}, []
     for description, images in known.items():
         if images is None:

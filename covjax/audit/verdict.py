@@ -148,7 +148,8 @@ class Subject(NamedTuple):
     # uint8 [N, size, size, 1] -> where the network looks, float [N, h, w], not negative; or None.
     attribute: Callable | None = None
     attribution: str = 'Grad-CAM'  # what `attribute` computes
-    attributed: int | None = None  # of how many images of a test set at most; None for all
+    # Of how many images of the positive class of a test set at most; None for all of any class.
+    attributed: int | None = None
     pairs: tuple = ()  # of Images of one class from two origins
     # {'controls/jpeg': results of the classifier that learned from that stand-in}
     experiments: dict[str, list[Result]] = {}

@@ -5,7 +5,7 @@ Disease changes grey levels as well, so that this alone is no red flag.
 
 from covjax.audit import grey_statistics, pixel_baseline, probe
 
-NAME = 'grey levels and 32x32 pixels of whole images'
+NAME = 'whole images'
 RULE = 'Red flag for none: disease may be in them too.'
 COLUMNS = probe.COLUMNS_ALONE
 BAR = 'A classifier that is no better shows no more than they do.'

@@ -41,7 +41,7 @@ from covjax.audit import (
 )
 from covjax.audit import stand_ins as stand_ins_check
 from covjax.audit.verdict import Images, Member, Subject, ask
-from covjax.classes import POSITIVE, check_same, listed, positive_class, titles
+from covjax.classes import check_same, is_usual, listed, positive_class, titles
 from covjax.data import batches, datasets, lineage, specs
 from covjax.stand_ins import STAND_INS
 from covjax.trained import data_dir_of
@@ -113,7 +113,7 @@ def run(config, workdir):
 def _check(config, network, positive):
     """Refuses what an audit of a classifier cannot do; `positive` is the class that it is about."""
     sees_scans = scorer.sees_scans(network)
-    if config.synthetic and (sees_scans or not _is_usual(network.classes, positive)):
+    if config.synthetic and (sees_scans or not is_usual(network.classes, positive)):
         about = 'whole scans' if sees_scans else f'{positive} among {", ".join(network.classes)}'
         raise InputError(
             f'config.synthetic={config.synthetic}: its experiments tell slices of '
@@ -140,11 +140,6 @@ def missing(config, network, workdir, data_dir):
                 workdir=workdir, classifier=config.classifier, synthetic=synthetic
             )
     return ''
-
-
-def _is_usual(classes, positive):
-    """Whether the question is that of covjax from its beginning, COVID against non-COVID."""
-    return (tuple(classes), positive) == (CLASSES, POSITIVE)
 
 
 def gather(config, folder, network, data_dir):
@@ -368,5 +363,5 @@ def describe(config, network, tests):
         'step': network.step,
         'train': network.config.train,
         'tests': {name: test.spec for name, test in tests.items()},
-        **({} if _is_usual(network.classes, positive) else asked),
+        **({} if is_usual(network.classes, positive) else asked),
     }

@@ -10,15 +10,16 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from covjax import InputError, choice, external_classifier, provenance
+from covjax import InputError, external_classifier, provenance
 from covjax.audit import external, metadata_baseline, scan_metadata
 from covjax.audit.verdict import Images, ask
-from covjax.classes import check_same, positive_class, titles
+from covjax.classes import check_same, is_usual, positive_class, titles
 from covjax.data import csv_table, datasets, score_table, specs
 from covjax.runs import prepare
 
 TEST, TRAIN, VALIDATION = 'test', 'train', 'validation'
 FOLDER = 'ct_scans/folder'
+AGREE = 0.02  # within which the scores of a table and those of the classifier are the same
 OF_DATA_SETS = ('tests', 'names', 'trained_on', 'chosen_by')
 
 
@@ -62,7 +63,6 @@ def run(config, workdir):
 
 def _check(config):
     """Refuses keys that do not go together, before anything is read."""
-    choice(config, 'input_range', external_classifier.INPUT_RANGES)
     if not config.scores and not config.model:
         raise InputError(
             'config.scores and config.model are empty; give a table of scores, or the classifier'
@@ -199,9 +199,6 @@ def _shown(greys, size):
     return np.stack([np.asarray(resize(grey)) for grey in greys])[..., None]
 
 
-AGREE = 0.02  # between the scores of a table and those of the classifier
-
-
 def _check_same_scores(config, rows, scores, said):
     """Refuses a classifier that says something else than the table that is given with it."""
     worst = int(np.argmax(np.abs(scores - said)))
@@ -226,11 +223,11 @@ def _checks(sets):
 def _about(config, reader, positive):
     """What audit.json and the page say of what was audited, a dict."""
     tests = {name: spec for name, spec in reader.specs.items() if name not in (TRAIN, VALIDATION)}
+    asked = {'classes': list(reader.classes), 'positive_class': positive}
     return {
         'classifier': ', '.join(filter(None, [config.model, config.scores])),
         'model': config.model or 'The classifier',
         'train': reader.specs.get(TRAIN, ''),
         'tests': tests,
-        'classes': list(reader.classes),
-        'positive_class': positive,
+        **({} if is_usual(reader.classes, positive) else asked),
     }

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from covjax import InputError, joined
+from covjax import InputError, joined, provenance
 from covjax.audit import data_only
 from covjax.audit import page as audit_page
 from covjax.audit.verdict import ask
@@ -24,7 +24,7 @@ from covjax.data.rows import Row
 from covjax.pages import figures, html, pictures, prose
 from covjax.pages.html import Figure
 from covjax.runs import prepare
-from covjax.workdir import write_csv
+from covjax.workdir import write_csv, write_json
 
 FOLDER = 'ct_scans/folder'  # the data set that a folder becomes
 TILE, COLUMNS = 160, 8  # of a contact sheet: pixels a side, tiles a row
@@ -63,7 +63,7 @@ class Example(NamedTuple):
 
 
 def run(config, workdir):
-    """Writes look.html, the pictures in it as PNG, and near_duplicates.csv.
+    """Writes look.html, the pictures in it as PNG, near_duplicates.csv and, of classes, look.json.
 
     Raises:
         InputError: config.dataset is not one data set, there is none, or the files of
@@ -85,7 +85,7 @@ def run(config, workdir):
     ]
     copies = sum(n - 1 for n in Counter(row.sha256 for row in rows).values())
     page, path = prose.read('look'), workdir / 'look.html'
-    said, giveaways = _giveaways(page, images, examples)
+    said, giveaways = _giveaways(page, config, workdir, examples)
     sections = [
         *giveaways,
         page.section('pictures', figures=sheets),
@@ -185,7 +185,7 @@ def _square(grey, boxes):
     return padded, [shift + scale * box for box in boxes]
 
 
-def _giveaways(page, images, examples):
+def _giveaways(page, config, workdir, examples):
     """What tells the classes apart: (a sentence for the opening, sections of the page).
 
     There is nothing to say of a data set with fewer than two classes.
@@ -194,8 +194,10 @@ def _giveaways(page, images, examples):
     if len({example.label for example in labelled}) < 2:
         return '', []
     kept, rows = [example.kept for example in labelled], [example.row for example in labelled]
+    images = workdir / 'images'
     subject = data_only.subject(images, kept, rows)
     verdicts = ask(data_only.CHECKS, subject)
+    write_json(workdir / 'look.json', audit_page.as_json(provenance.of(config), verdicts))
     flagged = [verdict for verdict in verdicts if verdict.flag]
     said = GIVEN_AWAY if flagged else NOT_GIVEN_AWAY
     names = joined(verdict.name for verdict in flagged) if flagged else ''
