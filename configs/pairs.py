@@ -46,7 +46,9 @@ def get_config(variant=''):
         'pairs',
         # Data.
         slices='luna16_patches/slices_framed:train',  # or nodules_framed
-        masks='drawn',  # by doctors, predicted by a segmenter, or procedural: blobs
+        # drawn by doctors as ground_glass and consolidation, outlined without a kind, predicted by
+        # a segmenter, or procedural: blobs
+        masks='drawn',
         # With lesions and their kinds; for procedural masks with COVID-19 and without.
         pictures='ct_scans/covid_semiseg_framed:train',
         lesion_segmenter='',  # of predicted masks: workdir of a segmentation of lesions

@@ -1,9 +1,10 @@
 """The pictures with lesions that pairs are made from, by how it is known where these are.
 
-They are *drawn* by doctors, *predicted* by a segmenter, or not known (*procedural*): data.gaps says
-what is made of them. A segmenter that learned from drawn lesions carries what it knows into another
-data set, so that both must be kept out of tests, and with them all near copies of either's pictures
-in the other's: the same figure may be in both, from another paper.
+They are *drawn* by doctors, who named their kinds, *outlined* by people who did not, *predicted* by
+a segmenter, or not known (*procedural*): data.gaps says what is made of them. A segmenter that
+learned from drawn lesions carries what it knows into another data set, so that both must be kept
+out of tests, and with them all near copies of either's pictures in the other's: the same figure may
+be in both, from another paper.
 """
 
 from functools import partial
@@ -122,6 +123,7 @@ def read_predicted(network, spec, data_dir, size):
 
 READERS = {
     'drawn': gaps.read_drawn,
+    'outlined': gaps.read_outlined,
     PREDICTED: read_predicted,
     'procedural': gaps.read_labelled,
 }

@@ -11,11 +11,12 @@ from tfds_builders.luna16_patches.luna16_patches_dataset_builder import Builder 
 from tfds_builders.synthetic_covid_ct.synthetic_covid_ct_dataset_builder import (
     Builder as SyntheticCovidCt,
 )
+from tfds_builders.synthetic_ct.synthetic_ct_dataset_builder import Builder as SyntheticCt
 from tfds_builders.synthetic_pairs.synthetic_pairs_dataset_builder import Builder as SyntheticPairs
 
 BUILDERS = {
     builder.name: builder
-    for builder in (CovidCt, CtScans, Luna16Patches, SyntheticCovidCt, SyntheticPairs)
+    for builder in (CovidCt, CtScans, Luna16Patches, SyntheticCovidCt, SyntheticCt, SyntheticPairs)
 }
 
 

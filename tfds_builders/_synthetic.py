@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from covjax import InputError
+from covjax.data.rows import UNKNOWN
 from covjax.data.synthetic import MANIFEST, read_manifest
 from tfds_builders import _base
 
@@ -79,7 +80,7 @@ FEATURES = {
     'source_sha256': tfds.features.Text(),
     'source_dataset': tfds.features.Text(),
     'series': tfds.features.Text(),
-    'z': np.int32,
+    'z': np.int32,  # -1 of pictures, which have no place in a series
     'window': tfds.features.Text(),  # of the source, '' where pictures came ready-made
     'generator': tfds.features.Text(),  # hash of the run's config, or a stand-in
     'generator_step': np.int32,
@@ -95,4 +96,5 @@ def example(job):
         nodule.as_json() | {'box': tfds.features.BBox(*nodule.box)} for nodule in row.nodules
     ]
     facts = {key: getattr(row, key) for key in AS_THEY_ARE}
+    facts['z'] = UNKNOWN if row.z is None else row.z
     yield row.id, {**_base.stored(grey), **facts, 'nodules': nodules}

@@ -7,19 +7,23 @@ made from, and which pictures must not be used to test what is trained on them.
 import json
 from collections import Counter
 
+from covjax import CLASSES, joined
+from covjax.classes import POSITIVE
 from covjax.provenance import PLACES
 
+# Of slices of LUNA16, and of others.
 LICENCE = (
     'LUNA16 is derived from LIDC-IDRI (Creative Commons Attribution): name Armato et al. 2011 and '
     'Setio et al. 2017.'
 )
+OF_OTHERS = 'That of the images that were translated: {}.'
 # Where pictures took part.
 OF_PICTURES = (
-    ' The generator was trained on {}, whose pictures have no clear licence, and may have '
-    'memorised some of it.'
+    ' The generator was trained on {}, and may have memorised some of it. The pictures of '
+    'COVID-CT and COVID-SemiSeg have no clear licence.'
 )
-BOXES = 'boxes are those of the lung nodules of the sources.'
-USE = 'Research on methods. The pictures show no patient with COVID-19. Not for diagnosis.'
+BOXES = '; boxes are those of the lung nodules of the sources.'
+USE = 'Research on methods. The pictures show no patient{}. Not for diagnosis.'
 FILES = {
     'images/': 'PNG, 8-bit grey',
     'inputs/': 'what was translated, under the same names',
@@ -42,7 +46,7 @@ LIMITS = (
 )
 
 
-def content(config, rows, change, generator, generator_step, made_by):
+def content(config, rows, change, generator, generator_step, made_by, classes=CLASSES):
     """The content of meta.json, a dict.
 
     Args:
@@ -51,26 +55,34 @@ def content(config, rows, change, generator, generator_step, made_by):
         change: what was done to the slices.
         generator, generator_step: of the rows.
         made_by: provenance.Provenance of the images.
+        classes: names of the labels.
     """
+    sources = sorted({row.source_dataset for row in rows})
+    of_luna = all(source.startswith('luna16_patches') for source in sources)
+    what = 'Lung-cancer CT slices' if of_luna else 'CT images'
+    disease = ' with COVID-19' if of_luna and POSITIVE in classes else ''
+    licence = LICENCE if of_luna else OF_OTHERS.format(joined(sources))
+    has_boxes = of_luna or any(row.nodules for row in rows)
     of_pairs = config.task == 'pairs'
     pictures = config.pictures if of_pairs else config.covid
     known = json.loads(config.to_json())
     return {
         **made_by,
-        'what': f'Lung-cancer CT slices, {change}; {BOXES}',
-        'use': USE,
+        'what': f'{what}, {change}{BOXES if has_boxes else "."}',
+        'use': USE.format(disease),
         'images': len(rows),
         'image_size': config.image_size,
         'boxes': sum(len(row.nodules) for row in rows),
-        'series': len({row.series for row in rows}),
+        'series': len({row.series or row.group for row in rows}),
         'splits': dict(Counter(row.split for row in rows)),
         'kinds': dict(Counter(row.kind or row.label for row in rows)),
-        'sources': sorted({row.source_dataset for row in rows}),
+        'classes': list(classes),
+        'sources': sources,
         'windows': sorted({row.window for row in rows}),
         'generator': generator,
         'generator_step': generator_step,
         'generator_config': {key: known[key] for key in known if key not in PLACES},
-        'licence': LICENCE + (OF_PICTURES.format(pictures) if pictures else ''),
+        'licence': licence + (OF_PICTURES.format(pictures) if pictures else ''),
         'files': FILES | (FILES_OF_PAIRS if of_pairs else {}),
     }
 
@@ -91,7 +103,8 @@ def text(card, lineage, datasets):
             'How many',
             [
                 f'- {card["images"]} images of {card["image_size"]}x{card["image_size"]} pixels, '
-                f'from {card["series"]} CT series\n- splits, those of the series: {split}\n'
+                f'from {card["series"]} CT series or patients\n- splits, those of the sources: '
+                f'{split}\n'
                 f'- kinds: {kinds}\n- boxes of nodules: {card["boxes"]}'
             ],
         ),

@@ -97,17 +97,50 @@ def read_drawn(spec, data_dir, size):
             lesions of a kind.
     """
     found = segmented.read(spec, data_dir, size, ','.join(LESIONS['drawn']))
+    return _of_masks(found, 'drawn', f'config.pictures={spec}')
+
+
+def read_outlined(spec, data_dir, size):
+    """Reads pictures in which people outlined lesions without naming their kind: opacities.
+
+    Args:
+        spec: 'name/config:split' of framed pictures with masks; every region but lungs is a lesion.
+        data_dir: where prepared data sets lie.
+        size: S.
+
+    Returns:
+        Pictures.
+
+    Raises:
+        InputError: there is no such data set, it has no masks, or no picture has lesions.
+    """
+    found = segmented.read(spec, data_dir, size, segmented.ANY_LESION)
+    opacity = KINDS.index(*LESIONS['outlined'])
+    targets = [np.where(target > 0, opacity, 0).astype(np.uint8) for target in found.targets]
+    named = f'config.pictures={spec}'
+    return _of_masks(found._replace(targets=targets), 'outlined', named)
+
+
+def _of_masks(found, masks, named):
+    """The Pictures of a segmented.Segmented whose targets are indices in KINDS.
+
+    Args:
+        found: segmented.Segmented.
+        masks: a key of LESIONS.
+        named: the config key and its value, for messages.
+    """
     images, healthy = [], []
     for image, target in zip(found.images, found.targets):
-        apart = ndimage.distance_transform_edt(target == 0) > lesion_masks.APART * size
+        margin = lesion_masks.APART * len(image)
+        apart = ndimage.distance_transform_edt(target == 0) > margin
         lung = lungs.mask_in_crop(image)
         images.append(framing.levelled(image, lung, apart))
         healthy.append(lung & apart)
     bank = lesion_masks.Bank.of_targets(found.targets, KINDS)
-    for kind in LESIONS['drawn']:
+    for kind in LESIONS[masks]:
         if kind not in bank.kinds:
-            raise InputError(f'config.pictures={spec}: no {kind} in any picture; name more of them')
-    return Pictures(np.stack(images), found.targets, healthy, found.rows, 'drawn', bank)
+            raise InputError(f'{named}: no {kind} in any picture; name more of them')
+    return Pictures(np.stack(images), found.targets, healthy, found.rows, masks, bank)
 
 
 def read_labelled(spec, data_dir, size):
@@ -178,8 +211,8 @@ def read_slices(spec, data_dir, size, key):
         Slices.
 
     Raises:
-        InputError: there is no such data set, it is not framed, it shows patients with COVID-19 or
-            no CT series, or no lungs are found in any slice.
+        InputError: there is no such data set, it is not framed, it shows patients with COVID-19, or
+            no lungs are found in any slice.
     """
     if not spec:
         raise InputError(
@@ -191,10 +224,11 @@ def read_slices(spec, data_dir, size, key):
             f'config.{key}={spec}: slices are not framed by their lungs; name framed ones, such as '
             'luna16_patches/nodules_framed'
         )
-    if not examples.rows[0].series or any(row.label_name == POSITIVE for row in examples.rows):
+    if any(row.label_name == POSITIVE for row in examples.rows):
         raise InputError(
-            f'config.{key}={spec}: slices of CT series without lesions are needed, such as '
-            'luna16_patches/nodules_framed'
+            f'config.{key}={spec}: slices without lesions are needed, such as '
+            'luna16_patches/nodules_framed or a class without lesions, ct_scans/folder_framed:'
+            'train@normal'
         )
     found = lungs.masks(examples.images)
     chosen = np.flatnonzero(lungs.plausible(found))

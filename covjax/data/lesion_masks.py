@@ -14,6 +14,7 @@ SHAM = 'sham'
 # The kinds of lesions by where their masks are from; an opacity may be any.
 LESIONS = {
     'drawn': ('ground_glass', 'consolidation'),
+    'outlined': ('opacity',),
     'predicted': ('opacity',),
     'procedural': ('opacity',),
 }

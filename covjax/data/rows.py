@@ -6,6 +6,8 @@ import numpy as np
 
 from covjax.classes import against_rest
 
+UNKNOWN = -1  # z of a picture, where a data set has a z for all
+
 
 @dataclasses.dataclass(frozen=True)
 class Nodule:
@@ -78,6 +80,8 @@ class Row:
         nodules = [dict(zip(columns, parts)) for parts in zip(*columns.values())]
         if 'label' in values and label_names:
             values['label_name'] = label_names[values['label']]
+        if values.get('z') == UNKNOWN:
+            values['z'] = None
         known = {field.name for field in dataclasses.fields(cls)} - {'others'}
         return cls(
             **{key: value for key, value in values.items() if key in known},

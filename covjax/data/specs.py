@@ -97,12 +97,22 @@ def splits(spec, data_dir):
     Raises:
         InputError: it is no spec, or there is no such data set.
     """
+    return [(dataset, split) for dataset, split, _ in every_part(spec, data_dir)]
+
+
+def every_part(spec, data_dir):
+    """What `parse` returns of a spec, of all splits where it names none: 'a/b' or 'a/b@covid'.
+
+    Raises:
+        InputError: it is no spec, or there is no such data set.
+    """
     if ':' in spec:
-        return [(dataset, split) for dataset, split, _ in parse(spec)]
-    info = read_json(locate(spec, data_dir) / 'dataset_info.json', DatasetInfo)
+        return parse(spec)
+    dataset, _, label = spec.partition('@')
+    info = read_json(locate(dataset, data_dir) / 'dataset_info.json', DatasetInfo)
     names = [split['name'] for split in info['splits']]
     rank = lambda name: ORDER.index(name) if name in ORDER else len(ORDER)
-    return [(spec, name) for name in sorted(names, key=rank)]
+    return [(dataset, name, label or None) for name in sorted(names, key=rank)]
 
 
 def locate(dataset, data_dir):
@@ -145,7 +155,7 @@ def _remedy(dataset, folders):
             configs += [f'{dataset}/{child.name}' for child in children if _versions(child)]
     if configs:
         return f'name one of {", ".join(sorted(configs))}'
-    if dataset in ('synthetic_covid_ct', 'synthetic_pairs'):
+    if dataset.startswith('synthetic_'):
         return 'add the data folder of the synthesize run to config.data_dir'
     return (
         'run launch.py --config=configs/prepare.py '

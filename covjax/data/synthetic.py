@@ -13,6 +13,7 @@ from typing import Annotated, NotRequired, TypedDict
 import msgspec
 
 from covjax import InputError
+from covjax.classes import POSITIVE
 from covjax.ct import archive
 from covjax.data.rows import Nodule
 from covjax.workdir import checked
@@ -20,7 +21,12 @@ from covjax.workdir import checked
 MANIFEST = 'manifest.jsonl'
 AGAIN = 'run the command that made the folder again'
 # Fields that only members of pairs have.
-OF_PAIRS = ('label', 'kind', 'lesion', 'pair', 'gate', 'masks')
+OF_PAIRS = ('kind', 'lesion', 'pair', 'gate', 'masks')
+
+
+def file_name(source_id):
+    """What the files of an image are called, without ending, by the id of its source."""
+    return source_id.replace('/', '_')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,7 @@ class SyntheticRow:
     split: str  # of the source slice
     group: str  # of the source slice
     series: str
-    z: int
+    z: int | None
     source_id: str
     source_sha256: str
     source_dataset: str  # 'name/config:split'
@@ -41,7 +47,7 @@ class SyntheticRow:
     nodules: tuple[Nodule, ...]
     generator: str  # hash of the config of the run, or the name of a stand-in
     generator_step: int
-    label: str = 'covid'
+    label: str = POSITIVE
     # Of a member of a pair, else '': its kind, of data.lesion_masks.KINDS, and that of the lesion
     # of the pair; the name of the pair; its gate, a PNG below the folder; where the mask came from.
     kind: str = ''
@@ -51,21 +57,21 @@ class SyntheticRow:
     masks: str = ''
 
     @classmethod
-    def of_source(cls, row, dataset, split, generator, generator_step):
+    def of_source(cls, row, dataset, split, generator, generator_step, label=POSITIVE):
         """The line of an image made from a slice.
 
         Args:
             row: data.rows.Row of the slice.
             dataset: 'name/config' of its data set.
-            split: of its data set, possibly with a share such as 'train[:10%]'.
-            generator, generator_step: values of the fields of that name.
+            split: of its data set, possibly with a share and a class such as 'train[:10%]@normal'.
+            generator, generator_step, label: values of the fields of that name.
         """
-        name = row.id.replace('/', '_')
+        name = file_name(row.id)
         return cls(
             id=name,
             file=f'images/{name}.png',
             input=f'inputs/{name}.png',
-            split=split.split('[')[0],
+            split=split.partition('@')[0].partition('[')[0],
             group=row.group,
             series=row.series,
             z=row.z,
@@ -76,6 +82,7 @@ class SyntheticRow:
             generator=generator,
             generator_step=generator_step,
             window=row.window,
+            label=label,
         )
 
     @property
@@ -84,9 +91,15 @@ class SyntheticRow:
         return [nodule.box for nodule in self.nodules if nodule.box is not None]
 
     def as_json(self):
-        """The line as a dict of plain values; OF_PAIRS only of a member of a pair."""
-        names = [field.name for field in dataclasses.fields(self)]
-        values = {name: getattr(self, name) for name in names if self.pair or name not in OF_PAIRS}
+        """The line as a dict of plain values; OF_PAIRS only of a member of a pair.
+
+        Of other images the label is there where it is not covid.
+        """
+        left_out = () if self.pair else OF_PAIRS
+        if not self.pair and self.label == POSITIVE:
+            left_out = (*left_out, 'label')
+        names = [field.name for field in dataclasses.fields(self) if field.name not in left_out]
+        values = {name: getattr(self, name) for name in names}
         return values | {'nodules': [nodule.as_json() for nodule in self.nodules]}
 
 
@@ -113,7 +126,7 @@ class SyntheticJson(TypedDict):
     split: str
     group: str
     series: str
-    z: int
+    z: int | None
     source_id: str
     source_sha256: str
     source_dataset: str

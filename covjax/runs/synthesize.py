@@ -1,24 +1,38 @@
-"""CycleGAN workdir + lung-cancer slices -> synthetic COVID-19 CT, as files and as a TFDS data set.
+"""CycleGAN workdir + slices -> synthetic CT of another class, as files and as a TFDS data set.
 
 <workdir>/synthetic is the folder of covjax.data.synthetic, with the nodule boxes of the sources;
-<workdir>/data holds the data set synthetic_covid_ct.
+<workdir>/data holds the data set synthetic_covid_ct, or of other domains synthetic_ct.
 """
 
 import shutil
 import time
 from functools import partial
+from typing import NamedTuple
 
-from covjax import InputError, choice, provenance, stand_ins, trained
+from covjax import CLASSES, InputError, choice, provenance, stand_ins, trained
+from covjax.classes import POSITIVE
 from covjax.ct import picture
 from covjax.data import coco, data_card, datasets, domains, lineage, specs, synthetic
-from covjax.data.synthetic import SyntheticRow
+from covjax.data.synthetic import SyntheticRow, file_name
 from covjax.pages import pictures
 from covjax.runs import prepare
 from covjax.workdir import duration, write_json
 
 SHOWN, TILE = 8, 256  # slices in images/input_and_synthetic.png, and their side in pixels
-CHANGE = 'translated to the style of COVID-19 CT by a CycleGAN'
-DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices translated by a CycleGAN. Not for diagnosis.'
+CHANGE = 'translated to the style of {} CT by a CycleGAN'
+DESCRIPTION = 'Synthetic {} CT: slices translated by a CycleGAN. Not for diagnosis.'
+
+
+class Target(NamedTuple):
+    """What images are translated to."""
+
+    classes: tuple[str, ...]  # of the data set that the generator learned it from
+    label: str  # one of them
+
+    @property
+    def title(self):
+        """What people read of it."""
+        return 'COVID-19' if self.label == POSITIVE else self.label
 
 
 def run(config, workdir):
@@ -42,14 +56,41 @@ def run(config, workdir):
         'generator': identity(gan, stand_in if stand_in != 'translated' else ''),
         'generator_step': gan.step,
     }
-    change = CHANGE if stand_in == 'translated' else f'as a stand-in changed by {stand_in}'
+    target = target_of(gan, trained.data_dir_of(config))
+    change = CHANGE.format(target.title)
+    if stand_in != 'translated':
+        change = f'as a stand-in changed by {stand_in}'
     draft = fresh_draft(workdir, gan.lineage)
-    manifest = translate(config, gan, maker, draft)
+    manifest = translate(config, gan, maker, draft, target)
     made_by = provenance.of(config, generator=provenance.network(gan))
+    is_usual = target.classes == CLASSES and manifest[0].series
     final = publish(
-        draft, manifest, gan, change, maker, made_by, DESCRIPTION, ['synthetic_covid_ct']
+        draft,
+        manifest,
+        gan,
+        change,
+        maker,
+        made_by,
+        DESCRIPTION.format(target.title),
+        ['synthetic_covid_ct' if is_usual else 'synthetic_ct'],
+        target.classes,
     )
     picture.save(workdir / 'images' / 'input_and_synthetic.png', pair_sheet(final, manifest, SHOWN))
+
+
+def target_of(gan, data_dir):
+    """The Target of a CycleGAN: the class of its covid domain.
+
+    Of data sets without labels it is covid.
+
+    Args:
+        gan: trained.Trained.
+        data_dir: where its data sets lie.
+    """
+    classes = datasets.classes(gan.config.covid, data_dir)
+    if not classes or POSITIVE in classes:
+        return Target(classes or CLASSES, POSITIVE)
+    return Target(classes, datasets.read_rows(gan.config.covid, data_dir)[0].label_name)
 
 
 def fresh_draft(workdir, records):
@@ -84,7 +125,7 @@ def _check_own(workdir):
         raise InputError(f'--workdir={workdir}: {other[0]} is not of such a run; choose another')
 
 
-def publish(draft, manifest, run, change, maker, made_by, description, datasets):
+def publish(draft, manifest, run, change, maker, made_by, description, datasets, classes=CLASSES):
     """Adds what goes with images to their folder, gives it its final name, builds the data set.
 
     Args:
@@ -96,6 +137,7 @@ def publish(draft, manifest, run, change, maker, made_by, description, datasets)
         made_by: provenance.Provenance of the images.
         description: a sentence for the head of the boxes in COCO's format.
         datasets: names of the data sets to build of it.
+        classes: names of their labels.
 
     Returns:
         pathlib.Path of the folder.
@@ -104,7 +146,9 @@ def publish(draft, manifest, run, change, maker, made_by, description, datasets)
     shutil.rmtree(workdir / 'data', ignore_errors=True)  # of the images that go away here
     synthetic.write_manifest(draft, manifest)
     coco.write(draft, manifest, run.config.image_size, description)
-    card = data_card.content(run.config, manifest, change, made_by=made_by, **maker)
+    card = data_card.content(
+        run.config, manifest, change, made_by=made_by, classes=classes, **maker
+    )
     write_json(draft / 'meta.json', card)
     readme = data_card.text(card, run.lineage, datasets)
     (draft / 'README.md').write_text(readme, encoding='utf-8')
@@ -133,7 +177,7 @@ def identity(run, stand_in):
     return provenance.network(run)['content'][:12]
 
 
-def translate(config, gan, maker, folder):
+def translate(config, gan, maker, folder, target):
     """Writes the images of every split of config.cancer, and what they were made from, as PNG.
 
     Args:
@@ -141,31 +185,33 @@ def translate(config, gan, maker, folder):
         gan: trained.Trained of the CycleGAN.
         maker: {'generator', 'generator_step'} of every row.
         folder: pathlib.Path.
+        target: Target.
 
     Returns:
         [data.synthetic.SyntheticRow], in the order of the data set.
 
     Raises:
-        InputError: the data set has no slices of CT series.
+        InputError: the data set has volumes, or images of the target.
     """
     data_dir, size = trained.data_dir_of(config), gan.config.image_size
     training = partial(training_images, gan, size=size, data_dir=data_dir)
     apply = stand_ins.METHODS[config.stand_in](gan, training, config.batch_size)
     manifest = []
-    for dataset, split in specs.splits(config.cancer, data_dir):
-        began = time.monotonic()
-        examples = datasets.read(f'{dataset}:{split}', data_dir, size)
-        check_series(examples.rows, 'cancer', dataset)
+    for dataset, split, label in specs.every_part(config.cancer, data_dir):
+        began, spec = time.monotonic(), specs.part(dataset, split, label)
+        check_images(spec, data_dir, target)
+        examples = datasets.read(spec, data_dir, size)
         check_new(examples.rows, manifest, 'cancer')
         fakes = apply(examples.images)
-        rows = [SyntheticRow.of_source(row, dataset, split, **maker) for row in examples.rows]
+        of_split, facts = spec.partition(':')[2], maker | {'label': target.label}
+        rows = [SyntheticRow.of_source(row, dataset, of_split, **facts) for row in examples.rows]
         for row, real, fake in zip(rows, examples.images, fakes):
             picture.save(folder / row.input, real[..., 0])
             picture.save(folder / row.file, fake[..., 0])
         manifest += rows
         seconds = time.monotonic() - began
         rate = f'{len(rows) / seconds:.0f}/s, {duration(seconds)}'
-        print(f'{dataset}:{split}  {len(rows)} slices translated, {rate}', flush=True)
+        print(f'{spec}  {len(rows)} slices translated, {rate}', flush=True)
     return manifest
 
 
@@ -187,26 +233,32 @@ def training_images(gan, name, size, data_dir):
     return examples.images
 
 
-def check_series(rows, key, dataset):
-    """Refuses images that are no slices of CT series.
+def check_images(spec, data_dir, target):
+    """Refuses volumes, of which one slice would be translated, and images of the target itself.
 
     Args:
-        rows: [data.rows.Row].
-        key: of the config that names the data set.
-        dataset: 'name/config'.
+        spec: one part of config.cancer.
+        data_dir: where the data set lies.
+        target: Target.
 
     Raises:
-        InputError: the first of them has no series, or no place in it.
+        InputError: there is such an image.
     """
-    if not rows[0].series or rows[0].z is None:
-        raise InputError(
-            f'config.{key}: {dataset} has no slices of CT series; '
-            'name a data set of slices, such as luna16_patches/nodules'
-        )
+    for record in datasets.records(spec, data_dir):
+        if datasets.is_volume(record):
+            raise InputError(
+                f'config.cancer={spec}: has volumes; name the data set of their slices, such as '
+                'luna16_patches/nodules or ct_scans/folder_slices'
+            )
+        if record.row.label_name == target.label:
+            raise InputError(
+                f'config.cancer={spec}: has images of {target.label}, to which they would be '
+                f'translated; name those of another class, such as {spec.partition(":")[0]}@CLASS'
+            )
 
 
 def check_new(rows, manifest, key):
-    """Refuses slices that are named twice.
+    """Refuses slices that are named twice, and two whose files would have one name.
 
     Args:
         rows: [data.rows.Row].
@@ -214,12 +266,19 @@ def check_new(rows, manifest, key):
         key: of the config that names the data sets.
 
     Raises:
-        InputError: one of them was made before.
+        InputError: one of them was made before, or would overwrite another one.
     """
     made = {row.source_id for row in manifest}
-    twice = [row.id for row in rows if row.id in made]
-    if twice:
+    if twice := [row.id for row in rows if row.id in made]:
         raise InputError(f'config.{key}: names {twice[0]} twice; name every slice once')
+    names = {file_name(each): each for each in made}
+    for row in rows:
+        other = names.setdefault(file_name(row.id), row.id)
+        if other != row.id:
+            raise InputError(
+                f'config.{key}: {other} and {row.id} would both be called {file_name(row.id)}; '
+                'rename one of the two'
+            )
 
 
 def pair_sheet(folder, rows, count):

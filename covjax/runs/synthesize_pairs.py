@@ -28,6 +28,7 @@ from covjax.workdir import duration
 # By where masks are from.
 DATA_SETS = {
     'drawn': ('synthetic_pairs/slices', 'synthetic_pairs/patches'),
+    'outlined': ('synthetic_pairs/slices_outlined', 'synthetic_pairs/patches_outlined'),
     'predicted': ('synthetic_pairs/slices_predicted', 'synthetic_pairs/patches_predicted'),
     'procedural': ('synthetic_pairs/slices_procedural', 'synthetic_pairs/patches_procedural'),
 }
@@ -38,7 +39,7 @@ CHANGE = {
     'painted': 'with opacity painted into a mask',
     'pasted': 'with noise in a mask',
 }
-DESCRIPTION = 'Synthetic COVID-19 CT: LUNA16 slices with a lesion, or a sham. Not for diagnosis.'
+DESCRIPTION = 'Synthetic CT: slices with a lesion, or a sham. Not for diagnosis.'
 
 
 class Recipe(NamedTuple):
@@ -62,7 +63,9 @@ class Recipe(NamedTuple):
                 'config.masks=predicted: only a training of pairs has them; name its workdir in '
                 'config.generator'
             )
-        if not config.pictures and (config.masks == 'drawn' or config.maker == 'pasted'):
+        if not config.pictures and (
+            config.masks in ('drawn', 'outlined') or config.maker == 'pasted'
+        ):
             raise InputError(
                 'config.pictures is empty; name pictures with lesions, such as '
                 'ct_scans/covid_semiseg_framed:train, or the workdir of a pair training in '
@@ -135,22 +138,22 @@ def write_pairs(config, generator, facts, folder):
     if drawn.rows:
         lineage.check_same(generator.lineage, 'pictures', drawn.rows, generator.config.pictures)
     manifest = []
-    for dataset, split in specs.splits(config.slices, data_dir):
-        began = time.monotonic()
-        slices = gaps.read_slices(f'{dataset}:{split}', data_dir, size, 'slices')
+    for dataset, split, label in specs.every_part(config.slices, data_dir):
+        began, spec = time.monotonic(), specs.part(dataset, split, label)
+        slices = gaps.read_slices(spec, data_dir, size, 'slices')
         synthesize.check_new(slices.rows, manifest, 'slices')
-        manifest += _of_split(config, slices, drawn, fill, facts, folder, (dataset, split))
+        manifest += _of_split(config, slices, drawn, fill, facts, folder, spec)
         seconds = time.monotonic() - began
-        print(f'{dataset}:{split}  {len(slices.rows)} slices, {duration(seconds)}', flush=True)
+        print(f'{spec}  {len(slices.rows)} slices, {duration(seconds)}', flush=True)
     return manifest
 
 
-def _of_split(config, slices, drawn, fill, facts, folder, place):
-    """Writes the pairs of the Slices of a split, place: (data set, split); returns their rows."""
+def _of_split(config, slices, drawn, fill, facts, folder, spec):
+    """Writes the pairs of the Slices of a part of config.slices; returns their rows."""
     places, masks, seeds = _gaps(config, slices, drawn)
     if not masks:
         raise InputError(
-            f'config.slices={":".join(place)}: no mask of a lesion fits into the lungs of any '
+            f'config.slices={spec}: no mask of a lesion fits into the lungs of any '
             f'slice; name more slices, or lower config.least={config.least}'
         )
     gates = np.stack([gap['gate'][..., 0] for gap in masks])
@@ -158,9 +161,9 @@ def _of_split(config, slices, drawn, fill, facts, folder, place):
     images = slices.images[[index for _, index in places]]
     of_shams = np.full_like(kinds, KINDS.index(SHAM))
     lesions, shams = (fill(images, gates, wanted, seeds) for wanted in (kinds, of_shams))
-    rows = []
+    rows, (dataset, _, of_split) = [], spec.partition(':')
     for i, (draw, index) in enumerate(places):
-        row = SyntheticRow.of_source(slices.rows[index], *place, **facts)
+        row = SyntheticRow.of_source(slices.rows[index], dataset, of_split, **facts)
         name = f'{row.id}_{draw}'
         gate = f'gates/{name}.png'
         row = dataclasses.replace(row, pair=name, gate=gate, masks=drawn.masks)
