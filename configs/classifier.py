@@ -3,7 +3,8 @@
 Its classes are those of the data sets in config.train and config.val, two or more.
 
 Source: Jiang et al. 2020 (doi 10.21203/rs.3.rs-58467/v1), who compare the five backbones of
-covjax.models.PUBLISHED. The variant names the backbone, one of covjax.models.MODELS:
+covjax.models.PUBLISHED. The variant names the backbone, one of covjax.models.MODELS, or is
+rehearsal, minutes on two CPU cores to see that data and paths are right:
 
 python launch.py --config=configs/classifier.py:resnet50 --workdir=runs/resnet50 \\
     --config.data_dir=$HOME/tensorflow_datasets,runs/synthesize/data
@@ -18,9 +19,20 @@ ones: --config.start=WORKDIR
 from configs import base
 from covjax.models import MODELS
 
+REHEARSAL = {
+    'model': 'resnet18',
+    'image_size': 64,
+    'load_size': 72,
+    'batch_size': 16,
+    'steps': 100,
+    'eval_every': 50,
+    'warmup_steps': 10,
+}
+VARIANTS = {name: {'model': name} for name in ('resnet50', *MODELS)} | {'rehearsal': REHEARSAL}
 
-def get_config(backbone=''):
-    return base.training(
+
+def get_config(variant=''):
+    config = base.training(
         'classification',
         # Data.
         train='synthetic_covid_ct:train+covid_ct:train@noncovid',
@@ -42,7 +54,7 @@ def get_config(backbone=''):
         brightness=0.0,
         contrast=0.0,
         # Network.
-        model=base.variant(backbone, {name: name for name in ('resnet50', *MODELS)}),
+        model='resnet50',
         # A .h5 or .weights.h5 of the same network, written by Keras; '' trains from scratch.
         pretrained='',
         start='',  # the workdir of a run of the same network, to begin with its weights
@@ -65,3 +77,5 @@ def get_config(backbone=''):
         weight_decay=1e-4,  # of kernels
         label_smoothing=0.0,
     )
+    config.update(base.variant(variant, VARIANTS))
+    return config

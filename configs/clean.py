@@ -10,7 +10,8 @@ slices of test series, and the real one the test split of covid_ct/clean. Non-CO
 real everywhere.
 
 Needs covid_ct/clean and luna16_patches/nodules (or what config.luna16 names).
-Variants: full, the published CycleGAN and image sizes, for a GPU; small, for two CPU cores.
+Variants: full, the published CycleGAN and image sizes, for a GPU; small, for two CPU cores;
+rehearsal, every step of it in minutes, to see that data and paths are right.
 """
 
 from configs import base, classifier, cyclegan, evaluate, report, synthesize
@@ -39,6 +40,12 @@ VARIANTS = {
             'warmup_steps': 20,
             'learning_rate': 2e-4,
         },
+    },
+    'rehearsal': {
+        'gan': 'rehearsal',
+        'runs': ('plain8:0', 'resnet18:0'),
+        'gan_keys': {'steps': 100, 'eval_every': 100},
+        'classifier_keys': {**classifier.REHEARSAL, 'steps': 50, 'eval_every': 25},
     },
 }
 

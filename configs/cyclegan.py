@@ -17,6 +17,8 @@ paper_code   What their released code does: 512x512, least squares with real lab
              pool that swaps whole batches, which is a defect.
 small        A narrow one at 96x96 for two CPU cores; what it makes, and how long it took, is in
              docs/protocols.md.
+rehearsal    Minutes on two CPU cores, to see that data and paths are right: it learns next to
+             nothing. Every config that trains has one (docs/stages.md).
 
 Expect train/cycle_* to fall within the first epochs, adversarial_* and discriminator_* to keep
 moving (least squares: near 0.25 when the discriminator cannot tell), and val/cancer/change_l1 to
@@ -67,6 +69,16 @@ VARIANTS = {
         'disc_filters': 32,
         'steps': 6000,
         'eval_every': 500,
+    },
+    'rehearsal': {
+        'image_size': 64,
+        'load_size': 72,
+        'lambda_identity': 0.0,
+        'gen_filters': 16,
+        'gen_blocks': 3,
+        'disc_filters': 16,
+        'steps': 300,
+        'eval_every': 150,
     },
 }
 

@@ -13,6 +13,7 @@ python launch.py --config=configs/evaluate.py --workdir=runs/patients --config.b
 
 full   Slices of 448x448, as published; a step takes 14 times the work of a ResNet-50 on 224x224.
 small  The same at 112x112, for a CPU.
+rehearsal  At 64x64, minutes on two CPU cores, to see that data and paths are right.
 
 Theirs begins with weights of ImageNet, is trained by SGD and fills the background with shifted
 copies of the lungs; here it is AdamW, on whole slices or, with config.lungs=crop, on the lungs. It
@@ -25,6 +26,14 @@ from configs import base, classifier
 VARIANTS = {
     'full': {'image_size': 448, 'load_size': 448, 'batch_size': 4},
     'small': {'image_size': 112, 'load_size': 112, 'batch_size': 8},
+    'rehearsal': {
+        'image_size': 64,
+        'load_size': 64,
+        'batch_size': 4,
+        'steps': 30,
+        'eval_every': 15,
+        'warmup_steps': 5,
+    },
 }
 
 

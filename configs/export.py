@@ -1,6 +1,8 @@
-"""The weights of a trained run as .safetensors: one file, or two for a CycleGAN.
+"""A trained network as files for other programs, with a model card: weights, or the network itself.
 
 python launch.py --config=configs/export.py --workdir=runs/export --config.classifier=runs/resnet50
+python launch.py --config=configs/export.py --workdir=runs/onnx --config.classifier=runs/resnet50 \\
+    --config.format=onnx
 
 Cost: seconds.
 """
@@ -15,4 +17,7 @@ def get_config():
         generator='',  # or workdir of a CycleGAN
         segmenter='',  # or workdir of a segmentation run
         checkpoint='best',  # by validation, or latest
+        # safetensors: the weights alone; onnx: a network that takes uint8 images, for ONNX Runtime
+        # and other programs.
+        format='safetensors',
     )

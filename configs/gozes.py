@@ -14,13 +14,17 @@ python launch.py --config=configs/evaluate.py --workdir=runs/patients --config.b
 python launch.py --config=configs/corona.py --workdir=runs/corona --config.classifier=runs/gozes \\
     --config.input=SCANS --config.evaluation=runs/patients
 
-Cost: that of classifier.py:resnet50. Without config.lung_segmenter Otsu's threshold finds lungs.
+Cost: that of classifier.py:resnet50; gozes.py:rehearsal takes minutes on two CPU cores, to see that
+data and paths are right. Without config.lung_segmenter Otsu's threshold finds lungs.
 """
 
-from configs import classifier
+from configs import base, classifier
+
+VARIANTS = {'full': {}, 'rehearsal': classifier.REHEARSAL | {'model': 'resnet50', 'steps': 50}}
 
 
-def get_config():
+def get_config(variant=''):
     config = classifier.get_config('resnet50')
     config.lungs = 'crop'
+    config.update(base.variant(variant, VARIANTS))
     return config

@@ -14,13 +14,26 @@ says on which split; choose on validation, and read the test set once.
 
 Cost: 17 classifiers for each seed, and 3 more with a CycleGAN (`seconds` of the environment.json of
 each says what it took). What is finished is kept, so the same command resumes where it was stopped.
+
+rehearsal does every step of it in minutes, to see that data and paths are right.
 """
 
 from configs import base, pair_study
 from covjax.budgets import MODES
 
+VARIANTS = {
+    'full': {},
+    'rehearsal': {
+        'seeds': (0,),
+        'budgets': (25,),
+        'cyclegan_budgets': (25,),
+        'steps': {'real': 30, 'alone': 30, 'together': 30, 'fine_tuned': 30},
+        'train': {'eval_every': 30},
+    },
+}
 
-def get_config():
+
+def get_config(variant=''):
     pairs = pair_study.get_config()
     config = base.stage(
         'mixing',
@@ -46,4 +59,5 @@ def get_config():
     )
     # No checkpoint is picked: that would take more real pictures than some budgets have.
     config.train.update({'best': '', 'equal_parts': True, 'eval_every': 750})
+    config.update(base.variant(variant, VARIANTS))
     return config

@@ -9,13 +9,24 @@ figure. config.read says on which split; choose on validation, and read the test
 
 Cost: two to six minutes per classifier (`seconds` of its environment.json), 30 classifiers. What is
 finished is kept, so the same command resumes where it was stopped.
+
+rehearsal does every step of it in minutes, to see that data and paths are right.
 """
 
 from configs import base, classifier, synthesize, synthesize_pairs
 from covjax.pair_makers import METHODS
 
+VARIANTS = {
+    'full': {},
+    'rehearsal': {
+        'seeds': (0,),
+        'steps': {'patches': 50, 'slices': 50},
+        'train': {'eval_every': 50},
+    },
+}
 
-def get_config():
+
+def get_config(variant=''):
     config = base.stage(
         'pair_study',
         # Workdir of a pair training.
@@ -52,4 +63,5 @@ def get_config():
             'contrast': 0.3,
         }
     )
+    config.update(base.variant(variant, VARIANTS))
     return config

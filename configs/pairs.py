@@ -14,6 +14,7 @@ procedural        the same, without any mask by hand: from blobs in the lungs of
 small             96x96, narrow, 17 minutes on one CPU core (`seconds` of environment.json).
 small_predicted   predicted, as small.
 small_procedural  procedural, as small.
+rehearsal         Minutes on two CPU cores, to see that data and paths are right.
 
 Expect val/contrast, the grey levels by which a lesion is brighter than the sham, to rise to that of
 real lesions. No scalar says that an image is good: look at images/, which has slice, gate, sham and
@@ -38,6 +39,13 @@ VARIANTS = {
     'small': SMALL,
     'small_predicted': SMALL | PREDICTED,
     'small_procedural': SMALL | PROCEDURAL,
+    'rehearsal': {
+        'image_size': 64,
+        'gen_widths': (8, 16, 32, 32),
+        'disc_filters': 12,
+        'steps': 200,
+        'eval_every': 100,
+    },
 }
 
 

@@ -19,6 +19,8 @@ location  Location attention (Xu et al. 2020, Engineering 6:1122): patches aroun
         network that is not published; here config.lesion_segmenter proposes them, a run of
         configs/segmentation.py, by default runs/lesions.
 
+rehearsal  Eight slices at 64x64, minutes on two CPU cores, to see that data and paths are right.
+
 config.start names a classifier of slices of the same backbone, or another run of this kind.
 Without one, statistics of BatchNorm must be learned: --config.bn=batch.
 """
@@ -51,6 +53,15 @@ VARIANTS = {
         'image_size': 64,
         'slices': 12,
         'bn': 'batch',
+    },
+    'rehearsal': {
+        'image_size': 64,
+        'slices': 8,
+        'batch_size': 2,
+        'bn': 'batch',
+        'steps': 60,
+        'eval_every': 30,
+        'warmup_steps': 5,
     },
 }
 

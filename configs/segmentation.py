@@ -9,6 +9,7 @@ python launch.py --config=configs/segmentation.py --workdir=runs/lesions \\
 
 full    A U-Net of the published widths at 256x256.
 small   A quarter of the widths at 176x176 and 600 steps, for two CPU cores.
+rehearsal  A narrow one at 96x96, minutes on two CPU cores, to see that data and paths are right.
 vnet    A V-Net (Milletari et al. 2016, arXiv 1606.04797), for volumes.
 vbnet   A VB-Net (Shan et al. 2020, arXiv 2003.04655), for volumes.
 vbnet_small  The same of four levels of half the widths, in patches of 32x48x48, for a CPU.
@@ -31,6 +32,14 @@ VARIANTS = {
         'patch': (176, 176),
         'steps': 600,
         'eval_every': 100,
+    },
+    'rehearsal': {
+        'widths': (8, 16, 32, 64),
+        'image_size': 96,
+        'patch': (96, 96),
+        'steps': 100,
+        'eval_every': 50,
+        'warmup_steps': 10,
     },
     'vnet': VOLUMES | {'model': 'vnet'},
     'vbnet': VOLUMES | {'model': 'vbnet'},

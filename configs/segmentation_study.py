@@ -11,13 +11,25 @@ of the real slices they are compared; choose on validation, and read the test se
 Cost: 19 networks for each seed, each one to two minutes on one CPU core with another beside it
 (`seconds` of its environment.json), 9 more with config.procedural and 3 with config.predicted. What
 is finished is kept, so the same command resumes where it was stopped.
+
+rehearsal does every step of it in minutes, to see that data and paths are right.
 """
 
 from configs import base, evaluate_masks, segmentation, synthesize_pairs
 from covjax.budgets import MODES
 
+VARIANTS = {
+    'full': {},
+    'rehearsal': {
+        'seeds': (0,),
+        'budgets': (5,),
+        'fine_tuned': {'steps': 20},
+        'train': {'steps': 30, 'eval_every': 30, 'widths': (8, 16, 32, 64)},
+    },
+}
 
-def get_config():
+
+def get_config(variant=''):
     config = base.stage(
         'segmentation_study',
         # Makers of opacity that need no training: painted where a rule says, or in drawn masks.
@@ -61,4 +73,5 @@ def get_config():
             'regions': 'any_lesion',
         }
     )
+    config.update(base.variant(variant, VARIANTS))
     return config

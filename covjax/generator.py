@@ -130,7 +130,7 @@ def apply(translator):
 
     def apply(images):
         _, height, width, channels = images.shape
-        if min(height, width) < SMALLEST:
+        if height < SMALLEST or width < SMALLEST:
             raise InputError(
                 f'images of {height}x{width} are too small for the generator; '
                 f'give at least {SMALLEST}x{SMALLEST}'

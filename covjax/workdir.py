@@ -74,7 +74,7 @@ ADDED_KEYS = {
         'joined': 1,
     },
     'evaluate': {'names': '', 'aggregate': '', 'unit': 'patient'},
-    'export': {'segmenter': ''},
+    'export': {'segmenter': '', 'format': 'safetensors'},
     'prepare': {'unchecked_masks': False, 'table': ''},
     'report': {'audits': '', 'quality': ''},
     'look': {'source': '', 'table': ''},

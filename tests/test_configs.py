@@ -24,14 +24,17 @@ STAGES = {
     *('quickstart', 'benchmark', 'translate'),
 }
 VARIANTS = {
-    'cyclegan': ('original', 'paper_text', 'paper_code', 'small'),
+    'cyclegan': ('original', 'paper_text', 'paper_code', 'small', 'rehearsal'),
     'benchmark': ('cpu', 'gpu'),
-    'classifier': tuple(models.MODELS),
-    'dre_net': ('full', 'small'),
-    'scans': ('max', 'mean', 'attention', 'noisy_or', 'covnet', 'location'),
-    'clean': ('full', 'small'),
-    'paper': ('full', 'small'),
-    'segmentation': ('full', 'small', 'vnet', 'vbnet', 'vbnet_small'),
+    'classifier': (*models.MODELS, 'rehearsal'),
+    'dre_net': ('full', 'small', 'rehearsal'),
+    'gozes': ('full', 'rehearsal'),
+    'pairs': ('full', 'predicted', 'procedural', 'small', 'rehearsal'),
+    'scans': ('max', 'mean', 'attention', 'noisy_or', 'covnet', 'location', 'rehearsal'),
+    'clean': ('full', 'small', 'rehearsal'),
+    'paper': ('full', 'small', 'rehearsal'),
+    **dict.fromkeys(('pair_study', 'mixing', 'segmentation_study'), ('full', 'rehearsal')),
+    'segmentation': ('full', 'small', 'rehearsal', 'vnet', 'vbnet', 'vbnet_small'),
 }
 EVERY = [(name, variant) for name in NAMES for variant in ('', *VARIANTS.get(name, ()))]
 
@@ -56,6 +59,23 @@ def test_config_loads_and_is_documented(name, variant):
     if config.run == 'train':
         assert config.task in train.MAKE
     ConfigDict(json.loads(config.to_json()))  # what a workdir keeps
+
+
+TRAINED = ('train', 'study', 'pair_study', 'mixing', 'segmentation_study')
+TRAINING = [name for name in NAMES if config_of(name).run in TRAINED]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('name', TRAINING)
+def test_every_training_can_be_rehearsed(name):
+    """Of the same keys, with fewer steps."""
+    rehearsal, usual = config_of(name, 'rehearsal'), config_of(name)
+    assert set(rehearsal) == set(usual) and rehearsal != usual
+    assert len(TRAINING) >= 12
+    documentation = importlib.import_module(f'configs.{name}').__doc__
+    assert 'rehearsal' in documentation or name == 'paper'
+    if usual.run == 'train':
+        assert rehearsal.steps <= 300 and rehearsal.eval_every <= 150
 
 
 @pytest.mark.fast

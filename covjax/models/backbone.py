@@ -74,7 +74,7 @@ class Backbone(nn.Module):
         if len(shape) != 4 or shape[-1] not in (1, 3):
             raise InputError(f'{self.family} needs images [B, H, W, 1 or 3], got {list(shape)}')
         height, width = shape[1:3]
-        if min(height, width) < self.smallest:
+        if height < self.smallest or width < self.smallest:
             raise InputError(
                 f'{self.family} needs images of at least {self.smallest}x{self.smallest}, '
                 f'got {height}x{width}; choose a larger image_size'

@@ -4,6 +4,8 @@ Where XLA is slow at an operation, the same sum is written another way, here and
 parameters and results are the same. benchmarks/layers.py measures the gain.
 """
 
+import contextlib
+from contextvars import ContextVar
 from functools import partial, reduce, wraps
 from typing import Any
 
@@ -17,9 +19,25 @@ from jax.experimental.xla_metadata import set_xla_metadata
 NHWC = ('NHWC', 'HWIO', 'NHWC')  # dimension_numbers of lax convolutions
 
 
+_PLAINLY = ContextVar('plainly', default=False)
+
+
+@contextlib.contextmanager
+def plainly():
+    """What is traced inside is written as on GPUs, without the ways around XLA's slow operations.
+
+    For programs other than XLA, which have no such operations.
+    """
+    before = _PLAINLY.set(True)
+    try:
+        yield
+    finally:
+        _PLAINLY.reset(before)
+
+
 def on_cpu():
     """Whether computations are traced for XLA's CPU backend, which is slow at some operations."""
-    return jax.default_backend() == 'cpu'
+    return jax.default_backend() == 'cpu' and not _PLAINLY.get()
 
 
 def apart(function):

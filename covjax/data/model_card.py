@@ -1,0 +1,56 @@
+"""The model card of an exported network: README.md beside its files.
+
+Whoever is given the folder alone learns from it what goes in and comes out, what the network
+learned from, and which images must therefore not test it. The head is what Hugging Face reads.
+"""
+
+HEAD = """---
+library_name: covjax
+license: other
+tags:
+- medical-imaging
+- computed-tomography
+- not-for-diagnosis
+---
+"""
+USE = 'Research on methods. Not for diagnosis, and not tested on the patients of any hospital.'
+LIMITS = (
+    'A score says how well images of its data sets were told apart, not that disease was seen: '
+    'audit it on your images (covjax, docs/audit.md).',
+    'The licences of its training images apply to what may be done with it.',
+)
+
+
+def text(title, what, run, takes, gives, files):
+    """The text of README.md, Markdown.
+
+    Args:
+        title: of the page.
+        what: a sentence on what the network does.
+        run: trained.Trained.
+        takes, gives: sentences on what goes in and comes out.
+        files: {name of a file: how it is read, as Python}.
+    """
+    learned = [
+        f'| {record["role"]} | {record["dataset"]} | {len(record["images"])} | '
+        f'{len({image[1] for image in record["images"]})} | {record["through"] or "itself"} |'
+        for record in run.lineage
+    ]
+    table = ['| role | data set | images | patients or series | through |', '|---|---|---|---|---|']
+    reading = [f'`{name}`:\n\n```python\n{code}\n```' for name, code in files.items()]
+    parts = {
+        title: [what, f'**{USE}**'],
+        'In and out': [takes, gives],
+        'What it learned from': [
+            f'Step {run.step} ({run.checkpoint} checkpoint), config {run.config_hash}. None of '
+            'these images, nor others of their patients or series, may test it:',
+            '\n'.join([*table, *learned]),
+        ],
+        'To read it': reading,
+        'Limits': ['\n'.join(f'- {limit}' for limit in LIMITS)],
+    }
+    sections = [
+        '\n\n'.join([f'{"#" if name == title else "##"} {name}', *blocks])
+        for name, blocks in parts.items()
+    ]
+    return HEAD + '\n'.join(['', '\n\n'.join(sections), ''])
