@@ -25,6 +25,7 @@ VARIANTS = {
     'full': {},
     'rehearsal': {
         'seeds': (0,),
+        'lesions': 'ct_scans/covid_semiseg_lesions64',  # of the rehearsal of pairs
         'budgets': (25,),
         'cyclegan_budgets': (25,),
         'steps': {'real': 30, 'alone': 30, 'together': 30, 'fine_tuned': 30},
