@@ -20,6 +20,7 @@ VARIANTS = {
     'full': {},
     'rehearsal': {
         'seeds': (0,),
+        'synthesize': {'slices': synthesize_pairs.FEW, 'per_slice': 1},
         'lesions': 'ct_scans/covid_semiseg_lesions64',  # of the rehearsal of pairs
         'steps': {'patches': 50, 'slices': 50},
         'train': {'eval_every': 50},

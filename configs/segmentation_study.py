@@ -22,6 +22,7 @@ VARIANTS = {
     'full': {},
     'rehearsal': {
         'seeds': (0,),
+        'synthesize': {'slices': synthesize_pairs.FEW, 'per_slice': 1, 'joined': 1},
         'budgets': (5,),
         'fine_tuned': {'steps': 20},
         'train': {'steps': 30, 'eval_every': 30, 'widths': (8, 16, 32, 64)},

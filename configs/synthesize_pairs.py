@@ -20,6 +20,10 @@ their gates are in <workdir>/synthetic, images/pairs.png shows some: slice, gate
 
 from configs import base
 
+# Slices for rehearsals of the studies, a tenth of every split.
+FEW = '+'.join(
+    f'luna16_patches/slices_framed:{split}[:10%]' for split in ('train', 'validation', 'test')
+)
 VARIANTS = {
     'one': {},
     'released': {

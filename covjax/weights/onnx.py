@@ -430,6 +430,11 @@ def _inverse_root(graph, values, equation):
     return graph.node('Reciprocal', [graph.node('Sqrt', [graph.name(values[0])])])
 
 
+def _exponential_less_one(graph, values, equation):
+    exponential = graph.node('Exp', [graph.name(values[0])])
+    return graph.node('Sub', [exponential, graph.constant(np.float32(1))])
+
+
 def _square(graph, values, equation):
     return graph.node('Mul', [graph.name(values[0])] * 2)
 
@@ -463,6 +468,7 @@ OPERATIONS = {
     'convert_element_type': _converted,
     'dim_as_value': _as_value,
     'dot_general': _product,
+    'expm1': _exponential_less_one,
     'integer_pow': _power,
     'pad': _padded,
     'reduce_max': _greatest,
