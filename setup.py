@@ -34,6 +34,7 @@ setup(
         'nibabel>=5.3',  # NIfTI
         'msgspec',  # JSON files checked against their types
         'numpy',
+        'packaging',  # whether what is installed is new enough
         'scipy',
         'scikit-learn',
         'pillow',

@@ -9,9 +9,11 @@ that learned from such finds them, or of which only the label is known (COVID-CT
 pictures are framed: cropped to the lungs (docs/synthesis.md).
 
 full              256x256, for one GPU.
+outlined          the same with masks that do not say the kind of a lesion, such as one's own.
 predicted         the same on COVID-CT, whose lesions a segmenter finds (config.lesion_segmenter).
 procedural        the same, without any mask by hand: from blobs in the lungs of COVID-CT.
 small             96x96, narrow, 17 minutes on one CPU core (`seconds` of environment.json).
+small_outlined    outlined, as small.
 small_predicted   predicted, as small.
 small_procedural  procedural, as small.
 rehearsal         Minutes on two CPU cores, to see that data and paths are right.
@@ -30,13 +32,17 @@ SMALL = {
     'steps': 3000,
     'eval_every': 500,
 }
+# Of COVID-SemiSeg without the kinds; for one's own pictures with masks name ct_scans/folder_framed.
+OUTLINED = {'masks': 'outlined'}
 PREDICTED = {'masks': 'predicted', 'pictures': 'covid_ct/clean_framed:train@covid'}
 PROCEDURAL = {'masks': 'procedural', 'pictures': 'covid_ct/clean_framed:train'}
 VARIANTS = {
     'full': {},
+    'outlined': OUTLINED,
     'predicted': PREDICTED,
     'procedural': PROCEDURAL,
     'small': SMALL,
+    'small_outlined': SMALL | OUTLINED,
     'small_predicted': SMALL | PREDICTED,
     'small_procedural': SMALL | PROCEDURAL,
     'rehearsal': {

@@ -25,7 +25,10 @@ from covjax.memory import keep_memory
 from covjax.workdir import claimed
 
 # Runs that compute steps, over and over.
-TRAINING = (*('train', 'annotate', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing'),)
+TRAINING = (
+    *('train', 'annotate', 'audit', 'study', 'pair_study', 'segmentation_study', 'mixing'),
+    'doctor',
+)
 # In warnings of JAX.
 UNREADABLE = 'Error reading persistent compilation cache'
 UNWRITABLE = 'Error writing persistent compilation cache'

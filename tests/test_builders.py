@@ -51,6 +51,16 @@ def write_synthetic(data_dir, folder):
     write_manifest(folder, rows)
 
 
+def write_neutral(synthetic, folder):
+    """What synthesize writes of other classes than covid: the same images, called nodular."""
+    rows = [dataclasses.replace(row, label='nodular', z=None) for row in read_manifest(synthetic)]
+    for row in rows:
+        picture.save(folder / row.file, picture.read(synthetic / row.file))
+    (folder / 'lineage.json').write_text('[]')
+    (folder / 'meta.json').write_text('{"classes": ["healthy", "nodular"]}')
+    write_manifest(folder, rows)
+
+
 def write_pairs(synthetic, folder, masks='drawn'):
     """What synthesize_pairs writes: of every picture of a folder a lesion and a sham."""
     rows, gate, lesion = [], np.full((512, 512), 255, np.uint8), LESIONS[masks][0]
@@ -93,7 +103,9 @@ def sources(raw, data_dir, tmp_path_factory):
         ct_scans.write_ct_scans(folder, layout, seed=2, size=64, slices=6)
     scans = {name: written[layout] for name, layout in layouts.items()}
     of_pictures = dict.fromkeys(('luna16_patches/slices', 'luna16_patches/slices_framed'), slices)
-    made = {'synthetic_covid_ct': synthetic}
+    neutral = tmp_path_factory.mktemp('neutral')
+    write_neutral(synthetic, neutral)
+    made = {'synthetic_covid_ct': synthetic, 'synthetic_ct': neutral}
     for masks, names in synthesize_pairs.DATA_SETS.items():
         made |= dict.fromkeys(names, pairs[masks])
     return folders | scans | of_pictures | made

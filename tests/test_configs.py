@@ -29,7 +29,7 @@ VARIANTS = {
     'classifier': (*models.MODELS, 'rehearsal'),
     'dre_net': ('full', 'small', 'rehearsal'),
     'gozes': ('full', 'rehearsal'),
-    'pairs': ('full', 'predicted', 'procedural', 'small', 'rehearsal'),
+    'pairs': ('full', 'outlined', 'predicted', 'procedural', 'small', 'rehearsal'),
     'scans': ('max', 'mean', 'attention', 'noisy_or', 'covnet', 'location', 'rehearsal'),
     'clean': ('full', 'small', 'rehearsal'),
     'paper': ('full', 'small', 'rehearsal'),

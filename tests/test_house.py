@@ -128,7 +128,7 @@ def test_models_need_jax_and_flax_only():
     for name, tree in TREES.items():
         if room_of(name) == 'covjax.models':
             outside |= {target.split('.')[0] for target in imported(tree)}
-    allowed = {'covjax', 'jax', 'flax', 'numpy', 'functools', 'typing', 'collections'}
+    allowed = {'covjax', 'jax', 'flax', 'numpy', *sys.stdlib_module_names}
     assert outside <= allowed
 
 
