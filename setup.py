@@ -16,7 +16,7 @@ setup(
     # The configs lie beside the package in a checkout, and inside it in a wheel.
     packages=[*find_packages(include=['covjax*', 'tfds_builders*']), 'covjax.shipped.configs'],
     package_dir={'covjax.shipped.configs': 'configs'},
-    package_data={'': ['*.md', '*.bib', '*.txt', '*.html', '*.css', '*.toml', '*.png']},
+    package_data={'': ['*.md', '*.bib', '*.txt', '*.html', '*.css', '*.toml', '*.png', 'py.typed']},
     install_requires=[
         'jax>=0.10.2',
         'flax>=0.12.8',

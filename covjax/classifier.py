@@ -59,7 +59,7 @@ class Classifier:
         return iter((self.model, self.variables, self.preprocess))
 
 
-def load(path, which='best'):
+def load(path: str | pathlib.Path, which: str = 'best') -> Classifier:
     """The Classifier of a file or folder.
 
     Args:
@@ -136,7 +136,7 @@ def _unchanged(images):
     return images
 
 
-def scores(classifier):
+def scores(classifier: Classifier) -> Callable:
     """A pure function from images uint8 [B, H, W, 1] to float32 [B, C], by a Classifier.
 
     Column i is the probability of classifier.classes[i]: the softmax of the logits.
@@ -161,7 +161,7 @@ def _score_by(model, preprocess, column):
     return lambda variables, images: scores(variables, images)[:, column]
 
 
-def score(classifier, positive=None):
+def score(classifier: Classifier, positive: str | None = None) -> Callable:
     """A pure function from images uint8 [B, H, W, 1] to the probability of one class, float32 [B].
 
     Args:
@@ -187,7 +187,7 @@ def variables_of(run):
     return {'params': run.variables['net']['params'], 'batch_stats': stats}
 
 
-def save(path, run):
+def save(path: str | pathlib.Path, run: trained.Trained) -> None:
     """Writes the variables of a classification run as a .safetensors file, which `load` can read.
 
     Args:

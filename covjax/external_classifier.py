@@ -34,7 +34,7 @@ class External(NamedTuple):
     size: int | None  # pixels a side that it asks for; None where it takes any
 
 
-def load(model, input_range='0..1', batch_size=32):
+def load(model: str, input_range: str = '0..1', batch_size: int = 32) -> External:
     """Loads a classifier.
 
     Args:
@@ -60,7 +60,7 @@ def load(model, input_range='0..1', batch_size=32):
     return External(checked(function, f'config.model={model}', batch_size), size)
 
 
-def checked(function, name, batch_size=32):
+def checked(function: Callable, name: str, batch_size: int = 32) -> Callable:
     """A classifier whose answers are looked at, shown some images at a time.
 
     Args:
@@ -98,7 +98,7 @@ def _called(function, images, name):
         ) from error
 
 
-def probabilities(found, count, name):
+def probabilities(found: np.ndarray, count: int, name: str) -> np.ndarray:
     """Scores as float64 [N]; refuses what is no probability of each image.
 
     Args:

@@ -4,6 +4,7 @@ They are pixels, or maps of a classifier that covjax trained, or of an Inception
 """
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ SIDE = 32  # of the image whose pixels are features
 INCEPTION = 299  # what Inception-v3 is shown, as for the published distances
 
 
-def extractor(name):
+def extractor(name: str) -> Callable:
     """The function from images to their features.
 
     Args:

@@ -5,6 +5,7 @@ images = generator.apply(translator)(images)  # [B, H, W, 1] float in [-1, 1], a
 """
 
 import pathlib
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
@@ -47,7 +48,7 @@ class Translator(NamedTuple):
     channels: int  # of its images, 1 or 3
 
 
-def load(path, direction):
+def load(path: str | pathlib.Path, direction: str) -> Translator:
     """The Translator of a file or folder.
 
     Args:
@@ -113,7 +114,7 @@ def network(config):
     )
 
 
-def apply(translator):
+def apply(translator: Translator) -> Callable:
     """A pure function that translates images.
 
     Sides that 4 does not divide are mirrored up to the next multiple and cropped back. Grey images
@@ -146,7 +147,7 @@ def apply(translator):
     return apply
 
 
-def apply_uint8(translator):
+def apply_uint8(translator: Translator) -> Callable:
     """A pure function that translates images uint8 [B, H, W, C], H and W at least 8, to uint8.
 
     Sides that 4 does not divide are mirrored up to the next multiple and cropped back. It can be

@@ -4,18 +4,28 @@ What is found lies on the voxels of the scan, whatever size of voxels the networ
 """
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from covjax import segmenter
 from covjax.ct import resampling, windows
+from covjax.ct.grid import Grid
 from covjax.data import batches, tiles
 
 SLICE = 256 * 256  # pixels of a slice, of which config.batch_size go through a network at a time
 
 
-def predict(network, image, grid, batch_size, overlap=0.5, progress=''):
+def predict(
+    network: segmenter.Segmenter,
+    image: np.ndarray,
+    grid: Grid,
+    batch_size: int,
+    overlap: float = 0.5,
+    progress: str = '',
+) -> Iterator[np.ndarray]:
     """The probability of every class, slice by slice.
 
     A network of volumes sees the scan on cubic voxels of its own size, in tiles whose middle counts
@@ -46,12 +56,12 @@ def predict(network, image, grid, batch_size, overlap=0.5, progress=''):
     yield from resampling.slices_from(found, own, grid) if network.spacing else found
 
 
-def as_grey(image, window='lung'):
+def as_grey(image: np.ndarray, window: str = 'lung') -> np.ndarray:
     """uint8 through a window, of HU or of what is grey already."""
     return image if image.dtype == np.uint8 else windows.to_grey(image, windows.WINDOWS[window])
 
 
-def tiles_of(network, shape, overlap):
+def tiles_of(network: segmenter.Segmenter, shape: tuple[int, ...], overlap: float) -> Any:
     """The corners of the tiles that cover a volume of a shape on the voxels of a network."""
     step = [max(round(n * (1 - overlap)), 1) for n in network.patch]
     return tiles.corners(shape, network.patch, step)

@@ -10,6 +10,7 @@ and no TFDS are imported.
 import functools
 import itertools
 import pathlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
@@ -75,12 +76,12 @@ class Segmenter(NamedTuple):
     crops: bool = False  # whether slices were cropped to the body
 
     @property
-    def sees_volumes(self):
+    def sees_volumes(self) -> bool:
         """Whether it sees volumes, otherwise slices."""
         return len(self.patch) == 3
 
 
-def load(path, which='best', key='segmenter'):
+def load(path: str | pathlib.Path, which: str = 'best', key: str = 'segmenter') -> Segmenter:
     """The Segmenter of a file or folder.
 
     Args:
@@ -234,7 +235,7 @@ def network(config, num_classes, **options):
     )
 
 
-def apply(segmenter):
+def apply(segmenter: Segmenter) -> Callable:
     """A pure function from images to the probability of every class, by a Segmenter.
 
     It takes images float [B, H, W, 1], or volumes [B, D, H, W, 1], in [-1, 1] of any size, best of
@@ -244,7 +245,7 @@ def apply(segmenter):
     return Partial(_probabilities_by(segmenter.model), segmenter.variables)
 
 
-def apply_uint8(segmenter):
+def apply_uint8(segmenter: Segmenter) -> Callable:
     """`apply` of uint8, grey through the lung window."""
     return Partial(_probabilities_of_uint8_by(segmenter.model), segmenter.variables)
 
@@ -261,7 +262,13 @@ def _probabilities_of_uint8_by(model):
     return lambda variables, images: probabilities(variables, to_float(images))
 
 
-def predict(segmenter, images, batch_size, overlap=0.5, window='lung'):
+def predict(
+    segmenter: Segmenter,
+    images: Iterable[np.ndarray],
+    batch_size: int,
+    overlap: float = 0.5,
+    window: str = 'lung',
+) -> Iterator[np.ndarray]:
     """The probability of every class in slices or pictures of any size.
 
     Each is resized to the square that the network was trained on and covered with tiles, whose
@@ -333,7 +340,7 @@ def _to_size(probabilities, shape):
     return np.stack(planes, -1)
 
 
-def decided(probabilities, threshold=0.5):
+def decided(probabilities: Any, threshold: float = 0.5) -> Any:
     """The class of every pixel: a region where regions together are likely, the likeliest of them.
 
     Args:

@@ -5,9 +5,11 @@ audit(images, labels, score, groups=patients).page
 
 import hashlib
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from covjax import InputError
@@ -62,25 +64,25 @@ class Audit(NamedTuple):
     page: pathlib.Path  # audit.html; audit.json lies beside it
 
     @property
-    def red_flags(self):
+    def red_flags(self) -> list[Verdict]:
         """The verdicts that raised a red flag, [Verdict]."""
         return [verdict for verdict in self.verdicts if verdict.flag]
 
 
 def audit(
-    images,
-    labels,
-    score,
-    groups=None,
+    images: Any,
+    labels: ArrayLike,
+    score: Any,
+    groups: Sequence[str] | None = None,
     *,
-    sources=None,
-    train=None,
-    validation=None,
-    folder='audit',
-    size=224,
-    titles=TITLES,
-    title='Shortcut audit',
-):
+    sources: Sequence[str] | None = None,
+    train: Known | None = None,
+    validation: Known | None = None,
+    folder: str | pathlib.Path = 'audit',
+    size: int = 224,
+    titles: tuple[str, str] = TITLES,
+    title: str = 'Shortcut audit',
+) -> Audit:
     """Asks what a score of test images rests on besides disease.
 
     Args:

@@ -4,8 +4,8 @@ The thresholds are covjax's own: no standard sets them.
 """
 
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple, NotRequired, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -91,16 +91,16 @@ class Images(NamedTuple):
     scores: np.ndarray | None = None
 
     @property
-    def examples(self):
+    def examples(self) -> list[Row]:
         """The rows of all examples of the data set, by which lineage knows them."""
         return self.slices or self.rows
 
     @property
-    def groups(self):
+    def groups(self) -> list[str]:
         """The group (document and patient, or series) of each image, [str]."""
         return [row.group for row in self.rows]
 
-    def chosen(self, indices):
+    def chosen(self, indices: Any) -> 'Images':
         """The Images at indices, in their order."""
         pick = lambda each: [each[i] for i in indices] if each else each
         return self._replace(
@@ -114,7 +114,7 @@ class Images(NamedTuple):
             scores=None if self.scores is None else self.scores[indices],
         )
 
-    def against_rest(self, classes, positive):
+    def against_rest(self, classes: Sequence[str], positive: str) -> 'Images':
         """These Images with label 1 of the positive class and 0 of any other, in rows too.
 
         Args:
@@ -161,12 +161,12 @@ class Subject(NamedTuple):
     weigh: Callable | None = None
 
     @property
-    def tests_and_validation(self):
+    def tests_and_validation(self) -> dict[str, Images]:
         """{name: Images} of the tests, and of the validation set as 'validation' if it is known."""
         known = {} if self.validation is None else {'validation': self.validation}
         return {**self.tests, **known}
 
-    def scores(self, images):
+    def scores(self, images: Images) -> np.ndarray:
         """P(positive class), float [N], of unchanged Images."""
         return self.score(images.images) if images.scores is None else images.scores
 

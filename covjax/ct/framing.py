@@ -5,6 +5,9 @@ pictures of papers, which is why framing alone brings slices of other scanners c
 (benchmarks/framing.py).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from covjax.ct import lungs, windows
@@ -12,7 +15,7 @@ from covjax.ct import lungs, windows
 MARGIN = 0.05  # of each side of the box of a region, that is shown around it
 
 
-def box_of(mask, margin=MARGIN):
+def box_of(mask: np.ndarray, margin: float = MARGIN) -> Any:
     """The smallest box around a mask, with a margin, inside the image.
 
     Args:
@@ -31,7 +34,7 @@ def box_of(mask, margin=MARGIN):
     return tuple(box)
 
 
-def cropped(grey, mask):
+def cropped(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The part of an image that a mask takes up, with a margin and whatever else is in that box.
 
     Args:
@@ -44,7 +47,7 @@ def cropped(grey, mask):
     return grey[box_of(mask)]
 
 
-def alone(grey, mask):
+def alone(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """An image that is black outside a mask, cropped to it.
 
     Args:
@@ -70,7 +73,7 @@ SLIVER = 1e-6  # share of a side that is left of a box by rounding
 WINDOW = 'clinic'  # of windows.WINDOWS, that framed slices are seen through
 
 
-def frame(grey):
+def frame(grey: np.ndarray) -> Any:
     """Where the lungs of a slice are, with a margin.
 
     Args:
@@ -83,7 +86,7 @@ def frame(grey):
     return box_of(mask) if lungs.plausible(mask[None])[0] else None
 
 
-def levelled(grey, lung, counted=True):
+def levelled(grey: np.ndarray, lung: np.ndarray, counted: Any = True) -> np.ndarray:
     """A picture in an unknown window, as if it were seen through WINDOW.
 
     Its grey levels are scaled and shifted so that the median of healthy lung and that of soft
@@ -109,12 +112,12 @@ def levelled(grey, lung, counted=True):
     return np.clip(np.round(level), 0, 255).astype(np.uint8)
 
 
-def whole(shape):
+def whole(shape: tuple[int, ...]) -> Any:
     """The frame (slice of rows, slice of columns) of all of an image [H, W] of a shape."""
     return tuple(slice(0, length) for length in shape)
 
 
-def as_box(part, shape):
+def as_box(part: Any, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
     """A frame as (ymin, xmin, ymax, xmax) in 0..1 of the image [H, W] that it is cut from."""
     (rows, columns), (height, width) = part, shape
     return (
@@ -125,13 +128,13 @@ def as_box(part, shape):
     )
 
 
-def of_box(box, shape):
+def of_box(box: Sequence[float], shape: tuple[int, ...]) -> Any:
     """The inverse of `as_box`: the frame that a box means in an image [H, W] of a shape."""
     ymin, xmin, ymax, xmax = (round(edge * length) for edge, length in zip(box, (*shape, *shape)))
     return slice(ymin, ymax), slice(xmin, xmax)
 
 
-def moved(box, part, shape):
+def moved(box: Sequence[float], part: Any, shape: tuple[int, ...]) -> Any:
     """A box of an image as a box of the part of it that a frame shows.
 
     Args:

@@ -3,6 +3,8 @@
 For audits and measurements, not for the clinic.
 """
 
+from typing import Any
+
 import numpy as np
 import SimpleITK as sitk
 from scipy.spatial import ConvexHull, QhullError
@@ -17,7 +19,7 @@ CLOSED = 0.04
 ONE_SIDED = 0.25
 
 
-def mask(grey):
+def mask(grey: np.ndarray) -> np.ndarray:
     """Finds the lungs with their vessels and opacities.
 
     Otsu's threshold parts air from tissue; air that touches the edge of the image is outside; of
@@ -45,7 +47,7 @@ def mask(grey):
     return sitk.GetArrayFromImage(sitk.Crop(lungs, radius, radius)).astype(bool)
 
 
-def mask_in_crop(grey):
+def mask_in_crop(grey: np.ndarray) -> np.ndarray:
     """Finds the lungs of a picture that is cropped to them, whose edge may cut them.
 
     Args:
@@ -60,7 +62,7 @@ def mask_in_crop(grey):
     return mask(framed)[margin:-margin, margin:-margin]
 
 
-def largest(mask, count):
+def largest(mask: np.ndarray, count: int) -> np.ndarray:
     """The largest connected pieces of a mask, in which pieces that touch at a corner are one.
 
     Args:
@@ -75,7 +77,7 @@ def largest(mask, count):
     return (sitk.GetArrayViewFromImage(pieces) <= count) & mask
 
 
-def left(mask):
+def left(mask: np.ndarray) -> np.ndarray:
     """The left lung of a mask of both.
 
     The mediastinum is where the fewest lungs are in the middle third; each connected piece of a
@@ -106,7 +108,7 @@ def left(mask):
     return found
 
 
-def hull(mask):
+def hull(mask: np.ndarray) -> np.ndarray:
     """The convex hulls of two lungs, with consolidation at the pleura that no threshold finds.
 
     Args:
@@ -130,18 +132,18 @@ def hull(mask):
     return inside
 
 
-def masks(images):
+def masks(images: np.ndarray) -> np.ndarray:
     """Finds the lungs of many images: uint8 [N, H, W, 1] -> bool [N, H, W]."""
     return np.stack([mask(image[..., 0]) for image in images])
 
 
-def plausible(masks):
+def plausible(masks: np.ndarray) -> np.ndarray:
     """Whether each mask covers a share that lungs can have: bool [N, H, W] -> bool [N]."""
     share = masks.mean((1, 2))
     return (share >= PLAUSIBLE[0]) & (share <= PLAUSIBLE[1])
 
 
-def dice(first, second):
+def dice(first: np.ndarray, second: np.ndarray) -> Any:
     """Measures the overlap of masks (Dice 1945).
 
     Args:

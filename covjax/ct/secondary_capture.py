@@ -5,6 +5,7 @@ patient and in the comments. Such a file is no CT image: it has no HU and no pla
 (DICOM PS3.3, A.8.1).
 """
 
+import pathlib
 import uuid
 
 import numpy as np
@@ -46,7 +47,7 @@ UNCHANGED = {
 }
 
 
-def marked(grey):
+def marked(grey: np.ndarray) -> np.ndarray:
     """A picture with the mark below it.
 
     Args:
@@ -64,7 +65,15 @@ def marked(grey):
     return np.concatenate([grey, np.asarray(strip)])
 
 
-def write(path, grey, name, series, number, description, comments):
+def write(
+    path: pathlib.Path,
+    grey: np.ndarray,
+    name: str,
+    series: str,
+    number: int,
+    description: str,
+    comments: str,
+) -> None:
     """Writes one picture.
 
     Args:

@@ -36,38 +36,38 @@ class Volume(NamedTuple):
     voxels: np.ndarray | None = None  # int16 HU [z, y, x], where `load_volume` has put them
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The name of its file or folder without the ending; of LUNA16 the series id."""
         name = pathlib.Path(os.path.abspath(self.path)).name  # of '.' and '..' too
         return name[: len(name) - len(suffix(name))]
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, ...]:
         """Voxels, (x, y, z)."""
         return self.header.grid.size
 
     @property
-    def spacing(self):
+    def spacing(self) -> tuple[float, ...]:
         """Millimetres per voxel, (x, y, z)."""
         return self.header.grid.spacing
 
     @property
-    def packed(self):
+    def packed(self) -> bool:
         """Whether a part of it costs as much as the whole."""
         return self.header.packed
 
     @property
-    def kernel(self):
+    def kernel(self) -> str:
         """The convolution kernel of the reconstruction, as its maker names it; '' if not known."""
         return getattr(self.header, 'kernel', '')
 
     @property
-    def remarks(self):
+    def remarks(self) -> list[str]:
         """Lines on what was left out or changed."""
         return getattr(self.header, 'remarks', ())
 
     @property
-    def flips(self):
+    def flips(self) -> Any:
         """Whether the stored x, y, z axes run against the world axes.
 
         Some LUNA16 series are stored turned by 180 degrees.
@@ -75,13 +75,13 @@ class Volume(NamedTuple):
         return tuple(self.header.grid.direction[4 * axis] < 0 for axis in range(3))
 
 
-def suffix(path):
+def suffix(path: pathlib.Path) -> str:
     """Returns '.nii.gz', '.mhd' or another ending of a volume file in lower case, or ''."""
     name = pathlib.Path(path).name.lower()
     return next((end for end in FORMATS if name.endswith(end)), '')
 
 
-def find_volumes(folder):
+def find_volumes(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Finds all volume files in a folder, its sub-folders and its .zip archives.
 
     The folder may be flat, or hold subset0 to subset9. A series that lies both in a folder and in
@@ -106,7 +106,7 @@ def find_volumes(folder):
     return volumes
 
 
-def open_volume(path, hu=''):
+def open_volume(path: str | pathlib.Path, hu: str = '') -> Volume:
     """Reads the header of a volume file and checks that its data are there. No voxel is kept.
 
     Args:
@@ -130,13 +130,13 @@ def open_volume(path, hu=''):
     )
 
 
-def of_header(header, hu=''):
+def of_header(header: Any, hu: str = '') -> Volume:
     """The Volume of a header that a format has read and checked."""
     image = header.grid.place(sitk.Image([1, 1, 1], sitk.sitkUInt8))
     return Volume(header.path, header, image, hounsfield.parse(hu))
 
 
-def check_axial(volume):
+def check_axial(volume: Volume) -> None:
     """Refuses a volume whose stored slices are not axial.
 
     Raises:
@@ -151,7 +151,7 @@ def check_axial(volume):
         )
 
 
-def load_volume(volume):
+def load_volume(volume: Volume) -> np.ndarray:
     """Reads all voxels of a Volume into RAM and checks that they are HU.
 
     Returns:
@@ -192,7 +192,7 @@ def _check_hu(volume, hu):
         hounsfield.check(hu, volume.path, ','.join(f'{part:g}' for part in volume.hu))
 
 
-def extract(volume, index, size):
+def extract(volume: Volume, index: Any, size: Any) -> np.ndarray:
     """Reads a block of voxels. Of a volume that is not packed nothing else is read.
 
     Args:
@@ -212,7 +212,7 @@ def extract(volume, index, size):
     return voxels[tuple(slice(i, i + n) for i, n in zip(index[::-1], size[::-1]))]
 
 
-def read_slice(volume, z):
+def read_slice(volume: Volume, z: int) -> np.ndarray:
     """Reads stored slice z of an axial Volume as an image: HU float32 [H, W].
 
     Columns run to the patient's left and rows to the back, whatever way the volume is stored.
@@ -226,7 +226,7 @@ def read_slice(volume, z):
     return hu[:: -1 if flip_y else 1, :: -1 if flip_x else 1].astype(np.float32)
 
 
-def lps(volume):
+def lps(volume: Volume) -> tuple[np.ndarray, Any, str]:
     """All voxels of a Volume, turned so that x runs to the left, y to the back, z to the head.
 
     Returns:
@@ -241,7 +241,7 @@ def lps(volume):
     return sitk.GetArrayFromImage(image), Grid.of(image), code
 
 
-def write(path, array, grid, code):
+def write(path: str | pathlib.Path, array: np.ndarray, grid: Any, code: str) -> None:
     """Writes a volume in the orientation of the file that it came from.
 
     Args:

@@ -1,6 +1,6 @@
 """Windows: the range of Hounsfield units (HU) that becomes the 256 grey levels of an image."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ WINDOWS = {
 AIR = -1024.0  # HU of what is not in the image
 
 
-def to_grey(hu, window=WINDOWS['lung']):
+def to_grey(hu: np.ndarray, window: tuple[float, float] = WINDOWS['lung']) -> np.ndarray:
     """Turns HU into grey levels: floor(256 (hu - low) / (high - low)), at most 255.
 
     HU are clipped to the window first, so -3024 outside the field of view is black. Volumes are
@@ -45,7 +45,7 @@ def to_grey(hu, window=WINDOWS['lung']):
     return np.minimum(256 * share, 255).astype(np.uint8)
 
 
-def whole_range(hu):
+def whole_range(hu: np.ndarray) -> Any:
     """Returns the Window of one slice from its lowest to its highest HU.
 
     The paper's sample slices seem to be scaled so. What lies outside the field of view (-2048,
@@ -55,7 +55,9 @@ def whole_range(hu):
     return Window(low, max(high, low + 1))
 
 
-def rewindow(grey, stored, shown):
+def rewindow(
+    grey: np.ndarray, stored: tuple[float, float], shown: tuple[float, float]
+) -> np.ndarray:
     """The grey levels that another window gives, of an image that is grey already.
 
     Each grey level stands for the middle of the HU that it was made of. What is beyond the stored

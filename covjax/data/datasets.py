@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ class Examples(NamedTuple):
     parts: np.ndarray | None = None  # int32 [N], which part of the spec each is from
 
 
-def read(spec, data_dir, size, view=None):
+def read(spec: str, data_dir: str, size: int, view: Callable | None = None) -> Examples:
     """Reads the examples of a spec, each decoded once.
 
     Args:
@@ -72,7 +73,7 @@ def without_gaps(numbers):
     return np.unique([*numbers], return_inverse=True)[1].astype(np.int32)
 
 
-def classes(spec, data_dir):
+def classes(spec: str, data_dir: str) -> tuple[str, ...]:
     """The names of labels 0, 1, ... of the data sets of a spec, which must be the same in all.
 
     A data set without a label is fine beside others.
@@ -135,12 +136,12 @@ def each_native(spec, data_dir, limit=None):
         yield decoded(record.image), row
 
 
-def read_native(spec, data_dir, limit=None):
+def read_native(spec: str, data_dir: str, limit: int | None = None) -> list[tuple[np.ndarray, Row]]:
     """Returns a list of what `each_native` yields: [(uint8 [H, W] at stored size, Row)]."""
     return list(each_native(spec, data_dir, limit))
 
 
-def read_rows(spec, data_dir):
+def read_rows(spec: str, data_dir: str) -> list[Row]:
     """Returns the rows of a spec alone, [Row]; PNG images are not decoded."""
     return [record.row for record in records(spec, data_dir)]
 
@@ -157,7 +158,7 @@ class Record(NamedTuple):
     part: int = 0  # index of the part of the spec that it is from
 
 
-def records(spec, data_dir, limit=None):
+def records(spec: str, data_dir: str, limit: int | None = None) -> 'Iterator[Record]':
     """Yields the Record of the first `limit` examples of each part of a spec, nothing decoded.
 
     Args:

@@ -1,6 +1,8 @@
 """Rows: what a data set knows of an example besides its image. No model ever sees any of it."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,7 @@ class Nodule:
     centre: tuple[float, float, float] | None = None  # mm from the centre of a patch, x y z
 
     @classmethod
-    def from_json(cls, values):
+    def from_json(cls, values: dict[str, Any]) -> 'Nodule':
         """Makes a Nodule from a dict of its fields; other keys are passed over."""
         names = {field.name for field in dataclasses.fields(cls)}
         known = {name: value for name, value in values.items() if name in names}
@@ -31,7 +33,7 @@ class Nodule:
                 known[name] = tuple(known[name])
         return cls(**known)
 
-    def as_json(self):
+    def as_json(self) -> dict[str, Any]:
         """Returns a dict of the fields that are known, by name, with lists for tuples."""
         values = {}
         for name in sorted(field.name for field in dataclasses.fields(self)):
@@ -67,7 +69,7 @@ class Row:
     others: dict = dataclasses.field(default_factory=dict)  # further features, by name
 
     @classmethod
-    def from_features(cls, features, label_names=()):
+    def from_features(cls, features: dict[str, Any], label_names: Sequence[str] = ()) -> 'Row':
         """Makes the Row of what TFDS reads back.
 
         Args:
@@ -89,7 +91,7 @@ class Row:
             others={key: value for key, value in values.items() if key not in known},
         )
 
-    def against_rest(self, classes, positive):
+    def against_rest(self, classes: Sequence[str], positive: str) -> 'Row':
         """This Row with label 1 where its class is the positive one, 0 of any other, -1 of none.
 
         Args:
@@ -99,7 +101,7 @@ class Row:
         return dataclasses.replace(self, label=int(against_rest(self.label, classes, positive)))
 
     @property
-    def boxes(self):
+    def boxes(self) -> list[tuple[float, float, float, float]]:
         """Boxes [(ymin, xmin, ymax, xmax)] in 0..1 of the nodules that have one."""
         return [nodule.box for nodule in self.nodules if nodule.box is not None]
 

@@ -45,7 +45,7 @@ class Metadata(TypedDict):
     default_config_name: str
 
 
-def parse(spec):
+def parse(spec: str) -> list[tuple[str, str, str | None]]:
     """Takes a spec apart.
 
     Returns:
@@ -91,7 +91,7 @@ def part(dataset, split, label):
     return f'{dataset}:{split}@{label}' if label else f'{dataset}:{split}'
 
 
-def splits(spec, data_dir):
+def splits(spec: str, data_dir: str) -> list[tuple[str, str]]:
     """Returns [(data set, split)] of a spec; all splits of a data set that is named without one.
 
     Raises:
@@ -115,7 +115,7 @@ def every_part(spec, data_dir):
     return [(dataset, name, label or None) for name in sorted(names, key=rank)]
 
 
-def locate(dataset, data_dir):
+def locate(dataset: str, data_dir: str) -> pathlib.Path:
     """Finds a prepared data set: <data_dir>/<name>[/<config>]/<version>, the newest version.
 
     Args:

@@ -1,35 +1,38 @@
 """From the scores of the slices of a patient to one score of the patient."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 LEAST = 1e-6  # probabilities of a slice are kept this far from 0 and 1
 HALF = 0.5
 
 
-def mean(scores, threshold):
+def mean(scores: np.ndarray, threshold: float) -> float:
     """The mean score, as DRE-Net has it (Song et al. 2021)."""
     del threshold
     return scores.mean()
 
 
-def highest(scores, threshold):
+def highest(scores: np.ndarray, threshold: float) -> float:
     """The highest score."""
     del threshold
     return scores.max()
 
 
-def share(scores, threshold):
+def share(scores: np.ndarray, threshold: float) -> float:
     """The share of slices at or above a threshold, as Gozes et al. 2020 have it."""
     return (scores >= threshold).mean()
 
 
-def majority(scores, threshold):
+def majority(scores: np.ndarray, threshold: float) -> float:
     """The share of slices at or above one half: at least half of them is a vote for the class."""
     del threshold
     return (scores >= HALF).mean()
 
 
-def noisy_or(scores, threshold):
+def noisy_or(scores: np.ndarray, threshold: float) -> float:
     """1 - prod(1 - P) over the slices, as Xu et al. 2020 have it: one sure slice is enough."""
     del threshold
     return -np.expm1(np.log1p(-np.clip(scores, LEAST, 1 - LEAST)).sum())
@@ -45,7 +48,9 @@ AGGREGATES = {
 }
 
 
-def by_patient(labels, scores, patients, name, threshold=HALF):
+def by_patient(
+    labels: ArrayLike, scores: ArrayLike, patients: ArrayLike, name: str, threshold: float = HALF
+) -> Any:
     """One label and one score of each patient.
 
     A patient has the positive class where any of the slices has it.

@@ -1,6 +1,9 @@
 """Whether a score of 0.8 means 80 %: Brier score, calibration error, reliability, temperature."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.metrics import brier_score_loss
@@ -12,7 +15,7 @@ CLIP = 1e-6  # scores of 0 and 1 would be infinite logits
 TEMPERATURES = (0.05, 20.0)  # the range that is searched
 
 
-def brier(labels, scores):
+def brier(labels: ArrayLike, scores: ArrayLike) -> float:
     """The Brier score: the mean squared distance of P(positive) from the label.
 
     0 is best; 0.25 is what a score of 0.5 for every image gives.
@@ -35,7 +38,7 @@ def brier(labels, scores):
     return float(brier_score_loss(labels, scores, pos_label=1))
 
 
-def reliability(labels, scores, bins=BINS):
+def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> Any:
     """The reliability curve: how many images of a score are positive.
 
     The range 0..1 is cut into equal intervals; an image on a border belongs to the upper one.
@@ -62,7 +65,7 @@ def reliability(labels, scores, bins=BINS):
     return mean(scores), mean(labels), count[filled]
 
 
-def expected_calibration_error(labels, scores, bins=BINS):
+def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> float:
     """The mean over images of the distance between score and share of positives in their interval.
 
     It is that of the positive class, of the intervals of `reliability`. It depends on their number,
@@ -86,7 +89,7 @@ def expected_calibration_error(labels, scores, bins=BINS):
     return float(np.average(np.abs(score - share), weights=count))
 
 
-def fit_temperature(labels, scores):
+def fit_temperature(labels: ArrayLike, scores: ArrayLike) -> float:
     """The temperature T for which sigmoid(logit(score) / T) has the least cross-entropy.
 
     Above 1 it softens scores that are too certain. For validation sets only. It is searched for in
@@ -115,7 +118,7 @@ def fit_temperature(labels, scores):
     return float(np.exp(found.x))
 
 
-def scaled(scores, temperature):
+def scaled(scores: ArrayLike, temperature: float) -> np.ndarray:
     """The scores at a temperature, sigmoid(logit(score) / T); their order stays.
 
     Args:

@@ -3,9 +3,10 @@
 NumPy; features, float [N, D], come from covjax.features.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from covjax.metrics.intervals import LEVEL
@@ -21,7 +22,12 @@ class Kid(NamedTuple):
     high: float
 
 
-def kid(first, second, first_groups=None, second_groups=None):
+def kid(
+    first: np.ndarray,
+    second: np.ndarray,
+    first_groups: ArrayLike | None = None,
+    second_groups: ArrayLike | None = None,
+) -> Any:
     """The kernel inception distance, with an interval.
 
     It is the unbiased squared maximum mean discrepancy of the kernel (x . y / D + 1) ** 3. Sets of
@@ -49,7 +55,12 @@ def kid(first, second, first_groups=None, second_groups=None):
     return Kid(value, float(value - half), float(value + half))
 
 
-def kid_value(first, second, first_groups=None, second_groups=None):
+def kid_value(
+    first: np.ndarray,
+    second: np.ndarray,
+    first_groups: ArrayLike | None = None,
+    second_groups: ArrayLike | None = None,
+) -> float:
     """The kernel inception distance without its interval, which takes far longer.
 
     Args:
@@ -111,7 +122,7 @@ def _numbered(groups, n):
     return np.unique(names, return_inverse=True)[1]
 
 
-def fid(first, second):
+def fid(first: np.ndarray, second: np.ndarray) -> float:
     """The Fréchet inception distance: that of normal distributions fitted to two sets.
 
     It is biased upwards, the more so the fewer images there are: two halves of one set are apart
@@ -140,7 +151,7 @@ def fid(first, second):
     return float(((means[0] - means[1]) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * root)
 
 
-def fid_floor(features, groups=None, seed=0):
+def fid_floor(features: np.ndarray, groups: ArrayLike | None = None, seed: int = 0) -> float:
     """The mean FID of two random halves of a set: what images of one kind show at half its size.
 
     Args:

@@ -6,6 +6,7 @@ for the same groups and seed.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from covjax.metrics.rates import checked
@@ -25,7 +26,9 @@ NAMES = (
 NO_INTERVAL = (float('nan'), float('nan'))
 
 
-def bootstrap(labels, scores, groups, threshold=0.5, seed=0):
+def bootstrap(
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, threshold: float = 0.5, seed: int = 0
+) -> dict[str, tuple[float, float]]:
     """The intervals of the rates of `metrics.rates`.
 
     A draw in which a rate has no value (one class only) is left out of that rate.
@@ -59,7 +62,14 @@ def bootstrap(labels, scores, groups, threshold=0.5, seed=0):
     return {name: _ends(np.mean([draw[name] for draw in draws], axis=0)) for name in NAMES}
 
 
-def auc_difference(labels, first, second, groups, seed=0, over_runs=False):
+def auc_difference(
+    labels: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    groups: ArrayLike,
+    seed: int = 0,
+    over_runs: bool = False,
+) -> tuple[float, float]:
     """The interval of the difference of two areas under the ROC curve, on the same images.
 
     Both areas are of the same draws of whole groups, so what they share cancels.
@@ -96,7 +106,7 @@ def auc_difference(labels, first, second, groups, seed=0, over_runs=False):
     return _ends(areas(first).mean(0) - areas(second).mean(0))
 
 
-def mean_interval(values, groups, seed=0):
+def mean_interval(values: ArrayLike, groups: ArrayLike, seed: int = 0) -> tuple[float, float]:
     """The interval of the mean of values.
 
     Args:
@@ -115,7 +125,7 @@ def mean_interval(values, groups, seed=0):
         return _ends(times[:, known] @ values[known] / times[:, known].sum(1))
 
 
-def mean_over_runs(values, groups, seed=0):
+def mean_over_runs(values: ArrayLike, groups: ArrayLike, seed: int = 0) -> tuple[float, float]:
     """The interval of the mean of what several runs reach on the same images.
 
     Runs and groups are drawn, each with replacement and independently of the other: the interval is
@@ -142,7 +152,9 @@ def mean_over_runs(values, groups, seed=0):
     return _ends(_of_drawn_runs(means, seed))
 
 
-def ratio_interval(numerators, denominators, groups, seed=0):
+def ratio_interval(
+    numerators: ArrayLike, denominators: ArrayLike, groups: ArrayLike, seed: int = 0
+) -> tuple[float, float]:
     """The interval of the ratio of two means, both of the same draws.
 
     Args:
@@ -160,7 +172,7 @@ def ratio_interval(numerators, denominators, groups, seed=0):
         return _ends((times @ numerators) / (times @ denominators))
 
 
-def wilson(successes, n):
+def wilson(successes: int, n: int) -> tuple[float, float]:
     """The interval of a share of independent images; it has an answer for shares of 0 and 1 too.
 
     Images of one patient are not independent: of such it is too narrow.

@@ -10,7 +10,7 @@ from scipy import stats
 LEVEL, POWER = 0.05, 0.8
 
 
-def of_error(standard_error):
+def of_error(standard_error: float) -> float:
     """The smallest difference that an estimate with a standard error resolves.
 
     Args:
@@ -19,7 +19,7 @@ def of_error(standard_error):
     return float((stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER)) * standard_error)
 
 
-def of_mean(deviation, count):
+def of_mean(deviation: float, count: int) -> float:
     """The smallest mean of paired differences that so many pairs resolve.
 
     Args:
@@ -29,7 +29,7 @@ def of_mean(deviation, count):
     return of_error(deviation / np.sqrt(count))
 
 
-def auc_error(area, positives, negatives):
+def auc_error(area: float, positives: int, negatives: int) -> float:
     """The standard error of an area under the ROC curve.
 
     Args:
@@ -46,7 +46,7 @@ def auc_error(area, positives, negatives):
     return float(np.sqrt(variance / (positives * negatives)))
 
 
-def of_auc(area, positives, negatives, correlation=0.5):
+def of_auc(area: float, positives: int, negatives: int, correlation: float = 0.5) -> float:
     """The smallest difference of two areas on the same examples that is resolved.
 
     Args:

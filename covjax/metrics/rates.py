@@ -1,13 +1,16 @@
 """Counts and rates: of one class against the rest at a threshold, and means over all classes."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn import metrics
 
 from covjax.classes import POSITIVE
 from covjax.metrics.roc import auc
 
 
-def checked(labels, scores):
+def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Labels and scores as arrays, fit for every metric.
 
     Args:
@@ -31,7 +34,9 @@ def checked(labels, scores):
     return labels.astype(int), scores
 
 
-def rates(labels, scores, threshold=0.5, positive_class=POSITIVE):
+def rates(
+    labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5, positive_class: str = POSITIVE
+) -> dict[str, Any]:
     """Counts and rates of one class against the rest at a threshold, and the area under the ROC.
 
     An image is called positive when its score reaches the threshold. tp, fp, fn, tn, recall,
@@ -78,7 +83,7 @@ def rates(labels, scores, threshold=0.5, positive_class=POSITIVE):
     }
 
 
-def confusion(labels, scores):
+def confusion(labels: ArrayLike, scores: ArrayLike) -> np.ndarray:
     """How often images of each class get the highest score for each class.
 
     Args:
@@ -104,7 +109,7 @@ def confusion(labels, scores):
     return metrics.confusion_matrix(labels, scores.argmax(1), labels=classes)
 
 
-def macro_rates(labels, scores):
+def macro_rates(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
     """Accuracy, and means over classes of the rates of each against the rest.
 
     An image is taken for the class with its highest score; the area of a class is that of its own

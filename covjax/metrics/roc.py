@@ -1,10 +1,11 @@
 """The ROC curve, the area under it, and the threshold that validation chooses on it."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn import metrics
 
 
-def curve(labels, scores):
+def curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The ROC curve.
 
     Args:
@@ -18,7 +19,7 @@ def curve(labels, scores):
     return false_positive_rate, true_positive_rate
 
 
-def auc(labels, scores):
+def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """The area under the ROC curve by the trapezoid rule, as in the paper.
 
     It is the chance that a positive image scores above a negative one, ties half.
@@ -35,7 +36,7 @@ def auc(labels, scores):
     return float(metrics.auc(*curve(labels, scores)))
 
 
-def operating_point(labels, scores):
+def operating_point(labels: ArrayLike, scores: ArrayLike) -> float:
     """The threshold with the greatest recall + specificity, in the middle between two scores.
 
     Of several equally good ones it is the highest. For validation sets only: on a test set it would

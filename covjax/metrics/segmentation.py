@@ -13,9 +13,11 @@ Scores belong to one scan. `summary` takes their mean over scans, never over poo
 would weigh a scan by its lesions.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -48,8 +50,8 @@ class Summary(NamedTuple):
     means: dict[str, Mean]  # by name of the score
 
 
-def dice(prediction, truth):
-    """The Dice coefficient, 2 |P and T| / (|P| + |T|); it equals F1 of the voxels.
+def dice(prediction: ArrayLike, truth: ArrayLike) -> float:
+    """The Dice coefficient, 2 size(P and T) / (size(P) + size(T)); it equals F1 of the voxels.
 
     Args:
         prediction, truth: masks, bool [H, W] or [Z, Y, X].
@@ -67,8 +69,8 @@ def dice(prediction, truth):
     return _share(2 * _count(prediction & truth), _count(prediction) + _count(truth))
 
 
-def iou(prediction, truth):
-    """Intersection over union, |P and T| / |P or T|, the Jaccard index.
+def iou(prediction: ArrayLike, truth: ArrayLike) -> float:
+    """Intersection over union, size(P and T) / size(P or T), the Jaccard index.
 
     Args:
         prediction, truth: masks, bool [H, W] or [Z, Y, X].
@@ -86,7 +88,7 @@ def iou(prediction, truth):
     return _share(_count(prediction & truth), _count(prediction | truth))
 
 
-def border(mask):
+def border(mask: np.ndarray) -> np.ndarray:
     """The voxels of a mask that have a face (in a slice, an edge) in common with the background.
 
     What lies beyond the array counts as background, so a mask that is cut off by the edge of the
@@ -105,7 +107,9 @@ def border(mask):
     return mask & ~ndimage.binary_erosion(mask)
 
 
-def border_distances(prediction, truth, spacing):
+def border_distances(
+    prediction: ArrayLike, truth: ArrayLike, spacing: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     """How far every border voxel of either mask is from the border of the other.
 
     Distances are exact and between centres of voxels.
@@ -139,7 +143,7 @@ def _nearest(points, others):
     return tree.query(points)[0]
 
 
-def nsd(prediction, truth, spacing, tolerance):
+def nsd(prediction: ArrayLike, truth: ArrayLike, spacing: ArrayLike, tolerance: float) -> float:
     """The normalised surface Dice, voxel border: the share of both borders within a tolerance.
 
     It counts border voxels and does not weigh them by the area of their faces. The package
@@ -175,7 +179,7 @@ def _nsd(distances, tolerance):
     return _share(_count(distances <= tolerance + ROUNDING), len(distances))
 
 
-def hd95(prediction, truth, spacing):
+def hd95(prediction: ArrayLike, truth: ArrayLike, spacing: ArrayLike) -> float:
     """The 95 % Hausdorff distance, voxel border.
 
     Of each border it takes the 95th percentile of the distances to the other one (interpolated),
@@ -209,7 +213,9 @@ def _hd95(distances, diagonal):
     return float(max(np.percentile(side, 95) for side in distances))
 
 
-def lesion_scores(prediction, truth, spacing, smallest=None):
+def lesion_scores(
+    prediction: ArrayLike, truth: ArrayLike, spacing: ArrayLike, smallest: float | None = None
+) -> dict[str, Any]:
     """How many lesions are found; a small one counts as much as a large one.
 
     Lesions are the connected components of the truth; voxels that share a corner are connected. A
@@ -304,7 +310,7 @@ def _rates_of_lesions(true, found, predicted, false):
     }
 
 
-def size(mask, spacing):
+def size(mask: ArrayLike, spacing: ArrayLike) -> float:
     """The volume of a mask of a scan in ml, or the area of one of a slice in cm2.
 
     Args:
@@ -321,7 +327,7 @@ def size(mask, spacing):
     return _count(mask) * _voxel_size(_spacing(spacing, mask.ndim))
 
 
-def size_error(prediction, truth, spacing):
+def size_error(prediction: ArrayLike, truth: ArrayLike, spacing: ArrayLike) -> float:
     """The size of the prediction less that of the truth, in ml for scans, in cm2 for slices.
 
     Args:
@@ -338,7 +344,7 @@ def size_error(prediction, truth, spacing):
     return size(prediction, spacing) - size(truth, spacing)
 
 
-def infection_percentage(mask, lungs):
+def infection_percentage(mask: ArrayLike, lungs: ArrayLike) -> float:
     """The percentage of infection: infected voxels in per cent of the voxels of the lungs.
 
     Infected voxels outside the mask of the lungs count as well, because automatic masks of lungs
@@ -363,7 +369,7 @@ def infection_percentage(mask, lungs):
     return _share(100 * _count(mask), _count(lungs))
 
 
-def infection_percentage_error(prediction, truth, lungs):
+def infection_percentage_error(prediction: ArrayLike, truth: ArrayLike, lungs: ArrayLike) -> float:
     """The percentage of infection of the prediction less that of the truth, in percentage points.
 
     Args:
@@ -380,7 +386,14 @@ def infection_percentage_error(prediction, truth, lungs):
     return infection_percentage(prediction, lungs) - infection_percentage(truth, lungs)
 
 
-def scan_scores(prediction, truth, spacing, tolerances=TOLERANCES, lungs=None, smallest=None):
+def scan_scores(
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    spacing: ArrayLike,
+    tolerances: Sequence[float] = TOLERANCES,
+    lungs: ArrayLike | None = None,
+    smallest: float | None = None,
+) -> dict[str, Any]:
     """All scores of one slice or scan.
 
     Args:
@@ -418,7 +431,9 @@ def scan_scores(prediction, truth, spacing, tolerances=TOLERANCES, lungs=None, s
     }
 
 
-def summary(scores, groups, seed=0):
+def summary(
+    scores: Sequence[dict[str, Any]], groups: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
     """The means of scores over scans, with intervals from a bootstrap over patients.
 
     Every scan counts once, however many a patient has; the bootstrap draws whole patients.
@@ -454,7 +469,7 @@ def _mean(values, groups, seed):
     return Mean(_share(np.nansum(values), counted), *mean_interval(values, groups, seed), counted)
 
 
-def stretched(soft):
+def stretched(soft: np.ndarray) -> np.ndarray:
     """A soft map stretched to 0..1 by its own least and greatest value.
 
     The published evaluation of Inf-Net does this to every map. A map without any lesion then has a
@@ -471,7 +486,7 @@ def stretched(soft):
     return (soft - low) / (high - low) if high > low else np.zeros_like(soft)
 
 
-def dice_by_threshold(soft, truth):
+def dice_by_threshold(soft: np.ndarray, truth: np.ndarray) -> Any:
     """The Dice coefficient of `soft >= t` for each t of THRESHOLDS: 1, 254/255, ..., 1/255, 0.
 
     Args:
@@ -500,7 +515,7 @@ def dice_by_threshold(soft, truth):
     return np.where(nothing, np.nan, both / np.where(nothing, 1, all_of_either))
 
 
-def soft_scores(soft, truth):
+def soft_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """The scores of a soft map: its mean Dice over 256 thresholds, and its Dice at 0.5.
 
     "Dice" of the COVID-SemiSeg benchmark, in which Inf-Net has 0.682, is the mean over images of

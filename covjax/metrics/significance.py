@@ -4,9 +4,10 @@ Holm adjusts the p values of several such tests. Images count as independent, wh
 of one patient are not: then the p values are too small.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from covjax.metrics.rates import checked
@@ -19,7 +20,7 @@ class Comparison(NamedTuple):
     p: float  # two-sided; 1 where there is nothing to tell apart, NaN where nothing can be said
 
 
-def delong(labels, first, second):
+def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> Any:
     """DeLong's test of two areas under ROC curves of the same images.
 
     Args:
@@ -69,7 +70,7 @@ def _variance(parts):
     return np.var(np.subtract(first, second), ddof=1) / count if count > 1 else np.nan
 
 
-def mcnemar(labels, first, second):
+def mcnemar(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> Any:
     """McNemar's exact test of whether two classifiers decide equally many images right.
 
     It counts only the images that exactly one of the two decides right.
@@ -97,7 +98,7 @@ def mcnemar(labels, first, second):
     return Comparison((only_first - only_second) / len(labels), float(p))
 
 
-def holm(p_values):
+def holm(p_values: ArrayLike) -> Any:
     """Adjusts the p values of several tests by Holm's method.
 
     Rejecting where an adjusted one is below a level keeps the chance of any false rejection below

@@ -5,7 +5,10 @@ variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
 logits = model.apply(variables, images)  # images [B, H, W, 1] float in [-1, 1]
 """
 
+from typing import Any
+
 import jax.numpy as jnp
+from flax import linen as nn
 
 from covjax import InputError, choice
 from covjax.models.densenet import DenseNet169
@@ -40,7 +43,7 @@ PUBLISHED = ('vgg16', 'resnet50', 'inception_v3', 'inception_resnet_v2', 'densen
 DTYPES = ('float32', 'bfloat16')
 
 
-def create(name, num_classes=2, **options):
+def create(name: str, num_classes: int | None = 2, **options: Any) -> nn.Module:
     """The module of a network by its name.
 
     Args:
@@ -63,7 +66,7 @@ def create(name, num_classes=2, **options):
     return networks[name](num_classes=num_classes, **options)
 
 
-def compute_dtype(config):
+def compute_dtype(config: Any) -> Any:
     """The dtype that config.dtype names, in which a network computes.
 
     Parameters, statistics of norms, losses and optimizers are float32 in any case.

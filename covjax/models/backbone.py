@@ -5,6 +5,7 @@ A family gives its body and a few facts; the head is one and the same for all.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -35,7 +36,9 @@ class Backbone(nn.Module):
     hidden: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x, train=False, endpoints=False, valid=None):
+    def __call__(
+        self, x: jax.Array, train: bool = False, endpoints: bool = False, valid: Any = None
+    ) -> Any:
         """Applies the network.
 
         Args:

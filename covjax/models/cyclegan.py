@@ -11,6 +11,7 @@ UPSAMPLE.
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -32,7 +33,7 @@ def _conv(dtype):
     return partial(nn.Conv, dtype=dtype, kernel_init=normal_init, conv_general_dilated=convolve)
 
 
-def check_size(side):
+def check_size(side: int) -> None:
     """Refuses a side of training images, config.image_size, that the generator cannot halve twice.
 
     Raises:
@@ -52,7 +53,7 @@ class ResidualBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]."""
         conv = partial(_conv(self.dtype), x.shape[-1], (3, 3), padding='VALID')
         norm = READ_NORMS[self.norm]
@@ -74,7 +75,7 @@ class Generator(nn.Module):
     channels: int | None = None  # of the output; None: as many as the input has
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, channels] float32 in (-1, 1)."""
         conv = _conv(self.dtype)
         norm = READ_NORMS[self.norm]
@@ -108,7 +109,7 @@ class Discriminator(nn.Module):
     depth: int = 4  # of convolutions before the last
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> logits [B, H/8 - 2, W/8 - 2, 1] float32.
 
         With last_stride=2 they are [B, H/16 - 1, W/16 - 1, 1], with depth=3 [B, H/4 - 2, W/4 - 2,

@@ -30,7 +30,7 @@ class Pooled(NamedTuple):
     weights: jax.Array  # float32 [B, K], how much each slice counts; they add up to 1
 
 
-def total(values, valid):
+def total(values: jax.Array, valid: jax.Array) -> jax.Array:
     """The sum over slices, the same in any order and with any number of slices that do not count.
 
     Args:
@@ -46,7 +46,7 @@ def total(values, valid):
     return reduce(jnp.add, jnp.moveaxis(counted, 1, 0))
 
 
-def each_slice(layers, features):
+def each_slice(layers: Any, features: jax.Array) -> jax.Array:
     """Layers on the features [B, K, F] of one slice after another.
 
     A product of all at once may be rounded otherwise where there are more of them.
@@ -60,14 +60,14 @@ class Attention(nn.Module):
     """The gated attention of Ilse et al. 2018 before its softmax: [B, F] -> [B]."""
 
     @nn.compact
-    def __call__(self, features):
+    def __call__(self, features: jax.Array) -> jax.Array:
         """w (tanh(V features) * sigmoid(U features))."""
         gate = nn.sigmoid(nn.Dense(ATTENTION, name='gate')(features))
         hidden = jnp.tanh(nn.Dense(ATTENTION, name='hidden')(features))
         return nn.Dense(1, use_bias=False, name='weight')(hidden * gate)[..., 0]
 
 
-def by_max(features, valid, head, negative):
+def by_max(features: jax.Array, valid: jax.Array, head: Any, negative: Any) -> Any:
     """COVNet's: the head on the maximum of each feature. A slice weighs what share it gives."""
     del negative
     shown = jnp.where(valid[..., None], features, -jnp.inf)
@@ -77,7 +77,7 @@ def by_max(features, valid, head, negative):
     return Pooled(jax.nn.log_softmax(head(highest)), shares.mean(-1))
 
 
-def by_mean(features, valid, head, negative):
+def by_mean(features: jax.Array, valid: jax.Array, head: Any, negative: Any) -> Any:
     """The head on the mean of each feature. Every slice weighs the same."""
     del negative
     weights = valid / valid.sum(1, keepdims=True)
@@ -85,7 +85,7 @@ def by_mean(features, valid, head, negative):
     return Pooled(jax.nn.log_softmax(head(mean)), weights)
 
 
-def by_attention(features, valid, head, negative):
+def by_attention(features: jax.Array, valid: jax.Array, head: Any, negative: Any) -> Any:
     """The head on a mean in which each slice has the weight of a gated attention."""
     del negative
     logits = each_slice(Attention(name='attention'), features)
@@ -96,7 +96,7 @@ def by_attention(features, valid, head, negative):
     return Pooled(jax.nn.log_softmax(head(pooled)), weights[..., 0])
 
 
-def by_noisy_or(features, valid, head, negative):
+def by_noisy_or(features: jax.Array, valid: jax.Array, head: Any, negative: Any) -> Any:
     """A disease is there unless no slice has it: 1 - prod(1 - P of a slice), of each disease.
 
     The negative class is there where no slice has any disease; of several diseases all
@@ -134,7 +134,9 @@ class ScanNet(nn.Module):
     axis_name: str | None = None  # devices that share the batch
 
     @nn.compact
-    def __call__(self, images, valid, location=None, train=False):
+    def __call__(
+        self, images: jax.Array, valid: jax.Array, location: Any = None, train: bool = False
+    ) -> Any:
         """Applies the network.
 
         Args:
@@ -159,7 +161,7 @@ class ScanNet(nn.Module):
         return POOLING[self.pooling](features, valid, head, self.negative)
 
     @nn.compact
-    def features(self, images, valid, train):
+    def features(self, images: jax.Array, valid: jax.Array, train: bool) -> jax.Array:
         """Pooled features of every slice, float32 [B, K, F]."""
         bags, slices = valid.shape
         flat = images.reshape(-1, *images.shape[2:])
@@ -173,7 +175,7 @@ class Located(nn.Module):
     """The layers of the location head before the last: features and a location [B, F + 1]."""
 
     @nn.compact
-    def __call__(self, joined):
+    def __call__(self, joined: jax.Array) -> jax.Array:
         """[B, F + 1] -> [B, 16]."""
         before, after = LOCATION
         features, location = joined[:, :-1], joined[:, -1:]

@@ -10,6 +10,7 @@ those on the way up; 'features' is the last, which the head sees.
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -41,7 +42,7 @@ class UNet(nn.Module):
     channels: tuple[int, ...] = (1, 3)  # C may be one of these
 
     @nn.compact
-    def __call__(self, x, train=False, endpoints=False):
+    def __call__(self, x: jax.Array, train: bool = False, endpoints: bool = False) -> Any:
         """Applies the network.
 
         Args:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -66,7 +67,7 @@ class VNet(nn.Module):
     bn_momentum: float = 0.9  # how much of the old running statistics a step keeps
 
     @nn.compact
-    def __call__(self, x, train=False, endpoints=False):
+    def __call__(self, x: jax.Array, train: bool = False, endpoints: bool = False) -> Any:
         """Applies the network.
 
         Args:

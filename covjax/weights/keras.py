@@ -20,6 +20,7 @@ import io
 import pathlib
 import re
 import zipfile
+from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -73,7 +74,14 @@ class Layer(NamedTuple):
         return f'{self.name} {self.shapes}'
 
 
-def load(model, path, channels=1, new_head=False, image_size=224, rng=None):
+def load(
+    model: Any,
+    path: str | pathlib.Path,
+    channels: int = 1,
+    new_head: bool = False,
+    image_size: int = 224,
+    rng: Any = None,
+) -> tuple[dict[str, Any], Callable]:
     """Reads the weights of a network from a file that Keras wrote of the same network.
 
     The file may be one with or without the last layer (`include_top`).
@@ -141,7 +149,7 @@ def _new_head(num_classes, features, rng):
 
 
 @functools.cache
-def preprocess(family, channels=1):
+def preprocess(family: str, channels: int = 1) -> Callable:
     """The function from images to what published weights of a family were trained on.
 
     VGG16 and ResNet-50 take BGR in 0..255 minus the ImageNet mean ('caffe'), DenseNet takes

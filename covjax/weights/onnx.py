@@ -9,6 +9,7 @@ all of them. The operations are those of our networks: another one is refused by
 import ast
 import math
 import string
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Input(NamedTuple):
     least: int = 1  # pixels of a side
     fixed: tuple[int, ...] = ()  # the sides, where the function takes no others
 
-    def dims(self):
+    def dims(self) -> tuple:
         """The shape that the function is traced with, of numbers and sizes that are left open."""
         names = [f'{self.multiple}*s{i}' for i in range(self.sides)]
         texts = map(str, self.fixed or names)
@@ -57,7 +58,7 @@ class Input(NamedTuple):
         return export.symbolic_shape(shape, constraints=open_)
 
 
-def model_of(function, takes, gives, about):
+def model_of(function: Callable, takes: Input, gives: str, about: dict[str, Any]) -> Any:
     """The ONNX model of a function, onnx.ModelProto.
 
     Args:

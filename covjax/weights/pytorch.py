@@ -4,7 +4,9 @@ That is numbered modules of one nn.Sequential, with kernels [O, I, H, W]. Only r
 needs PyTorch; nothing else here does.
 """
 
+import pathlib
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ EPSILON = 1e-5  # of PyTorch's BatchNorm
 EXAMPLE = 'give a file such as latest_net_G_A.pth'
 
 
-def load_generator(path):
+def load_generator(path: str | pathlib.Path) -> Any:
     """Reads a generator from a .pth file such as latest_net_G_A.pth.
 
     Widths, blocks, channels and norm are read off its arrays.

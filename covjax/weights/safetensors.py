@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ WRITE = 'write it with configs/export.py'
 WRITE_AGAIN = 'write it again with configs/export.py'
 
 
-def write(path, variables, about):
+def write(path: str | pathlib.Path, variables: dict[str, Any], about: dict[str, Any]) -> None:
     """Writes the arrays of a network under the names params/<module>/.../kernel.
 
     Args:
@@ -39,7 +40,9 @@ def write(path, variables, about):
             raise (drafts.refused(error, path) or error) from None
 
 
-def read(path, kind, header, added):
+def read(
+    path: str | pathlib.Path, kind: str, header: Any, added: dict[str, Any]
+) -> tuple[ConfigDict, dict[str, Any]]:
     """Reads a file that `write` wrote.
 
     Args:
