@@ -7,12 +7,23 @@ from setuptools import find_packages, setup
 
 setup(
     name='covjax',
-    version='0.6.0',
-    description='CycleGAN-synthesised COVID-19 CT and the classifiers trained on it, in JAX',
+    version='1.0.0',
+    description='Synthetic CT, networks trained on it, and audits of what scores rest on, in JAX',
     long_description=open('README.md', encoding='utf-8').read(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11',
+    classifiers=[
+        'Development Status :: 5 - Production/Stable',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Medical Science Apps.',
+        'Typing :: Typed',
+    ],
+    keywords='CT, COVID-19, CycleGAN, shortcut learning, audit, JAX, Flax',
     # The configs lie beside the package in a checkout, and inside it in a wheel.
     packages=[*find_packages(include=['covjax*', 'tfds_builders*']), 'covjax.shipped.configs'],
     package_dir={'covjax.shipped.configs': 'configs'},
@@ -47,6 +58,7 @@ setup(
         'tf': ['tensorflow-cpu'],  # only for tfds.load
         'beam': ['apache-beam'],  # luna16_patches on a cluster
         'onnx': ['onnx', 'onnxruntime'],  # classifiers from elsewhere, models for elsewhere
+        'docs': ['sphinx', 'myst-nb', 'furo'],  # python -m sphinx docs site
         'torch': ['torch', 'monai'],  # .pth generators; peers of the tests and of the benchmark
         'test': [
             *('pytest', 'pytest-xdist', 'hypothesis', 'keras>=3.10', 'ruff==0.17.6'),

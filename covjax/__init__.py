@@ -1,6 +1,6 @@
 """Lung-cancer CT turned into synthetic COVID-19 CT, and what classifiers learn from it, in JAX."""
 
-__version__ = '0.6.0'
+__version__ = '1.0.0'
 CLASSES = ('noncovid', 'covid')  # of labels 0 and 1
 
 

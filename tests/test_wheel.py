@@ -3,12 +3,15 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
 
 import pytest
 from conftest import ROOT
+
+from covjax import __version__
 
 
 @pytest.fixture(scope='module')
@@ -82,3 +85,36 @@ def test_the_checkout_is_not_what_ran(installed, tmp_path):
     command = [sys.executable, '-c', code]
     result = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
     assert pathlib.Path(result.stdout.strip()).is_relative_to(installed), result.stderr
+
+
+def test_the_wheel_says_that_it_is_typed_and_for_whom(installed):
+    assert (installed / 'covjax' / 'py.typed').is_file()
+    (info,) = installed.glob('covjax-*.dist-info')
+    metadata = (info / 'METADATA').read_text(encoding='utf-8')
+    for minor in (11, 12, 13):
+        assert f'Programming Language :: Python :: 3.{minor}' in metadata
+    for extra in ('cuda13', 'docs', 'onnx', 'test', 'torch'):
+        assert f'Provides-Extra: {extra}' in metadata
+
+
+@pytest.mark.fast
+def test_every_place_names_one_version():
+    """As a release needs it; the first heading of the changelog is of this version, or of none."""
+    read = lambda name: (ROOT / name).read_text(encoding='utf-8')
+    (of_setup,) = re.findall(r"version='([\d.]+)'", read('setup.py'))
+    (of_citation,) = re.findall(r'^version: (.+)$', read('CITATION.cff'), re.MULTILINE)
+    first = re.findall(r'^## (\S+)', read('CHANGELOG.md'), re.MULTILINE)[0]
+    assert of_setup == of_citation == __version__ and first in (__version__, 'Unreleased')
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_as_a_site_without_a_warning(tmp_path):
+    pytest.importorskip('sphinx')
+    pytest.importorskip('myst_nb')
+    command = [sys.executable, '-m', 'sphinx', '-q', '-W', ROOT / 'docs', tmp_path / 'site']
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / 'site' / 'api.html').read_text(encoding='utf-8')
+    assert 'covjax.audit.audit' in page and 'Returns' in page
+    for name in ('index', 'audit', 'notebooks/first_steps'):
+        assert (tmp_path / 'site' / f'{name}.html').is_file()
