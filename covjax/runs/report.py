@@ -13,7 +13,7 @@ from typing import Any
 from covjax import InputError, joined, provenance, require
 from covjax.audit import page as audit_page
 from covjax.audit.verdict import AuditJson
-from covjax.classes import titles
+from covjax.classes import POSITIVE, positive_classes, titles
 from covjax.ct import picture
 from covjax.data import datasets, lineage, results, specs
 from covjax.data.results import Background
@@ -83,7 +83,7 @@ OF_NETWORKS = '{area} after training on {train}'
 OF_BASELINES = '{area} for regressions that see no anatomy'
 FLAGGED = 'The audit of {model}, trained on {train}, raised {flags}.'
 NO_AUDIT = 'No audit was given, so nothing here says whether the scores rest on disease.'
-POSITIVE = (
+ABOUT_POSITIVE = (
     '{positive} is the positive class: recall is the share of {positive} images found, specificity '
     'the share of {others} images left alone.'
 )
@@ -97,9 +97,7 @@ GONE = ' The data set is no longer there.'
 AREAS = 'Areas under the ROC curve, one panel for each {panels}'
 ROC = 'ROC curves, one panel for each {panels}; areas are means over seeds'
 RELIABILITY = 'Reliability curves, one panel for each {panels}; the errors are in the table below'
-PANELS = (
-    'Lung-cancer slices beside their synthetic COVID-19 translations, with close-ups of the nodules'
-)
+PANELS = 'Slices beside their translations, with close-ups of the nodules'
 KID = 'KID of {part}, {features}'
 # The contact sheet of a test set.
 READ = 12  # examples that are read of each part of the set
@@ -228,25 +226,30 @@ def _write_panels(path, synthetic, evaluations):
         path.unlink(missing_ok=True)
         return
     read_config(synthetic, ('synthesize', 'synthesize_pairs'), 'synthetic')
-    real = _real_covid(evaluations, pictures.PANELS)
+    real = _real_positive(evaluations, pictures.PANELS)
     panels = pictures.draw_panels(pathlib.Path(synthetic) / 'synthetic', real)
     picture.save(path, panels)
 
 
-def _real_covid(evaluations, count):
-    """The first real COVID-19 images of the first test set that has some and is still there.
+def _real_positive(evaluations, count):
+    """The first real images of the positive class of the first test set that is still there.
 
     Returns:
         [uint8 [H, W]], at most `count`.
     """
     for evaluation in evaluations:
+        known = evaluation.classes
+        positive = POSITIVE if POSITIVE in known else positive_classes(known)[0]
         parts = [part for result in evaluation.results for part in specs.parse(result.test_set)]
         for dataset, split, label in parts:
-            if dataset == 'synthetic_covid_ct' or label not in (None, 'covid'):
+            if dataset.startswith(lineage.SYNTHETIC) or label not in (None, positive):
                 continue
             with contextlib.suppress(InputError):
-                spec, data_dir = f'{dataset}:{split}@covid', evaluation.background.data_dir
-                return [grey for grey, _ in datasets.read_native(spec, data_dir, count)]
+                spec = specs.part(dataset, split, positive)
+                return [
+                    grey
+                    for grey, _ in datasets.read_native(spec, evaluation.background.data_dir, count)
+                ]
     return []
 
 
@@ -393,7 +396,7 @@ def _results(page, evaluations, summary):
 def _positive(summary):
     """Which class the tables are about."""
     (positive, others), *more = tables.titles_of(summary)
-    return EACH_POSITIVE if more else POSITIVE.format(positive=positive, others=others)
+    return EACH_POSITIVE if more else ABOUT_POSITIVE.format(positive=positive, others=others)
 
 
 def _confusions(page, evaluation):
