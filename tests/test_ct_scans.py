@@ -915,11 +915,8 @@ def test_a_table_may_lie_elsewhere_and_have_further_columns(raw, tmp_path):
     write_table(tmp_path, [[*head, 'score', 'scanner'], *rows], table.name)
     data_dir = str(tmp_path / 'elsewhere')
     prepare.build('ct_scans/folder', folder, data_dir, table=str(table))
-    found = {
-        row.id: (split, row.group)
-        for split in ('train', 'validation', 'test')
-        for row in datasets.read_rows(f'ct_scans/folder:{split}', data_dir)
-    }
+    examples = all_of('ct_scans/folder', data_dir)
+    found = {key: (split, example['group']) for key, (split, example) in examples.items()}
     assert found == expected
     with pytest.raises(InputError, match='was prepared from other files'):
         write_table(tmp_path, [[*head, 'score', 'scanner'], *rows[:-1]], table.name)

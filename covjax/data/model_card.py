@@ -31,20 +31,13 @@ def text(title, what, run, takes, gives, files):
         takes, gives: sentences on what goes in and comes out.
         files: {name of a file: how it is read, as Python}.
     """
-    learned = [
-        f'| {record["role"]} | {record["dataset"]} | {len(record["images"])} | '
-        f'{len({image[1] for image in record["images"]})} | {record["through"] or "itself"} |'
-        for record in run.lineage
-    ]
-    table = ['| role | data set | images | patients or series | through |', '|---|---|---|---|---|']
     reading = [f'`{name}`:\n\n```python\n{code}\n```' for name, code in files.items()]
     parts = {
         title: [what, f'**{USE}**'],
         'In and out': [takes, gives],
         'What it learned from': [
-            f'Step {run.step} ({run.checkpoint} checkpoint), config {run.config_hash}. None of '
-            'these images, nor others of their patients or series, may test it:',
-            '\n'.join([*table, *learned]),
+            f'Step {run.step} ({run.checkpoint} checkpoint), config {run.config_hash}.',
+            *_learned(run),
         ],
         'To read it': reading,
         'Limits': ['\n'.join(f'- {limit}' for limit in LIMITS)],
@@ -54,3 +47,16 @@ def text(title, what, run, takes, gives, files):
         for name, blocks in parts.items()
     ]
     return HEAD + '\n'.join(['', '\n\n'.join(sections), ''])
+
+
+def _learned(run):
+    """What a run learned from, paragraphs of Markdown."""
+    if not (run.folder / 'lineage.json').is_file():
+        return ['What it learned from was not kept, so nothing can be ruled out as a test.']
+    table = ['| role | data set | images | patients or series | through |', '|---|---|---|---|---|']
+    for record in run.lineage:
+        groups = {image[1] for image in record['images']}
+        facts = record['role'], record['dataset'], len(record['images']), len(groups)
+        table.append(f'| {" | ".join(map(str, facts))} | {record["through"] or "itself"} |')
+    text = 'None of these images, nor others of their patients or series, may test it:'
+    return [text, '\n'.join(table)]

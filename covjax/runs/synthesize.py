@@ -56,11 +56,12 @@ def run(config, workdir):
         'generator': identity(gan, stand_in if stand_in != 'translated' else ''),
         'generator_step': gan.step,
     }
+    records = gan.lineage  # before anything is read
     target = target_of(gan, trained.data_dir_of(config))
     change = CHANGE.format(target.title)
     if stand_in != 'translated':
         change = f'as a stand-in changed by {stand_in}'
-    draft = fresh_draft(workdir, gan.lineage)
+    draft = fresh_draft(workdir, records)
     manifest = translate(config, gan, maker, draft, target)
     made_by = provenance.of(config, generator=provenance.network(gan))
     is_usual = target.classes == CLASSES and manifest[0].series
