@@ -9,6 +9,7 @@ probability of one.
 
 import importlib
 import importlib.util
+import json
 import pathlib
 import sys
 import traceback
@@ -34,7 +35,9 @@ class External(NamedTuple):
     size: int | None  # pixels a side that it asks for; None where it takes any
 
 
-def load(model: str, input_range: str = '0..1', batch_size: int = 32) -> External:
+def load(
+    model: str, input_range: str = '0..1', batch_size: int = 32, positive: str = ''
+) -> External:
     """Loads a classifier.
 
     Args:
@@ -42,9 +45,10 @@ def load(model: str, input_range: str = '0..1', batch_size: int = 32) -> Externa
             returns P(positive class) [N]; or the path of an ONNX file with one input, uint8
             [N, H, W, 1] or float [N, H, W, C] or [N, C, H, W] with 1 or 3 channels, whose first
             output is P(positive class) [N] or [N, 1], or [N, 2] with that of the positive class
-            last.
+            last. A file that names its classes, as those of covjax do, may have any number.
         input_range: of INPUT_RANGES, what a float input is fed.
         batch_size: images at a time.
+        positive: name of the positive class, for a file that names its classes.
 
     Returns:
         External.
@@ -54,7 +58,7 @@ def load(model: str, input_range: str = '0..1', batch_size: int = 32) -> Externa
     """
     choice({'input_range': input_range}, 'input_range', INPUT_RANGES)
     if model.endswith('.onnx'):
-        function, size = _of_onnx(pathlib.Path(model), input_range)
+        function, size = _of_onnx(pathlib.Path(model), input_range, positive)
     else:
         function, size = _of_python(model), None
     return External(checked(function, f'config.model={model}', batch_size), size)
@@ -78,7 +82,10 @@ def checked(function: Callable, name: str, batch_size: int = 32) -> Callable:
         found = [np.empty(0)]
         # The bar is there for those who look at a terminal.
         for part in tqdm(parts, name, unit='batch', disable=None, leave=False):
-            found.append(probabilities(_called(function, part, name), len(part), name))
+            said = _called(function, part.copy(), name)  # which may be changed in place
+            if said.dtype.kind in 'iub':
+                raise InputError(f'{name}: returned {said.dtype}, which are classes; {RETURN}')
+            found.append(probabilities(said, len(part), name))
         return np.concatenate(found)
 
     return score
@@ -160,6 +167,11 @@ def _module(model, place):
             f'config.model={model}: no module {error.name}; install it, or run the command in its '
             'folder'
         ) from None
+    except SystemExit:
+        raise InputError(
+            f'config.model={model}: ends the program when it is imported; put what it does by '
+            "itself below if __name__ == '__main__'"
+        ) from None
     except Exception as error:  # whatever anyone's module raises
         reason = str(error).splitlines()[0] if str(error) else ''
         raise InputError(
@@ -170,7 +182,7 @@ def _module(model, place):
 # ---- an ONNX file
 
 
-def _of_onnx(file, input_range):
+def _of_onnx(file, input_range, positive):
     """(function, size) of an ONNX file; size is None where it takes images of any size."""
     if not file.is_file():
         raise InputError(f'config.model={file}: no such file')
@@ -195,13 +207,27 @@ def _of_onnx(file, input_range):
             '[N, H, W, 1], or float with 1 or 3 channels'
         )
 
+    classes = json.loads(session.get_modelmeta().custom_metadata_map.get('classes', '[]'))
+    column = _column(file, classes, positive)
     output, count = session.get_outputs()[0].name, takes[0].shape[0]
 
     def run(images):
         (found,) = session.run([output], {takes[0].name: feed(images)})
+        if found.ndim == 2 and found.shape[1] == len(classes):
+            return found[:, column]
         return found[:, 1] if _are_two_probabilities(found) else found
 
     return (_in_batches_of(count, run) if isinstance(count, int) else run), size
+
+
+def _column(file, classes, positive):
+    """Which output of a file is that of the positive class, by the classes that it names."""
+    if classes and positive and positive not in classes:
+        raise InputError(
+            f'config.model={file}: tells {", ".join(classes)} apart, and config.positive_class is '
+            f'{positive}; name one of its classes'
+        )
+    return classes.index(positive) if positive in classes else len(classes) - 1
 
 
 def _in_batches_of(count, run):

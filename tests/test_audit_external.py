@@ -59,6 +59,7 @@ def test_scores_alone_are_asked_all_that_needs_no_network(drawn, tmp_path):
 
 def test_an_honest_classifier_raises_no_flag(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(external, 'MOST_OCCLUDED', 10)  # this one is slow
+    monkeypatch.setattr(occlusion, 'CELLS', 5)
     images, labels, patients = drawn
     train = Known(draw(PEOPLE, seed=0), labels, groups=[f'q{i}' for i in range(PEOPLE)])
     validation = Known(draw(PEOPLE, seed=1), labels, groups=[f'r{i}' for i in range(PEOPLE)])
@@ -146,7 +147,11 @@ def test_images_of_any_size_are_shown_at_one(tmp_path):
         ({'score': np.full(PEOPLE, 1.5)}, 'no probabilities'),
         ({'score': np.full(PEOPLE, np.nan)}, 'NaN'),
         ({'score': np.full((PEOPLE, 2), 0.5)}, 'float64 [40, 2] for 40 images'),
-        ({'score': lambda images: images[:, 0, 0, 0]}, 'no probabilities'),
+        ({'score': lambda images: images[:, 0, 0, 0]}, 'uint8, which are classes'),
+        ({'score': lambda images: images[:, 0, 0, 0] * 1.0}, 'no probabilities'),
+        ({'train': (np.zeros((3, 8, 8), np.uint8), [0, 1, 0])}, 'train: is tuple'),
+        ({'labels': ['covid'] * PEOPLE}, "labels are ['covid']"),
+        ({'labels': np.full(PEOPLE, 0.7)}, 'labels are [0.7]'),
         ({'score': lambda images: 1 / 0}, 'fails with ZeroDivisionError'),
         ({'groups': ['a']}, 'groups are [1] for 40 images'),
         ({'images': np.zeros((PEOPLE, 8, 8, 3), np.uint8)}, 'image 0 is uint8 [8, 8, 3]'),
@@ -264,6 +269,7 @@ def test_a_folder_gives_the_audit_of_the_builder_to_the_digit(raw, data_dir, tmp
         assert_same(verdict, found[name])
 
 
+@pytest.mark.slow
 def test_real_pictures_give_the_audit_of_the_builder_to_the_digit(real, tmp_path):
     prepare.build('covid_ct/clean', real / 'covid_ct', str(tmp_path / 'data'))
     sets = {split: f'covid_ct/clean:{split}' for split in ('train', 'validation', 'test')}
@@ -309,7 +315,11 @@ def assert_same(expected, found):
 WRONG = {
     'a score above 1': ({'score': 3.2}, 'scores.csv: line 2 has the score 3.2'),
     'a word': ({'score': 'high'}, 'line 2 has the score high'),
-    'no score': ({'score': ''}, '40 of 40 test images have no score'),
+    'no score': ({'score': ''}, 'has no column score'),
+    'no test': ({'split': 'train'}, 'there are no test images'),
+    'one label': ({'label': 'covid'}, 'an audit needs two classes'),
+    'some splits': ({'split': lambda i: '' if i == 5 else 'test'}, '1 of 40 lines have no split'),
+    'some sources': ({'source': lambda i: 'A' if i else ''}, '1 of 40 lines have no source'),
     'some without': ({'score': lambda i: '' if i == 7 else 0.5}, '1 of 40 test images have no'),
     'two lines': ({'file': lambda i: 'covid/patient 1/a.png'}, 'again; keep one line'),
     'a missing file': ({'file': lambda i: f'{i}.png'}, '40 of 40 lines name no image there'),
@@ -337,6 +347,135 @@ def test_a_wrong_table_is_refused_in_one_line(name, folder, tmp_path):
         run(tmp_path / 'run', source=source, scores=table)
     assert said in caught.value.message and '\n' not in caught.value.message
     assert not (tmp_path / 'run' / 'audit.html').exists()
+
+
+def table_of(folder, path, **columns):
+    """A table of the scores of a folder; further columns are values, or functions of the line."""
+    _, files, scores = folder
+    cells = {
+        key: [value(i) if callable(value) else value for i in range(PEOPLE)]
+        for key, value in columns.items()
+    }
+    return write_table(path, files, score=scores, **cells)
+
+
+@pytest.mark.parametrize('labelled', [True, False])
+def test_a_patient_in_two_splits_is_found_and_not_refused(labelled, folder, tmp_path):
+    """The builder refuses that in scans.csv; here it is what is looked for."""
+    half = {'split': lambda i: 'train' if i < 20 else 'test', 'patient': lambda i: f'p{i % 20}'}
+    label = {'label': lambda i: ('normal', 'covid')[i % 2]} if labelled else {}
+    table = table_of(folder, tmp_path / 'scores.csv', **half, **label)
+    found = run(tmp_path / 'run', source=folder[0], scores=table)['overlap and near-duplicates']
+    assert found['flag'] and '20 groups' in found['finding']
+
+
+def test_documents_with_a_slash_are_whole(folder, tmp_path):
+    columns = {
+        'document': lambda i: f'10.1101/2020.{i}',
+        'split': lambda i: 'train' if i < 20 else 'test',
+    }
+    table = table_of(folder, tmp_path / 'scores.csv', **columns)
+    found = run(tmp_path / 'run', source=folder[0], scores=table)
+    assert found['overlap and near-duplicates']['flag'] is False
+
+
+def test_what_looks_alike_in_two_splits_is_no_patient_but_a_near_copy(drawn, tmp_path):
+    """Where nobody knows the patients: a brighter copy of a test picture in training."""
+    images, labels, _ = drawn
+    copy = np.clip(images[30].astype(int) + 6, 0, 255).astype(np.uint8)
+    images, labels = np.concatenate([images, copy[None]]), [*labels, labels[30]]
+    files = []
+    for i, (image, label) in enumerate(zip(images, labels)):
+        files.append(f'{("normal", "covid")[label]}/{chr(97 + i)}.png')
+        picture.save(tmp_path / 'own' / files[-1], image)
+    splits = ['train' if i < 20 or i == PEOPLE else 'test' for i in range(len(files))]
+    scores = [0.5] * len(files)
+    table = write_table(tmp_path / 'scores.csv', files, score=scores, split=splits)
+    found = run(tmp_path / 'run', source=tmp_path / 'own', scores=table)
+    verdict = found['overlap and near-duplicates']
+    assert verdict['flag'] and verdict['finding'].startswith('test: 1 near copies')
+
+
+def test_validation_images_without_scores_are_known_to_overlap(folder, tmp_path):
+    table = table_of(
+        folder, tmp_path / 'scores.csv', patient=lambda i: f'p{i % 20}',
+        split=lambda i: 'validation' if i < 20 else 'test',
+    )  # fmt: skip
+    text = table.read_text().splitlines()
+    head = text[0].split(',').index('score')
+    lines = [line.split(',') for line in text[1:]]
+    for line in lines[:20]:
+        line[head] = ''
+    table.write_text('\n'.join([text[0], *map(','.join, lines)]))
+    found = run(tmp_path / 'run', source=folder[0], scores=table)
+    assert '20 validation' in found['overlap and near-duplicates']['finding']
+
+
+def test_training_images_of_one_class_are_known_to_overlap(folder, tmp_path):
+    table = table_of(
+        folder, tmp_path / 'scores.csv', patient=lambda i: f'p{i}',
+        split=lambda i: 'train' if i % 2 and i < 10 else 'test',
+    )  # fmt: skip
+    found = run(tmp_path / 'run', source=folder[0], scores=table)
+    assert found['overlap and near-duplicates']['flag'] is False
+    assert 'the other patients of the test set' in str(found['32x32 pixels']['rows'])
+
+
+@pytest.mark.parametrize('groups', [['p'] * PEOPLE, ['p', 'q'] * (PEOPLE // 2)])
+def test_without_several_patients_of_a_class_there_is_no_answer(groups, drawn, tmp_path):
+    images, labels, _ = drawn
+    marked = corner_mark(images, labels)
+    found = audit(marked, labels, sees_the_corner, groups, folder=tmp_path)
+    flags = flags_of(found.verdicts)
+    flags.pop('attribution')
+    assert set(flags.values()) == {None}
+
+
+def test_a_classifier_may_change_what_it_is_shown(drawn, tmp_path):
+    images, labels, patients = drawn
+    before = images.copy()
+
+    def score(shown):
+        shown[...] = 255 - shown
+        return shown.mean((1, 2, 3)) / 255.0
+
+    found = audit(images, labels, score, patients, folder=tmp_path)
+    rows = [v.rows for v in found.verdicts if v.name.startswith(('32x32', 'grey'))]
+    assert len({row[2] for of_check in rows for row in of_check}) == 1
+    assert (images == before).all()
+
+
+def test_a_module_that_ends_the_program_is_refused(folder, tmp_path):
+    (tmp_path / 'mine.py').write_text('import sys\nsys.exit(0)\n')
+    with pytest.raises(InputError, match='ends the program when it is imported'):
+        run(tmp_path / 'run', source=folder[0], model=f'{tmp_path / "mine.py"}:score')
+
+
+def test_tables_as_other_programs_write_them(folder, tmp_path):
+    """Excel's first line, labels as numbers with decimals, paths of Windows."""
+    _, files, scores = folder
+    lines = ['sep=;', 'file;score;label']
+    for i, (file, score) in enumerate(zip(files, scores)):
+        lines.append(f'{file.replace("/", chr(92))};{str(score).replace(".", ",")};{i % 2}.0')
+    (tmp_path / 'scores.csv').write_text('\r\n'.join(lines))
+    run(tmp_path / 'run', source=folder[0], scores=tmp_path / 'scores.csv')
+    written = json.loads((tmp_path / 'run/audit.json').read_text())
+    assert written['classes'] == ['0', '1'] and written['positive_class'] == '1'
+
+
+def test_absolute_paths_through_a_link_name_the_same_files(folder, tmp_path):
+    source, files, scores = folder
+    link = tmp_path / 'link'
+    link.symlink_to(source)
+    table = write_table(tmp_path / 'scores.csv', [str(link / f) for f in files], score=scores)
+    assert run(tmp_path / 'run', source=link, scores=table)['32x32 pixels']['flag'] is False
+
+
+def test_scores_the_wrong_way_round_are_said(folder, tmp_path, capsys):
+    source, files, scores = folder
+    table = write_table(tmp_path / 'scores.csv', [*files], score=1 - scores)
+    run(tmp_path / 'run', source=source, scores=table)
+    assert 'are they those of another class' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

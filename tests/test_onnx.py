@@ -191,6 +191,11 @@ def test_an_exported_classifier_is_audited_like_any_other(workdir_of_classifier,
     found = external_classifier.load(str(path))
     assert found.size is None
     np.testing.assert_allclose(found.score(images), expected, atol=1e-5)
+    # It names its classes, so that any may be the positive one.
+    other = external_classifier.load(str(path), positive='noncovid')
+    np.testing.assert_allclose(other.score(images), 1 - expected, atol=1e-5)
+    with pytest.raises(InputError, match='name one of its classes'):
+        external_classifier.load(str(path), positive='pneumonia')
 
 
 @pytest.fixture(scope='module')

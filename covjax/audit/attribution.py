@@ -213,8 +213,11 @@ def _tiles(images, heat):
 
 def _no_answer(rows, cells):
     """Why maps with `cells` (height, width) and the rows of the table say nothing, or ''."""
-    if not any(place == 'lungs' for _, place, *_ in rows):
+    of_lungs = [row for row in rows if row[1] == 'lungs']
+    if not of_lungs:
         return 'No image has both attribution and plausible lungs.'
+    if all('nan' in gained for *_, gained, _ in of_lungs):
+        return 'Intervals need several patients or series.'
     if min(cells) < CELLS:
         return (
             f'The map has {cells[0]}x{cells[1]} cells, too few to tell a lung from a chest wall: '

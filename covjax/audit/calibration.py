@@ -7,6 +7,7 @@ from covjax.metrics.calibration import brier, expected_calibration_error, fit_te
 
 NAME = 'calibration'
 DRAWS, LEVEL = 1000, 0.95
+LEAST = 5  # patients or series, of which a calibration error can be told
 LARGE = 0.05  # a smaller calibration error is none that matters
 RULE = (
     f'Red flag when the calibration error after scaling is above {LARGE} and above what calibrated '
@@ -43,6 +44,8 @@ def check(subject):
         return Verdict(name=NAME, flag=None, finding='Validation has only one class.')
     rows, off = [], []
     for test, images in subject.tests.items():
+        if len(set(images.groups)) < LEAST:
+            continue
         scores = subject.scores(images)
         rescaled = scaled(scores, temperature)
         before = expected_calibration_error(images.labels, scores)
@@ -52,6 +55,9 @@ def check(subject):
         rows.append((test, before, after, chance, *briers, temperature))
         if after > max(chance, LARGE):
             off.append(f'{after:.3f} on {test}, where {chance:.3f} could be chance')
+    if not rows:
+        finding = f'Fewer than {LEAST} patients or series cannot tell.'
+        return Verdict(name=NAME, flag=None, finding=finding)
     if off:
         finding = (
             f'Scores do not mean what they say, {_scaling(subject, temperature)}: '
@@ -71,13 +77,13 @@ def check(subject):
 
 def _temperature(subject):
     """That which validation chooses, 1 where no validation images are known, NaN of one class."""
-    if subject.validation is None:
+    if not subject.has_validation:
         return 1.0
     return fit_temperature(subject.validation.labels, subject.scores(subject.validation))
 
 
 def _scaling(subject, temperature):
     """How scores were scaled, in words."""
-    if subject.validation is None:
-        return 'unscaled, as no validation images are known'
+    if not subject.has_validation:
+        return 'unscaled, as no validation scores are known'
     return f'temperature {temperature:.2f}'

@@ -110,8 +110,11 @@ def audit(
         InputError: arrays differ in length, have other values, or the function fails.
     """
     folder = pathlib.Path(folder)
+    for name, each in (('train', train), ('validation', validation)):
+        if not isinstance(each, Known | None):
+            raise InputError(f'{name}: is {type(each).__name__}; give covjax.audit.Known(...)')
     function = checked(score, 'score') if callable(score) else None
-    scores = None if function else np.asarray(score)
+    scores = None if function else _array('test', 'score', score)
     known = Known(images, labels, groups, sources, scores)
     tests = {'test': _images('test', known, size, function)}
     both = {
@@ -142,13 +145,13 @@ def subject(folder, tests, score, train=None, validation=None, titles=TITLES):
     Raises:
         InputError: a set has images of one class only, or a test set neither scores nor `score`.
     """
-    for name, images in {'train': train, **tests}.items():
-        if images is not None and set(images.labels) != {0, 1}:
+    if not tests:
+        raise InputError('there are no test images; name some, such as by the column split')
+    for name, images in tests.items():
+        if set(images.labels) != {0, 1}:
             raise InputError(f'{name}: needs images of both classes, {titles[0]} and {titles[1]}')
     if score is None and any(images.scores is None for images in tests.values()):
         raise InputError(f'the scores of the test images are not known; {WITHOUT_SCORES}')
-    if score is None and validation is not None and validation.scores is None:
-        validation = None  # by which no temperature can be fitted; overlap knows it by lineage
     where = [train] if train is not None and _sources(train) else [*tests.values()]
     return Subject(
         folder=folder,
@@ -156,7 +159,7 @@ def subject(folder, tests, score, train=None, validation=None, titles=TITLES):
         train=train,
         validation=validation,
         tests=tests,
-        real=train,
+        real=train if train is not None and set(train.labels) == {0, 1} else None,
         origins=origins(where),
         lineage=_lineage(train, validation),
         attribute=occlusion.occlusion(score) if score else None,
@@ -184,7 +187,8 @@ def finish(folder, title, about, verdicts):
     write_json(folder / 'audit.json', page.as_json(about, verdicts))
     file = folder / 'audit.html'
     page.write(file, title, about, verdicts, prose_name='audit_external')
-    print(f'{page.red_flags(verdicts)} red flags in {file}')
+    count = page.red_flags(verdicts)
+    print(f'{count} red flag{"" if count == 1 else "s"} in {file}')
     return Audit(verdicts, file)
 
 
@@ -256,13 +260,17 @@ def _images(name, known, size, function):
         function: None where nothing is shown to it.
     """
     greys = [_grey(name, i, image) for i, image in enumerate(known.images)]
-    labels = _column(name, 'labels', known.labels, len(greys)).astype(int)
-    if not set(labels) <= {0, 1}:
+    labels = _column(name, 'labels', known.labels, len(greys))
+    if not set(labels.tolist()) <= {0, 1}:
         raise InputError(f'{name}: labels are {sorted(set(labels.tolist()))[:4]}; give 1 and 0')
+    labels = labels.astype(int)
     numbers = [str(i) for i in range(len(greys))]
     own = [f'{name} {i}' for i in numbers]
     groups, sources = (
-        default if given is None else [str(each) for each in _column(name, what, given, len(greys))]
+        default
+        if given is None
+        # What is before a '/' of a group would be taken for its source document.
+        else [str(each).replace('/', '_') for each in _column(name, what, given, len(greys))]
         for what, given, default in (
             ('groups', known.groups, own),
             ('sources', known.sources, [''] * len(greys)),
@@ -280,7 +288,7 @@ def _images(name, known, size, function):
     ]
     scores = known.scores
     if scores is not None:
-        scores = probabilities(np.asarray(scores), len(greys), f'{name}: score')
+        scores = probabilities(_array(name, 'score', scores), len(greys), f'{name}: score')
     return Images(
         spec=name,
         images=_shown(greys, size) if function else np.empty((len(greys), 0, 0, 1), np.uint8),
@@ -305,10 +313,20 @@ def _grey(name, i, image):
 
 def _column(name, what, values, count):
     """An array [count]; refuses another length."""
-    column = np.asarray(values)
+    column = _array(name, what, values)
     if column.shape != (count,):
         raise InputError(f'{name}: {what} are {list(column.shape)} for {count} images')
     return column
+
+
+def _array(name, what, values):
+    """Values as an array of NumPy; refuses what is none, such as a tensor with gradients."""
+    try:
+        return np.asarray(values)
+    except Exception as error:  # whatever the class of the values raises
+        raise InputError(
+            f'{name}: {what} cannot be read as an array of NumPy ({type(error).__name__})'
+        ) from None
 
 
 def _shown(greys, size):

@@ -27,7 +27,7 @@ COUNTED = {
     'images': 'picture was trained on',
     'groups': 'patient or series was',
     'documents': 'document or series was',
-    'validation': 'picture chose the checkpoint',
+    'validation': 'picture, patient or series chose the checkpoint',
 }
 NOTHING_FOUND = (
     'No test image, patient, document or series was used before, and no near copy was found.'

@@ -228,7 +228,7 @@ def _fitted_on(subject):
     known = {TRAINING: subject.train, 'real images': subject.real}
     sets, hashes = {}, []
     for description, images in known.items():
-        if images is None:
+        if images is None or len(set(images.labels)) < 2:
             continue
         of_images = {row.sha256 for row in images.rows}
         if of_images not in hashes:

@@ -4,6 +4,8 @@ The classifier is shown images with the lungs blacked out, the lungs alone, the 
 patches in random order.
 """
 
+import math
+
 import numpy as np
 
 from covjax.audit.verdict import TestedArea, Verdict, area, lungs_alone
@@ -132,6 +134,9 @@ def judged(subject, name, columns, with_lungs, changed, show=lambda *shown: None
     if not rows:
         finding = 'No plausible lungs were found in both classes of a test set.'
         return Verdict(name=name, flag=None, finding=finding)
+    if all(math.isnan(each.estimate.low) for each in tested):
+        finding = 'Intervals need several patients or series of each class.'
+        return Verdict(name=name, flag=None, finding=finding, columns=columns, rows=tuple(rows))
     finding = (
         f'Without lungs the score finds {subject.titles[0]} no better than chance, or keeps little '
         'of what it had.'

@@ -13,7 +13,7 @@ from covjax import CLASSES
 from covjax.classes import POSITIVE, against_rest, titles
 from covjax.data.results import Result
 from covjax.data.rows import Row
-from covjax.metrics.intervals import bootstrap
+from covjax.metrics.intervals import NO_INTERVAL, bootstrap
 from covjax.metrics.roc import auc
 from covjax.pages import tables
 from covjax.pages.figures import Estimate
@@ -162,9 +162,15 @@ class Subject(NamedTuple):
 
     @property
     def tests_and_validation(self) -> dict[str, Images]:
-        """{name: Images} of the tests, and of the validation set as 'validation' if it is known."""
-        known = {} if self.validation is None else {'validation': self.validation}
+        """{name: Images} of the tests, and of a validation set with scores as 'validation'."""
+        known = {'validation': self.validation} if self.has_validation else {}
         return {**self.tests, **known}
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation images with scores."""
+        validation = self.validation
+        return validation is not None and bool(self.score or validation.scores is not None)
 
     def scores(self, images: Images) -> np.ndarray:
         """P(positive class), float [N], of unchanged Images."""
@@ -224,7 +230,13 @@ class Area(NamedTuple):
 
 
 def area(scores, images):
-    """The Area of scores float [N] of Images, whose label 1 is positive."""
+    """The Area of scores float [N] of Images, whose label 1 is positive.
+
+    Its interval is unknown, NaN, where a class is of one patient or series.
+    """
+    groups = np.array(images.groups)
+    if min(len(np.unique(groups[images.labels == label])) for label in (0, 1)) < 2:
+        return Area(auc(images.labels, scores), *NO_INTERVAL)
     interval = bootstrap(images.labels, scores, images.groups)['auc']
     return Area(auc(images.labels, scores), *interval)
 

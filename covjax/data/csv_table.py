@@ -10,6 +10,8 @@ from covjax import InputError
 from covjax.ct import archive
 
 DELIMITERS = ',;\t'  # spreadsheets of some countries write semicolons
+HINT = re.compile(r'sep=.\r?\n', re.IGNORECASE)  # a first line that Excel writes for itself
+WHOLE = re.compile(r'\d+\.0+')
 
 
 def read(file, columns, required, give, others=False):
@@ -63,13 +65,22 @@ def file_name(text, source):
     Returns:
         str such as 'covid/a.png'; of a file elsewhere the whole path.
     """
+    if '\\' in text and '/' not in text:  # as Windows writes it
+        text = pathlib.PureWindowsPath(text).as_posix()
     path = pathlib.PurePath(text)
+    if path.is_absolute() and not path.is_relative_to(source):
+        path = pathlib.Path(path).resolve()  # through links, as the folder itself was found
     relative = path.relative_to(source) if path.is_relative_to(source) else path
     return relative.as_posix()
 
 
 def word(text):
-    """A name as labels have it: lower case, without characters that specs use."""
+    """A name as labels have it: lower case, without characters that specs use.
+
+    Of a whole number that was written with decimals, such as 1.0, it is that number.
+    """
+    if WHOLE.fullmatch(text.strip()):
+        return text.strip().partition('.')[0]
     return re.sub(r'\W+', '_', text.strip().lower()).strip('_')
 
 
@@ -77,6 +88,7 @@ def _lines(file, give):
     """(csv.DictReader, [(number of the line, {name as in the header: cell})]) of a table."""
     try:
         text = archive.read_text(file)
+        text = text[len(found[0]) :] if (found := HINT.match(text)) else text
         header = text.splitlines()[0] if text.strip() else ''
         delimiter = max(DELIMITERS, key=header.count)
         # Cells may have line breaks.

@@ -74,8 +74,20 @@ def read(file, source=''):
             )
         others = [cells[column] for column in COLUMNS[1:]]
         lines[name] = Line(name, _score(cells['score'], where), *others)
+    for column in ('split', 'source'):
+        _check_whole(file, column, lines.values())
     filled = {column for column in COLUMNS if any(cells[column] for _, cells in table)}
     return ScoreTable(lines, frozenset(filled))
+
+
+def _check_whole(file, column, lines):
+    """Refuses a column that only some lines fill in."""
+    lacking = [line.name for line in lines if not getattr(line, column)]
+    if 0 < len(lacking) < len(lines):
+        raise InputError(
+            f'{file}: {len(lacking)} of {len(lines)} lines have no {column} (first: {lacking[0]}); '
+            'fill it in, or leave the column out'
+        )
 
 
 def _score(text, where):
@@ -103,8 +115,9 @@ def completed(row, line):
     """
     if line is None:
         return row
-    patient = line.patient.replace('/', '_')
-    group = '/'.join(filter(None, [line.document, patient])) or row.group
+    # What is before the '/' of a group is its document.
+    known = [line.document.replace('/', '_'), line.patient.replace('/', '_')]
+    group = '/'.join(filter(None, known)) or row.group
     return dataclasses.replace(row, group=group, others=row.others | {'source': line.source})
 
 

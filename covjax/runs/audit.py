@@ -107,7 +107,8 @@ def run(config, workdir):
     write_json(workdir / 'audit.json', page.as_json(about, verdicts))
     command = missing(config, network, workdir, data_dir)
     page.write(workdir / 'audit.html', config.title, about, verdicts, command)
-    print(f'{page.red_flags(verdicts)} red flags in {workdir / "audit.html"}')
+    count = page.red_flags(verdicts)
+    print(f'{count} red flag{"" if count == 1 else "s"} in {workdir / "audit.html"}')
 
 
 def _check(config, network, positive):

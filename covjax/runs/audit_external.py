@@ -4,6 +4,7 @@ Images come from a folder, which is prepared inside the workdir, or from prepare
 from a table, or from the classifier itself.
 """
 
+import csv
 import dataclasses
 import pathlib
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from covjax import InputError, external_classifier, provenance
 from covjax.audit import external, metadata_baseline, scan_metadata
-from covjax.audit.verdict import Images, ask
+from covjax.audit.verdict import Images, area, ask
 from covjax.classes import check_same, is_usual, positive_class, titles
 from covjax.data import csv_table, datasets, score_table, specs
 from covjax.runs import prepare
@@ -37,12 +38,16 @@ def run(config, workdir):
         InputError: a key, a table or a file is wrong, or the classifier fails.
     """
     _check(config)
-    model = None
     if config.model:
-        range_, batch_size = config.input_range, config.batch_size
-        model = external_classifier.load(config.model, range_, batch_size)
+        _loaded(config)  # before anything is prepared
     reader = _of_folder(config, workdir) if config.source else _of_data_sets(config)
+    if len(reader.classes) < 2:
+        raise InputError(
+            f'the images have {" and ".join(reader.classes) or "no labels"}; an audit needs two '
+            'classes: give the table a column label, or put each class into a folder of its own'
+        )
     positive = positive_class(config, reader.classes)
+    model = _loaded(config, positive) if config.model else None
     sets = {
         name: _images(config, name, examples, reader, model)
         for name, examples in reader.sets.items()
@@ -56,9 +61,31 @@ def run(config, workdir):
         titles=titles(reader.classes, positive),
         **known,
     )
+    _warn(subject)
     about = provenance.of(config) | _about(config, reader, positive)
     verdicts = ask(_checks(sets), subject)
     external.finish(workdir, config.title, about, verdicts)
+
+
+def _loaded(config, positive=''):
+    """The external_classifier.External of config.model."""
+    keys = config.input_range, config.batch_size, positive
+    return external_classifier.load(config.model, *keys)
+
+
+def _warn(subject):
+    """Says what the scores of a test set reach, and when they are the wrong way round."""
+    for name, images in subject.tests.items():
+        reached = area(subject.scores(images), images)
+        positive, others = (int((images.labels == label).sum()) for label in (1, 0))
+        counts = f'{positive} {subject.titles[0]}, {others} {subject.titles[1]}'
+        print(f'{name}: {counts}, AUC {reached}', flush=True)
+        if reached.high < 0.5:
+            print(
+                f'{name}: the scores are lower for {subject.titles[0]}; are they those of another '
+                'class (config.positive_class)?',
+                flush=True,
+            )
 
 
 def _check(config):
@@ -96,25 +123,54 @@ class Known:
 def _of_folder(config, workdir):
     """The Known of config.source, which is prepared in the workdir."""
     source = pathlib.Path(config.source).expanduser().resolve()
-    table, named = None, ''
+    table, options = None, {}
     if config.scores:
-        file = score_table.path(config.scores)
-        table = score_table.read(file, source)
+        table = score_table.read(score_table.path(config.scores), source)
         # Without labels in the table, scans.csv or the folders of the classes have them.
-        named = str(file.resolve()) if 'label' in table.columns else ''
+        if 'label' in table.columns:
+            options = {'table': str(_as_scans(table, workdir / 'images.csv'))}
     data_dir = str(workdir / 'data')
-    options = {'table': named} if named else {}
     prepare.build(FOLDER, config.source, data_dir, overwrite=True, **options)
     spec = '+'.join(f'{name}:{split}' for name, split in specs.splits(FOLDER, data_dir))
-    sets = {}
+    sets, left_out, volumes = {}, 0, 0
     for grey, row in datasets.each_native(spec, data_dir):
         line = table and table.lines.get(row.id)
-        if table is None or line:
-            split = line.split if line else ''
-            sets.setdefault(split or TEST, []).append((grey, score_table.completed(row, line)))
+        if table is not None and line is None:
+            left_out += 1
+            continue
+        volumes += 'slices' in row.others
+        split = (line.split if line else '') or TEST
+        sets.setdefault(split, []).append((grey, _of_split(row, line, split)))
+    if left_out:
+        print(f'{left_out} images of {config.source} have no line in {config.scores}: left out')
+    if volumes:
+        print(f'of {volumes} volumes the middle slice is shown')
     _check_found(config, table, sets)
     in_words = {name: f'{name} images of {config.source}' for name in sets}
     return Known(datasets.classes(spec, data_dir), sets, in_words, table)
+
+
+def _as_scans(table, file):
+    """Writes what the builder is to know of a table of scores -> its path.
+
+    All lines are of one split: which is a test is no matter for the builder, and a patient in two
+    splits, which it would refuse, is what an audit is to find.
+    """
+    rows = [(name, line.label, line.patient, TRAIN) for name, line in table.lines.items()]
+    with file.open('w', newline='', encoding='utf-8') as opened:
+        csv.writer(opened).writerows([('file', 'label', 'patient', 'split'), *rows])
+    return file
+
+
+def _of_split(row, line, split):
+    """A Row completed by a line; where its patient is a guess, that is one of its split alone.
+
+    What looks alike in two splits is then found as near copies, and not said of a patient.
+    """
+    completed = score_table.completed(row, line)
+    if completed.group == row.group and not row.others.get('patient'):
+        return dataclasses.replace(completed, group=f'{split}: {row.group}')
+    return completed
 
 
 def _of_data_sets(config):
@@ -185,6 +241,10 @@ def _scores(config, name, rows, table):
     lacking = [row.id for row, score in zip(rows, said) if score is None]
     if not lacking:
         return np.array(said, float)
+    if table and 'score' not in table.columns and not config.model:
+        raise InputError(
+            f'{config.scores}: has no column score; add it, or give the classifier as config.model'
+        )
     if len(lacking) < len(rows) or (name not in (TRAIN, VALIDATION) and not config.model):
         raise InputError(
             f'{config.scores}: {len(lacking)} of {len(rows)} {name} images have no score (first: '

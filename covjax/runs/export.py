@@ -4,6 +4,7 @@ As .safetensors they hold nothing but the weights; as .onnx the network itself, 
 that know neither JAX nor covjax.
 """
 
+import json
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ class Network(NamedTuple):
     takes: onnx.Input
     gives: str  # name of the output
     output: str  # what that is, for the card
+    classes: tuple[str, ...] = ()  # of the output
 
 
 def run(config, workdir):
@@ -96,6 +98,7 @@ def _write_onnx(path, network, run):
         'what': network.what,
         'use': model_card.USE,
         'output': network.output,
+        'classes': json.dumps(network.classes),
         'config_hash': run.config_hash,
         'step': run.step,
     }
@@ -128,6 +131,7 @@ def _classifier(run):
             gives='probabilities',
             output=f'Out: the probability of each class, float32 [N, {len(loaded.classes)}]: '
             f'{classes}.',
+            classes=loaded.classes,
         )
     ]
 
@@ -177,6 +181,7 @@ def _segmenter(run):
             gives='probabilities',
             output=f'Out: the probability of each class in every pixel, float32 [..., '
             f'{len(loaded.classes)}]: {classes}.',
+            classes=loaded.classes,
         )
     ]
 

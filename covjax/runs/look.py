@@ -129,7 +129,10 @@ def _prepared(config, workdir):
 
 def _check(dataset):
     if not dataset:
-        raise InputError('config.dataset is empty; name a prepared data set, for example covid_ct')
+        raise InputError(
+            'config.dataset and config.source are empty; name a prepared data set, for example '
+            'covid_ct, or give a folder'
+        )
     if '+' in dataset or '@' in dataset:
         raise InputError(
             f'config.dataset={dataset}: name one data set, or one split of it; '

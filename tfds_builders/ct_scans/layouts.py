@@ -387,8 +387,9 @@ def _are_pictures(table, scans):
 
 def _own_scan(source, where, line):
     """The Scan of a line of scans.csv, whose files are below a folder; `where` names the line."""
-    image = source / line['file']
-    mask = source / line['mask'] if line['mask'] else None
+    name = csv_table.file_name(line['file'], source)  # one name, in whatever way it is written
+    image = source / name
+    mask = source / csv_table.file_name(line['mask'], source) if line['mask'] else None
     if not (archive.is_file(image) or image.is_dir()):
         raise InputError(f'{where} names {line["file"]}, which is not there; correct the table')
     if mask and not archive.is_file(mask):
@@ -397,7 +398,6 @@ def _own_scan(source, where, line):
         raise InputError(
             f'{where} has the split {line["split"]}; write one of {", ".join(SPLITS)}, or nothing'
         )
-    name = csv_table.file_name(line['file'], source)
     return Scan(name, image, mask, csv_table.word(line['label']), line['patient'], line['split'])
 
 
