@@ -369,6 +369,25 @@ def test_a_patient_in_two_splits_is_found_and_not_refused(labelled, folder, tmp_
     assert found['flag'] and '20 groups' in found['finding']
 
 
+@pytest.mark.parametrize(
+    'file, label, said',
+    [
+        ('nowhere.png', 'covid', 'scores.csv: line 2 names nowhere.png, which is not there'),
+        (None, '?!', 'scores.csv: its lines have the label ?!, without letters'),
+    ],
+)
+def test_faults_that_the_builder_finds_name_the_table_that_a_person_wrote(
+    file, label, said, folder, tmp_path
+):
+    source, files, scores = folder
+    labels = [label, *[('normal', 'covid')[i % 2] for i in range(1, PEOPLE)]]
+    names = [file or files[0], *files[1:]]
+    table = write_table(tmp_path / 'scores.csv', names, score=scores, label=labels)
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / 'run', source=source, scores=table)
+    assert said in caught.value.message and 'images.csv' not in caught.value.message
+
+
 def test_documents_with_a_slash_are_whole(folder, tmp_path):
     columns = {
         'document': lambda i: f'10.1101/2020.{i}',

@@ -7,8 +7,8 @@ score        P(positive class), 0 to 1; may be empty for images of training
 label        the name of its class, or 0 and 1
 patient      whose it is
 document     the paper or web page that pictures of several patients may come from
-source       the hospital, scanner or data set that it comes from
-split        train, validation or test; of a table without splits all images are tests
+source       the hospital, scanner or data set that it comes from, in all lines or none
+split        train, validation or test, in all lines or none; without it all images are tests
 
 All but the first may be left out; other columns are passed over.
 """

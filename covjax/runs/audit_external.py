@@ -7,6 +7,7 @@ from a table, or from the classifier itself.
 import csv
 import dataclasses
 import pathlib
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -123,14 +124,9 @@ class Known:
 def _of_folder(config, workdir):
     """The Known of config.source, which is prepared in the workdir."""
     source = pathlib.Path(config.source).expanduser().resolve()
-    table, options = None, {}
-    if config.scores:
-        table = score_table.read(score_table.path(config.scores), source)
-        # Without labels in the table, scans.csv or the folders of the classes have them.
-        if 'label' in table.columns:
-            options = {'table': str(_as_scans(table, workdir / 'images.csv'))}
+    table = score_table.read(score_table.path(config.scores), source) if config.scores else None
     data_dir = str(workdir / 'data')
-    prepare.build(FOLDER, config.source, data_dir, overwrite=True, **options)
+    _prepare(config, table, workdir / 'images.csv', data_dir)
     spec = '+'.join(f'{name}:{split}' for name, split in specs.splits(FOLDER, data_dir))
     sets, left_out, volumes = {}, 0, 0
     for grey, row in datasets.each_native(spec, data_dir):
@@ -148,6 +144,28 @@ def _of_folder(config, workdir):
     _check_found(config, table, sets)
     in_words = {name: f'{name} images of {config.source}' for name in sets}
     return Known(datasets.classes(spec, data_dir), sets, in_words, table)
+
+
+def _prepare(config, table, file, data_dir):
+    """Builds the data set of config.source, with the labels and patients of a table that has them.
+
+    Without labels in the table, scans.csv or the folders of the classes have them.
+
+    Args:
+        config: of this run.
+        table: score_table.ScoreTable, or None.
+        file: pathlib.Path where the builder's own table is written.
+        data_dir: where to.
+    """
+    build = partial(prepare.build, FOLDER, config.source, data_dir, overwrite=True)
+    if table is None or 'label' not in table.columns:
+        build()
+        return
+    try:
+        build(table=str(_as_scans(table, file)))
+    except InputError as error:  # of what the person's own table says
+        message = error.message.replace(str(file), str(config.scores))
+        raise InputError(message, error.details) from None
 
 
 def _as_scans(table, file):
