@@ -923,6 +923,18 @@ def test_a_table_may_lie_elsewhere_and_have_further_columns(raw, tmp_path):
         prepare.build('ct_scans/folder', folder, data_dir, table=str(table))
 
 
+def test_two_folders_of_one_class_are_said(tmp_path, capsys):
+    """Their names differ in case and spaces alone, which could be an oversight."""
+    for name in ('COVID-19', 'covid 19', 'normal'):
+        for i in range(3):
+            grey = np.random.default_rng(i).integers(0, 256, (40, 40 + len(name)), np.uint8)
+            (tmp_path / 'own' / name / f'p{i}').mkdir(parents=True)
+            Image.fromarray(grey).save(tmp_path / 'own' / name / f'p{i}' / 'a.png')
+    prepare.build('ct_scans/folder', tmp_path / 'own', str(tmp_path / 'data'))
+    said = capsys.readouterr().out
+    assert 'the folders COVID-19 and covid 19 are one class, covid_19' in said
+
+
 @pytest.mark.parametrize('content', [b'\xff\xfe\x00', b'file\n"a,b\n', b'file\na\x00b\n'])
 def test_a_table_that_is_no_csv_is_refused(content, raw, refused):
     folder = raw('folder_pictures')

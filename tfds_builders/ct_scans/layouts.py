@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from covjax import CLASSES, InputError
+from covjax import CLASSES, InputError, joined
 from covjax.ct import archive, contents, dicom, luna16, volume
 from covjax.ct.masks import BACKGROUND, MOST_REGIONS
 from covjax.data import csv_table
@@ -308,6 +308,9 @@ def _of_classes(source):
     if not found:
         return None
     words = _words({each.label for each in found}, f'{source}: the folders')
+    for word in sorted(set(words.values())):
+        if len(names := [name for name, its in words.items() if its == word]) > 1:
+            remarks.append(f'the folders {joined(names)} are one class, {word}')
     scans = [
         Scan(
             each.path.relative_to(source).as_posix(),
