@@ -361,7 +361,7 @@ def test_what_is_only_unusual_is_read(raw, data_dir, tmp_path, harmless, dataset
         ('prepare.py --config.dataset=covid', 'luna16_patches/nodules'),
         ('prepare.py --config.dataset=luna16_patches/nodules', 'config.source'),
         ('prepare.py --config.dataset=covid_ct {source} --config.workers=-1', 'at least 0'),
-        ('look.py', 'config.dataset is empty'),
+        ('look.py', 'config.dataset and config.source are empty'),
         ('look.py --config.dataset=covid_ct:train@covid {data}', 'name one data set'),
         ('prepare.py --config.dataset=luna16_patches/ {source}', 'no such data set'),
         ('prepare.py --config.dataset=covid_ct {source} {nowhere}/a[1]', 'patterns'),

@@ -41,4 +41,4 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(path, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.glob('*/audit/images/areas.png'))
-    assert 'red flags in' in result.stdout
+    assert ' red flag' in result.stdout and 'audit.html' in result.stdout
