@@ -6,7 +6,7 @@ Versions, devices, memory and disk; how exact float32 and bfloat16 are; on drawn
 steps of every kind of training, whether a step gives the same bytes again, and how long it takes
 beside what a matrix product of this machine lets expect. Nothing is downloaded.
 
-Cost: three minutes on two CPU cores, nearly all of it compiling; half of that a second time.
+Cost: 138 seconds on two CPU cores with nothing compiled before (docs/speed.md).
 """
 
 from configs import base, classifier, cyclegan, pairs, scans, segmentation

@@ -18,15 +18,13 @@ each says what it took). What is finished is kept, so the same command resumes w
 rehearsal does every step of it in minutes, to see that data and paths are right.
 """
 
-from configs import base, pair_study, synthesize_pairs
+from configs import base, pair_study
 from covjax.budgets import MODES
 
 VARIANTS = {
     'full': {},
     'rehearsal': {
-        'seeds': (0,),
-        'synthesize': {'slices': synthesize_pairs.FEW, 'per_slice': 1},
-        'lesions': 'ct_scans/covid_semiseg_lesions64',  # of the rehearsal of pairs
+        **pair_study.FEW,
         'budgets': (25,),
         'cyclegan_budgets': (25,),
         'steps': {'real': 30, 'alone': 30, 'together': 30, 'fine_tuned': 30},

@@ -16,12 +16,15 @@ rehearsal does every step of it in minutes, to see that data and paths are right
 from configs import base, classifier, synthesize, synthesize_pairs
 from covjax.pair_makers import METHODS
 
+FEW = {
+    'seeds': (0,),
+    'synthesize': {'slices': synthesize_pairs.FEW, 'per_slice': 1},
+    'lesions': 'ct_scans/covid_semiseg_lesions64',  # of the rehearsal of pairs
+}
 VARIANTS = {
     'full': {},
     'rehearsal': {
-        'seeds': (0,),
-        'synthesize': {'slices': synthesize_pairs.FEW, 'per_slice': 1},
-        'lesions': 'ct_scans/covid_semiseg_lesions64',  # of the rehearsal of pairs
+        **FEW,
         'steps': {'patches': 50, 'slices': 50},
         'train': {'eval_every': 50},
     },

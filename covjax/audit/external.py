@@ -291,7 +291,7 @@ def _images(name, known, size, function):
         scores = probabilities(_array(name, 'score', scores), len(greys), f'{name}: score')
     return Images(
         spec=name,
-        images=_shown(greys, size) if function else np.empty((len(greys), 0, 0, 1), np.uint8),
+        images=shown(greys, size) if function else np.empty((len(greys), 0, 0, 1), np.uint8),
         labels=labels,
         rows=rows,
         native=list(zip(greys, rows)),
@@ -329,9 +329,19 @@ def _array(name, what, values):
         ) from None
 
 
-def _shown(greys, size):
-    """Images uint8 [N, H, W, 1] as a function sees them: as they are, or resized to `size`."""
+def shown(greys, size):
+    """Images uint8 [N, H, W, 1] as a function sees them: as they are where they have one size.
+
+    Args:
+        greys: [uint8 [H, W]].
+        size: pixels a side of the square that others are resized to (bilinear, aspect not kept).
+    """
     if len({grey.shape for grey in greys}) > 1:
-        shape = (size, size)
-        greys = [np.asarray(Image.fromarray(g).resize(shape, Image.BILINEAR)) for g in greys]
+        greys = squares(greys, size)
     return np.stack(greys)[..., None]
+
+
+def squares(greys, size):
+    """[uint8 [size, size]] of images uint8 [H, W], resized bilinearly, aspect not kept."""
+    resize = lambda grey: Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR)
+    return [np.asarray(resize(grey)) for grey in greys]

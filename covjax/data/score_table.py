@@ -15,7 +15,6 @@ All but the first may be left out; other columns are passed over.
 
 import dataclasses
 import math
-import pathlib
 from typing import NamedTuple
 
 from covjax import InputError
@@ -119,8 +118,3 @@ def completed(row, line):
     known = [line.document.replace('/', '_'), line.patient.replace('/', '_')]
     group = '/'.join(filter(None, known)) or row.group
     return dataclasses.replace(row, group=group, others=row.others | {'source': line.source})
-
-
-def path(text):
-    """The pathlib.Path of config.scores."""
-    return pathlib.Path(text).expanduser()

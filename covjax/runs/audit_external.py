@@ -10,7 +10,6 @@ import pathlib
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from covjax import InputError, external_classifier, provenance
 from covjax.audit import external, metadata_baseline, scan_metadata
@@ -124,7 +123,11 @@ class Known:
 def _of_folder(config, workdir):
     """The Known of config.source, which is prepared in the workdir."""
     source = pathlib.Path(config.source).expanduser().resolve()
-    table = score_table.read(score_table.path(config.scores), source) if config.scores else None
+    table = (
+        score_table.read(pathlib.Path(config.scores).expanduser(), source)
+        if config.scores
+        else None
+    )
     data_dir = str(workdir / 'data')
     _prepare(config, table, workdir / 'images.csv', data_dir)
     spec = '+'.join(f'{name}:{split}' for name, split in specs.splits(FOLDER, data_dir))
@@ -193,7 +196,7 @@ def _of_split(row, line, split):
 
 def _of_data_sets(config):
     """The Known of prepared data sets."""
-    table = score_table.read(score_table.path(config.scores)) if config.scores else None
+    table = score_table.read(pathlib.Path(config.scores).expanduser()) if config.scores else None
     named = {name: spec for spec, name in specs.test_names(config).items()}
     if taken := {TRAIN, VALIDATION} & set(named):
         raise InputError(
@@ -245,7 +248,8 @@ def _images(config, name, examples, reader, model):
         )
     scores, images = _scores(config, name, rows, reader.table), np.empty((len(rows), 0, 0, 1))
     if model:
-        images = _shown([grey for grey, _ in examples], model.size or config.image_size)
+        size = model.size or config.image_size
+        images = external.shown(external.squares([grey for grey, _ in examples], size), size)
         if scores is not None:
             _check_same_scores(config, rows, scores, model.score(images))
     labels = np.array([row.label for row in rows])
@@ -269,12 +273,6 @@ def _scores(config, name, rows, table):
             f'{lacking[0]}); give each one'
         )
     return None
-
-
-def _shown(greys, size):
-    """Images uint8 [N, size, size, 1] as a classifier sees them, aspect not kept."""
-    resize = lambda grey: Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR)
-    return np.stack([np.asarray(resize(grey)) for grey in greys])[..., None]
 
 
 def _check_same_scores(config, rows, scores, said):

@@ -174,7 +174,7 @@ def _lines(config):
     if not config.table:
         return {}
     source = pathlib.Path(config.source).expanduser().resolve()
-    return score_table.read(score_table.path(config.table), source).lines
+    return score_table.read(pathlib.Path(config.table).expanduser(), source).lines
 
 
 def _square(grey, boxes):
