@@ -309,7 +309,7 @@ def _of_classes(source):
         return None
     words = _words({each.label for each in found}, f'{source}: the folders')
     for word in sorted(set(words.values())):
-        if len(names := [name for name, its in words.items() if its == word]) > 1:
+        if len(names := sorted(name for name, its in words.items() if its == word)) > 1:
             remarks.append(f'the folders {joined(names)} are one class, {word}')
     scans = [
         Scan(
