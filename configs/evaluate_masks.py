@@ -1,4 +1,4 @@
-"""Segmenters against the masks of test sets, with published maps and simple rules beside them.
+"""Segmenters and published maps against the masks of test sets, with simple rules beside them.
 
 python launch.py --config=configs/evaluate_masks.py --workdir=runs/masks \\
     --config.segmenters=runs/lesions --config.tests=ct_scans/covid_semiseg:test \\
@@ -13,13 +13,17 @@ from configs import base
 def get_config():
     return base.stage(
         'evaluate_masks',
-        # Workdirs of segmentation runs, separated by commas, such as seeds of one training.
+        # Workdirs of segmentation runs, separated by commas, such as seeds of one training; '' to
+        # score maps or rules alone.
         segmenters='',
         checkpoint='best',  # of each: by validation, or latest
         # Maps of others for the pictures of the test set, NAME=FOLDER separated by commas; a
         # picture has the name of the slice, and its grey levels are the probability times 255.
         maps='',
         maps_sideways=False,  # whether maps lie on their side, as those for COVID-SemiSeg do
+        maps_trained_on='',  # data set that trained what drew the maps, to find near-copies of it
+        # Without segmenters: which regions of the masks, as in configs/segmentation.py.
+        regions='',
         # Test sets with masks, and what tables call them; '' uses the names of the data sets.
         tests='ct_scans/covid_semiseg:test',
         names='',

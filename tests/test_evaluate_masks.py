@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_slices_of_a_scan_are_scored_as_one_scan_in_mm(data, tmp_path):
 def test_lungs_that_are_found_are_not_scored_as_lesions(data, tmp_path):
     network = run_of(tmp_path / 'net', data)
     with pytest.raises(
-        InputError, match='config.otsu=True: finds lungs, and the segmenters ground'
+        InputError, match='config.otsu=True: finds lungs, and the masks have ground'
     ):
         evaluated(tmp_path / 'run', [network], protocol='official', otsu=True)
 
@@ -169,6 +170,29 @@ def test_maps_of_others_are_found_by_name_and_turned_as_the_config_says(data, tm
     assert means['dice_mean_of_256_thresholds']['value'] > 0.99
     with pytest.raises(InputError, match='differs in size from test/.*config.maps_sideways'):
         evaluated(tmp_path / 'run', [tmp_path / 'net'], **{**fields, 'maps_sideways': False})
+
+
+def test_maps_need_no_segmenter_to_be_scored(data, tmp_path):
+    """Alone they have the scores that they have beside one, and their own near-copies."""
+    truth, folder = segmented.read(f'{PICTURES}:test', data, regions=REGIONS), tmp_path / 'maps'
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for target, row in zip(truth.targets, truth.rows):
+        grey = (rng.random(target.shape) * 128 + 120 * (target > 0)).astype(np.uint8)
+        Image.fromarray(grey).save(folder / f'{row.id.rpartition("/")[2]}.png')
+    fields = {'maps': f'theirs={folder}', 'rules': f'{PICTURES}:train', 'protocol': 'official'}
+    beside = evaluated(tmp_path / 'beside', [run_of(tmp_path / 'net', data)], **fields)
+    alone = evaluated(tmp_path / 'alone', [], regions=REGIONS, data_dir=data, **fields)
+    assert alone['segmenters'] == [] and alone['results'] == beside['results'][1:]
+    assert alone['results'][0]['overlap'] == []
+    known = {'regions': REGIONS, 'data_dir': data, 'maps': f'theirs={folder}'}
+    with pytest.raises(InputError, match='share a picture, patient, document'):
+        evaluated(tmp_path / 'run', [], **known, maps_trained_on=f'{PICTURES}:test')
+    with pytest.raises(InputError, match='config.negatives=.*: needs a network'):
+        evaluated(tmp_path / 'run', [], **known, negatives=f'{PICTURES}:test')
+    known |= {'protocol': 'official', 'maps_trained_on': f'{PICTURES}:test'}
+    (result,) = evaluated(tmp_path / 'run', [], **known)['results']
+    assert result['overlap'] == sorted(row.id for row in truth.rows)
 
 
 @pytest.mark.fast
@@ -320,8 +344,9 @@ def test_training_images_are_refused_by_the_clean_protocol_and_left_out_beside(d
 @pytest.mark.parametrize(
     'fields, message',
     [
-        ({'segmenters': ''}, 'config.segmenters names nothing; give workdirs'),
-        ({'segmenters': ' ,'}, 'config.segmenters names nothing; give workdirs'),
+        ({'segmenters': ''}, 'config.segmenters and config.maps name nothing; give workdirs'),
+        ({'segmenters': ' ,'}, 'config.segmenters and config.maps name nothing; give workdirs'),
+        ({'regions': REGIONS}, f'config.regions={re.escape(REGIONS)}: is for maps and rules alone'),
         ({'maps': 'theirs'}, 'config.maps=theirs: write NAME=FOLDER'),
         ({'tests': 'ct_scans/covid_semiseg:all'}, 'no such split'),
         ({'rules': f'{PICTURES}:test', 'protocol': 'clean'}, 'share a picture, patient'),

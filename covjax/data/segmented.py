@@ -52,7 +52,7 @@ def read(spec, data_dir, size=0, regions=''):
         InputError: there is no such data set, it is damaged, has no masks or no such region, or two
             data sets have other regions.
     """
-    classes, tables = _tables(spec, data_dir, regions)
+    names, tables = _tables(spec, data_dir, regions)
     images, targets, rows, numbers = [], [], [], []
     for number, (dataset, part) in enumerate(parts(spec)):
         for record in datasets.records(part, data_dir):
@@ -66,7 +66,12 @@ def read(spec, data_dir, size=0, regions=''):
             digest = hashlib.sha256(target.tobytes()).hexdigest()
             rows.append(dataclasses.replace(record.row, mask_sha256=digest))
             numbers.append(number)
-    return Segmented(images, targets, rows, classes, datasets.without_gaps(numbers))
+    return Segmented(images, targets, rows, names, datasets.without_gaps(numbers))
+
+
+def classes(spec, data_dir, regions=''):
+    """The names of the classes that `read` gives, the background first, for the same arguments."""
+    return _tables(spec, data_dir, regions)[0]
 
 
 def of_slices(spec):

@@ -1,4 +1,4 @@
-"""Trained segmenters on test sets -> masks.json, a table and a page, with rules beside them.
+"""Segmenters and maps of others on test sets -> masks.json, a table and a page, rules beside them.
 
 Masks are compared at the size in which the data set stores them, one region after the other, scan
 by scan: a score is the mean over scans, with an interval over patients.
@@ -71,18 +71,18 @@ def run(config, workdir):
             protocol refuses a test set. Nothing has been scored then.
     """
     runs = _open_runs(config)
-    data_dir = config.data_dir or runs[0].data_dir
-    regions = runs[0].config.regions
+    data_dir = config.data_dir or (runs[0].data_dir if runs else '')
+    regions = runs[0].config.regions if runs else config.regions
     names = specs.test_names(config)
-    classes = runs[0].classes
+    classes = runs[0].classes if runs else segmented.classes(next(iter(names)), data_dir, regions)
     tests = {spec: read_scans(spec, data_dir, regions, classes) for spec in names}
     shown = {spec: [row for scan in scans for row in scan.rows] for spec, scans in tests.items()}
     for spec in _split(config.negatives):
         shown[spec] = datasets.read_rows(spec, data_dir)
     scans = [scan for of_test in tests.values() for scan in of_test]
-    maps = [_maps(entry, config.maps_sideways, scans) for entry in _split(config.maps)]
+    maps = _all_maps(config, data_dir, scans)
     rules = _rules(config.rules, data_dir, regions) if config.rules else []
-    for trained_on in [*(run.lineage for run in runs), *(rule.lineage for rule in rules[:1])]:
+    for trained_on in [each.lineage for each in (*runs, *maps[:1], *rules[:1])]:
         for spec, rows in shown.items():
             lineage.check(trained_on, rows, spec, config.protocol)
     otsu = [_otsu(classes)] if config.otsu else []
@@ -119,13 +119,30 @@ def _split(text):
     return [part.strip() for part in text.split(',') if part.strip()]
 
 
-def _open_runs(config):
-    """The trained.Trained of config.segmenters, which must have the same regions."""
-    if not _split(config.segmenters):
+def _check_named(config):
+    """Refuses a config that names nothing to score, or keys that what it names has no use for."""
+    if _split(config.segmenters):
+        if config.regions:
+            raise InputError(
+                f'config.regions={config.regions}: is for maps and rules alone; segmenters have '
+                'the regions that they were trained for, so leave it out'
+            )
+        return
+    if not (_split(config.maps) or config.rules or config.otsu):
         raise InputError(
-            'config.segmenters names nothing; give workdirs of segmentation runs, separated by '
-            'commas'
+            'config.segmenters and config.maps name nothing; give workdirs of segmentation runs, '
+            'or NAME=FOLDER with the maps of others, separated by commas'
         )
+    if config.negatives:
+        raise InputError(
+            f'config.negatives={config.negatives}: needs a network that draws on these images; '
+            'name one in config.segmenters, or leave it out'
+        )
+
+
+def _open_runs(config):
+    """The trained.Trained of config.segmenters, which must have the same regions; [] of none."""
+    _check_named(config)
     open_run = functools.partial(
         trained.open_run, task='segmentation', key='segmenters', which=config.checkpoint
     )
@@ -231,7 +248,16 @@ def _threshold(config, run, predict):
     return threshold
 
 
-def _maps(entry, sideways, scans):
+def _all_maps(config, data_dir, scans):
+    """The Models of config.maps, with the lineage of config.maps_trained_on."""
+    record, spec = [], config.maps_trained_on
+    if spec:
+        rows = {'train': datasets.read_rows(spec, data_dir)}
+        record = lineage.record({'train': spec}, data_dir, rows)
+    return [_maps(entry, config.maps_sideways, scans, record) for entry in _split(config.maps)]
+
+
+def _maps(entry, sideways, scans, record):
     """The Model of a folder of published maps, NAME=FOLDER, one picture for each of the Scans."""
     name, equals, folder = entry.partition('=')
     folder = pathlib.Path(folder.strip()).expanduser()
@@ -252,7 +278,7 @@ def _maps(entry, sideways, scans):
         share = maps[scan.id].astype(np.float32) / 255
         return np.stack([1 - share, share], -1)[None]
 
-    return Model(name.strip(), 'maps', soft)
+    return Model(name.strip(), 'maps', soft, record)
 
 
 def _rules(spec, data_dir, regions):
@@ -270,7 +296,7 @@ def _otsu(classes):
     """The Model of the lungs that Otsu's threshold finds."""
     if not any(masks.is_lung(part) for name in classes for part in name.split('+')):
         raise InputError(
-            f'config.otsu=True: finds lungs, and the segmenters {", ".join(classes[1:])}; leave it '
+            f'config.otsu=True: finds lungs, and the masks have {", ".join(classes[1:])}; leave it '
             'out'
         )
     return Model("Otsu's threshold", 'rule', _as_soft(lungs.mask))
@@ -509,7 +535,7 @@ def _write_page(workdir, found, empty, models, tests):
     opening = page.opening.format(
         models=joined(dict.fromkeys(result['model'] for result in found)),
         tests=joined(dict.fromkeys(result['test_name'] for result in found)),
-        # Of the model that config.segmenters names first: the best one here would be luck.
+        # Of the model that the config names first: the best one here would be luck.
         summary=f'{line(found[0])}.',
     )
     html.write(workdir / 'masks.html', page.title, opening, sections)
