@@ -66,6 +66,17 @@ def require(config, remedies):
             raise InputError(f'config.{key} is empty; {remedy}')
 
 
+def counted(number, noun, nouns=''):
+    """A number and what it counts: '1 file', '3 files'.
+
+    Args:
+        number: int.
+        noun: of one.
+        nouns: of several; '' puts an s behind `noun`.
+    """
+    return f'{number} {noun if number == 1 else nouns or f"{noun}s"}'
+
+
 def joined(names):
     """Names, any iterable of str, as English lists them: 'a', 'a and b' or 'a, b and c'."""
     *before, last = names

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
-from covjax import CLASSES, InputError, choice, kept_segmenter, segmenter
+from covjax import CLASSES, InputError, choice, counted, kept_segmenter, segmenter
 from covjax.classes import POSITIVE
 from covjax.ct import framing, lungs
 from covjax.ct.masks import is_lung
@@ -164,7 +164,8 @@ def lineage_of(config, workdir):
         if known & {row.sha256 for row in pair}:
             copies |= {row.sha256: lineage.image(row) for row in pair}
     names = '+'.join(sorted({config.pictures, *specs_of_segmenter}))
-    print(f'{names}: {len(copies)} pictures have a near copy in the other data set', flush=True)
+    alike = counted(len(copies), 'picture has', 'pictures have')
+    print(f'{names}: {alike} a near copy in the other data set', flush=True)
     images = list(copies.values())
     return [{'role': 'pictures', 'dataset': names, 'through': NEAR_COPIES, 'images': images}]
 

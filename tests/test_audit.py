@@ -212,7 +212,7 @@ def test_a_near_duplicate_across_splits_is_caught(subject):
     brighter = np.clip(copy * 0.9 + 9, 0, 255).astype(np.uint8)
     near = test._replace(native=[(brighter, test.rows[0]), *test.native[1:]])
     found = overlap.check(clean._replace(tests={'test': near}))
-    assert found.flag and '1 near copies' in found.finding and found.figures[0][0].is_file()
+    assert found.flag and '1 near copy' in found.finding and found.figures[0][0].is_file()
     assert any(f'{test.rows[0].id} is like {row.id}' in what for _, what, _ in found.rows)
 
 
@@ -222,7 +222,7 @@ def test_a_copy_across_splits_is_caught(subject):
     exact = test._replace(rows=[row, *test.rows[1:]], native=[(copy, row), *test.native[1:]])
     assert lineage.overlap(clean.lineage, exact.rows)[0]['images'] == 1
     found = overlap.check(clean._replace(tests={'test': exact}))
-    assert found.flag and '1 images' in found.finding
+    assert found.flag and '1 image' in found.finding
 
 
 def test_origins_that_look_alike_are_no_flag(subject, drawn):

@@ -88,11 +88,11 @@ def test_training_images_among_the_tests_are_found(drawn, tmp_path):
     copied = Known(np.concatenate([draw(PEOPLE, seed=0)[1:], images[:1]]), 1 - labels, others)
     found = audit(images, labels, scores, patients, train=copied, folder=tmp_path / 'picture')
     (flag,) = [v for v in found.verdicts if v.name == 'overlap and near-duplicates']
-    assert flag.flag and '1 images' in flag.finding
+    assert flag.flag and '1 image' in flag.finding
     same = Known(draw(PEOPLE, seed=0), labels, [*others[1:], 'p3'])
     found = audit(images, labels, scores, patients, train=same, folder=tmp_path / 'patient')
     (flag,) = [v for v in found.verdicts if v.name == 'overlap and near-duplicates']
-    assert flag.flag and '1 groups' in flag.finding
+    assert flag.flag and '1 group' in flag.finding
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_what_looks_alike_in_two_splits_is_no_patient_but_a_near_copy(drawn, tmp
     table = write_table(tmp_path / 'scores.csv', files, score=scores, split=splits)
     found = run(tmp_path / 'run', source=tmp_path / 'own', scores=table)
     verdict = found['overlap and near-duplicates']
-    assert verdict['flag'] and verdict['finding'].startswith('test: 1 near copies')
+    assert verdict['flag'] and verdict['finding'].startswith('test: 1 near copy')
 
 
 def test_validation_images_without_scores_are_known_to_overlap(folder, tmp_path):

@@ -275,7 +275,7 @@ def test_repeated_annotations_count_once_whatever_their_digits(raw, tmp_path, ca
     assert again != lines[0]
     file.write_text('\n'.join([header, *lines, again, apart]))
     prepare.build(NODULES, source, str(tmp_path / 'data'))
-    assert f'left out 1 repeated rows (first {len(lines)})' in capsys.readouterr().out
+    assert f'left out 1 repeated row (first {len(lines)})' in capsys.readouterr().out
     rows = [
         row
         for split in SPLITS

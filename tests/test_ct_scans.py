@@ -1162,8 +1162,8 @@ def test_what_is_left_out_of_a_dicom_folder_is_said(raw, tmp_path, capsys):
     shutil.copy(min(series.glob('*[0-9]*')), series / 'again')
     prepare.build('ct_scans/folder', folder, str(tmp_path / 'data'))
     said = capsys.readouterr().err
-    assert f'{series}: left out 1 files that are neither pictures nor CT: LICENSE' in said
-    assert f'{series}: left out 1 copies of slices' in said
+    assert f'{series}: left out 1 file that is neither a picture nor CT: LICENSE' in said
+    assert f'{series}: left out 1 copy of a slice' in said
 
 
 REGIONS = [

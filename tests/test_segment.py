@@ -182,7 +182,7 @@ def test_only_what_is_not_used_is_said_to_be_left_out(lesions, hu, tmp_path, cap
     (tmp_path / 'in' / 'note.txt').touch()
     segmented(lesions, tmp_path / 'in', tmp_path / 'run', lungs='')
     shown = capsys.readouterr().out
-    assert 'left out 1 files that are neither pictures nor CT: note.txt' in shown
+    assert 'left out 1 file that is neither a picture nor CT: note.txt' in shown
     assert 'masks of 2 files' in shown
 
 

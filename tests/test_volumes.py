@@ -884,7 +884,7 @@ def wrong_number(ds, z):
         (without_position, 'ImagePositionPatient is missing in 5 slices'),
         (other_patient, '2 patients under one series number (PatientID person 0, person 1)'),
         (other_study, '2 studies under one series number'),
-        (one_without_position, 'ImagePositionPatient is missing in 1 slices'),
+        (one_without_position, 'ImagePositionPatient is missing in 1 slice '),
         (double, '0 to 5 mm apart'),
         (gap, '2.5 to 5 mm apart'),
         (steep, 'tilted by 7'),
@@ -1043,7 +1043,7 @@ def test_what_lies_beside_a_series_is_left_out_and_named(tmp_path):
     remarks = '; '.join([*found.remarks, *contents.open_series(found).remarks])
     assert '6 files that are neither pictures nor CT' in remarks and '069.xml' in remarks
     assert '2 DICOM files that are no CT slices: report, scout' in remarks
-    assert '1 copies of slices' in remarks
+    assert '1 copy of a slice' in remarks
 
 
 def test_links_are_followed_and_pipes_left_out(tmp_path):
@@ -1098,8 +1098,8 @@ def test_folders_of_scouts_and_masks_beside_scans_are_left_out(tmp_path):
         sitk.WriteImage(image_of(phantom()), str(tmp_path / f'{name}.nii.gz'))
     files, scans, remarks = contents.scans(tmp_path, '', tmp_path / 'other')
     assert [ct.name for ct in scans] == ['ct', 'a', 'b-seg', 'mask'] and not files
-    assert 'left out 1 folders without CT slices: P1/scout' in remarks
-    assert 'left out 1 masks of the scans beside them: a_mask.nii.gz' in remarks
+    assert 'left out 1 folder without CT slices: P1/scout' in remarks
+    assert 'left out 1 mask of the scan beside it: a_mask.nii.gz' in remarks
     with pytest.raises(InputError, match='holds no CT slices'):
         contents.scans(tmp_path / 'P1' / 'scout', '', tmp_path / 'other')
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from covjax import InputError
+from covjax import InputError, counted
 from covjax.audit import (
     attribution,
     calibration,
@@ -123,9 +123,9 @@ def audit(
     }
     found = subject(folder / 'images', tests, function, titles=titles, **both)
     about = {
-        'classifier': f'{len(labels)} test images, given as arrays.',
+        'classifier': f'{counted(len(labels), "test image")}, given as arrays.',
         'model': 'The classifier',
-        'tests': {'test': f'{len(labels)} images'},
+        'tests': {'test': counted(len(labels), 'image')},
         'train': 'images that were given' if train else '',
     }
     return finish(folder, title, about, ask(CHECKS, found))
@@ -187,8 +187,7 @@ def finish(folder, title, about, verdicts):
     write_json(folder / 'audit.json', page.as_json(about, verdicts))
     file = folder / 'audit.html'
     page.write(file, title, about, verdicts, prose_name='audit_external')
-    count = page.red_flags(verdicts)
-    print(f'{count} red flag{"" if count == 1 else "s"} in {file}')
+    print(f'{counted(page.red_flags(verdicts), "red flag")} in {file}')
     return Audit(verdicts, file)
 
 

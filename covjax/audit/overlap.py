@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from covjax import counted
 from covjax.audit.verdict import Verdict
 from covjax.ct import picture
 from covjax.data import lineage
@@ -89,9 +90,9 @@ def check(subject):
             pair = f'{second.row.id} is like {first.row.id} ({first.set})'
             rows.append((test, pair, f'{value:.4f}'))
         shown += alike[:SHOWN]
-        found = [f'{n} {kind}' for kind, n in counts.items() if n]
+        found = [counted(n, kind.removesuffix('s'), kind) for kind, n in counts.items() if n]
         if alike:
-            found.append(f'{len(alike)} near copies')
+            found.append(counted(len(alike), 'near copy', 'near copies'))
         if found:
             used_before.append(f'{test}: {", ".join(found)}')
     if used_before:

@@ -29,7 +29,17 @@ class Contents(NamedTuple):
     def remarks(self):
         """A line that reports what was left out, if anything."""
         names = [str(path.relative_to(self.folder)) for path in self.others if not self._has(path)]
-        return [dicom.named(names, 'files that are neither pictures nor CT')] if names else []
+        return (
+            [
+                dicom.named(
+                    names,
+                    'file that is neither a picture nor CT',
+                    'files that are neither pictures nor CT',
+                )
+            ]
+            if names
+            else []
+        )
 
     def _has(self, path):
         """Whether a file has the voxels of a volume whose header lies beside it."""
@@ -239,7 +249,7 @@ def _without_strays(found):
     without = {folder for folder, files in folders.items() if not dicom.has_ct(files)}
     if without and len(without) < len(folders) + len(found.volumes):
         names = [str(folder.relative_to(found.folder)) for folder in without]
-        remarks.append(dicom.named(names, 'folders without CT slices'))
+        remarks.append(dicom.named(names, 'folder without CT slices', 'folders without CT slices'))
         found = found._replace(dicom=[path for path in found.dicom if path.parent not in without])
     stems = {path.parent / path.name[: -len(volume.suffix(path))] for path in found.volumes}
     masks = []
@@ -248,7 +258,13 @@ def _without_strays(found):
         if match and path.parent / match[1] in stems:
             masks.append(path)
     if masks:
-        remarks.append(dicom.named([path.name for path in masks], 'masks of the scans beside them'))
+        remarks.append(
+            dicom.named(
+                [path.name for path in masks],
+                'mask of the scan beside it',
+                'masks of the scans beside them',
+            )
+        )
         found = found._replace(volumes=[path for path in found.volumes if path not in masks])
     return found, remarks
 

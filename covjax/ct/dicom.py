@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 from scipy import ndimage
 
-from covjax import InputError
+from covjax import InputError, counted
 from covjax.ct import hounsfield
 from covjax.ct.grid import MOST_VOXELS, Grid
 
@@ -151,19 +151,21 @@ def open_series(path, files):
             raise InputError(f'{file}: is CT whose header ends early; copy it again')
     chosen = {file: header for file, header in headers.items() if _is_ct(header)}
     if others := [file.name for file in headers if file not in chosen]:
-        remarks.append(named(others, 'DICOM files that are no CT slices'))
+        remarks.append(
+            named(others, 'DICOM file that is no CT slice', 'DICOM files that are no CT slices')
+        )
     _check_one_series(path, headers, chosen)
     planes = [plane for file, header in chosen.items() for plane in _planes(file, header)]
     planes, copies = _without_copies(planes)
     if copies:
-        remarks.append(named(copies, 'copies of slices'))
+        remarks.append(named(copies, 'copy of a slice', 'copies of slices'))
     return _stack(path, planes, remarks)
 
 
-def named(names, what):
-    """A line that counts files that were left out and names the first five."""
+def named(names, what, several=''):
+    """A line that counts what was left out and names the first five, `what` as in `counted`."""
     shown = ', '.join(sorted(names)[:5]) + (', ...' if len(names) > 5 else '')
-    return f'left out {len(names)} {what}: {shown}'
+    return f'left out {counted(len(names), what, several)}: {shown}'
 
 
 def _is_ct(header):
@@ -190,7 +192,7 @@ def _check_one_series(path, headers, chosen):
         )
     series = Counter(str(header.get('SeriesInstanceUID', '')) for header in chosen.values())
     if len(series) > 1:
-        listed = '; '.join(f'{count} slices of {name}' for name, count in sorted(series.items()))
+        listed = '; '.join(f'{counted(n, "slice")} of {name}' for name, n in sorted(series.items()))
         raise InputError(
             f'{path}: holds {len(series)} DICOM series ({listed}); give a folder with one of them'
         )
@@ -369,7 +371,7 @@ def _check_alike(path, planes):
     """Refuses Planes that lack a position, or differ in what a volume has once."""
     if without := [plane.path.name for plane in planes if plane.position is None]:
         raise InputError(
-            f'{path}: ImagePositionPatient is missing in {len(without)} slices '
+            f'{path}: ImagePositionPatient is missing in {counted(len(without), "slice")} '
             f'(first {min(without)}), so their order is not known; export the series again'
         )
     for name in ('shape', 'orientation', 'spacing'):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from covjax import InputError
+from covjax import InputError, counted
 from covjax.ct import windows
 from covjax.data import specs
 from covjax.data.lesion_masks import SHAM
@@ -55,7 +55,7 @@ def read(spec: str, data_dir: str, size: int, view: Callable | None = None) -> E
         # Of volumes one slice each, or they would all be in memory at once.
         stored.append(_without_volume(record))
     if volumes:
-        print(f'{spec}: of {volumes} volumes the middle slice is shown', flush=True)
+        print(f'{spec}: of {counted(volumes, "volume")} the middle slice is shown', flush=True)
     if not stored:
         raise InputError(f'{spec} is empty; choose other splits')
     images = np.empty((len(stored), size, size, 1), np.uint8)

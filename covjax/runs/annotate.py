@@ -19,6 +19,7 @@ import numpy as np
 from covjax import (
     InputError,
     choice,
+    counted,
     drafts,
     hashes,
     provenance,
@@ -171,7 +172,7 @@ def _draw_all(config, network, found, images, ending, folder):
         if config.order != UNCERTAIN and len(drawn) == config.number:
             break
     if known:
-        print(f'{known} images were taken before', flush=True)
+        print(f'{counted(known, "image was", "images were")} taken before', flush=True)
     return drawn
 
 

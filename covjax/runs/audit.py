@@ -15,6 +15,7 @@ from covjax import (
     InputError,
     choice,
     classifier,
+    counted,
     lung_view,
     pipeline,
     provenance,
@@ -107,8 +108,7 @@ def run(config, workdir):
     write_json(workdir / 'audit.json', page.as_json(about, verdicts))
     command = missing(config, network, workdir, data_dir)
     page.write(workdir / 'audit.html', config.title, about, verdicts, command)
-    count = page.red_flags(verdicts)
-    print(f'{count} red flag{"" if count == 1 else "s"} in {workdir / "audit.html"}')
+    print(f'{counted(page.red_flags(verdicts), "red flag")} in {workdir / "audit.html"}')
 
 
 def _check(config, network, positive):

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from covjax import InputError, external_classifier, provenance
+from covjax import InputError, counted, external_classifier, provenance
 from covjax.audit import external, metadata_baseline, scan_metadata
 from covjax.audit.verdict import Images, area, ask
 from covjax.classes import check_same, is_usual, positive_class, titles
@@ -141,9 +141,10 @@ def _of_folder(config, workdir):
         split = (line.split if line else '') or TEST
         sets.setdefault(split, []).append((grey, _of_split(row, line, split)))
     if left_out:
-        print(f'{left_out} images of {config.source} have no line in {config.scores}: left out')
+        without = f'{counted(left_out, "image")} of {config.source}'
+        print(f'{without} without a line in {config.scores}: left out')
     if volumes:
-        print(f'of {volumes} volumes the middle slice is shown')
+        print(f'of {counted(volumes, "volume")} the middle slice is shown')
     _check_found(config, table, sets)
     in_words = {name: f'{name} images of {config.source}' for name in sets}
     return Known(datasets.classes(spec, data_dir), sets, in_words, table)

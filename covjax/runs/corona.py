@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from covjax import InputError, classifier, drafts, lung_view, require, scorer, trained
+from covjax import InputError, classifier, counted, drafts, lung_view, require, scorer, trained
 from covjax.audit.attribution import grad_cam
 from covjax.classes import positive_class
 from covjax.ct import contents, framing, lungs, picture, volume, windows
@@ -294,7 +294,7 @@ def write_page(config, network, workdir, rows):
     positive = [line for line in rows if line[COLUMNS.index('positive')] == 'yes']
     said = f'{len(positive)} of them are called positive. ' if network.share is not None else ''
     opening = page.opening.format(
-        files='1 scan' if len(rows) == 1 else f'{len(rows)} scans',
+        files=counted(len(rows), 'scan'),
         input=config.input,
         classifier=config.classifier,
         threshold=network.threshold,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from covjax import InputError, joined, provenance, scan_segmenter, segmenter, trained
+from covjax import InputError, counted, joined, provenance, scan_segmenter, segmenter, trained
 from covjax.audit import mask_rules
 from covjax.ct import lungs, masks, picture
 from covjax.ct.grid import Grid
@@ -539,7 +539,7 @@ def _write_page(workdir, found, empty, models, tests):
         summary=f'{line(found[0])}.',
     )
     html.write(workdir / 'masks.html', page.title, opening, sections)
-    print(f'{len(found)} results in {workdir / "masks.html"}')
+    print(f'{counted(len(found), "result")} in {workdir / "masks.html"}')
 
 
 def forest(found):

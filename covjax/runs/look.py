@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from covjax import InputError, joined, provenance
+from covjax import InputError, counted, joined, provenance
 from covjax.audit import data_only
 from covjax.audit import page as audit_page
 from covjax.audit.verdict import ask
@@ -102,9 +102,9 @@ def run(config, workdir):
     )
     html.write(path, page.title.format(dataset=config.dataset), opening, sections)
     print(
-        f'{len(examples)} examples of {config.dataset}, '
-        f'{len(straddling)} documents or series in two splits, '
-        f'{len(pairs)} near-duplicates between groups: {path}'
+        f'{counted(len(examples), "example")} of {config.dataset}, '
+        f'{counted(len(straddling), "document")} or series in two splits, '
+        f'{counted(len(pairs), "near-duplicate")} between groups: {path}'
     )
 
 

@@ -10,7 +10,7 @@ import math
 import pathlib
 from typing import Any
 
-from covjax import InputError, joined, provenance, require
+from covjax import InputError, counted, joined, provenance, require
 from covjax.audit import page as audit_page
 from covjax.audit.verdict import AuditJson
 from covjax.classes import POSITIVE, positive_classes, titles
@@ -140,7 +140,7 @@ def run(config, workdir):
         *([page.section('limits_of_synthetic')] if config.synthetic else []),
     ]
     html.write(workdir / 'report.html', config.title, page.opening.format(**opening), sections)
-    print(f'report of {len(rows)} results in {workdir / "report.html"}')
+    print(f'report of {counted(len(rows), "result")} in {workdir / "report.html"}')
 
 
 def _split(folders):
@@ -300,8 +300,7 @@ def _flagged(audit):
 
 
 def _red_flags(audit):
-    flags = sum(verdict['flag'] is True for verdict in audit['verdicts'])
-    return f'{flags} red flag{"" if flags == 1 else "s"}'
+    return counted(sum(verdict['flag'] is True for verdict in audit['verdicts']), 'red flag')
 
 
 def _audited(audit):

@@ -12,7 +12,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, drafts, joined, lung_view, require, scan_segmenter, segmenter
+from covjax import (
+    InputError,
+    counted,
+    drafts,
+    joined,
+    lung_view,
+    require,
+    scan_segmenter,
+    segmenter,
+)
 from covjax.ct import contents, lungs, masks, picture, volume, windows
 from covjax.memory import peak_of_process
 from covjax.metrics.segmentation import infection_percentage
@@ -79,7 +88,7 @@ def run(config, workdir):
     write_page(config, network, workdir, rows, count)
     for row in rows[:SHOWN]:
         print(', '.join(f'{name} {value}' for name, value in zip(COLUMNS, row) if value != ''))
-    masks_of = 'mask of 1 file' if count == 1 else f'masks of {count} files'
+    masks_of = f'{"mask" if count == 1 else "masks"} of {counted(count, "file")}'
     print(f'{masks_of} in {workdir / "masks"}, page {workdir / "segment.html"}')
 
 
@@ -313,7 +322,7 @@ def write_page(config, network, workdir, rows, count):
     """
     page = prose.read('segment')
     opening = page.opening.format(
-        files='1 file' if count == 1 else f'{count} files',
+        files=counted(count, 'file'),
         input=config.input,
         segmenter=config.segmenter,
         found=_found(rows, count, network.classes[1:]),

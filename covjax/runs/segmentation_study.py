@@ -7,7 +7,7 @@ chosen: every training has a fixed length, and masks are cut at 0.5.
 
 import numpy as np
 
-from covjax import InputError, budgets, choice, pipeline, provenance, runs, trained
+from covjax import InputError, budgets, choice, counted, pipeline, provenance, runs, trained
 from covjax.budgets import ALL, REAL, TOGETHER
 from covjax.data import datasets, specs
 from covjax.metrics import power
@@ -97,9 +97,10 @@ def print_resolution(config):
     groups = len({row.group for row in rows})
     resolved = power.of_mean(config.deviation, groups)
     print(
-        f'{config.real}:{config.read}: {len(rows)} slices in {groups} groups; a mean difference in '
-        f'Dice of {resolved:.3f} is found with a probability of {power.POWER:.0%}, where networks '
-        f'differ by {config.deviation} (standard deviation) on a slice',
+        f'{config.real}:{config.read}: {counted(len(rows), "slice")} in '
+        f'{counted(groups, "group")}; a mean difference in Dice of {resolved:.3f} is found with a '
+        f'probability of {power.POWER:.0%}, where networks differ by {config.deviation} '
+        '(standard deviation) on a slice',
         flush=True,
     )
 

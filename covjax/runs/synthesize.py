@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import NamedTuple
 
-from covjax import CLASSES, InputError, choice, provenance, stand_ins, trained
+from covjax import CLASSES, InputError, choice, counted, provenance, stand_ins, trained
 from covjax.classes import POSITIVE
 from covjax.ct import picture
 from covjax.data import coco, data_card, datasets, domains, lineage, specs, synthetic
@@ -212,7 +212,7 @@ def translate(config, gan, maker, folder, target):
         manifest += rows
         seconds = time.monotonic() - began
         rate = f'{len(rows) / seconds:.0f}/s, {duration(seconds)}'
-        print(f'{spec}  {len(rows)} slices translated, {rate}', flush=True)
+        print(f'{spec}  {counted(len(rows), "slice")} translated, {rate}', flush=True)
     return manifest
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from covjax import InputError, choice, pair_makers, pair_pictures, provenance, trained
+from covjax import InputError, choice, counted, pair_makers, pair_pictures, provenance, trained
 from covjax.ct import picture
 from covjax.data import gaps, lineage, specs
 from covjax.data.lesion_masks import KINDS, SHAM
@@ -144,7 +144,7 @@ def write_pairs(config, generator, facts, folder):
         synthesize.check_new(slices.rows, manifest, 'slices')
         manifest += _of_split(config, slices, drawn, fill, facts, folder, spec)
         seconds = time.monotonic() - began
-        print(f'{spec}  {len(slices.rows)} slices, {duration(seconds)}', flush=True)
+        print(f'{spec}  {counted(len(slices.rows), "slice")}, {duration(seconds)}', flush=True)
     return manifest
 
 

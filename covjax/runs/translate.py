@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError, choice, drafts, generator, require
+from covjax import InputError, choice, counted, drafts, generator, require
 from covjax.ct import contents, picture, volume, windows
 from covjax.data import batches
 from covjax.pages import pictures
@@ -49,7 +49,7 @@ def run(config, workdir):
             pairs = translate_volume(config, translator, ct, draft)
         if config.side_by_side:
             picture.save(workdir / 'side_by_side.png', side_by_side(pairs))
-    what = f'{len(files)} pictures' if files else '1 volume'
+    what = counted(len(files), 'picture') if files else '1 volume'
     print(f'{what} translated {config.direction} in {final}')
 
 

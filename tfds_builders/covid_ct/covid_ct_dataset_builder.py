@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 import tensorflow_datasets as tfds
 
-from covjax import InputError
+from covjax import InputError, counted
 from covjax.ct import archive, framing
 from tfds_builders import _base
 
@@ -138,10 +138,12 @@ class Builder(_base.ArrayRecordBuilder):
         if len(_meta_tables(folder)) < 2:
             remark += '; without both meta tables patients are guessed from file names'
         elif guessed:
-            remark += f'; patients of {len(guessed)} pictures are guessed from file names'
+            remark += (
+                f'; patients of {counted(len(guessed), "picture")} are guessed from file names'
+            )
         if unlisted := _unlisted(folder, pictures):
             shown = ', '.join(unlisted[:5]) + (', ...' if len(unlisted) > 5 else '')
-            remark += f'; left out {len(unlisted)} pictures that no list names: {shown}'
+            remark += f'; left out {counted(len(unlisted), "picture")} that no list names: {shown}'
         return remark
 
     def source_folder(self, dl_manager):

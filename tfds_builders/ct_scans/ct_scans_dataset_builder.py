@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
-from covjax import InputError
+from covjax import InputError, counted
 from covjax.ct import (
     archive,
     contents,
@@ -430,10 +430,13 @@ def _remark_on_groups(groups, splits):
     largest, count = sizes.most_common(1)[0]
     if count == 1:
         return ''
-    remark = f'{len(groups)} images in {len(sizes)} groups, the largest of {count} ({largest})'
+    in_groups = counted(len(sizes), 'group')
+    remark = f'{len(groups)} images in {in_groups}, the largest of {count} ({largest})'
     pairs = Counter(group for group, _ in set(zip(groups, splits)))
     if straddling := sorted(group for group, count in pairs.items() if count > 1):
-        remark += f'; in more than one of the splits as published: {len(straddling)} groups'
+        remark += (
+            f'; in more than one of the splits as published: {counted(len(straddling), "group")}'
+        )
         remark += f' (first {straddling[0]})'
     return remark
 

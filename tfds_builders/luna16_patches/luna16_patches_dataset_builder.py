@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from covjax import InputError
+from covjax import InputError, counted
 from covjax.ct import archive, framing, geometry, luna16, windows
 from covjax.ct.dicom import named
 from covjax.ct.volume import check_axial, find_volumes, load_volume, open_volume, read_slice
@@ -236,7 +236,7 @@ class Builder(_base.ArrayRecordBuilder):
         """Returns a line on what is left out: rows of tables that are there twice, other files."""
         if self.builder_config.rows == 'slices':
             others = [path.name for path in _files(folder) if not _is_png(path)]
-            return named(others, 'files that are no PNG') if others else ''
+            return named(others, 'file that is no PNG', 'files that are no PNG') if others else ''
         annotated, candidates, _ = self._tables(folder)
         tables = {annotated: luna16.read_nodules(annotated)}
         if self.builder_config.rows == 'candidates':
@@ -247,7 +247,7 @@ class Builder(_base.ArrayRecordBuilder):
             if copies:
                 first = ', '.join(map(str, copies[:5]))
                 remarks.append(
-                    f'{table.name}: left out {len(copies)} repeated rows (first {first})'
+                    f'{table.name}: left out {counted(len(copies), "repeated row")} (first {first})'
                 )
         return '; '.join(remarks)
 
@@ -256,7 +256,11 @@ class Builder(_base.ArrayRecordBuilder):
         """Lines on what the last build has left out."""
         made = sum(split.num_examples for split in self.info.splits.values())
         left_out = self.asked - made if self.builder_config.framed else 0
-        return [f'left out {left_out} slices without plausible lungs'] if left_out > 0 else []
+        return (
+            [f'left out {counted(left_out, "slice")} without plausible lungs']
+            if left_out > 0
+            else []
+        )
 
     def fingerprint(self, folder):
         """Hashes what the images come from: the source files, and config.hu where it is given."""
