@@ -56,11 +56,13 @@ def toy_body(x, conv, norm):
 TOY = functools.partial(Backbone, 'toy', toy_body, 8, 'none')
 
 
-@pytest.fixture(autouse=True)
-def toy(monkeypatch):
+@pytest.fixture(scope='module', autouse=True)
+def toy():
     """A backbone of one convolution among the models."""
-    monkeypatch.setitem(models.MODELS, 'toy', TOY)
-    monkeypatch.setitem(scan_classifier.BACKBONES, 'toy', TOY)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(models.MODELS, 'toy', TOY)
+        monkeypatch.setitem(scan_classifier.BACKBONES, 'toy', TOY)
+        yield
 
 
 def config_of(variant='', **fields):
@@ -204,19 +206,32 @@ def sets(name):
     return {'train': f'ct_scans/{name}:train', 'val': f'ct_scans/{name}:validation'}
 
 
+def trained_in(folder, config, data):
+    """The trained.Trained of two steps in a new folder."""
+    folder.mkdir()
+    config.update({'data_dir': data, 'steps': 2, 'eval_every': 2, 'batch_size': 2})
+    (folder / 'config.json').write_text(config.to_json())
+    train.run(config, folder)
+    return trained.open_run(folder, config.task, 'start')
+
+
 @pytest.fixture
 def finished(data, tmp_path):
     """finished(name, config) -> the trained.Trained of a training in a folder of that name."""
+    return lambda name, config, data=data: trained_in(tmp_path / name, config, data)
 
-    def make(name, config, data=data):
-        folder = tmp_path / name
-        folder.mkdir()
-        config.update({'data_dir': data, 'steps': 2, 'eval_every': 2, 'batch_size': 2})
-        (folder / 'config.json').write_text(config.to_json())
-        train.run(config, folder)
-        return trained.open_run(folder, config.task, 'start')
 
-    return make
+@pytest.fixture(scope='module')
+def slices(data, tmp_path_factory):
+    """A classifier of slices, which tests open and do not change."""
+    return trained_in(tmp_path_factory.mktemp('runs') / 'slices', of_slices(), data)
+
+
+@pytest.fixture(scope='module')
+def on_scans(data, tmp_path_factory):
+    """A classifier of scans, which tests open and do not change."""
+    folder = tmp_path_factory.mktemp('runs') / 'scans'
+    return trained_in(folder, config_of(**sets('folder')), data)
 
 
 def of_slices(**fields):
@@ -227,9 +242,8 @@ def of_slices(**fields):
     return config
 
 
-def test_a_classifier_of_slices_becomes_the_backbone_with_its_head(finished):
+def test_a_classifier_of_slices_becomes_the_backbone_with_its_head(slices, finished):
     """Frozen statistics stay those of the slices; what trained them is in the lineage."""
-    slices = finished('slices', of_slices())
     fields = {'bn': 'frozen', 'learning_rate': 0.0, 'weight_decay': 0.0}
     run = finished('scans', config_of(start=str(slices.folder), **sets('folder'), **fields))
     params = dict(slices.variables['net']['params'])
@@ -243,8 +257,7 @@ def test_a_classifier_of_slices_becomes_the_backbone_with_its_head(finished):
     assert not moved(run.variables['net']['params'], again.variables['net']['params'])
 
 
-def test_attention_and_other_classes_are_new(finished):
-    slices = finished('slices', of_slices())
+def test_attention_and_other_classes_are_new(slices):
     config = config_of(start=str(slices.folder), pooling='attention', bn='frozen')
     parts = scans.parts_of(config, np.arange(3), THREE)
     batch = {name: array[:1] for name, array in task_of().train_batch(0).items()}
@@ -255,29 +268,26 @@ def test_attention_and_other_classes_are_new(finished):
     np.testing.assert_array_equal(state.net.params['backbone']['conv']['kernel'], kernel)
 
 
-def test_a_training_with_attention_begins_with_a_classifier_of_slices(finished):
-    slices = finished('slices', of_slices())
+def test_a_training_with_attention_begins_with_a_classifier_of_slices(slices, finished):
     fields = {'bn': 'frozen', 'pooling': 'attention'}
     run = finished('scans', config_of(start=str(slices.folder), **sets('folder'), **fields))
     assert {*run.variables['net']['params']} == {'backbone', 'attention', 'head'}
 
 
-def test_a_run_on_scans_is_resumed_and_opened(finished, data):
-    run = finished('scans', config_of(**sets('folder')))
-    assert run.classes == CLASSES and run.step == 2
-    found = scan_classifier.read('ct_scans/folder:test', data, run.config)
-    scores = scan_classifier.predict(scan_classifier.load(run.folder), found).scores
+def test_a_run_on_scans_is_resumed_and_opened(on_scans, data):
+    assert on_scans.classes == CLASSES and on_scans.step == 2
+    found = scan_classifier.read('ct_scans/folder:test', data, on_scans.config)
+    scores = scan_classifier.predict(scan_classifier.load(on_scans.folder), found).scores
     assert scores.shape == (4, 2)
-    train.run(run.config, run.folder)  # finds that it is finished
-    records = {record['dataset'] for record in run.lineage}
+    train.run(on_scans.config, on_scans.folder)  # finds that it is finished
+    records = {record['dataset'] for record in on_scans.lineage}
     assert records == {*sets('folder').values()}
 
 
-def test_scans_are_evaluated_beside_what_the_scanner_gives_away(finished, data, tmp_path):
-    run = finished('scans', config_of(**sets('folder')))
+def test_scans_are_evaluated_beside_what_the_scanner_gives_away(on_scans, data, tmp_path):
     config = evaluate_config.get_config()
     tests = {'tests': 'ct_scans/folder:test', 'baseline': 'ct_scans/folder:train'}
-    config.update(tests | {'classifier': str(run.folder), 'aggregate': 'mean,share'})
+    config.update(tests | {'classifier': str(on_scans.folder), 'aggregate': 'mean,share'})
     with claimed(config, tmp_path / 'evaluate') as workdir:
         evaluate.run(config, workdir)
     found = results.read(workdir)
@@ -294,9 +304,8 @@ def test_scans_are_evaluated_beside_what_the_scanner_gives_away(finished, data, 
     assert (workdir / 'patients.html').is_file()
 
 
-def test_scans_that_trained_the_slices_are_refused(finished, data, tmp_path):
+def test_scans_that_trained_the_slices_are_refused(slices, finished, data, tmp_path):
     """What a classifier of slices was trained on is known of the scans that they were cut from."""
-    slices = finished('slices', of_slices())
     fields = sets('folder') | {'bn': 'frozen', 'start': str(slices.folder)}
     run = finished('scans', config_of(**fields))
     config = evaluate_config.get_config()
@@ -392,9 +401,8 @@ def audited(run, data, folder, **fields):
     return {each['name']: each for each in read_json(workdir / 'audit.json')['verdicts']}
 
 
-def test_scans_are_audited(finished, data, tmp_path):
-    run = finished('scans', config_of(**sets('folder')))
-    verdicts = audited(run, data, tmp_path / 'audit')
+def test_scans_are_audited(on_scans, data, tmp_path):
+    verdicts = audited(on_scans, data, tmp_path / 'audit')
     assert {*verdicts} == {check.NAME for check in audit.CHECKS_OF_SCANS}
     marked = verdicts[slice_attribution.NAME]
     assert marked['flag'] is not None and marked['rows'][0][1].endswith('of 4')
@@ -426,7 +434,7 @@ def reconstructed(image, path, ill):
 def test_a_planted_difference_of_scans_is_caught(plant, finished, tmp_path):
     """Nothing else tells the classes apart."""
     folder = tmp_path / 'planted'
-    ct_scans.write_volumes(folder / 'raw', people=(24, 12, 24), size=32, slices=6, most=1)
+    ct_scans.write_volumes(folder / 'raw', people=(12, 6, 12), size=32, slices=6, most=1)
     rows = (folder / 'raw' / 'scans.csv').read_text().splitlines()
     rows[0] += ',label'
     for i in range(1, len(rows)):
@@ -455,10 +463,9 @@ def test_a_planted_difference_of_scans_is_caught(plant, finished, tmp_path):
         )
     ],
 )
-def test_what_an_audit_of_scans_cannot_do(finished, data, tmp_path, fields, message):
-    run = finished('scans', config_of(**sets('folder')))
+def test_what_an_audit_of_scans_cannot_do(on_scans, data, tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
-        audited(run, data, tmp_path / 'audit', **fields)
+        audited(on_scans, data, tmp_path / 'audit', **fields)
 
 
 @pytest.mark.fast

@@ -613,7 +613,16 @@ VOLUMES = {
 }
 
 
-@pytest.mark.parametrize('model', models.VOLUME_SEGMENTERS)
+LEARN_FAST = 'vbnet'  # the others take three times as long
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        pytest.param(name, marks=[] if name == LEARN_FAST else pytest.mark.slow)
+        for name in models.VOLUME_SEGMENTERS
+    ],
+)
 def test_networks_of_volumes_learn(tmp_path, model):
     config = config_of(**VOLUMES, model=model, eval_every=100, best='val/dice')
     sets = [examples(n, (9, 24, 20), classes=2, seed=n) for n in (6, 3)]
