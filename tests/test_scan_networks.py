@@ -140,9 +140,11 @@ def shuffled(images, valid):
     return images[:, order], valid[:, order]
 
 
-@every_pooling
 @pytest.mark.parametrize('change', [filled, shuffled])
-@pytest.mark.parametrize('backbone', ['plain8', 'resnet18'])
+@pytest.mark.parametrize(
+    'backbone, pooling',
+    [*(('plain8', pooling) for pooling in POOLING), ('resnet18', 'attention')],
+)
 def test_order_and_filling_change_no_score(pooling, change, backbone):
     """To the last bit, weights too, through the whole network."""
     net = ScanNet(models.create(backbone, None), num_classes=3, pooling=pooling)

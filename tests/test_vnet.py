@@ -1,5 +1,7 @@
 """V-Net and VB-Net equal MONAI's and PyTorch's of the same structure, weight for weight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,11 +39,12 @@ SMALL = (4, 8, 16)
 def test_any_size_is_continued_by_its_edge(model, sides):
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (2, *sides, 1)).astype(np.float32)
-    variables = model.init(jax.random.key(0), x)
-    logits, maps = model.apply(variables, x, endpoints=True)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    apply = jax.jit(functools.partial(model.apply, endpoints=True))
+    logits, maps = apply(variables, x)
     assert logits.shape == (2, *sides, 2) and logits.dtype == jnp.float32
     margins = ((0, 0), *((0, -side % 4) for side in sides), (0, 0))
-    whole = model.apply(variables, np.pad(x, margins, mode='edge'))
+    whole, _ = apply(variables, np.pad(x, margins, mode='edge'))
     cropped = whole[:, : sides[0], : sides[1], : sides[2]]
     np.testing.assert_allclose(logits, cropped, rtol=1e-4, atol=1e-5)
     assert {*maps} == {'down0', 'down1', 'down2', 'up1', 'up0', 'features'}
@@ -76,12 +79,21 @@ def test_a_convolution_written_otherwise_is_one(size, channels, sides):
     plain = lambda x, kernel: lax.conv_general_dilated(
         x, kernel, (1, 1, 1), 'SAME', dimension_numbers=layers_3d.NDHWC
     )
-    squares = lambda convolve: lambda *arrays: (convolve(*arrays) ** 2).sum()
+
+    def both(convolve):
+        def squares(x, kernel):
+            found = convolve(x, kernel)
+            return (found**2).sum(), found
+
+        (_, found), of_both = jax.jit(jax.value_and_grad(squares, (0, 1), has_aux=True))(x, kernel)
+        return found, of_both
+
+    expected, gradients = both(plain)
     ways = (layers_3d.convolve, layers_3d.by_slices, layers_3d.by_taps, layers_3d.by_sums)
     for convolve in ways:
-        np.testing.assert_allclose(convolve(x, kernel), plain(x, kernel), rtol=1e-4, atol=1e-3)
-        ours = jax.grad(squares(convolve), (0, 1))(x, kernel)
-        for one, other in zip(ours, jax.grad(squares(plain), (0, 1))(x, kernel)):
+        found, ours = both(convolve)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+        for one, other in zip(ours, gradients):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-2 * np.abs(other).max())
 
 
