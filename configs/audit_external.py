@@ -37,8 +37,8 @@ def get_config():
         chosen_by='',
         # The class that is set against the rest; '' is covid, or 1 of the classes 0 and 1.
         positive_class='',
-        # Of the images that config.model is shown, pixels a side; an ONNX file of one size takes
-        # its own.
+        # Of the images that config.model is shown, pixels a side; an ONNX file of one size, or
+        # that says which it was trained with, takes its own.
         image_size=224,
         # What a float input of an ONNX file is fed: 0..1, -1..1 or 0..255.
         input_range='0..1',

@@ -54,6 +54,7 @@ class Classifier:
     classes: tuple[str, ...]  # names of the classes, in the order of the logits
     # What it was trained on: '' whole images, 'crop' or 'mask' as covjax.lung_view shows them.
     lungs: str = ''
+    image_size: int = 0  # pixels of the square that its images were resized to in training
 
     def __iter__(self):
         return iter((self.model, self.variables, self.preprocess))
@@ -95,7 +96,8 @@ def of_run(run):
 def _classifier(config, variables, classes):
     variables = jax.tree.map(jnp.asarray, variables)
     model = network(config, num_classes=len(classes))
-    return Classifier(model, variables, preprocess(config), tuple(classes), config.lungs)
+    ready = preprocess(config)
+    return Classifier(model, variables, ready, tuple(classes), config.lungs, config.image_size)
 
 
 def network(config, num_classes, **options):

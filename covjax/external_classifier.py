@@ -32,7 +32,7 @@ class External(NamedTuple):
     """A loaded classifier."""
 
     score: Callable  # uint8 [N, H, W, 1] -> P(positive class) float64 [N]
-    size: int | None  # pixels a side that it asks for; None where it takes any
+    size: int | None  # pixels a side that it asks for or was trained with; None where none is known
 
 
 def load(
@@ -183,7 +183,7 @@ def _module(model, place):
 
 
 def _of_onnx(file, input_range, positive):
-    """(function, size) of an ONNX file; size is None where it takes images of any size."""
+    """(function, size) of an ONNX file; size is None where it takes any and names none."""
     if not file.is_file():
         raise InputError(f'config.model={file}: no such file')
     try:
@@ -207,7 +207,10 @@ def _of_onnx(file, input_range, positive):
             '[N, H, W, 1], or float with 1 or 3 channels'
         )
 
-    classes = json.loads(session.get_modelmeta().custom_metadata_map.get('classes', '[]'))
+    about = session.get_modelmeta().custom_metadata_map
+    _check_whole(file, about)
+    size = size or int(about.get('image_size', 0)) or None
+    classes = json.loads(about.get('classes', '[]'))
     column = _column(file, classes, positive)
     output, count = session.get_outputs()[0].name, takes[0].shape[0]
 
@@ -218,6 +221,15 @@ def _of_onnx(file, input_range, positive):
         return found[:, 1] if _are_two_probabilities(found) else found
 
     return (_in_batches_of(count, run) if isinstance(count, int) else run), size
+
+
+def _check_whole(file, about):
+    """Refuses a network of covjax that was shown the lungs of an image instead of the whole."""
+    if lungs := about.get('lungs'):
+        raise InputError(
+            f'config.model={file}: was trained with config.lungs={lungs}, and is shown whole '
+            'images here; audit the workdir of its training (configs/audit.py)'
+        )
 
 
 def _column(file, classes, positive):

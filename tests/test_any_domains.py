@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from configs import cyclegan as cyclegan_config
+from configs import export as networks_config
 from configs import export_images as export_config
 from configs import synthesize as synthesize_config
 from configs import synthesize_pairs as pairs_config
@@ -20,7 +21,7 @@ from covjax.data import datasets, gaps, lineage, specs
 from covjax.data.lesion_masks import KINDS
 from covjax.data.synthetic import read_manifest
 from covjax.phantom import ct_scans
-from covjax.runs import export_images, prepare, synthesize, synthesize_pairs, train
+from covjax.runs import export, export_images, prepare, synthesize, synthesize_pairs, train
 from covjax.workdir import claimed
 
 FOLDER = 'ct_scans/folder'
@@ -103,6 +104,17 @@ def test_its_card_speaks_of_no_other_disease(synthetic):
         assert 'COVID' not in words and 'lung-cancer' not in words.lower()
     card = json.loads((synthetic / 'synthetic' / 'meta.json').read_text())
     assert card['classes'] == ['healthy', 'pneumonia'] and 'pneumonia CT' in card['what']
+
+
+def test_the_card_of_its_generators_says_what_they_make_of_what(gan, tmp_path):
+    """Their names are those of the paper, whatever the domains."""
+    config = networks_config.get_config()
+    config.generator = str(gan)
+    export.run(config, tmp_path)
+    card = (tmp_path / 'README.md').read_text(encoding='utf-8')
+    made, of = f'{FOLDER}:train@pneumonia', f'{FOLDER}:train@healthy'
+    assert f'to_covid makes images like those of `{made}` from those of `{of}`' in card
+    assert 'no patient and no disease' in card and 'A score says' not in card
 
 
 @pytest.mark.parametrize(

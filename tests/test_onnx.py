@@ -189,7 +189,7 @@ def test_an_exported_classifier_is_audited_like_any_other(workdir_of_classifier,
     images = images_of((70, 70), 5)
     expected = np.asarray(classifier.scores(loaded)(images))[:, 1]
     found = external_classifier.load(str(path))
-    assert found.size is None
+    assert found.size == 32  # that of its training
     np.testing.assert_allclose(found.score(images), expected, atol=1e-5)
     # It names its classes, so that any may be the positive one.
     other = external_classifier.load(str(path), positive='noncovid')
@@ -200,14 +200,19 @@ def test_an_exported_classifier_is_audited_like_any_other(workdir_of_classifier,
 
 @pytest.fixture(scope='module')
 def workdir_of_classifier(data_dir, tmp_path_factory):
-    """A classifier after two steps."""
+    return trained_on(data_dir, tmp_path_factory.mktemp('run') / 'run')
+
+
+def trained_on(data_dir, folder, **keys):
+    """The workdir of a classifier after two steps."""
     from configs import classifier as classifier_config
     from covjax.runs import train
     from covjax.workdir import claimed
 
-    config, folder = classifier_config.get_config('plain8'), tmp_path_factory.mktemp('run') / 'run'
+    config = classifier_config.get_config('plain8')
     config.update(
-        {
+        keys
+        | {
             **{'train': 'covid_ct:train', 'val': 'covid_ct:validation', 'data_dir': data_dir},
             **{'image_size': 32, 'load_size': 32, 'batch_size': 4},
             **{'steps': 2, 'eval_every': 1, 'warmup_steps': 1},
@@ -224,6 +229,23 @@ def test_a_card_names_what_must_not_test_the_network(workdir_of_classifier, tmp_
         card = (folder / 'README.md').read_text(encoding='utf-8')
         assert '| train | covid_ct:train |' in card and f'plain8.{form}' in card
         assert card.startswith('---\nlibrary_name: covjax')
+        assert 'resized to 32x32 pixels' in card
+
+
+def test_what_a_network_was_shown_goes_with_it(data_dir, tmp_path):
+    """Of a classifier of lungs: in its card and file, and an audit of whole images refuses it."""
+    folder = trained_on(data_dir, tmp_path / 'run', lungs='crop')
+    for form in export.FORMATS:
+        out = exported(tmp_path / form, form, classifier=folder)
+        assert 'cropped to the lungs' in (out / 'README.md').read_text(encoding='utf-8')
+    path = tmp_path / 'onnx' / 'plain8.onnx'
+    about = runtime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
+    assert (about['lungs'], about['image_size']) == ('crop', '32')
+    assert 'cropped to the lungs' in about['input']
+    loaded = classifier.load(tmp_path / 'safetensors' / 'plain8.safetensors')
+    assert (loaded.lungs, loaded.image_size) == ('crop', 32)
+    with pytest.raises(InputError, match='config.lungs=crop, and is shown whole images'):
+        external_classifier.load(str(path))
 
 
 def test_another_format_is_refused(workdir_of_classifier, tmp_path):

@@ -14,14 +14,10 @@ tags:
 ---
 """
 USE = 'Research on methods. Not for diagnosis, and not tested on the patients of any hospital.'
-LIMITS = (
-    'A score says how well images of its data sets were told apart, not that disease was seen: '
-    'audit it on your images (covjax, docs/audit.md).',
-    'The licences of its training images apply to what may be done with it.',
-)
+LICENCES = 'The licences of its training images apply to what may be done with it.'
 
 
-def text(title, what, run, takes, gives, files):
+def text(title, what, run, takes, gives, files, limit):
     """The text of README.md, Markdown.
 
     Args:
@@ -30,6 +26,7 @@ def text(title, what, run, takes, gives, files):
         run: trained.Trained.
         takes, gives: sentences on what goes in and comes out.
         files: {name of a file: how it is read, as Python}.
+        limit: a sentence on what must not be read into what comes out.
     """
     reading = [f'`{name}`:\n\n```python\n{code}\n```' for name, code in files.items()]
     parts = {
@@ -40,7 +37,7 @@ def text(title, what, run, takes, gives, files):
             *_learned(run),
         ],
         'To read it': reading,
-        'Limits': ['\n'.join(f'- {limit}' for limit in LIMITS)],
+        'Limits': [f'- {limit}\n- {LICENCES}'],
     }
     sections = [
         '\n\n'.join([f'{"#" if name == title else "##"} {name}', *blocks])

@@ -17,6 +17,16 @@ from covjax.weights import onnx
 
 KEYS = ('classifier', 'generator', 'segmenter')
 FORMATS = ('safetensors', 'onnx')
+OF_SCORES = (
+    'A score says how well images of its data sets were told apart, not that disease was seen: '
+    'audit it on your images (covjax, docs/audit.md).'
+)
+OF_MASKS = 'Where images come from another scanner, its masks may be wrong without any sign of it.'
+LUNGS = {  # what config.lungs does to an image
+    '': '',
+    'crop': 'Before that they were cropped to the lungs: do so too (covjax.lung_view).',
+    'mask': 'Before that all but the lungs was made black: do so too (covjax.lung_view).',
+}
 ONNX_CODE = """import onnxruntime
 
 session = onnxruntime.InferenceSession('{name}')
@@ -34,6 +44,8 @@ class Network(NamedTuple):
     takes: onnx.Input
     gives: str  # name of the output
     output: str  # what that is, for the card
+    shown: str  # how images were prepared in training, for the card
+    limit: str  # of what it gives, for the card
     classes: tuple[str, ...] = ()  # of the output
 
 
@@ -61,26 +73,26 @@ def run(config, workdir):
         files[path.name] = write(path, network, of_run)
         print(f'{DESCRIBED[config.format]} of step {of_run.step} in {path}')
     if of_run.config.get('lungs'):
-        print(
-            f'it was trained with config.lungs={of_run.config.lungs}: show it images as '
-            'covjax.lung_view does'
-        )
+        print(networks[0].shown)
+    drafts.write_text(workdir / 'README.md', _card(networks, of_run, files))
+
+
+def _card(networks, run, files):
+    """The model card of one or several networks of a run; `files` as model_card.text takes it."""
     first = networks[0]
     title = ', '.join(network.name for network in networks)
-    card = model_card.text(title, first.what, of_run, _input(first.takes), first.output, files)
-    drafts.write_text(workdir / 'README.md', card)
+    takes = f'{_input(first.takes)} {first.shown}'
+    return model_card.text(title, first.what, run, takes, first.output, files, first.limit)
 
 
 def _input(takes):
     """A sentence on what goes in."""
     shape = 'N, D, H, W, 1' if takes.sides == 3 else 'N, H, W, 1'
-    size = (
-        f'of {takes.fixed} pixels' if takes.fixed else f'of any size from {takes.least} pixels on'
-    )
-    return (
-        f'In: grey CT through the lung window, {size}. ONNX takes uint8 [{shape}], the weights '
-        'alone float32 in -1..1.'
-    )
+    if takes.fixed:
+        size = f'of {takes.fixed} pixels'
+    else:
+        size = 'of any size' + (f' from {takes.least} pixels on' if takes.least > 1 else '')
+    return f'In: grey CT, {size}. ONNX takes uint8 [{shape}], the weights alone float32 in -1..1.'
 
 
 # ---- formats
@@ -97,6 +109,9 @@ def _write_onnx(path, network, run):
     about = {
         'what': network.what,
         'use': model_card.USE,
+        'input': network.shown,
+        'image_size': run.config.image_size,
+        'lungs': run.config.get('lungs', ''),
         'output': network.output,
         'classes': json.dumps(network.classes),
         'config_hash': run.config_hash,
@@ -131,6 +146,8 @@ def _classifier(run):
             gives='probabilities',
             output=f'Out: the probability of each class, float32 [N, {len(loaded.classes)}]: '
             f'{classes}.',
+            shown=f'{_resized("lung", run)} {LUNGS[run.config.lungs]}'.strip(),
+            limit=OF_SCORES,
             classes=loaded.classes,
         )
     ]
@@ -138,11 +155,13 @@ def _classifier(run):
 
 def _generators(run):
     """Both directions of a CycleGAN."""
+    cancer, covid = run.config.cancer, run.config.covid
     return [
         Network(
             name=direction,
-            what='Generators of a CycleGAN that translate CT slices of one domain to another. What '
-            'they make shows no patient and no disease.',
+            what='Generators of a CycleGAN that translate CT slices of one domain to another: '
+            f'to_covid makes images like those of `{covid}` from those of `{cancer}`, to_cancer '
+            'the other way round.',
             save=partial(generator.save, direction=direction),
             load=(
                 'from covjax import generator\n\n'
@@ -152,6 +171,8 @@ def _generators(run):
             takes=onnx.Input('images', np.uint8, multiple=4, least=SMALLEST),
             gives='translated',
             output='Out: the translated image, uint8 of the same shape.',
+            shown=_resized('lung', run),
+            limit='What it makes shows no patient and no disease: do not read it as a finding.',
         )
         for direction in generator.DIRECTIONS
     ]
@@ -181,9 +202,32 @@ def _segmenter(run):
             gives='probabilities',
             output=f'Out: the probability of each class in every pixel, float32 [..., '
             f'{len(loaded.classes)}]: {classes}.',
+            shown=_voxels(loaded) if loaded.sees_volumes else _pixels(loaded, run),
+            limit=OF_MASKS,
             classes=loaded.classes,
         )
     ]
+
+
+def _resized(window, run):
+    """A sentence on the window and the size of the images of training."""
+    size = run.config.image_size
+    return (
+        f'It was trained on images through the {window} window, resized to {size}x{size} pixels '
+        '(bilinear, aspect not kept): resize yours to that before.'
+    )
+
+
+def _pixels(loaded, run):
+    """How a Segmenter of slices was shown them."""
+    cropped = ' They were cropped to the body.' if loaded.crops else ''
+    return f'{_resized(loaded.window, run)}{cropped}'
+
+
+def _voxels(loaded):
+    """How a Segmenter of volumes was shown them."""
+    voxels = f'voxels of {loaded.spacing:g} mm' if loaded.spacing else 'their own voxels'
+    return f'It was trained on volumes with {voxels}, through the {loaded.window} window.'
 
 
 NETWORKS = {
