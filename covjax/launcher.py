@@ -33,6 +33,7 @@ TRAINING = (
 UNREADABLE = 'Error reading persistent compilation cache'
 UNWRITABLE = 'Error writing persistent compilation cache'
 EXHAUSTED = 'RESOURCE_EXHAUSTED'  # in an exception of XLA
+PLATFORMS = ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME')  # by which devices are asked for
 LATER = 0.05  # seconds until Ctrl-C comes again, by when the callback that lost it has returned
 CACHE = '~/.cache/covjax'  # compiled programs; JAX_COMPILATION_CACHE_DIR names another folder
 
@@ -73,6 +74,7 @@ def launch(config, workdir):
     keep_programs()
     if COORDINATOR.value or PROCESSES.value or PROCESS.value is not None:
         join(config)
+    check_platform()
     # Of several processes the first makes the folder, and takes it away again.
     first = not COORDINATOR.value or jax.process_index() == 0
     try:
@@ -83,6 +85,25 @@ def launch(config, workdir):
                 run(config, workdir)
     except (Exception, KeyboardInterrupt) as error:
         end(error, workdir)
+
+
+def check_platform():
+    """Ends the process with a line where the environment asks for devices that JAX has not.
+
+    Otherwise the first stage to compute something would fail, of a run that has begun. Where
+    nothing is asked for nothing is done: preparing data sets should take no memory of a GPU.
+    """
+    asked = [f'{name}={os.environ[name]}' for name in PLATFORMS if os.environ.get(name)]
+    if not asked:
+        return
+    try:
+        jax.devices()
+    except Exception as error:  # AssertionError, RuntimeError, or what a plugin raises
+        reason = f' ({str(error).splitlines()[0]})' if str(error) else ''
+        fail(
+            f'{", ".join(asked)}: JAX finds no such devices{reason}; leave it out, or set '
+            'JAX_PLATFORMS=cpu'
+        )
 
 
 @contextlib.contextmanager

@@ -1,10 +1,14 @@
 """The command that says whether a machine is fit."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from configs import doctor as config_file
 from covjax.runs import doctor
@@ -105,3 +109,34 @@ def test_a_full_disk_is_a_problem(tmp_path, monkeypatch):
     assert all(
         'free some' in line.problem for line in doctor.disk(tmp_path) if line.found[0] != 'n'
     )
+
+
+@pytest.mark.fast
+def test_a_folder_of_compiled_programs_that_cannot_be_is_a_problem(tmp_path):
+    (tmp_path / 'file').touch()
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'file' / 'cache'))
+    try:
+        *_, last = doctor.disk(tmp_path)
+    finally:
+        jax.config.update('jax_compilation_cache_dir', before)
+    assert 'set JAX_COMPILATION_CACHE_DIR' in last.problem and last.found == 'not kept'
+
+
+@pytest.mark.parametrize('asked', [{'JAX_PLATFORMS': 'nothing'}, {'JAX_PLATFORM_NAME': 'gpu'}])
+def test_devices_that_are_not_there_are_one_line_before_anything_is_written(asked, tmp_path):
+    (name,) = asked
+    if asked[name] == jax.default_backend():
+        pytest.skip('this machine has one')
+    words = ['launch.py', '--config=configs/doctor.py', f'--workdir={tmp_path / "run"}']
+    environment = {key: value for key, value in os.environ.items() if key != 'JAX_PLATFORMS'}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environment | asked,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 2 and not (tmp_path / 'run').exists()
+    assert f'{name}={asked[name]}: JAX finds no such devices' in done.stderr
+    assert 'Traceback' not in done.stderr and 'JAX_PLATFORMS=cpu' in done.stderr

@@ -40,6 +40,7 @@ EXTRAS = ('torch', 'keras', 'onnxruntime', 'monai')  # peers and further formats
 SIDE = 1024  # of the matrices whose product is timed
 ROUNDS = 4  # in which steps are timed
 GIB = 2**30
+KEEP = 'set JAX_COMPILATION_CACHE_DIR to a folder that can be written'
 FREE = 5 * GIB  # of disk, below which checkpoints may not fit
 # The largest error of a product, relative to the largest result: of sums of SIDE terms in float32,
 # in TF32 (10 bits of a fraction) and in bfloat16 (7 bits).
@@ -154,7 +155,11 @@ def disk(workdir):
         if not place:
             yield Line(name, 'not kept')
             continue
-        os.makedirs(place, exist_ok=True)
+        try:
+            os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            yield Line(name, 'not kept', f'{place}: {error.strerror}; {KEEP}')
+            continue
         free = shutil.disk_usage(place).free
         problem = f'{place} has little room; free some' if free < FREE else ''
         yield Line(f'free disk, {name}', f'{free / GIB:.1f} GiB at {place}', problem)
