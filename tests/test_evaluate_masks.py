@@ -172,7 +172,7 @@ def test_maps_of_others_are_found_by_name_and_turned_as_the_config_says(data, tm
         evaluated(tmp_path / 'run', [tmp_path / 'net'], **{**fields, 'maps_sideways': False})
 
 
-def test_maps_need_no_segmenter_to_be_scored(data, tmp_path):
+def test_maps_need_no_segmenter_to_be_scored(data, tmp_path, capsys):
     """Alone they have the scores that they have beside one, and their own near-copies."""
     truth, folder = segmented.read(f'{PICTURES}:test', data, regions=REGIONS), tmp_path / 'maps'
     folder.mkdir()
@@ -185,6 +185,12 @@ def test_maps_need_no_segmenter_to_be_scored(data, tmp_path):
     alone = evaluated(tmp_path / 'alone', [], regions=REGIONS, data_dir=data, **fields)
     assert alone['segmenters'] == [] and alone['results'] == beside['results'][1:]
     assert alone['results'][0]['overlap'] == []
+    twice = {'maps': f'theirs={folder},theirs={folder}', 'regions': REGIONS, 'data_dir': data}
+    with pytest.raises(InputError, match='config.maps=.*: names theirs twice'):
+        evaluated(tmp_path / 'run', [], **twice)
+    for regions in ('', REGIONS.replace('+', ',')):
+        with pytest.raises(InputError, match=f'config.regions={regions}: maps and rules draw one'):
+            evaluated(tmp_path / 'run', [], **twice | {'regions': regions})
     known = {'regions': REGIONS, 'data_dir': data, 'maps': f'theirs={folder}'}
     with pytest.raises(InputError, match='share a picture, patient, document'):
         evaluated(tmp_path / 'run', [], **known, maps_trained_on=f'{PICTURES}:test')
@@ -193,6 +199,7 @@ def test_maps_need_no_segmenter_to_be_scored(data, tmp_path):
     known |= {'protocol': 'official', 'maps_trained_on': f'{PICTURES}:test'}
     (result,) = evaluated(tmp_path / 'run', [], **known)['results']
     assert result['overlap'] == sorted(row.id for row in truth.rows)
+    assert f'{len(truth.rows)} of {len(truth.rows)} scans overlap' in capsys.readouterr().out
 
 
 @pytest.mark.fast
@@ -348,6 +355,8 @@ def test_training_images_are_refused_by_the_clean_protocol_and_left_out_beside(d
         ({'segmenters': ' ,'}, 'config.segmenters and config.maps name nothing; give workdirs'),
         ({'regions': REGIONS}, f'config.regions={re.escape(REGIONS)}: is for maps and rules alone'),
         ({'maps': 'theirs'}, 'config.maps=theirs: write NAME=FOLDER'),
+        ({'maps': '=.'}, 'config.maps==.: write NAME=FOLDER'),
+        ({'segmenters': 'a,b,a'}, 'config.segmenters=a,b,a: names a twice'),
         ({'tests': 'ct_scans/covid_semiseg:all'}, 'no such split'),
         ({'rules': f'{PICTURES}:test', 'protocol': 'clean'}, 'share a picture, patient'),
         ({'negatives': 'ct_scans/covid_semiseg@normal'}, 'is not a data set'),

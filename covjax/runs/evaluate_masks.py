@@ -7,6 +7,7 @@ by scan: a score is the mean over scans, with an interval over patients.
 import functools
 import math
 import pathlib
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from covjax.workdir import write_csv, write_json
 THRESHOLDS = np.linspace(0.1, 0.9, 17)  # among which validation chooses
 PRINTED = ('dice', 'nsd_3mm', 'hd95_mm', 'lesion_sensitivity', 'dice_mean_of_256_thresholds')
 COLUMNS = (
-    *('model', 'seed', 'test set', 'region', 'scans', 'both empty'),
+    *('model', 'seed', 'test set', 'region', 'scans', 'overlap', 'both empty'),
     *('distances in', 'threshold'),
 )
 LAST = 'dice without near-copies'
@@ -74,7 +75,7 @@ def run(config, workdir):
     data_dir = config.data_dir or (runs[0].data_dir if runs else '')
     regions = runs[0].config.regions if runs else config.regions
     names = specs.test_names(config)
-    classes = runs[0].classes if runs else segmented.classes(next(iter(names)), data_dir, regions)
+    classes = runs[0].classes if runs else _classes_of_maps(next(iter(names)), data_dir, regions)
     tests = {spec: read_scans(spec, data_dir, regions, classes) for spec in names}
     shown = {spec: [row for scan in scans for row in scan.rows] for spec, scans in tests.items()}
     for spec in _split(config.negatives):
@@ -146,6 +147,7 @@ def _open_runs(config):
     open_run = functools.partial(
         trained.open_run, task='segmentation', key='segmenters', which=config.checkpoint
     )
+    _check_once(_split(config.segmenters), f'config.segmenters={config.segmenters}')
     runs = [open_run(folder) for folder in _split(config.segmenters)]
     for run in runs:
         if run.classes != runs[0].classes:
@@ -254,14 +256,33 @@ def _all_maps(config, data_dir, scans):
     if spec:
         rows = {'train': datasets.read_rows(spec, data_dir)}
         record = lineage.record({'train': spec}, data_dir, rows)
-    return [_maps(entry, config.maps_sideways, scans, record) for entry in _split(config.maps)]
+    found = [_maps(entry, config.maps_sideways, scans, record) for entry in _split(config.maps)]
+    _check_once([each.name for each in found], f'config.maps={config.maps}')
+    return found
+
+
+def _classes_of_maps(spec, data_dir, regions):
+    """The classes of masks that maps and rules are held against, which draw one region."""
+    classes = segmented.classes(spec, data_dir, regions)
+    if len(classes) > 2:
+        raise InputError(
+            f'config.regions={regions}: maps and rules draw one region, and these are '
+            f'{", ".join(classes[1:])}; name those that they draw, joined by +'
+        )
+    return classes
+
+
+def _check_once(names, what):
+    """Refuses names of which one is there twice: a table could not tell them apart."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f'{what}: names {twice[0]} twice; give every one a name of its own')
 
 
 def _maps(entry, sideways, scans, record):
     """The Model of a folder of published maps, NAME=FOLDER, one picture for each of the Scans."""
     name, equals, folder = entry.partition('=')
     folder = pathlib.Path(folder.strip()).expanduser()
-    if not equals or not folder.is_dir():
+    if not equals or not name.strip() or not folder.is_dir():
         raise InputError(f'config.maps={entry}: write NAME=FOLDER, with a folder of pictures')
     if volumes := [scan.id for scan in scans if len(scan.grey) > 1]:
         raise InputError(
@@ -464,6 +485,8 @@ def line(result):
     means = result['summary']['means']
     unit = {'mm': 'mm', 'pixels': 'px'}[result['distances_in']]
     parts = [f'{_named(name, unit)} {_interval(means[name])}' for name in PRINTED if name in means]
+    if shared := len(result['overlap']):
+        parts.append(f'{shared} of {result["summary"]["scans"]} scans overlap with its training')
     who = _who(result['model'], result['seed'])
     return f'{who} on {result["test_name"]}, {result["region"]}: {"; ".join(parts)}'
 
@@ -505,7 +528,7 @@ def table_row(result, names):
     return [
         *(result[name] if result[name] is not None else '' for name in ('model', 'seed')),
         *(result['test_name'], result['region']),
-        *(result['summary'][name] for name in ('scans', 'both_empty')),
+        *(result['summary']['scans'], len(result['overlap']), result['summary']['both_empty']),
         result['distances_in'],
         '' if threshold is None else f'{threshold:.2f}',
         *(_interval(means[name]) if name in means else '' for name in names),
