@@ -248,6 +248,15 @@ def test_what_a_network_was_shown_goes_with_it(data_dir, tmp_path):
         external_classifier.load(str(path))
 
 
+def test_a_network_that_chooses_parts_of_an_image_is_refused():
+    model = models.create('dre_net', 2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 64, 64, 1), np.float32))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    function = lambda images: model.apply(variables, as_float(images))
+    with pytest.raises(InputError, match='depends on its size, .*config.format=safetensors'):
+        onnx.model_of(function, onnx.Input('images', np.uint8, least=32), 'found', {})
+
+
 def test_another_format_is_refused(workdir_of_classifier, tmp_path):
     with pytest.raises(InputError, match='config.format=pickle'):
         exported(tmp_path / 'x', 'pickle', classifier=workdir_of_classifier)

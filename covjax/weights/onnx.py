@@ -78,7 +78,7 @@ def model_of(function: Callable, takes: Input, gives: str, about: dict[str, Any]
         raise InputError(INSTALL) from None
     shown = jax.ShapeDtypeStruct(takes.dims(), takes.dtype)
     with layers.plainly():
-        traced = jax.make_jaxpr(function)(shown)
+        traced = _traced(function, shown)
     (result,) = traced.out_avals
     graph = _Graph(onnx)
     padded = graph.input(takes)
@@ -109,6 +109,17 @@ def model_of(function: Callable, takes: Input, gives: str, about: dict[str, Any]
     helper.set_model_props(model, {name: str(text) for name, text in about.items()})
     onnx.checker.check_model(model)
     return model
+
+
+def _traced(function, shown):
+    """The operations of a function, whose sizes are left open."""
+    try:
+        return jax.make_jaxpr(function)(shown)
+    except jax.errors.InconclusiveDimensionOperation:
+        raise InputError(
+            'what this network does with an image depends on its size, which a file for any size '
+            'cannot say; export it with config.format=safetensors'
+        ) from None
 
 
 class _Graph:
