@@ -20,5 +20,5 @@ def get_config():
         audits='',
         # Workdir of a quality run, whose measurements are summed up; '' leaves them out.
         quality='',
-        title='Synthetic COVID-19 CT: what classifiers learn from it',  # of the page
+        title='Synthetic CT: what classifiers learn from it',  # of the page
     )

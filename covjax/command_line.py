@@ -16,12 +16,10 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from covjax import InputError
+from covjax import InputError, installation
 from covjax.workdir import add_keys, refuse_old_names
 
-USAGE = (
-    'python launch.py --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.key=value ...]'
-)
+USAGE = f'{installation.stage("NAME")}[:VARIANT] [--workdir=DIR] [--config.key=value ...]'
 CONFIG_FLAGS = ('--config', '-config')
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:VARIANT].')

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from covjax import InputError, choice
+from covjax import InputError, choice, installation
 from covjax.data import batches
 
 RETURN = 'give P(positive class) as float [N], one number from 0 to 1 for each image'
@@ -190,7 +190,7 @@ def _of_onnx(file, input_range, positive):
         import onnxruntime
     except ImportError:
         raise InputError(
-            f"config.model={file}: needs onnxruntime; pip install -e '.[onnx]'"
+            f'config.model={file}: needs onnxruntime; {installation.extra("onnx")}'
         ) from None
     try:
         session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])

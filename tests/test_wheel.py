@@ -65,6 +65,17 @@ def test_help_of_a_config_without_the_checkout(installed, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_remedies_name_commands_that_work_without_the_checkout(installed, tmp_path):
+    words = ['--config=look', '--config.dataset=covid_ct', f'--config.data_dir={tmp_path}']
+    missing = covjax(installed, tmp_path, *words)
+    assert missing.returncode == 2 and 'run python -m covjax --config=prepare ' in missing.stderr
+    code = "from covjax import installation; print(installation.extra('onnx'))"
+    environment = os.environ | {'PYTHONPATH': str(installed)}
+    command = [sys.executable, '-c', code]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    assert said.stdout == "pip install 'covjax[onnx]'\n"
+
+
 def test_one_real_stage_without_the_checkout(installed, raw, tmp_path):
     keys = [f'--config.source={raw / "covid_ct"}', f'--config.data_dir={tmp_path / "data"}']
     result = covjax(installed, tmp_path, '--config=prepare', '--config.dataset=covid_ct', *keys)

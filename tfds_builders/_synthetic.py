@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from covjax import InputError
+from covjax import InputError, joined
 from covjax.data.rows import UNKNOWN
 from covjax.data.synthetic import MANIFEST, read_manifest
 from tfds_builders import _base
@@ -43,10 +43,16 @@ class SyntheticBuilder(_base.ArrayRecordBuilder, skip_registration=True):
         """Lists the manifest, the lineage and every picture that the manifest names.
 
         Raises:
-            InputError: one of them is missing, or the manifest is damaged.
+            InputError: one of them is missing, or the manifest is damaged or has other classes.
         """
         folder = pathlib.Path(folder)
-        pictures = {folder / name for row in read_manifest(folder) for name in self.files_of(row)}
+        rows = read_manifest(folder)
+        if others := sorted({row.label for row in rows} - {*self.features()['label'].names}):
+            raise InputError(
+                f'{folder / MANIFEST}: has images of {joined(others)}, which {self.name} has no '
+                'label for; prepare synthetic_ct, which takes any class'
+            )
+        pictures = {folder / name for row in rows for name in self.files_of(row)}
         files = [folder / MANIFEST, folder / 'lineage.json', *sorted(pictures)]
         for file in files:
             if not file.is_file():

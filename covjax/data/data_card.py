@@ -9,6 +9,7 @@ from collections import Counter
 
 from covjax import CLASSES, joined
 from covjax.classes import POSITIVE
+from covjax.data import specs
 from covjax.provenance import PLACES
 
 # Of slices of LUNA16, and of others.
@@ -18,10 +19,9 @@ LICENCE = (
 )
 OF_OTHERS = 'That of the images that were translated: {}.'
 # Where pictures took part.
-OF_PICTURES = (
-    ' The generator was trained on {}, and may have memorised some of it. The pictures of '
-    'COVID-CT and COVID-SemiSeg have no clear licence.'
-)
+OF_PICTURES = ' The generator was trained on {}, and may have memorised some of it.'
+UNLICENSED = ('covid_ct', 'ct_scans/covid_semiseg')  # of which the pictures have no clear licence
+OF_UNLICENSED = ' The pictures of COVID-CT and COVID-SemiSeg have no clear licence.'
 BOXES = '; boxes are those of the lung nodules of the sources.'
 USE = 'Research on methods. The pictures show no patient{}. Not for diagnosis.'
 FILES = {
@@ -82,9 +82,16 @@ def content(config, rows, change, generator, generator_step, made_by, classes=CL
         'generator': generator,
         'generator_step': generator_step,
         'generator_config': {key: known[key] for key in known if key not in PLACES},
-        'licence': licence + (OF_PICTURES.format(pictures) if pictures else ''),
+        'licence': licence + (_of_pictures(pictures) if pictures else ''),
         'files': FILES | (FILES_OF_PAIRS if of_pairs else {}),
     }
+
+
+def _of_pictures(spec):
+    """What to know of the pictures that trained a generator, named by a spec."""
+    named = [dataset for dataset, _, _ in specs.parse(spec)]
+    unlicensed = any(name.startswith(UNLICENSED) for name in named)
+    return OF_PICTURES.format(spec) + (OF_UNLICENSED if unlicensed else '')
 
 
 def text(card, lineage, datasets):

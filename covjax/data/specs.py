@@ -13,7 +13,7 @@ import pathlib
 import re
 from typing import TypedDict
 
-from covjax import InputError
+from covjax import InputError, installation
 from covjax.workdir import read_json
 
 DEFAULT_DIR = '~/tensorflow_datasets'
@@ -158,8 +158,7 @@ def _remedy(dataset, folders):
     if dataset.startswith('synthetic_'):
         return 'add the data folder of the synthesize run to config.data_dir'
     return (
-        'run launch.py --config=configs/prepare.py '
-        f'--config.dataset={dataset} --config.source=RAW_FOLDER'
+        f'run {installation.stage("prepare")} --config.dataset={dataset} --config.source=RAW_FOLDER'
     )
 
 

@@ -16,6 +16,7 @@ from covjax import (
     choice,
     classifier,
     counted,
+    installation,
     lung_view,
     pipeline,
     provenance,
@@ -74,7 +75,8 @@ CHECKS = (
 )
 # What the page gives to those who have a classifier of synthetic images and no experiments yet.
 COMMAND = (
-    'python launch.py --config=configs/audit.py --workdir={workdir}_with_experiments '
+    f'{installation.stage("audit")} '
+    '--workdir={workdir}_with_experiments '
     '--config.classifier={classifier} --config.synthetic={synthetic}'
 )
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 from absl import logging
 
-from covjax import InputError, drafts
+from covjax import InputError, drafts, installation
 from covjax.ct import picture
 from covjax.data import datasets, specs
 from covjax.pages import pictures
@@ -299,7 +299,7 @@ def _download_config(source, beam):
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise InputError(
-            "config.beam needs Apache Beam; pip install -e '.[beam]', "
+            f'config.beam needs Apache Beam; {installation.extra("beam")}, '
             'or leave it out and set config.workers'
         ) from None
     beam_options = PipelineOptions(beam.split())

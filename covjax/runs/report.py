@@ -97,7 +97,7 @@ GONE = ' The data set is no longer there.'
 AREAS = 'Areas under the ROC curve, one panel for each {panels}'
 ROC = 'ROC curves, one panel for each {panels}; areas are means over seeds'
 RELIABILITY = 'Reliability curves, one panel for each {panels}; the errors are in the table below'
-PANELS = 'Slices beside their translations, with close-ups of the nodules'
+PANELS = 'Slices beside their translations, with close-ups of nodules where they are known'
 KID = 'KID of {part}, {features}'
 # The contact sheet of a test set.
 READ = 12  # examples that are read of each part of the set

@@ -18,12 +18,12 @@ import numpy as np
 from jax import export
 from jax.extend.core import Literal
 
-from covjax import InputError
+from covjax import InputError, installation
 from covjax.models import layers
 
 OPSET, IR = 17, 8
 EMPTY = object()  # a value without numbers, which ONNX would not make of others
-INSTALL = "ONNX files need the package onnx; pip install -e '.[onnx]'"
+INSTALL = f'ONNX files need the package onnx; {installation.extra("onnx")}'
 # By the name of an operation of JAX: the operation of ONNX that takes and gives the same.
 SAME = {
     **{'add': 'Add', 'add_any': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div'},

@@ -17,7 +17,7 @@ class Builder(_synthetic.SyntheticBuilder):
         '1.1.0': 'Malignancy of the nodules, window of the source.',
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        'Run launch.py with configs/synthesize.py; '
+        'Run the stage synthesize of covjax; '
         'the source folder is the `synthetic` folder of its workdir.'
     )
     RUN = 'configs/synthesize.py'

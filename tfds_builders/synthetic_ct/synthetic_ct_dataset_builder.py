@@ -32,7 +32,7 @@ class Builder(_synthetic.SyntheticBuilder):
     VERSION = tfds.core.Version('1.0.0')
     RELEASE_NOTES = {'1.0.0': 'Translated images of any class.'}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        'Run launch.py with configs/synthesize.py; '
+        'Run the stage synthesize of covjax; '
         'the source folder is the `synthetic` folder of its workdir.'
     )
     OPTIONS = ('source',)

@@ -65,7 +65,7 @@ class Builder(_synthetic.SyntheticBuilder):
     VERSION = tfds.core.Version('1.0.0')
     RELEASE_NOTES = {'1.0.0': 'Lesions and shams with masks, gates and the checkpoint.'}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        'Run launch.py with configs/synthesize_pairs.py; '
+        'Run the stage synthesize_pairs of covjax; '
         'the source folder is the `synthetic` folder of its workdir.'
     )
     RUN = 'configs/synthesize_pairs.py'
