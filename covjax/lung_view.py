@@ -5,6 +5,9 @@ segmenter that finds the lungs is kept with the classifier (covjax/kept_segmente
 2020 crop to the lungs, Li et al. 2020 (COVNet) black out what is outside.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 
 from covjax import InputError, choice, kept_segmenter, segmenter
@@ -14,13 +17,13 @@ from covjax.data import datasets
 from covjax.kept_segmenter import LUNGS
 
 
-def of_config(config):
+def of_config(config: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray] | None:
     """The function from an image to what the classifier is shown of it.
 
     Args:
-        config: of a classification. `lungs` is '' for the whole image, 'crop' or 'mask';
-            `lung_segmenter` is the workdir or exported file of a segmenter with a region named
-            lung, or '' for Otsu's threshold.
+        config: of a classification, or a dict with two of its keys. `lungs` is '' for the whole
+            image, 'crop' or 'mask'; `lung_segmenter` is the workdir or exported file of a segmenter
+            with a region named lung, or '' for Otsu's threshold.
 
     Returns:
         A function uint8 [H, W] -> uint8 [h, w], or None for the whole image. An image in which no
@@ -35,7 +38,7 @@ def of_config(config):
                 f'config.{LUNGS}={config[LUNGS]}: needs config.lungs, one of {", ".join(VIEWS)}'
             )
         return None
-    show, find = VIEWS[config.lungs], finder(config.get(LUNGS), LUNGS)
+    show, find = VIEWS[config['lungs']], finder(config.get(LUNGS), LUNGS)
 
     def view(grey):
         mask = find(grey[None])[0]

@@ -74,7 +74,7 @@ def test_a_segmenter_without_a_view_is_refused(lung_run):
 @pytest.mark.parametrize('lungs', ['crop', 'mask'])
 def test_an_image_without_lungs_stays_whole(lungs):
     grey = np.full((SIDE, SIDE), 180, np.uint8)
-    assert lung_view.of_config(config_of(lungs=lungs))(grey) is grey
+    assert lung_view.of_config({'lungs': lungs})(grey) is grey
 
 
 def test_a_segmenter_without_lungs_cannot_crop_to_them(tmp_path):
