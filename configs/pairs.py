@@ -16,7 +16,8 @@ small             96x96, narrow, 17 minutes on one CPU core (`seconds` of enviro
 small_outlined    outlined, as small.
 small_predicted   predicted, as small.
 small_procedural  procedural, as small.
-rehearsal         Minutes on two CPU cores, to see that data and paths are right.
+rehearsal         Minutes on two CPU cores, to see that data and paths are right;
+                  rehearsal_outlined with masks that do not say the kind of a lesion.
 
 Expect val/contrast, the grey levels by which a lesion is brighter than the sham, to rise to that of
 real lesions. No scalar says that an image is good: look at images/, which has slice, gate, sham and
@@ -32,6 +33,13 @@ SMALL = {
     'steps': 3000,
     'eval_every': 500,
 }
+REHEARSAL = {
+    'image_size': 64,
+    'gen_widths': (8, 16, 32, 32),
+    'disc_filters': 12,
+    'steps': 200,
+    'eval_every': 100,
+}
 # Of COVID-SemiSeg without the kinds; for one's own pictures with masks name ct_scans/folder_framed.
 OUTLINED = {'masks': 'outlined'}
 PREDICTED = {'masks': 'predicted', 'pictures': 'covid_ct/clean_framed:train@covid'}
@@ -45,13 +53,8 @@ VARIANTS = {
     'small_outlined': SMALL | OUTLINED,
     'small_predicted': SMALL | PREDICTED,
     'small_procedural': SMALL | PROCEDURAL,
-    'rehearsal': {
-        'image_size': 64,
-        'gen_widths': (8, 16, 32, 32),
-        'disc_filters': 12,
-        'steps': 200,
-        'eval_every': 100,
-    },
+    'rehearsal': REHEARSAL,
+    'rehearsal_outlined': REHEARSAL | OUTLINED,
 }
 
 

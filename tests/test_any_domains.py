@@ -13,6 +13,7 @@ from PIL import Image
 from configs import cyclegan as cyclegan_config
 from configs import export as networks_config
 from configs import export_images as export_config
+from configs import pairs as training_pairs_config
 from configs import synthesize as synthesize_config
 from configs import synthesize_pairs as pairs_config
 from covjax import InputError, pair_pictures
@@ -22,6 +23,7 @@ from covjax.data.lesion_masks import KINDS
 from covjax.data.synthetic import read_manifest
 from covjax.phantom import ct_scans
 from covjax.runs import export, export_images, prepare, synthesize, synthesize_pairs, train
+from covjax.training import cyclegan, pairs
 from covjax.workdir import claimed
 
 FOLDER = 'ct_scans/folder'
@@ -63,6 +65,30 @@ def gan(data_dir, tmp_path_factory):
     with claimed(config, folder) as workdir:
         train.run(config, workdir)
     return folder
+
+
+def test_one_class_is_no_pair_of_domains(data_dir, tmp_path):
+    same = f'{FOLDER}:train@healthy'
+    config = cyclegan_config.get_config('rehearsal')
+    config.update({'cancer': same, 'covid': same, 'val': ''})
+    config.data_dir = data_dir
+    with pytest.raises(InputError, match='config.cancer=.*, config.covid=.*: have .* in common'):
+        cyclegan.make(config)
+
+
+def test_masks_without_kinds_need_the_config_that_takes_them(data_dir):
+    """And pictures with lesions are no slices without them."""
+    framed = f'{FOLDER}_framed:train'
+    config = training_pairs_config.get_config('rehearsal')
+    config.update({'slices': f'{framed}@healthy', 'pictures': f'{framed}@pneumonia'})
+    config.data_dir = data_dir
+    with pytest.raises(InputError, match='no ground_glass or consolidation.*masks=outlined'):
+        pairs.make(config)
+    config = training_pairs_config.get_config('rehearsal_outlined')
+    config.update({'slices': f'{framed}@pneumonia', 'pictures': f'{framed}@pneumonia'})
+    config.update({'val': '', 'data_dir': data_dir})
+    with pytest.raises(InputError, match='config.slices=.*, config.pictures=.*: have .* in common'):
+        pairs.make(config)
 
 
 def synthesized(gan, folder, **keys):

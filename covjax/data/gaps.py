@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from covjax import CLASSES, InputError
+from covjax import CLASSES, InputError, counted
 from covjax.classes import POSITIVE
 from covjax.ct import framing, lungs
 from covjax.data import batches, datasets, lesion_masks, segmented
@@ -96,6 +96,13 @@ def read_drawn(spec, data_dir, size):
         InputError: there is no such data set, its masks have other regions, or no picture has
             lesions of a kind.
     """
+    names = segmented.classes(spec, data_dir)
+    if lacking := [kind for kind in LESIONS['drawn'] if kind not in names]:
+        raise InputError(
+            f'config.pictures={spec}: its masks have {", ".join(names[1:])} and no '
+            f'{" or ".join(lacking)}, the kinds that config.masks=drawn tells apart; set '
+            'config.masks=outlined for masks that name none'
+        )
     found = segmented.read(spec, data_dir, size, ','.join(LESIONS['drawn']))
     return _of_masks(found, 'drawn', f'config.pictures={spec}')
 
@@ -237,6 +244,8 @@ def read_slices(spec, data_dir, size, key):
             f'config.{key}={spec}: no slice shows plausible lungs; name framed slices, such as '
             'luna16_patches/nodules_framed'
         )
+    if whole := len(examples.rows) - len(chosen):
+        print(f'{spec}: {counted(whole, "image")} without plausible lungs left out', flush=True)
     rows = [examples.rows[i] for i in chosen]
     return Slices(examples.images[chosen, ..., 0], list(found[chosen]), rows)
 

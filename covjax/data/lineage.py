@@ -14,7 +14,7 @@ from typing import Annotated, TypedDict
 
 import msgspec
 
-from covjax import InputError, choice
+from covjax import InputError, choice, counted
 from covjax.data import specs
 from covjax.workdir import read_json
 
@@ -203,6 +203,25 @@ def check_same(records, role, rows, spec):
         raise InputError(
             f'{spec}: does not hold the images that the run recorded in its lineage.json; '
             'give the config.data_dir that it was trained with'
+        )
+
+
+def check_apart(config, first, second):
+    """Refuses two data sets of a config that are to differ in kind and have pictures in common.
+
+    Args:
+        config: that names them.
+        first, second: (key, [Row]) of each.
+
+    Raises:
+        InputError: a picture is in both.
+    """
+    (one, rows), (other, others) = first, second
+    if shared := {row.sha256 for row in rows} & {row.sha256 for row in others}:
+        named = [f'config.{key}={config[key]}' for key in (one, other)]
+        raise InputError(
+            f'{", ".join(named)}: have {counted(len(shared), "picture")} in common; name images of '
+            'another kind in each'
         )
 
 

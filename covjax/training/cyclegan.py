@@ -17,7 +17,7 @@ from flax import struct
 from jax import lax
 
 from covjax import InputError, choice, features, generator
-from covjax.data import batches, domains
+from covjax.data import batches, domains, lineage
 from covjax.data.augment import augment, to_float, to_uint8
 from covjax.data.domains import DOMAINS
 from covjax.metrics.distances import kid_value
@@ -91,6 +91,7 @@ def make(config):
         name: domains.domain(config[name], name, config.load_size, config.data_dir)
         for name in DOMAINS
     }
+    lineage.check_apart(config, *((name, train[name].rows) for name in DOMAINS))
     val = {
         name: domains.domain(spec, name, config.image_size, config.data_dir)
         for name, spec in zip(DOMAINS, specs)

@@ -27,7 +27,7 @@ from jax import lax
 
 from covjax import InputError, pair_generator, pair_pictures
 from covjax.ct import lungs
-from covjax.data import batches, gaps, lesion_masks
+from covjax.data import batches, gaps, lesion_masks, lineage
 from covjax.data.augment import (
     DIFFERENTIABLE,
     augment,
@@ -110,6 +110,7 @@ def make(config):
     read = partial(gaps.read_slices, data_dir=config.data_dir, size=config.image_size)
     slices, val = read(config.slices, key='slices'), None
     pictures = pair_pictures.read(config, config.data_dir, config.image_size)
+    lineage.check_apart(config, ('slices', slices.rows), ('pictures', pictures.rows))
     if config.val:
         val = read(config.val, key='val')
     spec = config.val_pictures if config.val else ''
