@@ -75,7 +75,8 @@ def what_is_wrong(error, name, config):
     """
     message = str(error).splitlines()[0].strip('"')
     if isinstance(error, flags.IllegalFlagValueError):  # the key is right
-        return message
+        said, wrong, _ = message.partition(": ('Non-boolean")
+        return f'{said.removeprefix("flag --")}: write True or False' if wrong else message
     if message.startswith("'"):  # ml_collections says no more than the name
         message = f'config has no key {message}'
     keys = '\n  '.join(f'config.{key}' for key, _ in leaves(config))

@@ -303,6 +303,7 @@ def test_shown_commands_have_valid_keys(command):
         ('--config=configs/evaluate.py --config.classifer=x', 'config.classifier'),
         ('--config=configs/quickstart.py --config.cyclegan.stepz=1', 'config.cyclegan.steps'),
         ('--config=configs/cyclegan.py --config.steps=many', 'config.steps'),
+        ('--config=configs/evaluate_masks.py --config.otsu=yes', 'config.otsu=yes: write True or'),
         ('--config=configs/cyclegan.py --config.batch_size=0', 'config.batch_size=0'),
         ('--config=quickstart --config.classifier.steps=-1', 'config.classifier.steps=-1'),
         (
