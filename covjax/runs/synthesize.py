@@ -60,7 +60,7 @@ def run(config, workdir):
     target = target_of(gan, trained.data_dir_of(config))
     change = CHANGE.format(target.title)
     if stand_in != 'translated':
-        change = f'as a stand-in not translated, but changed by {stand_in}'
+        change = f'as a stand-in changed by {stand_in}'
     draft = fresh_draft(workdir, records)
     manifest = translate(config, gan, maker, draft, target)
     made_by = provenance.of(config, generator=provenance.network(gan))
