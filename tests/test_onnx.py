@@ -1,5 +1,7 @@
 """Networks as ONNX files say what they say in JAX, in ONNX Runtime, on images of any size."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,13 +225,21 @@ def trained_on(data_dir, folder, **keys):
     return folder
 
 
-def test_a_card_names_what_must_not_test_the_network(workdir_of_classifier, tmp_path):
+def test_a_card_says_how_its_file_is_read_and_what_must_not_test_it(
+    workdir_of_classifier, tmp_path, monkeypatch
+):
     for form in export.FORMATS:
         folder = exported(tmp_path / form, form, classifier=workdir_of_classifier)
         card = (folder / 'README.md').read_text(encoding='utf-8')
         assert '| train | covid_ct:train |' in card and f'plain8.{form}' in card
         assert card.startswith('---\nlibrary_name: covjax')
         assert 'resized to 32x32 pixels' in card
+        (code,) = re.findall(r'```python\n(.*?)```', card, re.DOTALL)
+        monkeypatch.chdir(folder)
+        names = {'images': images_of((32, 32), 3)}
+        exec(code, names)
+        found = names['probabilities' if form == 'safetensors' else 'found']
+        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
 
 
 def test_what_a_network_was_shown_goes_with_it(data_dir, tmp_path):

@@ -87,12 +87,15 @@ def _card(networks, run, files):
 
 def _input(takes):
     """A sentence on what goes in."""
-    shape = 'N, D, H, W, 1' if takes.sides == 3 else 'N, H, W, 1'
     if takes.fixed:
         size = f'of {takes.fixed} pixels'
     else:
         size = 'of any size' + (f' from {takes.least} pixels on' if takes.least > 1 else '')
-    return f'In: grey CT, {size}. ONNX takes uint8 [{shape}], the weights alone float32 in -1..1.'
+    return f'In: grey CT, uint8 {_shape(takes.sides)}, {size}.'
+
+
+def _shape(sides):
+    return '[N, D, H, W, 1]' if sides == 3 else '[N, H, W, 1]'
 
 
 # ---- formats
@@ -120,8 +123,7 @@ def _write_onnx(path, network, run):
     model = onnx.model_of(network.function, network.takes, network.gives, about)
     with drafts.file(path) as draft:
         draft.write_bytes(model.SerializeToString())
-    sides = '[N, D, H, W, 1]' if network.takes.sides == 3 else '[N, H, W, 1]'
-    return ONNX_CODE.format(name=path.name, shape=sides)
+    return ONNX_CODE.format(name=path.name, shape=_shape(network.takes.sides))
 
 
 WRITE = {'safetensors': _write_weights, 'onnx': _write_onnx}
@@ -140,7 +142,8 @@ def _classifier(run):
             name=run.config.model,
             what=f'A classifier of CT slices that tells {classes} apart ({run.config.model}).',
             save=classifier.save,
-            load="from covjax import classifier\n\nloaded = classifier.load('{name}')",
+            load="from covjax import classifier\n\nloaded = classifier.load('{name}')\n"
+            'probabilities = classifier.scores(loaded)(images)  # uint8 [N, H, W, 1]',
             function=classifier.scores(loaded),
             takes=onnx.Input('images', np.uint8, least=getattr(loaded.model, 'smallest', 32)),
             gives='probabilities',
@@ -165,7 +168,8 @@ def _generators(run):
             save=partial(generator.save, direction=direction),
             load=(
                 'from covjax import generator\n\n'
-                f"translator = generator.load('{{name}}', '{direction}')"
+                f"translator = generator.load('{{name}}', '{direction}')\n"
+                'translated = generator.apply_uint8(translator)(images)  # uint8 [N, H, W, 1]'
             ),
             function=generator.apply_uint8(generator.of_run(run, direction)),
             takes=onnx.Input('images', np.uint8, multiple=4, least=SMALLEST),
@@ -181,6 +185,7 @@ def _generators(run):
 def _segmenter(run):
     """The one network of a segmentation."""
     loaded = segmenter.of_run(run)
+    patch = loaded.patch
     classes = ', '.join(loaded.classes)
     interpolates = run.config.model == 'unet' and run.config.up == 'bilinear'
     return [
@@ -188,16 +193,17 @@ def _segmenter(run):
             name=run.config.model,
             what=f'A segmenter of CT that finds {", ".join(loaded.classes[1:])}.',
             save=segmenter.save,
-            load="from covjax import segmenter\n\nloaded = segmenter.load('{name}')",
+            load="from covjax import segmenter\n\nloaded = segmenter.load('{name}')\n"
+            f'probabilities = segmenter.apply_uint8(loaded)(images)  # uint8 {_shape(len(patch))}',
             function=segmenter.apply_uint8(loaded),
             takes=onnx.Input(
                 'images',
                 np.uint8,
-                sides=len(loaded.patch),
+                sides=len(patch),
                 multiple=2 ** (len(run.config.widths) - 1),
                 margin='edge',
                 # Interpolation depends on the size, which is then that of training.
-                fixed=loaded.patch if interpolates else (),
+                fixed=patch if interpolates else (),
             ),
             gives='probabilities',
             output=f'Out: the probability of each class in every pixel, float32 [..., '
