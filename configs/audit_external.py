@@ -29,6 +29,7 @@ def get_config():
         model='',
         # The folder of the pictures or volumes; '' where data sets are prepared already.
         source='',
+        hu='',  # SLOPE,INTERCEPT of volumes there that are not in HU
         # Prepared data sets: what is tested, and what pages call it; what the classifier was
         # trained on and chosen by, as far as known. All '' where config.source is given.
         tests='',

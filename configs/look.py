@@ -20,6 +20,7 @@ def get_config():
         # class; it is prepared inside the workdir.
         source='',
         table='',  # a table in place of that scans.csv
+        hu='',  # SLOPE,INTERCEPT of volumes that are not in HU
         shown=40,  # images on a contact sheet, one sheet per split and label
         limit=5000,  # examples read of each split
     )

@@ -77,7 +77,7 @@ ADDED_KEYS = {
     'export': {'segmenter': '', 'format': 'safetensors'},
     'prepare': {'unchecked_masks': False, 'table': ''},
     'report': {'audits': '', 'quality': ''},
-    'look': {'source': '', 'table': ''},
+    'look': {'source': '', 'table': '', 'hu': ''},
     'audit': {'positive_class': '', 'title': 'Shortcut audit'},
     'quality': {'title': 'Quality of synthetic images'},
 }

@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from conftest import ROOT
 from PIL import Image
 from test_audit import black_level, corner_mark, draw, honest, sees_the_corner, unchanged
@@ -20,6 +22,7 @@ from covjax import InputError, external_classifier
 from covjax.audit import Known, audit, data_only, external, occlusion
 from covjax.ct import lungs, picture
 from covjax.data import datasets
+from covjax.phantom import ct_scans
 from covjax.runs import audit_external, look, prepare
 
 PEOPLE = 40
@@ -750,6 +753,7 @@ def test_look_takes_the_sources_of_a_table(drawn, folder, tmp_path):
     'keys, said',
     [
         ({'table': 'x.csv'}, 'config.table=x.csv: is of a folder'),
+        ({'hu': '1,0'}, 'config.hu=1,0: is of a folder'),
         ({'source': 'x', 'dataset': 'covid_ct'}, 'give a prepared data set, or a folder'),
         ({'source': 'no_such_folder'}, 'no such folder'),
     ],
@@ -757,6 +761,23 @@ def test_look_takes_the_sources_of_a_table(drawn, folder, tmp_path):
 def test_look_refuses_keys_that_do_not_go_together(keys, said, tmp_path):
     with pytest.raises(InputError, match=re.escape(said)):
         look_at(tmp_path / 'look', **keys)
+
+
+def test_look_takes_volumes_that_are_not_in_hu(tmp_path):
+    """What its message says to give is a key that it has."""
+    folder = tmp_path / 'volumes'
+    ct_scans.write_volumes(folder, people=(4, 2, 2), size=32, slices=4, most=1, healthy=True)
+    shutil.rmtree(folder / 'masks', ignore_errors=True)
+    rows = [line.split(',') for line in (folder / 'scans.csv').read_text().splitlines()]
+    kept = [i for i, name in enumerate(rows[0]) if name != 'mask']
+    (folder / 'scans.csv').write_text('\n'.join(','.join(row[i] for i in kept) for row in rows))
+    for file in folder.rglob('*.nii.gz'):
+        image = sitk.ReadImage(str(file))
+        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16) + 1024, str(file))
+    with pytest.raises(InputError, match='give config.hu=1,-1024'):
+        look_at(tmp_path / 'refused', source=folder)
+    page = look_at(tmp_path / 'look', source=folder, hu='1,-1024')
+    assert 'covid' in page and 'normal' in page
 
 
 def test_real_slices_of_two_data_sets_are_told_apart_by_their_files(real, tmp_path):

@@ -63,6 +63,23 @@ def test_deep_pictures_are_refused(tmp_path, container, kind):
         picture.open_file(tmp_path / 'a')
 
 
+def test_signed_values_are_refused(tmp_path):
+    """Pillow reads -1 as 255."""
+    grey = Image.fromarray(np.full((5, 5), 200, np.uint8))
+    grey.save(tmp_path / 'a.tif', tiffinfo={339: 2})
+    with pytest.raises(InputError, match='a.tif: has signed values; save it with 8 bits'):
+        picture.open_file(tmp_path / 'a.tif')
+    grey.save(tmp_path / 'b.tif', tiffinfo={339: 1})
+    assert picture.open_file(tmp_path / 'b.tif')[0].getpixel((0, 0)) == 200
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'a.tif'])
+def test_dicom_under_the_name_of_a_picture(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(128) + b'DICM' + bytes(200))
+    with pytest.raises(InputError, match=f'{name}: is DICOM, whatever its name says; rename it'):
+        picture.open_file(tmp_path / name)
+
+
 # EXIF orientation: what a viewer does to the stored rows (CIPA DC-008, table of tag 274).
 TURNS = {
     1: lambda a: a,

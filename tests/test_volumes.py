@@ -471,6 +471,23 @@ def test_the_slope_and_intercept_that_are_named_make_hu(tmp_path, slope, interce
     assert np.abs(read(file, named)[0] - hu).max() <= slope / 2 + 0.5
 
 
+@pytest.mark.parametrize('least', [-600, -650, -560])
+def test_values_that_were_cut_off_are_not_taken_for_shifted_ones(tmp_path, least):
+    file = tmp_path / 'a.nii'
+    sitk.WriteImage(image_of(np.clip(phantom(), least, 1000)), str(file))
+    with pytest.raises(InputError, match='is not in HU: values are .*config.hu=1,0') as caught:
+        read(file)
+    assert 'looks like' not in str(caught.value)
+
+
+def test_values_beyond_the_dtype_are_not_called_hu(tmp_path):
+    """HU + 32768: config.hu=1,0 would keep them cut."""
+    file, hu = tmp_path / 'a.nii', np.clip(phantom(), -1024, 1200)
+    sitk.WriteImage(image_of((hu.astype(np.int32) + 32768).astype(np.uint16)), str(file))
+    assert_refused(file, 'they go on, and were cut at 32767', 'config.hu=SLOPE,INTERCEPT')
+    np.testing.assert_array_equal(read(file, '1,-32768')[0], hu)
+
+
 @pytest.mark.parametrize('wrong', [known for known in hounsfield.KNOWN if known != (1, -1024)])
 def test_config_hu_is_not_believed_blindly(tmp_path, wrong):
     """The values that it makes are compared with those of a chest, unless it says 1,0."""
@@ -650,7 +667,7 @@ def test_pictures_of_a_screen_are_left_out_with_a_line(tmp_path, kind):
     save(picture, folder / 'z.dcm')
     assert_is(folder, phantom())
     remarks = contents.open_series(contents.look(folder, tmp_path / 'run')).remarks
-    assert '1 DICOM files that are no CT slices: z.dcm' in '; '.join(remarks)
+    assert '1 DICOM file that is no CT slice: z.dcm' in '; '.join(remarks)
 
 
 @pytest.mark.parametrize('stored, named', [('a.nii.gz', 'a.nii'), ('a.nii', 'a.nii.gz')])
@@ -873,6 +890,24 @@ def huge(ds, z):
     ds.Rows = ds.Columns = 65535
 
 
+def no_rescale(ds, z):
+    """As of one slice that another program has written: its HU would be 1024 too high."""
+    if z == 2:
+        del ds.RescaleSlope, ds.RescaleIntercept
+
+
+def empty_rescale(ds, z):
+    ds.RescaleIntercept = '' if z == 0 else -1024
+
+
+def shifted_bits(ds, z):
+    ds.BitsStored = 12
+
+
+def no_size(ds, z):
+    ds.PixelSpacing = [0, 0]
+
+
 def wrong_number(ds, z):
     ds.add_new(0x00280030, 'LO', 'wide')
 
@@ -900,6 +935,10 @@ def wrong_number(ds, z):
         (large, '20000 pixels'),
         (huge, '65535 pixels'),
         (wrong_number, 'makes no sense'),
+        (no_rescale, 'RescaleIntercept is missing in 1 slice (first IM00003) and given in others'),
+        (empty_rescale, 'RescaleIntercept is missing in 1 slice (first IM00001)'),
+        (shifted_bits, 'HighBit 15 does not go with BitsStored 12'),
+        (no_size, 'PixelSpacing is 0 x 0 mm'),
     ],
 )
 def test_series_that_are_no_volume(tmp_path, spoil, words):
@@ -910,18 +949,64 @@ def test_series_that_are_no_volume(tmp_path, spoil, words):
     assert '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize('digits', [1, 2])
-def test_positions_may_be_rounded(tmp_path, digits):
-    """Spacing 1.25 written with one digit: the line through them has it."""
+@pytest.mark.parametrize(
+    'spacing, digits', [(1.25, 1), (1.25, 2), (0.6, 1), (0.55, 1), (0.47, 1), (0.45, 1), (0.33, 1)]
+)
+@pytest.mark.parametrize('moved', [0.0, 0.03, 0.07])
+def test_positions_may_be_rounded(tmp_path, spacing, digits, moved):
+    """The line through them has the spacing; a slice that is missing is still seen."""
 
     def rounded(ds, z):
-        ds.ImagePositionPatient = [*ORIGIN[:2], round(ORIGIN[2] + 1.25 * z, digits)]
+        height = round(ORIGIN[2] + moved + spacing * z, digits)
+        ds.ImagePositionPatient = [*ORIGIN[:2], height]
 
     hu = np.concatenate([phantom()] * 8)
-    found = contents.look(write_series(tmp_path / 'in', hu, spoil=rounded), tmp_path)
-    ct = contents.open_series(found)
-    assert ct.spacing[2] == pytest.approx(1.25, abs=2e-3)
-    assert ct.header.grid.origin[2] == pytest.approx(ORIGIN[2], abs=0.06)
+    folder = write_series(tmp_path / 'in', hu, spoil=rounded)
+    ct = series_in(folder)
+    assert ct.spacing[2] == pytest.approx(spacing, abs=2e-3)
+    assert ct.header.grid.origin[2] == pytest.approx(ORIGIN[2] + moved, abs=0.06)
+    (folder / 'IM00012').unlink()
+    assert_refused(folder, 'some are missing')
+    for path in sorted(folder.iterdir())[6:]:
+        path.unlink()
+    (folder / 'IM00002').unlink()
+    assert_refused(folder, 'some are missing')
+
+
+RAW = {  # what scanners write beside the slices as Modality CT, without pixels
+    'raw data': '1.2.840.10008.5.1.4.1.1.66',
+    'dose report': '1.2.840.10008.5.1.4.1.1.88.67',
+    'private': '1.3.12.2.1107.5.9.1',
+}
+
+
+@pytest.mark.parametrize('kind', RAW)
+def test_what_is_no_image_is_left_out_with_a_line(tmp_path, kind):
+    folder = write_series(tmp_path / 'in')
+    other = slice_of(phantom()[0], 20)
+    del other.Rows, other.Columns, other.PixelData
+    other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = RAW[kind]
+    save(other, folder / 'z.dcm')
+    assert_is(folder, phantom())
+    remarks = series_in(folder).remarks
+    assert 'left out 1 DICOM file that is no CT slice: z.dcm' in remarks
+
+
+@pytest.mark.parametrize('name', ['IM00099', 'a.png', 'b.nii.gz'])
+def test_a_link_to_nothing_is_refused_by_its_name(tmp_path, name):
+    """As where the files of a data set have not been fetched; a slice would be missing."""
+    folder = write_series(tmp_path / 'in')
+    (folder / '.#lock').symlink_to('nobody@nowhere')  # of an editor
+    assert_is(folder, phantom())
+    (folder / name).symlink_to(tmp_path / 'gone')
+    assert_refused(folder, name, 'is a link to a file that is not there')
+
+
+@pytest.mark.parametrize('ending', ENDINGS)
+def test_dicom_under_the_name_of_another_volume(tmp_path, ending):
+    path = tmp_path / f'a{ending}'
+    save(slice_of(phantom()[0], 0), path)
+    assert_refused(path, 'is DICOM, whatever its name says; rename it')
 
 
 def test_one_slice_takes_its_thickness(tmp_path):

@@ -45,7 +45,8 @@ def walk(folder):
     """Yields every file below a folder, once, however folders are linked.
 
     Raises:
-        InputError: a name is not text in UTF-8, which tables and other libraries need.
+        InputError: a name is not text in UTF-8, which tables and other libraries need, or a file is
+            a link to nothing, as where the files of a data set have not been fetched.
     """
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
@@ -56,6 +57,11 @@ def walk(folder):
         seen.add(real)
         for name in names:
             path = pathlib.Path(here) / name
+            if path.is_symlink() and not path.exists() and not name.startswith('.'):
+                raise InputError(
+                    f'{path}: is a link to a file that is not there; bring that back, or remove '
+                    'the link'
+                )
             if path.is_file():
                 _check_name(path)
                 yield path

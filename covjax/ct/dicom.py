@@ -30,6 +30,7 @@ GROUPS = (b'\x02\x00', b'\x08\x00', b'\x00\x08')
 # How far slices may lie from where evenly spaced ones would, as a share of their distance and in
 # mm. Positions are often rounded to 0.1 mm.
 UNEVEN, UNEVEN_MM = 0.1, 0.1
+ROUNDED_MM = 0.08  # how far positions rounded to 0.1 mm may be off
 DRIFT = 0.25  # pixels that all slices together may drift sideways before they are sheared
 STEEPEST = 45.0  # degrees
 SAME = 1e-3  # how much orientation and pixel spacing may differ between slices
@@ -51,6 +52,7 @@ class Plane(NamedTuple):
     thickness: float | None  # mm
     slope: float
     intercept: float
+    rescaled: bool  # whether the file says so
     kernel: str  # ConvolutionKernel of the reconstruction, '' where it is not said
 
 
@@ -180,8 +182,10 @@ def _is_ct(header):
 
 def _says_ct(header):
     """Whether a header, which may end early, is one of CT images."""
-    kinds = (header.get('SOPClassUID'), header.file_meta.get('MediaStorageSOPClassUID'))
-    return header.get('Modality') == 'CT' or not CT_CLASSES.isdisjoint(kinds)
+    named = (header.get('SOPClassUID'), header.file_meta.get('MediaStorageSOPClassUID'))
+    if kinds := [kind for kind in named if kind]:  # raw data and reports of CT are other classes
+        return not CT_CLASSES.isdisjoint(kinds)
+    return header.get('Modality') == 'CT'
 
 
 def _check_one_series(path, headers, chosen):
@@ -268,6 +272,9 @@ def _plane(path, header, frame, places):
     one = lambda key, default: (numbers(key, 1) or (default,))[0]
     if not one('RescaleSlope', 1.0):
         raise InputError(f'{path}: RescaleSlope is 0, so it has no values')
+    if not min(spacing) > 0:
+        raise InputError(f'{path}: PixelSpacing is {spacing[0]:g} x {spacing[1]:g} mm')
+    _check_bits(path, header)
     if int(header.Rows) * int(header.Columns) > MOST_PIXELS:
         raise InputError(f'{path}: has {header.Rows} x {header.Columns} pixels, which no CT has')
     return Plane(
@@ -280,8 +287,18 @@ def _plane(path, header, frame, places):
         thickness=one('SliceThickness', None),
         slope=one('RescaleSlope', 1.0),
         intercept=one('RescaleIntercept', 0.0),
+        rescaled=numbers('RescaleIntercept', 1) is not None,
         kernel=_kernel(places),
     )
+
+
+def _check_bits(path, header):
+    """Refuses values that do not begin at the lowest bit, which would be read as larger ones."""
+    high, stored = header.get('HighBit'), header.get('BitsStored')
+    if high is not None and stored is not None and int(high) != int(stored) - 1:
+        raise InputError(
+            f'{path}: HighBit {high} does not go with BitsStored {stored}: its values are shifted'
+        )
 
 
 def _kernel(places):
@@ -374,6 +391,13 @@ def _check_alike(path, planes):
             f'{path}: ImagePositionPatient is missing in {counted(len(without), "slice")} '
             f'(first {min(without)}), so their order is not known; export the series again'
         )
+    if bare := [plane for plane in planes if not plane.rescaled]:
+        if len(bare) < len(planes):
+            raise InputError(
+                f'{path}: RescaleIntercept is missing in {counted(len(bare), "slice")} (first '
+                f'{min(plane.path.name for plane in bare)}) and given in others, so these are not '
+                'in HU; export the series again'
+            )
     for name in ('shape', 'orientation', 'spacing'):
         values = np.array([getattr(plane, name) for plane in planes], float)
         if np.abs(values - values[0]).max() > SAME:
@@ -406,7 +430,10 @@ def _line(path, positions, normal):
     step = index @ positions / (index @ index)
     first = positions.mean(0) - (len(positions) - 1) / 2 * step
     off = np.abs(positions - first - np.arange(len(positions))[:, None] * step).max()
-    if off > min(UNEVEN * abs(typical), UNEVEN_MM):
+    # Positions are often rounded to 0.1 mm; one slice that is missing moves others by a third of a
+    # step or more.
+    rounded = min(ROUNDED_MM, abs(typical) / 4)
+    if off > min(max(UNEVEN * abs(typical), rounded), UNEVEN_MM):
         raise InputError(
             f'{path}: slices are {steps.min():.3g} to {steps.max():.3g} mm apart and up to '
             f'{off:.3g} mm off their line, so some are missing, double or moved sideways; '

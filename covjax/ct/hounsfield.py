@@ -19,7 +19,7 @@ GIVE = 'give the slope and intercept that make HU of the stored values'
 # What else is met, by the slope and intercept that make HU of it.
 KNOWN = {
     (1, -1024): 'HU + 1024 or so',
-    (1, 1024): 'HU - 1024, as of an intercept that was applied twice,',
+    (1, 1024): 'HU - 1024, as of an intercept that was applied twice',
     (0.1, 0): 'ten times HU',
     (2, 0): 'half of HU',
     (1, -512): 'HU + 512',
@@ -27,6 +27,7 @@ KNOWN = {
 # HU + 1024 that was resampled has some values of air between its body and what fills the outside.
 # No chest has so much bone of the values that its tissue has then, and so little air.
 SHIFT, MUCH_BONE, LITTLE_AIR = 1024, 0.05, 0.02
+PILE = 0.02  # the share of voxels that have the least value, where that is no noise
 LEAST = 2e-3  # the share of the voxels of a chest CT, or of a slice of one, in each of the two
 MOST_BELOW = 0.02  # the share of voxels below NOTHING, without the two values that fill the outside
 
@@ -153,10 +154,19 @@ def _guess(counts, least, most):
         return f'it looks like 0..1: {known} as config.hu=SLOPE,INTERCEPT'
     if least >= 0 and most <= 255:
         return f'it looks like grey levels 0..255: {known} as config.hu=SLOPE,INTERCEPT'
-    likely = {scale: likeness(_changed(counts, *scale)) for scale in KNOWN}
-    slope, intercept = most_likely = max(likely, key=likely.get)
-    if likely[most_likely]:
-        name = KNOWN[most_likely]
+    if most == INT16.max:
+        return f'they go on, and were cut at {most}: {known} as config.hu=SLOPE,INTERCEPT'
+    # Many voxels that have the least value are air, or what fills the outside; they are neither
+    # where values were cut off there.
+    piled = counts[least - INT16.min] > PILE * counts.sum()
+    likely = {
+        (slope, intercept): likeness(_changed(counts, slope, intercept))
+        for slope, intercept in KNOWN
+        if not (piled and NOTHING < slope * least + intercept < AIR[0])
+    }
+    most_likely = max(likely, key=likely.get, default=None)
+    if likely.get(most_likely):
+        name, (slope, intercept) = KNOWN[most_likely], most_likely
         return f'it looks like {name}: if it is, give config.hu={slope:g},{intercept:g}'
     return f'give a chest CT in HU; if this is one, say so with config.hu=1,0, or {known} there'
 

@@ -121,6 +121,8 @@ def open_volume(path: str | pathlib.Path, hu: str = '') -> Volume:
     """
     path = pathlib.Path(path)
     form = FORMATS.get(suffix(path))
+    if form and path.is_file() and dicom.is_dicom(path):
+        raise InputError(f'{path}: is DICOM, whatever its name says; rename it to end in .dcm')
     if form:
         return of_header(form.open_file(path), hu)
     if path.is_file() and dicom.is_dicom(path):

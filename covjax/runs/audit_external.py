@@ -161,7 +161,7 @@ def _prepare(config, table, file, data_dir):
         file: pathlib.Path where the builder's own table is written.
         data_dir: where to.
     """
-    build = partial(prepare.build, FOLDER, config.source, data_dir, overwrite=True)
+    build = partial(prepare.build, FOLDER, config.source, data_dir, overwrite=True, hu=config.hu)
     if table is None or 'label' not in table.columns:
         build()
         return

@@ -110,8 +110,11 @@ def run(config, workdir):
 
 def _prepared(config, workdir):
     """The config of the data set that is made of config.source, if any, in the workdir."""
-    if config.table and not config.source:
-        raise InputError(f'config.table={config.table}: is of a folder; give it as config.source')
+    for key in ('table', 'hu'):
+        if config[key] and not config.source:
+            raise InputError(
+                f'config.{key}={config[key]}: is of a folder; give it as config.source'
+            )
     if not config.source:
         return config
     if config.dataset:
@@ -119,7 +122,7 @@ def _prepared(config, workdir):
             f'config.dataset={config.dataset} and config.source={config.source}: '
             'give a prepared data set, or a folder'
         )
-    options = {'table': config.table} if config.table else {}
+    options = {key: config[key] for key in ('table', 'hu') if config[key]}
     data_dir = str(workdir / 'data')
     prepare.build(FOLDER, config.source, data_dir, overwrite=True, **options)
     config = config.copy_and_resolve_references()
