@@ -213,6 +213,18 @@ def test_a_real_sheet_says_what_the_text_table_says(real, tmp_path):
             assert document_and_patient(path.name, label, sheet) == expected
 
 
+@pytest.mark.fast
+def test_a_picture_has_one_patient(tmp_path):
+    """Rows that are there twice are one; two patients of one picture are refused."""
+    table = tmp_path / 'NonCOVID-CT-MetaInfo.csv'
+    rows = ['patient id,image name', '1,a.png', '1,a.png', '2,b.png']
+    table.write_text('\n'.join(rows))
+    assert read_patients(tmp_path) == {('noncovid', 'a.png'): '1', ('noncovid', 'b.png'): '2'}
+    table.write_text('\n'.join([*rows, '3,b.png']))
+    with pytest.raises(InputError, match='MetaInfo.csv: b.png is of the patients 2 and 3'):
+        read_patients(tmp_path)
+
+
 def test_real_pictures_without_their_table_are_not_mended(real, tmp_path):
     source = tmp_path / 'source'
     source.mkdir()

@@ -231,6 +231,10 @@ WRAPPED = {  # how people save a generator: from its state dict to what torch.sa
     'parallel.pth': lambda state: {f'module.{key}': value for key, value in state.items()},
     'compiled.pt': lambda state: {f'_orig_mod.{key}': value for key, value in state.items()},
     'both.pt': lambda state: {f'_orig_mod.module.{key}': value for key, value in state.items()},
+    'lightning.ckpt': lambda state: {'state_dict': {f'gen.{k}': v for k, v in state.items()}},
+    'with_others.ckpt': lambda state: {
+        'state_dict': {f'netG_A.{k}': v for k, v in state.items()} | {'netD.1': torch.zeros(3)}
+    },
     'checkpoint.pth.tar': lambda state: {'epoch': 3, 'state_dict': state, 'loss': [1.0]},
     'deep.pth': lambda state: {'model': {'state_dict': state}, 'epoch': 3},
     'model.pth': lambda state: {'model_state_dict': state, 'optimizer': {'step': 1}},
@@ -248,6 +252,15 @@ def test_files_as_people_save_them(tmp_path, name):
     close_to = 1e-3 if name.startswith('half') else 0
     for path, array in flatten_dict(translator.variables['params']).items():
         np.testing.assert_allclose(array, flatten_dict(expected)[path], atol=close_to)
+
+
+@pytest.mark.fast
+def test_a_file_with_two_generators_asks_for_one(tmp_path):
+    state = peer.generator(1, 8, 1).state_dict()
+    both = {f'{name}.{key}': value for name in ('netG_A', 'netG_B') for key, value in state.items()}
+    torch.save(both, tmp_path / 'a.ckpt')
+    with pytest.raises(InputError, match='holds several generators, netG_A and netG_B; save the'):
+        generator.load(tmp_path / 'a.ckpt', 'to_covid')
 
 
 @pytest.mark.fast

@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from typing import NamedTuple
 
-from covjax import InputError, drafts
+from covjax import InputError, counted, drafts
 from covjax.ct import archive, dicom, volume
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
@@ -115,7 +115,7 @@ def one_kind(found):
         )
     if found.volumes:
         raise InputError(
-            f'{found.folder}: holds {len(found.volumes)} volume files '
+            f'{found.folder}: holds {counted(len(found.volumes), "volume file")} '
             f'(first {found.volumes[0].name}); give one of them'
         )
     if not kinds:

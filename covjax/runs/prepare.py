@@ -12,7 +12,7 @@ import time
 import numpy as np
 from absl import logging
 
-from covjax import InputError, drafts, installation
+from covjax import InputError, counted, drafts, installation
 from covjax.ct import picture
 from covjax.data import datasets, specs
 from covjax.pages import pictures
@@ -57,7 +57,7 @@ def run(config, workdir):
         tiles = [_tile(record) for record in records]
         sheet = workdir / 'images' / f'{config.dataset.replace("/", "_")}_{split}.png'
         picture.save(sheet, pictures.contact_sheet(tiles, min(len(tiles), 6)))
-        count = f'{info.num_examples} examples, the first {len(tiles)} in {sheet}'
+        count = f'{counted(info.num_examples, "example")}, the first {len(tiles)} in {sheet}'
         print(f'{config.dataset}:{split}  {count}')
 
 

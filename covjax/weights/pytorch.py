@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covjax import InputError
+from covjax import InputError, joined
 from covjax.models.cyclegan import Discriminator, Generator
 
 # Entries of norms by the end of the name. Old files hold them of instance norms too, where they are
@@ -20,6 +20,7 @@ from covjax.models.cyclegan import Discriminator, Generator
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 # What DataParallel and torch.compile put before every name.
 PREFIXES = ('module.', '_orig_mod.')
+FIRST = 'model.1.weight'  # of the first convolution of a generator
 EPSILON = 1e-5  # of PyTorch's BatchNorm
 EXAMPLE = 'give a file such as latest_net_G_A.pth'
 
@@ -35,7 +36,7 @@ def load_generator(path: str | pathlib.Path) -> Any:
     Raises:
         InputError: PyTorch is missing, or the file is missing, damaged or not a ResNet generator.
     """
-    state = read(path, EXAMPLE)
+    state = _of_attribute(path, read(path, EXAMPLE))
     if _has_batch_norm(state):
         print(f'{path}: has BatchNorm; its running statistics are used, as PyTorch does in eval()')
     elif any(name.endswith('running_var') for name in state):
@@ -98,6 +99,18 @@ def _tensors(path, stored, kind, example):
         found = f'{len(states)} dicts of tensors ({", ".join(sorted(states))})'
         raise InputError(f'{path}: holds {found if states else "no dict of tensors"}; {example}')
     return next(iter(states.values()))
+
+
+def _of_attribute(path, state):
+    """A state dict without the name of the attribute that holds the generator, as in Lightning."""
+    found = sorted(name.removesuffix(FIRST) for name in state if name.endswith(FIRST))
+    if len(found) > 1:
+        names = joined(prefix.rstrip('.') or 'a plain one' for prefix in found)
+        raise InputError(f'{path}: holds several generators, {names}; save the state dict of one')
+    (prefix,) = found or ['']
+    return {
+        name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)
+    }
 
 
 def _plain(name):

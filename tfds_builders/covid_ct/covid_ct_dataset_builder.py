@@ -136,7 +136,7 @@ class Builder(_base.ArrayRecordBuilder):
         patients = read_patients(folder)
         guessed = [picture for picture in pictures if not _listed(picture.key, patients)]
         if len(_meta_tables(folder)) < 2:
-            remark += '; without both meta tables patients are guessed from file names'
+            remark += '; where a meta table is missing patients are guessed from file names'
         elif guessed:
             remark += (
                 f'; patients of {counted(len(guessed), "picture")} are guessed from file names'
@@ -396,8 +396,14 @@ def read_patients(folder):
         for cells in rows:
             row = dict(zip(columns, cells))
             name, patient = row.get(named), row.get(PATIENT)
-            if name and patient:
-                patients[label, name.strip()] = patient.strip()
+            if not name or not patient:
+                continue
+            key, patient = (label, name.strip()), patient.strip()
+            if patients.setdefault(key, patient) != patient:
+                raise InputError(
+                    f'{table}: {name.strip()} is of the patients {patients[key]} and {patient}; '
+                    'keep one of the two rows'
+                )
     return patients
 
 
