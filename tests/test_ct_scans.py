@@ -1358,7 +1358,10 @@ def test_real_dicom_slices_are_in_the_order_of_their_location(real, real_built):
         assert example['kernel'].decode() == part.ConvolutionKernel
 
 
-@pytest.mark.parametrize('case, row, infected', [('P001', 0, 80), ('cap001', 54, 86)])
+@pytest.mark.parametrize(
+    'case, row, infected',
+    [pytest.param('P001', 0, 80, marks=pytest.mark.slow), ('cap001', 54, 86)],
+)
 def test_real_labels_of_slices_run_from_head_to_foot(case, row, infected, real, real_built):
     """In that order infected slices have more dense lung than others, in the other they do not."""
     examples = scan_of(*real_built('covid_ct_md_slices_hu'), case)

@@ -214,7 +214,9 @@ def test_an_exported_classifier_says_that_it_saw_lungs_alone(trained_run, tmp_pa
     target = tmp_path / 'export'
     target.mkdir()
     export.run(config, target)
-    assert 'all but the lungs was made black: do so too (covjax.lung_view)' in capsys.readouterr().out
+    assert (
+        'all but the lungs was made black: do so too (covjax.lung_view)' in capsys.readouterr().out
+    )
     (file,) = target.glob('*.safetensors')
     assert classifier.load(file).lungs == 'mask'
     with pytest.raises(InputError, match='was trained on lungs alone'):

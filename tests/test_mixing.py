@@ -53,6 +53,7 @@ def workdir(config, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_study_reads_every_test_of_its_split(workdir):
     found = json.loads((workdir / 'mixing.json').read_text())
     rows = [Row(row['source'], row['mode'], row['budget']) for row in found['rows']]
@@ -67,6 +68,7 @@ def test_study_reads_every_test_of_its_split(workdir):
     assert 'Not for diagnosis' in page and page.count('<img') == 2 and 'nan' not in page
 
 
+@pytest.mark.slow
 def test_a_row_has_learned_from_what_it_says(workdir):
     run = trained.open_run(workdir / 'made' / 'fine_tuned_2_1', 'classification', 'train')
     of_run = [record for record in run.lineage if not record['through']]
@@ -154,6 +156,7 @@ def test_budgets_of_a_cyclegan_count_where_there_is_one(config, tmp_path):
     check_refused(mixing.run, config, 'cyclegan_budgets', (7,), words, tmp_path)
 
 
+@pytest.mark.slow
 def test_images_that_trained_any_seed_are_no_test_images(config, workdir, tmp_path):
     """Seeds draw other pictures, so the lineage of one says nothing about another."""
     (opened,) = [

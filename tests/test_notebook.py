@@ -36,6 +36,7 @@ def test_a_notebook_has_ten_cells_without_paths_of_a_machine(path):
     assert not re.search(r'/(home|root|work|Users)/', whole) and len(whole) < 1_500_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', sorted(FOLDER.glob('*.ipynb')), ids=lambda path: path.stem)
 def test_a_notebook_runs_from_its_first_cell_to_its_last(path, tmp_path):
     program = '\n'.join(source for kind, source in cells(path) if kind == 'code')

@@ -443,6 +443,7 @@ def losses_on(devices, data_dir):
     return found
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one(data_dir):
     alone, together = (
         launching.call(losses_on, (count, data_dir), {'XLA_FLAGS': flags_of_devices(count)})

@@ -178,6 +178,7 @@ def losses_on(count):
     return [values['loss'] for values in follow(task_of(pooling='attention', dropout=0.2), 3)[1]]
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one():
     """With bags of other numbers of slices on each, whose statistics count slices alike."""
     alone, together = (

@@ -182,6 +182,7 @@ def workdir(config, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_study_compares_every_row(config, workdir):
     found = json.loads((workdir / 'segmentation_study.json').read_text())
     rows = [Row(row['source'], row['mode'], row['budget']) for row in found['rows']]
@@ -204,6 +205,7 @@ def test_what_can_be_resolved_is_printed_before_anything_is_made(config, capsys)
     assert 'a mean difference in Dice of' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_row_has_learned_from_what_it_says(config, workdir):
     def open_run(row):
         folder = workdir / segmentation_study.folder_of(config, row, 0)
