@@ -29,17 +29,13 @@ class Contents(NamedTuple):
     def remarks(self):
         """A line that reports what was left out, if anything."""
         names = [str(path.relative_to(self.folder)) for path in self.others if not self._has(path)]
-        return (
-            [
-                dicom.named(
-                    names,
-                    'file that is neither a picture nor CT',
-                    'files that are neither pictures nor CT',
-                )
-            ]
-            if names
-            else []
+        if not names:
+            return []
+        one, several = (
+            'file that is neither a picture nor CT',
+            'files that are neither pictures nor CT',
         )
+        return [dicom.named(names, one, several)]
 
     def _has(self, path):
         """Whether a file has the voxels of a volume whose header lies beside it."""

@@ -182,8 +182,8 @@ def _is_ct(header):
 
 def _says_ct(header):
     """Whether a header, which may end early, is one of CT images."""
-    named = (header.get('SOPClassUID'), header.file_meta.get('MediaStorageSOPClassUID'))
-    if kinds := [kind for kind in named if kind]:  # raw data and reports of CT are other classes
+    stated = (header.get('SOPClassUID'), header.file_meta.get('MediaStorageSOPClassUID'))
+    if kinds := [kind for kind in stated if kind]:  # raw data and reports of CT are other classes
         return not CT_CLASSES.isdisjoint(kinds)
     return header.get('Modality') == 'CT'
 
